@@ -1,0 +1,136 @@
+"""What a pass is.
+
+A *graph pass* works on an onnx-graphsurgeon graph and says what it did; every built-in pass is one. A *model pass*
+takes and returns a ``ModelProto``; it is the interface that scripts subclass.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.graph_io import export_graph, import_graph
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A place that a pass looked at and left alone, and why."""
+
+    node: str
+    reason: str
+
+
+@dataclass
+class PassResult:
+    """What one run of a graph pass did.
+
+    Attributes:
+        counts: what was changed, by a short name in the plural ("casts removed": 3). Empty means nothing changed.
+        refusals: places where the pass might have been expected to act and did not.
+        details: figures for the report that are no counts of changes (the packed share, for example).
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Add ``number`` changes of the kind ``what``; zero adds nothing."""
+        if number:
+            self.counts[what] = self.counts.get(what, 0) + number
+
+    def refuse(self, node: gs.Node | str, reason: str) -> None:
+        """Note that ``node`` was left alone because of ``reason``."""
+        self.refusals.append(Refusal(node if isinstance(node, str) else node_label(node), reason))
+
+    @property
+    def modified(self) -> bool:
+        """Whether the graph changed."""
+        return bool(self.counts)
+
+
+class Pass:
+    """A rewrite of a model: override :meth:`run`. Calling the pass runs it."""
+
+    #: The registered name; `register` sets it.
+    name: str = ""
+
+    def __init__(self) -> None:
+        self.logger = logging.getLogger("poprt")
+
+    def run(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the rewritten model. The given model may be changed in place."""
+        raise NotImplementedError(f"{type(self).__name__} must override run(model) -> model")
+
+    def __call__(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        return self.run(model)
+
+    @staticmethod
+    def get_pass(name: str, *args: Any, **options: Any) -> Pass:
+        """Make the registered pass ``name``; ``args`` and ``options`` go to its constructor."""
+        from passes.registry import get_pass
+
+        return get_pass(name, *args, **options)
+
+    def traverse_graph(
+        self, graph: onnx.GraphProto, transform: Callable[[onnx.GraphProto], onnx.GraphProto]
+    ) -> onnx.GraphProto:
+        """Apply ``transform`` to ``graph`` and to every graph inside its nodes, innermost first."""
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.GRAPH:
+                    attribute.g.CopyFrom(self.traverse_graph(attribute.g, transform))
+                elif attribute.type == onnx.AttributeProto.GRAPHS:
+                    for subgraph in attribute.graphs:
+                        subgraph.CopyFrom(self.traverse_graph(subgraph, transform))
+        return transform(graph)
+
+
+class GraphPass(Pass, ABC):
+    """A pass over an onnx-graphsurgeon graph: override :meth:`apply`.
+
+    ``apply`` gets the main graph and answers for its subgraphs and local functions too (:func:`walk_graphs`).
+    It changes the graph in place and returns what it did. A second run must change nothing.
+    """
+
+    @abstractmethod
+    def apply(self, graph: gs.Graph) -> PassResult:
+        """Rewrite ``graph`` in place and say what was done."""
+
+    def run(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Run this pass alone on a model. The manager is cheaper for several: it imports the graph once."""
+        graph = import_graph(model)
+        self.apply(graph)
+        return export_graph(graph)
+
+
+def node_label(node: gs.Node) -> str:
+    """How messages name a node: its operator and its name, or its first output where it has no name."""
+    outputs = [tensor.name for tensor in node.outputs if tensor.name]
+    return f"{node.op} {node.name or (outputs[0] if outputs else '(unnamed)')!r}"
+
+
+def subgraphs(node: gs.Node) -> Iterator[gs.Graph]:
+    """The graphs that ``node`` holds in its attributes (If, Loop, Scan)."""
+    for value in node.attrs.values():
+        if isinstance(value, gs.Graph):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from (item for item in value if isinstance(item, gs.Graph))
+
+
+def walk_graphs(graph: gs.Graph, *, functions: bool = True) -> Iterator[gs.Graph]:
+    """``graph``, every graph nested in its nodes, and (where asked) every local function, which is a graph too."""
+    yield graph
+    for node in graph.nodes:
+        for nested in subgraphs(node):
+            yield from walk_graphs(nested, functions=False)
+    if functions:
+        for function in graph.functions:
+            yield from walk_graphs(function, functions=False)

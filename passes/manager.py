@@ -1,0 +1,128 @@
+"""Run a list of passes over a model: import the graph once, run them all, export once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.base import GraphPass, Pass, PassResult
+from passes.errors import RewriteError
+from passes.graph_io import export_graph, import_graph
+from passes.registry import get_pass
+
+#: A pass by name, a pass, or anything that maps a model to a model.
+PassLike = Union[str, Pass, Callable[[onnx.ModelProto], onnx.ModelProto]]
+
+logger = logging.getLogger("poprt")
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """One line of the report: what a pass did, how long it took, and the node count before and after it."""
+
+    name: str
+    seconds: float
+    nodes_before: int
+    nodes_after: int
+    result: PassResult
+
+
+class _Model:
+    """The model under way, as a graph or as a proto, converted only where the next pass needs the other form."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._proto: onnx.ModelProto | None = model
+        self._graph: gs.Graph | None = None
+
+    def graph(self) -> gs.Graph:
+        if self._graph is None:
+            assert self._proto is not None
+            self._graph, self._proto = import_graph(self._proto), None
+        return self._graph
+
+    def proto(self) -> onnx.ModelProto:
+        if self._proto is None:
+            assert self._graph is not None
+            self._proto, self._graph = export_graph(self._graph), None
+        return self._proto
+
+    def replace(self, proto: onnx.ModelProto) -> None:
+        self._proto, self._graph = proto, None
+
+    def node_count(self) -> int:
+        return len(self._graph.nodes) if self._graph is not None else len(self.proto().graph.node)
+
+
+class PassManager:
+    """Runs passes in order.
+
+    Args:
+        passes: names, passes, or callables from ModelProto to ModelProto.
+        dump_dir: where to write the model after each pass, for debugging; None writes nothing.
+        on_pass: called with a pass's name before it runs; drives a progress display.
+
+    Attributes:
+        records: what each pass of the last :meth:`run` did.
+    """
+
+    def __init__(
+        self,
+        passes: Iterable[PassLike],
+        *,
+        dump_dir: str | Path | None = None,
+        on_pass: Callable[[str], None] | None = None,
+    ) -> None:
+        self.passes: list[Any] = [get_pass(item) if isinstance(item, str) else item for item in passes]
+        self.records: list[PassRecord] = []
+        self._dump_dir = Path(dump_dir) if dump_dir is not None else None
+        self._on_pass = on_pass
+
+    def run(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the rewritten model.
+
+        Raises:
+            RewriteError: a pass found the model or its options impossible; the message names the pass.
+        """
+        self.records = []
+        state = _Model(model)
+        del model
+        for index, step in enumerate(self.passes):
+            name = getattr(step, "name", "") or getattr(step, "__name__", type(step).__name__)
+            if self._on_pass is not None:
+                self._on_pass(name)
+            before, start = state.node_count(), time.perf_counter()
+            try:
+                result = self._run_one(step, state)
+            except RewriteError as error:
+                raise type(error)(f"pass {name!r}: {error}") from error
+            except Exception:
+                done = ", ".join(record.name for record in self.records) or "none"
+                logger.error("pass %r failed; passes already run: %s", name, done)
+                raise
+            record = PassRecord(name, time.perf_counter() - start, before, state.node_count(), result)
+            self.records.append(record)
+            logger.debug("pass %s: %.3f s, %d -> %d nodes, %s", name, record.seconds, before, record.nodes_after, result)
+            if self._dump_dir is not None:
+                self._dump_dir.mkdir(parents=True, exist_ok=True)
+                onnx.save(state.proto(), str(self._dump_dir / f"{index:02d}_{name}.onnx"))
+        return state.proto()
+
+    __call__ = run
+
+    @staticmethod
+    def _run_one(step: Any, state: _Model) -> PassResult:
+        # A script's class may override __call__ and not run: only a plain GraphPass takes the short way.
+        if isinstance(step, GraphPass) and type(step).__call__ is Pass.__call__ and type(step).run is GraphPass.run:
+            return step.apply(state.graph())
+        rewritten = step(state.proto())
+        if not isinstance(rewritten, onnx.ModelProto):
+            raise RewriteError(f"returned {type(rewritten).__name__}; a pass must return the ModelProto")
+        state.replace(rewritten)
+        return PassResult()

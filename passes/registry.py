@@ -1,0 +1,60 @@
+"""How a pass is found by its name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from passes.base import Pass
+from passes.errors import RewriteError, UnknownPassError
+
+PassClass = TypeVar("PassClass", bound=type)
+
+_PASSES: dict[str, type] = {}
+
+
+def register(name: str) -> Callable[[PassClass], PassClass]:
+    """Class decorator: make the class known as ``name``.
+
+    Raises:
+        RewriteError: when another class already has that name.
+    """
+
+    def decorate(cls: PassClass) -> PassClass:
+        known = _PASSES.get(name)
+        if known is not None and known.__qualname__ != cls.__qualname__:
+            raise RewriteError(f"pass name {name!r} is taken by {known.__module__}.{known.__qualname__}; choose another")
+        cls.name = name  # type: ignore[attr-defined]  # a script may register a class of its own making
+        _PASSES[name] = cls
+        return cls
+
+    return decorate
+
+
+def get_registered_passes() -> list[str]:
+    """The known pass names, sorted."""
+    import passes.builtin  # noqa: F401  (importing the built-in passes registers them)
+
+    return sorted(_PASSES)
+
+
+def get_pass(name: str, *args: Any, **options: Any) -> Pass:
+    """Make the pass ``name``.
+
+    Raises:
+        UnknownPassError: the name is not registered.
+        RewriteError: the pass does not take these options.
+    """
+    if name not in get_registered_passes():
+        raise UnknownPassError(f"unknown pass {name!r}{_offer(name)}; `poprt --list_all_passes` prints all names")
+    try:
+        made: Pass = _PASSES[name](*args, **options)
+    except TypeError as error:
+        raise RewriteError(f"pass {name!r} does not take these options: {error}") from error
+    return made
+
+
+def _offer(name: str) -> str:
+    near = difflib.get_close_matches(name, _PASSES, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(repr(match) for match in near)}?" if near else ""
