@@ -1,0 +1,1 @@
+"""poprt: rewrite, pack, compile and serve transformer encoders in ONNX."""

@@ -1,0 +1,1 @@
+"""From a converted model to an executable for one engine."""

@@ -1,0 +1,1 @@
+"""Runners over an executable: numpy and onnxruntime only."""
