@@ -6,11 +6,13 @@ the graph object.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import cast
 
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 
 @dataclass
@@ -71,3 +73,30 @@ def export_graph(graph: gs.Graph) -> onnx.ModelProto:
         for key, value in info.node_metadata.get((node.name, node.op_type), {}).items():
             node.metadata_props.add(key=key, value=value)
     return model
+
+
+def export_weightless(graph: gs.Graph, largest: int) -> onnx.ModelProto:
+    """The graph as a model in which each constant of more than ``largest`` elements is an input instead.
+
+    For tools that look at shapes and would otherwise copy the weights. Weights inside subgraphs stay.
+    """
+    tensors = graph.tensors()
+    large = [t for t in tensors.values() if isinstance(t, gs.Constant) and math.prod(t.shape) > largest]
+    small = [t for t in tensors.values() if isinstance(t, gs.Constant) and math.prod(t.shape) <= largest]
+    exporter = OnnxExporter()
+    proto = onnx.helper.make_graph(
+        nodes=[exporter.export_node(node) for node in graph.nodes],
+        name=graph.name,
+        inputs=[exporter.export_value_info_proto(t, False) for t in [*graph.inputs, *large]],
+        outputs=[exporter.export_value_info_proto(t, False) for t in graph.outputs],
+        initializer=[exporter.export_tensor_proto(t) for t in small],
+    )
+    opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in opset_imports(graph).items()]
+    functions = [exporter.export_function(function) for function in graph.functions]
+    return onnx.helper.make_model(proto, opset_imports=opsets, functions=functions, ir_version=10)
+
+
+def opset_imports(graph: gs.Graph) -> dict[str, int]:
+    """Domain -> version, for the domains that the graph declares."""
+    found = {opset.domain: opset.version for opset in graph.import_domains or ()}
+    return {"": graph.opset, **{domain: version for domain, version in found.items() if domain != ""}}

@@ -1,0 +1,154 @@
+"""Symbolic shapes: which axis of which tensor carries the batch, and which the sequence.
+
+onnxruntime's symbolic shape inference does the work. It runs on a copy of the graph without its large tensors, so
+that a 400 MB model costs no more than a small one, and what it found before it met something it cannot infer is
+kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Union
+
+import onnx
+import onnx_graphsurgeon as gs
+import sympy
+from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+from passes.graph_io import export_weightless
+
+#: An extent: a number, or an expression of the inputs' symbols.
+Dim = Union[int, sympy.Expr]
+Shape = tuple[Dim, ...]
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+_LARGEST_VALUE_READ = 1024  # elements; shape arithmetic never needs larger constants
+
+logger = logging.getLogger("poprt")
+
+
+class SymbolicShapes(dict[str, Shape]):
+    """Tensor name -> shape. A tensor of unknown rank is absent.
+
+    Attributes:
+        contents: tensor name -> the list of extents (or the one extent) that an integer tensor is known to hold.
+        dtypes: tensor name -> its ONNX element type, where that is known.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.contents: dict[str, Any] = {}
+        self.dtypes: dict[str, int] = {}
+
+
+def symbol(name: str) -> sympy.Symbol:
+    """The symbol that inference uses for the dimension called ``name``."""
+    return sympy.Symbol(name, integer=True, positive=True)
+
+
+def infer_symbolic_shapes(
+    graph: gs.Graph, input_shapes: Mapping[str, Sequence[int | str]] | None = None
+) -> SymbolicShapes:
+    """Infer the shapes of ``graph``'s tensors.
+
+    Args:
+        graph: the main graph; shapes inside its subgraphs are not reported.
+        input_shapes: shapes to assume for some inputs instead of the declared ones; a string is a symbol.
+
+    Returns:
+        The shapes that are known. Shapes that the graph's tensors carry already win over inferred ones, extent by
+        extent, where ``input_shapes`` does not contradict what they were made for.
+    """
+    assumed = dict(input_shapes or {})
+    renamed, fixed_before = _reinterpret(graph, assumed)
+    model = export_weightless(graph, _LARGEST_VALUE_READ)
+    for value in model.graph.input:
+        if value.name in assumed:
+            _assume(value, assumed[value.name])
+    inference = _run(model)
+    found = SymbolicShapes()
+    for name, value in inference.known_vi_.items():
+        shape = _read(value, inference)
+        if shape is not None:
+            found[name] = shape
+        if value.type.tensor_type.elem_type:
+            found.dtypes[name] = value.type.tensor_type.elem_type
+    found.contents = {name: data for name, data in inference.sympy_data_.items() if data is not None}
+    for name, tensor in graph.tensors().items():
+        if isinstance(tensor, gs.Constant):
+            found[name] = tuple(tensor.shape)
+        elif tensor.shape is not None and name not in assumed and not fixed_before:
+            found[name] = _merge(found.get(name), tensor.shape, renamed)
+    return found
+
+
+def _reinterpret(graph: gs.Graph, assumed: Mapping[str, Sequence[int | str]]) -> tuple[dict[str, Dim], bool]:
+    """How the symbols of the shapes in the graph read under the assumption, and whether they cannot be trusted.
+
+    They cannot where the model was exported with a fixed extent that is now assumed to vary.
+    """
+    renamed: dict[str, Dim] = {}
+    fixed_before = False
+    for tensor in graph.inputs:
+        if tensor.shape is None or tensor.name not in assumed:
+            continue
+        for old, new in zip(tensor.shape, assumed[tensor.name], strict=False):
+            if isinstance(old, str):
+                renamed[old] = symbol(new) if isinstance(new, str) else new
+            elif isinstance(old, int) and old != new:
+                fixed_before = True
+    return renamed, fixed_before
+
+
+def _assume(value: onnx.ValueInfoProto, shape: Sequence[int | str]) -> None:
+    del value.type.tensor_type.shape.dim[:]
+    for extent in shape:
+        dim = value.type.tensor_type.shape.dim.add()
+        if isinstance(extent, str):
+            dim.dim_param = extent
+        else:
+            dim.dim_value = extent
+
+
+def _run(model: onnx.ModelProto) -> Any:
+    # The class's public entry point raises when one tensor stays unknown and returns nothing; the shapes found up to
+    # there are all we need, so its steps are called here one by one.
+    inference = SymbolicShapeInference(int_max=2**31 - 1, auto_merge=True, guess_output_rank=True, verbose=0)
+    inference.sympy_data_ = {}
+    inference._preprocess(model)
+    try:
+        while inference.run_:
+            inference._infer_impl()
+    except Exception as error:  # it reports what it does not know by failed assertions of every kind
+        logger.debug("symbolic shape inference stopped early: %s: %s", type(error).__name__, error)
+    return inference
+
+
+def _read(value: onnx.ValueInfoProto, inference: Any) -> Shape | None:
+    if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
+        return None
+    dims: list[Dim] = []
+    for dim in value.type.tensor_type.shape.dim:
+        if dim.HasField("dim_value"):
+            dims.append(dim.dim_value)
+        elif dim.HasField("dim_param") and dim.dim_param:
+            dims.append(inference.symbolic_dims_.get(dim.dim_param, symbol(dim.dim_param)))
+        else:
+            dims.append(sympy.Dummy("unknown", integer=True, positive=True))
+    return tuple(dims)
+
+
+def _merge(inferred: Shape | None, declared: Sequence[Any], renamed: Mapping[str, Dim]) -> Shape:
+    if inferred is not None and len(inferred) != len(declared):
+        inferred = None
+    merged: list[Dim] = []
+    for axis, extent in enumerate(declared):
+        if isinstance(extent, str) and _IDENTIFIER.fullmatch(extent):
+            merged.append(renamed.get(extent, symbol(extent)))
+        elif isinstance(extent, int) and extent >= 0:
+            merged.append(extent)
+        else:
+            merged.append(inferred[axis] if inferred else sympy.Dummy("unknown", integer=True, positive=True))
+    return tuple(merged)
