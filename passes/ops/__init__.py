@@ -1,1 +1,74 @@
-"""ops passes."""
+"""The operators of domain ``ai.graphcore``: schema, body in standard operators, numpy reference; one operator a file.
+
+Every node of the domain in a converted model is backed by a model-local function, so that the model runs in any
+engine that knows standard ONNX.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnx.parser
+
+from passes.errors import RewriteError
+from passes.ops import attention_mask, repack, unpack
+from passes.ops.common import DOMAIN, VERSION
+
+__all__ = ["DOMAIN", "MINIMUM_OPSET", "VERSION", "attach_functions", "function_body"]
+
+_BODIES = {"AttentionMask": attention_mask.BODY, "Repack": repack.BODY, "Unpack": unpack.BODY}
+
+#: The oldest opset in which the bodies are valid (Shape with start and end).
+MINIMUM_OPSET = 15
+
+for _schema in (unpack.SCHEMA, repack.SCHEMA, attention_mask.SCHEMA):
+    if not onnx.defs.has(_schema.name, DOMAIN):
+        onnx.defs.register_schema(_schema)
+
+
+def function_body(op_type: str, opset: int) -> onnx.FunctionProto:
+    """The model-local function behind ``op_type``, for a model of default-domain ``opset``.
+
+    Raises:
+        RewriteError: the operator is not one of ours, or the opset is too old for the body.
+    """
+    if op_type not in _BODIES:
+        known = ", ".join(sorted(_BODIES))
+        raise RewriteError(f"operator {DOMAIN}.{op_type} is not known; known are {known}")
+    if opset < MINIMUM_OPSET:
+        raise RewriteError(f"{DOMAIN}.{op_type} needs opset {MINIMUM_OPSET} or newer, the model has {opset}")
+    header = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]>'
+    return onnx.parser.parse_function(header + _BODIES[op_type])
+
+
+def attach_functions(model: onnx.ModelProto) -> None:
+    """Give each node of our domain that has no body its function, and import the domain. Changes ``model``."""
+    present = {function.name for function in model.functions if function.domain == DOMAIN}
+    wanted = set()
+    for graph in _graphs(model.graph):
+        for node in graph.node:
+            if node.domain == DOMAIN:
+                wanted.add(node.op_type)
+                _complete(node)
+    if not wanted:
+        return
+    if DOMAIN not in {opset.domain for opset in model.opset_import}:
+        model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
+    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
+    model.functions.extend(function_body(op_type, opset) for op_type in sorted(wanted - present))
+    model.ir_version = max(model.ir_version, 8)
+
+
+def _complete(node: onnx.NodeProto) -> None:
+    if node.op_type != "AttentionMask" or any(attribute.name == "to" for attribute in node.attribute):
+        return
+    data_type = next((a.s.decode() for a in node.attribute if a.name == "dataType"), "FLOAT")
+    node.attribute.append(onnx.helper.make_attribute("to", onnx.TensorProto.DataType.Value(data_type)))
+
+
+def _graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    found = [graph]
+    for node in graph.node:
+        for attribute in node.attribute:
+            for nested in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
+                found.extend(_graphs(nested))
+    return found
