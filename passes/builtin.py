@@ -1,1 +1,17 @@
 """Imports every built-in pass, so that it registers. Importing this module is what `get_registered_passes` does."""
+# ruff: noqa: F401
+
+import passes.cleanup.constant_folding
+import passes.cleanup.eliminate_deadend
+import passes.cleanup.eliminate_duplicate_nodes
+import passes.cleanup.eliminate_identity
+import passes.cleanup.eliminate_nop_cast
+import passes.cleanup.eliminate_nop_reshape
+import passes.cleanup.eliminate_nop_transpose
+import passes.cleanup.eliminate_unused_initializer
+import passes.cleanup.extract_constant_to_initializer
+import passes.cleanup.graph_outputs
+import passes.cleanup.remove_duplicated_initializer
+import passes.cleanup.remove_initializer_from_input
+import passes.cleanup.sort_graph
+import passes.cleanup.unique_name_for_nodes

@@ -1,0 +1,158 @@
+"""Compute what depends on constants alone."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx.reference import ReferenceEvaluator
+
+from passes.base import GraphPass, PassResult, walk_graphs
+from passes.cleanup.determinism import is_deterministic
+from passes.cleanup.extract_constant_to_initializer import constant_values
+from passes.cleanup.rewiring import drop_nodes, is_op
+from passes.registry import register
+
+#: Quantized weights stay small: unfolding them would multiply the file.
+_KEPT = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+
+@register("constant_folding")
+class ConstantFolding(GraphPass):
+    """Replaces nodes whose inputs are all constant by their results, in the main graph and subgraphs.
+
+    It leaves alone: what depends on an input, random operators, operators of other domains, nodes with subgraphs,
+    (de)quantization, graph outputs, and results larger than the limit. Local functions have no constants to fold.
+
+    Args:
+        max_tensor_size: largest result in bytes that folding may create; -1 is no limit.
+    """
+
+    def __init__(self, max_tensor_size: int = -1) -> None:
+        super().__init__()
+        self.max_tensor_size = max_tensor_size
+
+    def apply(self, graph: gs.Graph) -> PassResult:
+        """Fold in node order until nothing folds, so that the order of the nodes does not matter."""
+        result = PassResult()
+        for scope in walk_graphs(graph, functions=False):
+            folded = -1
+            while folded:
+                attempt = PassResult()
+                folded = self._fold_once(scope, attempt)
+                result.count("nodes folded", folded)
+            result.refusals.extend(attempt.refusals)
+        return result
+
+    def _fold_once(self, scope: gs.Graph, result: PassResult) -> int:
+        folded = []
+        for node in scope.nodes:
+            if not _depends_on_constants_alone(node, scope):
+                continue
+            reason = self._fold(node, int(scope.opset))
+            if reason is None:
+                folded.append(node)
+            else:
+                result.refuse(node, reason)
+        drop_nodes(scope, folded)
+        return len(folded)
+
+    def _fold(self, node: gs.Node, opset: int) -> str | None:
+        """Turn the node's outputs into constants; None when done, else the reason why not."""
+        if is_op(node, "Constant"):
+            return _fold_constant_node(node)
+        if self.max_tensor_size >= 0:
+            reason = _exceeds(node, opset, self.max_tensor_size)
+            if reason is not None:
+                return reason
+        try:
+            results = _evaluate(node, opset)
+        except Exception as error:  # whatever the evaluator cannot do is left to the engine
+            return f"it cannot be evaluated: {type(error).__name__}: {error}"
+        outputs = list(node.outputs)
+        for tensor, values in zip(outputs, results, strict=True):
+            if not isinstance(values, (np.ndarray, np.generic)):
+                return f"{tensor.name!r} is no tensor"
+            if tensor.dtype is not None and np.dtype(tensor.dtype) != values.dtype:
+                return f"{tensor.name!r} is declared as {np.dtype(tensor.dtype)} and evaluates to {values.dtype}"
+        node.outputs.clear()
+        for tensor, values in zip(outputs, results, strict=True):
+            tensor.to_constant(np.asarray(values))
+        return None
+
+
+def _depends_on_constants_alone(node: gs.Node, scope: gs.Graph) -> bool:
+    return (
+        is_deterministic(node)
+        and node.op not in _KEPT
+        and all(tensor.is_empty() or _is_readable_constant(tensor) for tensor in node.inputs)
+        and bool(node.outputs)
+        and not any(tensor.is_empty() or tensor in scope.outputs for tensor in node.outputs)
+    )
+
+
+def _is_readable_constant(tensor: gs.Tensor) -> bool:
+    # A type that numpy lacks (bfloat16, float8) is held as its ONNX number; reading the values would change them.
+    return isinstance(tensor, gs.Constant) and not isinstance(tensor.dtype, int)
+
+
+def _fold_constant_node(node: gs.Node) -> str | None:
+    values = constant_values(node)
+    if values is None:
+        return "a sparse constant stays a node"
+    tensor = node.outputs[0]
+    node.outputs.clear()
+    tensor.to_constant(values)
+    return None
+
+
+def _evaluate(node: gs.Node, opset: int) -> list[np.ndarray]:
+    proto = _proto(node)
+    feeds = {tensor.name: tensor.values for tensor in node.inputs if not tensor.is_empty()}
+    with np.errstate(all="ignore"):  # infinities are values like others
+        return list(ReferenceEvaluator(_model(node, proto, opset)).run(None, feeds))
+
+
+def _proto(node: gs.Node) -> onnx.NodeProto:
+    from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+    exported: onnx.NodeProto = OnnxExporter.export_node(node)
+    return exported
+
+
+def _model(node: gs.Node, proto: onnx.NodeProto, opset: int, *, with_values: bool = False) -> onnx.ModelProto:
+    """A model of this node alone; the values of its small inputs as initializers where asked."""
+    inputs = {tensor.name: tensor for tensor in node.inputs if not tensor.is_empty()}
+    graph = onnx.helper.make_graph(
+        [proto],
+        "folding",
+        [
+            onnx.helper.make_tensor_value_info(
+                name, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype)), list(tensor.shape)
+            )
+            for name, tensor in inputs.items()
+        ],
+        [onnx.helper.make_empty_tensor_value_info(tensor.name) for tensor in node.outputs],
+        [
+            onnx.numpy_helper.from_array(tensor.values, name)
+            for name, tensor in inputs.items()
+            if with_values and len(tensor.shape) <= 1  # shapes, repeats, sizes: what extents are computed from
+        ],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+
+
+def _exceeds(node: gs.Node, opset: int, limit: int) -> str | None:
+    """The reason why the node's results may be larger than ``limit`` bytes, found without computing them."""
+    model = _model(node, _proto(node), opset, with_values=True)
+    for output in onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output:
+        kind = output.type.tensor_type
+        dims = kind.shape.dim
+        if not kind.elem_type or not kind.HasField("shape") or not all(dim.HasField("dim_value") for dim in dims):
+            return f"the size of {output.name!r} is not known in advance, and max_tensor_size is {limit} bytes"
+        size = math.prod(dim.dim_value for dim in dims) * onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
+        if size > limit:
+            return f"{output.name!r} would take {size} bytes, more than max_tensor_size {limit}"
+    return None
