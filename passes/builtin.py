@@ -15,3 +15,4 @@ import passes.cleanup.remove_duplicated_initializer
 import passes.cleanup.remove_initializer_from_input
 import passes.cleanup.sort_graph
 import passes.cleanup.unique_name_for_nodes
+import passes.packing.packed_transformer

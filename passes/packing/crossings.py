@@ -1,0 +1,141 @@
+"""The tensors that pass between the packed and the unpacked side: one Unpack or Repack a tensor, made on demand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.ops import DOMAIN, VERSION
+from passes.packing.axes import BATCH, SEQ, AxisMap, TokenAxes
+from passes.packing.extents import Extents
+from passes.packing.pack_args import PackArgs
+
+
+class Crossings:
+    """Makes Unpack and Repack nodes in ``graph``.
+
+    Args:
+        graph: the graph that gets the nodes.
+        axes: token axes of the graph's tensors.
+        args: the size of a pack.
+        info: the input that holds the lengths, int32 [max_valid_num, segments].
+        anchor: a packed input [R, C, ...]; R and C are read from it, and batch and seq from its unpacked form.
+    """
+
+    def __init__(self, graph: gs.Graph, axes: AxisMap, args: PackArgs, info: gs.Variable, anchor: gs.Variable) -> None:
+        self._graph, self._axes, self._args = graph, axes, args
+        self._info, self._anchor = info, anchor
+        self._unpacked: dict[str, gs.Tensor] = {}
+        self._packed: dict[str, gs.Tensor] = {}
+        self.unpack_count = self.repack_count = 0
+        #: extents of the unpacked side (samples, longest) and of the packed side (R, C)
+        self.unpacked_extents = Extents(graph, lambda: self.unpacked(anchor), "unpacked_extent")
+        self.packed_extents = Extents(graph, lambda: anchor, "packed_extent")
+        if all(opset.domain != DOMAIN for opset in graph.import_domains or ()):
+            graph.import_domains = [*(graph.import_domains or ()), onnx.helper.make_opsetid(DOMAIN, VERSION)]
+
+    def unpacked(self, tensor: gs.Tensor) -> gs.Tensor:
+        """The unpacked form of a tensor that the packed side makes."""
+        if tensor.name not in self._unpacked:
+            token = self._axes.axes(tensor)
+            assert token is not None, tensor.name
+            self._unpacked[tensor.name] = self._unpack(tensor, token)
+        return self._unpacked[tensor.name]
+
+    def packed(self, tensor: gs.Tensor) -> gs.Tensor:
+        """The packed form of a tensor that the unpacked side makes."""
+        if tensor.name not in self._packed:
+            token = self._axes.axes(tensor)
+            assert token is not None, tensor.name
+            self._packed[tensor.name] = self._repack(tensor, token)
+        return self._packed[tensor.name]
+
+    def lifted(self, tensor: gs.Tensor, token: TokenAxes, rank: int) -> gs.Tensor:
+        """The packed form of a tensor that broadcasts over the tokens of a [.., batch, .., seq, ..] of ``rank``."""
+        shape = self._axes.shape(tensor)
+        assert shape is not None
+        full = list((1,) * (rank - len(shape)) + shape)
+        full[token.batch], full[token.seq] = BATCH, SEQ
+        key = f"{tensor.name}:{full}"
+        if key not in self._packed:
+            target = self.unpacked_extents.vector(full)
+            assert target is not None
+            expanded = self._add("Expand", tensor.name + "_expanded", [tensor, target], tensor.dtype)
+            self._axes.record(expanded, tuple(full))
+            self._packed[key] = self._repack(expanded, token)
+        return self._packed[key]
+
+    def unpack_into(self, tensor: gs.Tensor, output: gs.Variable) -> None:
+        """Unpack ``tensor`` into ``output``, a graph output."""
+        made = self.unpacked(tensor)
+        self._graph.nodes.append(gs.Node("Identity", name=output.name, inputs=[made], outputs=[output]))
+
+    def add_node(self, node: gs.Node) -> None:
+        """Add a node to the graph."""
+        self._graph.nodes.append(node)
+
+    def _unpack(self, tensor: gs.Tensor, token: TokenAxes) -> gs.Tensor:
+        shape = self._axes.shape(tensor)
+        assert shape is not None
+        if token.flat:
+            rows = self._reshape(tensor, tensor.name + "_rows", self._grid(shape[1:]))
+            made = self._crossing("Unpack", tensor.name + "_unpacked_rows", [rows, self._info], tensor.dtype)
+            return self._reshape(made, tensor.name + "_unpacked", [-1, *map(int, shape[1:])])
+        if token.canonical:
+            return self._crossing("Unpack", tensor.name + "_unpacked", [tensor, self._info], tensor.dtype)
+        there, back = _to_front(token, len(shape))
+        front = self._add("Transpose", tensor.name + "_tokens_first", [tensor], tensor.dtype, perm=there)
+        made = self._crossing("Unpack", tensor.name + "_unpacked_tokens_first", [front, self._info], tensor.dtype)
+        return self._add("Transpose", tensor.name + "_unpacked", [made], tensor.dtype, perm=back)
+
+    def _repack(self, tensor: gs.Tensor, token: TokenAxes) -> gs.Tensor:
+        shape = self._axes.shape(tensor)
+        assert shape is not None
+        if token.flat:
+            rows = self.unpacked_extents.vector([BATCH, SEQ, *shape[1:]])
+            grid = self._add("Reshape", tensor.name + "_rows", [tensor, rows], tensor.dtype)
+            made = self._repack_node(grid, tensor.name + "_packed_rows")
+            return self._reshape(made, tensor.name + "_packed", [-1, *map(int, shape[1:])])
+        if token.canonical:
+            return self._repack_node(tensor, tensor.name + "_packed")
+        there, back = _to_front(token, len(shape))
+        front = self._add("Transpose", tensor.name + "_tokens_first", [tensor], tensor.dtype, perm=there)
+        made = self._repack_node(front, tensor.name + "_packed_tokens_first")
+        return self._add("Transpose", tensor.name + "_packed", [made], tensor.dtype, perm=back)
+
+    def _repack_node(self, tensor: gs.Tensor, name: str) -> gs.Tensor:
+        return self._crossing("Repack", name, [tensor, self._anchor, self._info], tensor.dtype)
+
+    def _crossing(self, op: str, name: str, inputs: list[gs.Tensor], dtype: Any) -> gs.Tensor:
+        if op == "Unpack":
+            self.unpack_count += 1
+        else:
+            self.repack_count += 1
+        sizes = {"segment_max_size": list(self._args.segment_max_size), "max_valid_num": self._args.max_valid_num}
+        return self._add(op, name, inputs, dtype, domain=DOMAIN, **sizes)
+
+    def _grid(self, rest: Any) -> gs.Tensor:
+        target = self.packed_extents.vector([BATCH, SEQ, *rest])
+        assert target is not None
+        return target
+
+    def _reshape(self, tensor: gs.Tensor, name: str, target: Any) -> gs.Tensor:
+        shape = self.packed_extents.constant(target) if isinstance(target, list) else target
+        return self._add("Reshape", name, [tensor, shape], tensor.dtype)
+
+    def _add(
+        self, op: str, name: str, inputs: list[gs.Tensor], dtype: Any, domain: str | None = None, **attrs: Any
+    ) -> gs.Variable:
+        output = gs.Variable(name, dtype)
+        self._graph.nodes.append(
+            gs.Node(op, name=name, attrs=attrs, inputs=list(inputs), outputs=[output], domain=domain)
+        )
+        return output
+
+
+def _to_front(token: TokenAxes, rank: int) -> tuple[list[int], list[int]]:
+    there = [token.batch, token.seq, *(axis for axis in range(rank) if axis not in token.positions)]
+    return there, np.argsort(there).tolist()

@@ -1,0 +1,64 @@
+"""Multiply-add work of a graph, and the share of it that runs packed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+import sympy
+
+from passes.packing.axes import BATCH, SEQ, AxisMap
+from passes.packing.placement import Placement
+
+
+@dataclass(frozen=True)
+class FlopShare:
+    """Work at the declared batch size and sequence length.
+
+    Attributes:
+        packed, total: floating-point operations (two a multiply-add) of the matrix products.
+    """
+
+    packed: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        """packed / total; 0 for a graph without matrix products."""
+        return self.packed / self.total if self.total else 0.0
+
+
+def flop_share(graph: gs.Graph, axes: AxisMap, placement: Placement, batch: int, seq: int) -> FlopShare:
+    """Count the matrix products of the main graph at [batch, seq]."""
+    packed = total = 0
+    for node in graph.nodes:
+        work = int(sympy.sympify(node_flops(node, axes)).subs({BATCH: batch, SEQ: seq}).evalf() or 0)
+        total += work
+        packed += work if placement.runs_packed(node) else 0
+    return FlopShare(packed, total)
+
+
+def node_flops(node: gs.Node, axes: AxisMap) -> sympy.Expr:
+    """2 * (elements of the result) * (contracted extent) for a matrix product, 0 for any other node."""
+    if not node.outputs or not node.inputs:
+        return sympy.Integer(0)
+    result, left = axes.shape(node.outputs[0]), axes.shape(node.inputs[0])
+    if result is None or left is None:
+        return sympy.Integer(0)
+    if node.op == "MatMul" and left:
+        contracted = left[-1]
+    elif node.op == "Gemm":
+        contracted = left[0] if node.attrs.get("transA", 0) else left[-1]
+    elif node.op == "Conv":
+        weight = axes.shape(node.inputs[1])
+        contracted = sympy.prod(weight[1:]) if weight else 0
+    elif node.op in ("Attention", "MultiHeadAttention"):
+        # Scores and context: two products of seq x seq x hidden; the fused projections are counted by their weight.
+        weight = axes.shape(node.inputs[1]) if node.op == "Attention" and len(node.inputs) > 1 else None
+        projections = 2 * sympy.prod(left) * weight[-1] if weight is not None and len(weight) == 2 else 0
+        return sympy.sympify(projections + 4 * sympy.prod(result) * SEQ)
+    else:
+        return sympy.Integer(0)
+    work = 2 * sympy.prod(result) * contracted
+    known = sympy.sympify(work)
+    return known if known.free_symbols <= {BATCH, SEQ} else sympy.Integer(0)

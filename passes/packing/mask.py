@@ -1,0 +1,63 @@
+"""Which input keeps attention away from padding.
+
+Samples of different lengths meet in one batch on the unpacked side, so the model must mask what is not a sample's
+own. The mask is found by following each input: embeddings and positions enter through a table lookup; an input that
+reaches a node that mixes tokens in any other way decides what that node sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from passes.packing.axes import AxisMap
+from passes.packing.placement import Placement
+
+_POSITION_OPS = frozenset({"CumSum", "Shape", "Size", "Range", "ConstantOfShape"})
+
+
+@dataclass(frozen=True)
+class MaskInputs:
+    """The inputs that mask.
+
+    Attributes:
+        explicit: inputs that serve as a mask alone.
+        derived: inputs from which a mask is computed although they are looked up in a table too (token ids).
+    """
+
+    explicit: tuple[str, ...]
+    derived: tuple[str, ...]
+
+
+def find_masks(graph: gs.Graph, inputs: Sequence[gs.Tensor], axes: AxisMap, placement: Placement) -> MaskInputs:
+    """Follow each of ``inputs`` to the nodes that mix tokens. Nodes must be in topological order."""
+    explicit, derived = [], []
+    for tensor in inputs:
+        reaches, looked_up = _follow(graph, tensor, axes, placement)
+        if reaches:
+            (derived if looked_up else explicit).append(tensor.name)
+    return MaskInputs(tuple(explicit), tuple(derived))
+
+
+def _follow(graph: gs.Graph, start: gs.Tensor, axes: AxisMap, placement: Placement) -> tuple[bool, bool]:
+    """Whether ``start`` reaches a node that mixes tokens other than through a table, and whether a table reads it."""
+    tainted = {start.name}
+    reaches = looked_up = False
+    for node in graph.nodes:
+        read = [tensor for tensor in node.inputs if tensor.name in tainted]
+        if not read or node.op in _POSITION_OPS:
+            continue
+        if node.op == "Gather" and axes.is_free(node.inputs[0]) and node.inputs[1].name in tainted:
+            looked_up = True
+            continue
+        if id(node) in placement.reasons and _mixes(node, axes):
+            reaches = True
+        tainted.update(tensor.name for tensor in node.outputs)
+    return reaches, looked_up
+
+
+def _mixes(node: gs.Node, axes: AxisMap) -> bool:
+    """Whether the node's result has two sequence axes or none: it relates places, or sums over them."""
+    return any(axes.axes(tensor) is None for tensor in node.outputs)

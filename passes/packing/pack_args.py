@@ -1,0 +1,109 @@
+"""What ``--pack_args`` says, checked."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from passes.errors import PackingError
+
+logger = logging.getLogger("poprt")
+
+_KNOWN = (
+    "max_valid_num",
+    "segment_max_size",
+    "head_pattern",
+    "dynamic_groups",
+    "enable_double_batch_unpack",
+    "efficiency_priority",
+)
+_NO_EFFECT = ("enable_double_batch_unpack", "efficiency_priority")
+_EXAMPLE = "for example: --pack_args max_valid_num=40 segment_max_size=256"
+
+
+@dataclass(frozen=True)
+class PackArgs:
+    """The size of a pack.
+
+    Attributes:
+        max_valid_num: most samples in one pack.
+        segment_max_size: longest sample, one number a segment.
+        dynamic_inputs: one input of each group whose length varies; empty means to find them.
+    """
+
+    max_valid_num: int
+    segment_max_size: tuple[int, ...]
+    dynamic_inputs: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Columns of an unpacked row."""
+        return sum(self.segment_max_size)
+
+    def check_capacity(self, rows: int, columns: int) -> None:
+        """Refuse packs that could not use the declared rows.
+
+        Raises:
+            PackingError: ``max_valid_num`` of the longest samples hold fewer tokens than [rows, columns].
+        """
+        if self.max_valid_num * self.width < rows * columns:
+            needed = math.ceil(rows * columns / self.width)
+            raise PackingError(
+                f"pack_args are too small for inputs of shape [{rows}, {columns}]: {self.max_valid_num} samples of at most "
+                f"{self.width} tokens never fill {rows * columns} places; use max_valid_num={needed} or more"
+            )
+
+
+def parse_pack_args(given: Mapping[str, Any]) -> PackArgs:
+    """Read ``pack_args``.
+
+    Args:
+        given: the KEY=VALUE words as a mapping; values are strings or already numbers or lists.
+
+    Raises:
+        PackingError: a key is unknown or missing, or a value is no positive whole number.
+    """
+    for key in given:
+        if key not in _KNOWN:
+            near = difflib.get_close_matches(str(key), _KNOWN, n=1)
+            offer = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(_KNOWN)}"
+            raise PackingError(f"unknown key {key!r} in pack_args{offer}")
+    for key in ("max_valid_num", "segment_max_size"):
+        if key not in given:
+            raise PackingError(f"pack_args lacks {key}; {_EXAMPLE}")
+    for key in _NO_EFFECT:
+        if key in given:
+            logger.warning("pack_args %s steers the IPU only: it has no effect here", key)
+    if given.get("head_pattern"):
+        logger.info("pack_args head_pattern is not needed: where the per-sample head starts is found by its axes")
+    sizes = given["segment_max_size"]
+    parts = str(sizes).split("+") if isinstance(sizes, (str, int)) else list(sizes)
+    return PackArgs(
+        max_valid_num=_positive("max_valid_num", given["max_valid_num"]),
+        segment_max_size=tuple(_positive("segment_max_size", part) for part in parts),
+        dynamic_inputs=_dynamic_groups(given.get("dynamic_groups")),
+    )
+
+
+def _positive(key: str, value: Any) -> int:
+    try:
+        number = int(str(value).strip())
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise PackingError(f"pack_args {key}={value!r} is no positive whole number; {_EXAMPLE}")
+    return number
+
+
+def _dynamic_groups(value: Any) -> tuple[str, ...]:
+    """``[[input_ids,]]`` or nested lists -> the input names."""
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        words = value.replace("[", " ").replace("]", " ").replace(",", " ").split()
+        return tuple(word.strip("'\"") for word in words)
+    return tuple(name for group in value for name in ([group] if isinstance(group, str) else group))

@@ -1,0 +1,91 @@
+"""Which nodes run packed: all that treat every token alone, less those that save nothing there.
+
+A crossing costs a copy. A node that only moves axes, or whose result is a few numbers a token, is run on the side
+where its neighbours are, so that the tensor that crosses is the smaller or the better laid out one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import onnx_graphsurgeon as gs
+import sympy
+
+from passes.packing.axes import AxisMap
+from passes.packing.tokenwise import why_not_token_wise
+
+#: Nodes whose work is worth a crossing by itself.
+HEAVY_OPS = frozenset({"MatMul", "Gemm", "Conv", "Einsum"})
+_LAYOUT_OPS = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Cast", "Expand"})
+_NARROW = 8  # numbers a token: ids, masks, logits of small heads
+
+
+@dataclass
+class Placement:
+    """Where nodes run.
+
+    Attributes:
+        packed: ids (``id(node)``) of the nodes that run packed.
+        reasons: id of a node that mixes tokens -> why.
+    """
+
+    packed: set[int] = field(default_factory=set)
+    reasons: dict[int, str] = field(default_factory=dict)
+
+    def runs_packed(self, node: gs.Node) -> bool:
+        """Whether ``node`` runs packed."""
+        return id(node) in self.packed
+
+
+def place(graph: gs.Graph, axes: AxisMap, opset: int) -> Placement:
+    """Decide for each node of the main graph. Nodes must be in topological order."""
+    placement = Placement()
+    for node in graph.nodes:
+        reason = why_not_token_wise(node, axes, opset)
+        if reason is None:
+            placement.packed.add(id(node))
+        else:
+            placement.reasons[id(node)] = reason
+    outputs = {id(tensor) for tensor in graph.outputs}
+    while True:
+        saved = [node for node in reversed(graph.nodes) if _saves_nothing(node, axes, placement, outputs)]
+        if not saved:
+            return placement
+        # One at a time in reverse order: what a node's consumers do decides about the node.
+        placement.packed.discard(id(saved[0]))
+
+
+def _saves_nothing(node: gs.Node, axes: AxisMap, placement: Placement, outputs: set[int]) -> bool:
+    if not placement.runs_packed(node) or node.op in HEAVY_OPS:
+        return False
+    if any(id(tensor) in outputs for tensor in node.outputs):
+        return False
+    from_unpacked = [tensor for tensor in node.inputs if axes.axes(tensor) and _is_unpacked(tensor, placement)]
+    if node.op in _LAYOUT_OPS and any(not _canonical(tensor, axes) for tensor in from_unpacked):
+        return True
+    consumers = [consumer for tensor in node.outputs for consumer in tensor.outputs]
+    if any(placement.runs_packed(consumer) for consumer in consumers):
+        return False
+    if node.op in _LAYOUT_OPS or all(_is_narrow(tensor, axes) for tensor in node.outputs):
+        return True
+    if any(not _canonical(tensor, axes) for tensor in node.outputs):
+        return True
+    carrying = [tensor for tensor in node.inputs if axes.axes(tensor)]
+    return len(from_unpacked) == len(carrying)
+
+
+def _is_unpacked(tensor: gs.Tensor, placement: Placement) -> bool:
+    return bool(tensor.inputs) and not placement.runs_packed(tensor.inputs[0])
+
+
+def _canonical(tensor: gs.Tensor, axes: AxisMap) -> bool:
+    token = axes.axes(tensor)
+    return token is None or token.canonical
+
+
+def _is_narrow(tensor: gs.Tensor, axes: AxisMap) -> bool:
+    token, shape = axes.axes(tensor), axes.shape(tensor)
+    if token is None or shape is None:
+        return False
+    width = sympy.prod(extent for axis, extent in enumerate(shape) if axis not in token.positions)
+    return bool(sympy.sympify(width).is_number and width <= _NARROW)

@@ -1,0 +1,209 @@
+"""Put the crossings in: each node reads the form of its inputs that its side has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import sympy
+
+from passes.errors import PackingError
+from passes.packing.axes import BATCH, SEQ, AxisMap, mentions_tokens
+from passes.packing.crossings import Crossings
+from passes.packing.pack_args import PackArgs
+from passes.packing.placement import Placement
+from passes.packing.tokenwise import is_liftable
+
+#: How interior extents are called on each side.
+_PACKED_NAMES = {BATCH: "rows", SEQ: "columns"}
+_UNPACKED_NAMES = {BATCH: "samples", SEQ: "longest"}
+
+
+def rewrite(
+    graph: gs.Graph,
+    axes: AxisMap,
+    placement: Placement,
+    crossings: Crossings,
+    args: PackArgs,
+    masks: Sequence[str],
+) -> dict[str, str]:
+    """Rewire ``graph`` in place.
+
+    Returns:
+        Output name -> "tokens" ([max_valid_num, width, ...]) or "sample" ([max_valid_num, ...]).
+    """
+    nodes = list(graph.nodes)
+    _name_extents(graph, nodes, axes, placement)
+    for node in nodes:
+        if placement.runs_packed(node):
+            _read_packed(node, axes, placement, crossings)
+        else:
+            _read_unpacked(node, axes, placement, crossings)
+    kinds = _rewrite_outputs(graph, axes, placement, crossings, args)
+    for tensor in graph.inputs:
+        if tensor.name in masks:
+            _normalise_mask(graph, tensor)
+    return kinds
+
+
+def _is_packed(tensor: gs.Tensor, placement: Placement) -> bool:
+    return not tensor.inputs or placement.runs_packed(tensor.inputs[0])
+
+
+def _read_packed(node: gs.Node, axes: AxisMap, placement: Placement, crossings: Crossings) -> None:
+    output = node.outputs[0]
+    token = axes.axes(output)
+    for index, tensor in enumerate(node.inputs):
+        if axes.axes(tensor) is not None:
+            if not _is_packed(tensor, placement):
+                node.inputs[index] = crossings.packed(tensor)
+        elif token is not None and not axes.is_free(tensor) and is_liftable(tensor, axes, output) and index < 3:
+            node.inputs[index] = _lift(tensor, output, axes, crossings)
+    if node.op == "Reshape":
+        node.inputs[1] = _packed_reshape_target(node, axes, crossings)
+        node.attrs.pop("allowzero", None)
+    elif node.op == "Expand":
+        node.inputs[1] = crossings.packed_extents.constant(_expand_target(node, axes))
+
+
+def _lift(tensor: gs.Tensor, like: gs.Tensor, axes: AxisMap, crossings: Crossings) -> gs.Tensor:
+    """Bring what broadcasts over tokens to the packed side, a table lookup by its indices: they are the smaller."""
+    token, shape = axes.axes(like), axes.shape(like)
+    assert token is not None and shape is not None
+    producer = tensor.inputs[0] if tensor.inputs else None
+    if producer is not None and producer.op == "Gather" and axes.is_free(producer.inputs[0]):
+        table, indices = producer.inputs
+        added = len(axes.shape(table) or ()) - 1
+        if int(producer.attrs.get("axis", 0)) == 0 and max(token.positions) < len(shape) - added:
+            lifted = crossings.lifted(indices, token, len(shape) - added)
+            output = gs.Variable(f"{tensor.name}_packed", tensor.dtype)
+            crossings.add_node(gs.Node("Gather", output.name, inputs=[table, lifted], outputs=[output]))
+            return output
+    return crossings.lifted(tensor, token, len(shape))
+
+
+def _packed_reshape_target(node: gs.Node, axes: AxisMap, crossings: Crossings) -> gs.Tensor:
+    before, after = axes.axes(node.inputs[0]), axes.axes(node.outputs[0])
+    target = axes.shape(node.outputs[0])
+    # The input may be a Repack's output, which the map does not know: its axes are the original tensor's, so the
+    # extents are kept by position only where the rewrite did not replace the input.
+    assert after is not None and target is not None
+    if after.flat:
+        return crossings.packed_extents.constant([-1, *(int(extent) for extent in target[1:])])
+    keeps = before is not None and not before.flat and (before.batch, before.seq) == (after.batch, after.seq)
+    if keeps or before is None:
+        return crossings.packed_extents.constant(
+            [0 if axis in after.positions else int(extent) for axis, extent in enumerate(target)]
+        )
+    made = crossings.packed_extents.vector(target)
+    assert made is not None
+    return made
+
+
+def _expand_target(node: gs.Node, axes: AxisMap) -> list[int]:
+    token, target = axes.axes(node.outputs[0]), axes.shape(node.outputs[0])
+    assert token is not None and target is not None
+    return [1 if axis in token.positions else int(extent) for axis, extent in enumerate(target)]
+
+
+def _read_unpacked(node: gs.Node, axes: AxisMap, placement: Placement, crossings: Crossings) -> None:
+    for index, tensor in enumerate(node.inputs):
+        if axes.is_free(tensor):
+            continue
+        known = _known_extents(tensor, axes, crossings)
+        if known is not None:
+            node.inputs[index] = known
+        elif axes.axes(tensor) is not None and _is_packed(tensor, placement):
+            node.inputs[index] = crossings.unpacked(tensor)
+    for value in node.attrs.values():
+        if isinstance(value, gs.Graph):
+            for inner in value.nodes:
+                _read_unpacked(inner, axes, placement, crossings)
+
+
+def _known_extents(tensor: gs.Tensor, axes: AxisMap, crossings: Crossings) -> gs.Tensor | None:
+    """What a shape tensor holds, built anew; None where it is no shape tensor or holds something else."""
+    contents = axes.shapes.contents.get(tensor.name)
+    if contents is None or not tensor.inputs or axes.shapes.dtypes.get(tensor.name) != onnx.TensorProto.INT64:
+        return None
+    try:
+        if isinstance(contents, (list, tuple)):
+            return crossings.unpacked_extents.vector(contents)
+        if np.ndim(contents) == 0:
+            return crossings.unpacked_extents.scalar(contents)
+    except (TypeError, sympy.SympifyError):
+        return None  # truth values and the like
+    return None
+
+
+def _rewrite_outputs(
+    graph: gs.Graph, axes: AxisMap, placement: Placement, crossings: Crossings, args: PackArgs
+) -> dict[str, str]:
+    kinds = {}
+    for index, tensor in enumerate(graph.outputs):
+        shape = axes.shape(tensor)
+        if shape is None or not any(mentions_tokens(extent) for extent in shape):
+            raise PackingError(
+                f"output {tensor.name!r} {list(shape) if shape else '(unknown shape)'} does not hold one result a sample "
+                "or a token; remove it with --remove_outputs"
+            )
+        token = axes.axes(tensor)
+        kinds[tensor.name] = "tokens" if token is not None and token.canonical else "sample"
+        extents = {BATCH: args.max_valid_num, SEQ: args.width}
+        declared = [_substitute(extent, extents) for extent in shape]
+        if token is not None and _is_packed(tensor, placement):
+            final = gs.Variable(tensor.name, tensor.dtype, declared)
+            tensor.name += "_packed"
+            axes.record(tensor, shape)
+            graph.outputs[index] = final
+            crossings.unpack_into(tensor, final)
+        else:
+            tensor.shape = declared
+    return kinds
+
+
+def _substitute(extent: Any, values: dict[sympy.Symbol, Any]) -> Any:
+    if not isinstance(extent, sympy.Expr):
+        return extent
+    if extent in values:
+        return values[extent]
+    number = extent.subs({key: value for key, value in values.items() if isinstance(value, int)})
+    return int(number) if number.is_Integer else str(number)
+
+
+def _name_extents(graph: gs.Graph, nodes: Sequence[gs.Node], axes: AxisMap, placement: Placement) -> None:
+    """Give every interior tensor the extents of its side, so that one name never means two numbers."""
+    for tensor in graph.inputs:
+        tensor.shape = [
+            name if isinstance(extent, str) else extent
+            for extent, name in zip(tensor.shape, ["rows", "columns", *tensor.shape[2:]], strict=True)
+        ]
+    for node in nodes:
+        names = _PACKED_NAMES if placement.runs_packed(node) else _UNPACKED_NAMES
+        for tensor in node.outputs:
+            shape = axes.shape(tensor)
+            known = shape is not None and all(_simple(extent) for extent in shape)
+            tensor.shape = [_substitute(extent, names) for extent in shape] if known and shape is not None else None
+            if tensor.dtype is None and tensor.name in axes.shapes.dtypes:
+                tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(axes.shapes.dtypes[tensor.name])
+
+
+def _simple(extent: Any) -> bool:
+    return isinstance(extent, (int, sympy.Integer)) or extent in (BATCH, SEQ)
+
+
+def _normalise_mask(graph: gs.Graph, mask: gs.Variable) -> None:
+    """An offline mask may number the samples 1..n; the model was made for 0 and 1."""
+    if not np.issubdtype(mask.dtype, np.integer):
+        return
+    consumers = list(mask.outputs)
+    truth = gs.Variable(f"{mask.name}_truth", np.bool_, mask.shape)
+    binary = gs.Variable(f"{mask.name}_binary", mask.dtype, mask.shape)
+    for consumer in consumers:
+        consumer.inputs = [binary if tensor is mask else tensor for tensor in consumer.inputs]
+    to = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(mask.dtype))
+    graph.nodes.append(gs.Node("Cast", truth.name, {"to": onnx.TensorProto.BOOL}, [mask], [truth]))
+    graph.nodes.append(gs.Node("Cast", binary.name, {"to": to}, [truth], [binary]))

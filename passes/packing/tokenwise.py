@@ -1,0 +1,427 @@
+"""Which nodes treat every token alone.
+
+Each rule looks at one node and answers with the reason why it mixes tokens, or None when it does not. An operator
+without a rule is taken to mix tokens: not knowing costs speed, never correctness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import sympy
+
+from passes.packing.axes import AxisMap, TokenAxes, mentions_tokens
+from passes.shapes.symbolic import Dim, Shape
+
+#: Why a node mixes tokens, or None.
+Verdict = str | None
+Rule = Callable[[gs.Node, AxisMap, int], Verdict]
+
+_RULES: dict[tuple[str, str], Rule] = {}
+_CONTRIB = "com.microsoft"
+
+
+def why_not_token_wise(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    """None where ``node`` treats every token alone, else the reason why it must run on one row a sample."""
+    if not any(axes.axes(tensor) for tensor in node.inputs):
+        return "none of its inputs carries tokens"
+    rule = _RULES.get((node.domain or "", node.op))
+    if rule is None:
+        return f"{node.op} is not known to treat every token alone"
+    for tensor in node.outputs:
+        if tensor.name and axes.axes(tensor) is None:
+            return f"its output {tensor.name!r} has shape {show(axes.shape(tensor))}, not one axis for each of batch and sequence"
+    return rule(node, axes, opset)
+
+
+def _rule(*ops: str, domain: str = "") -> Callable[[Rule], Rule]:
+    def decorate(rule: Rule) -> Rule:
+        _RULES.update({(domain, op): rule for op in ops})
+        return rule
+
+    return decorate
+
+
+def is_liftable(tensor: gs.Tensor, axes: AxisMap, like: gs.Tensor) -> bool:
+    """Whether ``tensor`` broadcasts over tokens of ``like`` and can be brought to them by Expand (positions [1, seq])."""
+    shape, target = axes.shape(tensor), axes.shape(like)
+    token = axes.axes(like)
+    if shape is None or target is None or token is None or token.flat or len(shape) > len(target):
+        return False
+    padded: Shape = (1,) * (len(target) - len(shape)) + shape
+    for axis, (extent, wanted) in enumerate(zip(padded, target, strict=True)):
+        if axis in token.positions:
+            if extent not in (1, wanted):
+                return False
+        elif mentions_tokens(extent):
+            return False
+    return any(mentions_tokens(extent) for extent in shape)
+
+
+def operand_problem(tensor: gs.Tensor, output: gs.Tensor, axes: AxisMap) -> Verdict:
+    """Why an operand that broadcasts to ``output`` cannot be read token by token; None when it can."""
+    token = axes.axes(output)
+    out_shape, shape = axes.shape(output), axes.shape(tensor)
+    if token is None or out_shape is None or shape is None:
+        return f"the rank of {tensor.name!r} is unknown"
+    own = axes.axes(tensor)
+    shift = len(out_shape) - len(shape)
+    if own is not None:
+        if TokenAxes(own.batch + shift, own.seq + shift) == token:
+            return None
+        return f"{tensor.name!r} {show(shape)} keeps its tokens in other axes than the result {show(out_shape)}"
+    at_tokens = [shape[axis - shift] for axis in token.positions if axis >= shift]
+    if all(extent == 1 for extent in at_tokens):
+        if axes.is_free(tensor) or axes.is_uniform(tensor):
+            return None
+    elif not axes.is_free(tensor) and is_liftable(tensor, axes, output):
+        return None
+    return f"{tensor.name!r} {show(shape)} differs from sample to sample or place to place"
+
+
+def _broadcast(tensors: Iterable[gs.Tensor], node: gs.Node, axes: AxisMap) -> Verdict:
+    for tensor in tensors:
+        if not tensor.name and tensor.is_empty():
+            continue
+        problem = operand_problem(tensor, node.outputs[0], axes)
+        if problem:
+            return problem
+    return None
+
+
+@_rule(
+    "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd", "BitwiseNot",
+    "BitwiseOr", "BitwiseXor", "Cast", "Ceil", "Celu", "Cos", "Cosh", "Div", "Elu", "Equal", "Erf", "Exp", "Floor",
+    "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Less",
+    "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal",
+    "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum",
+    "Swish", "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor",
+)  # fmt: skip
+@_rule("BiasGelu", "FastGelu", "Gelu", "QuickGelu", domain=_CONTRIB)
+def _elementwise(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    return _broadcast(node.inputs, node, axes)
+
+
+@_rule("CastLike", "Clip")
+def _first_operand_elementwise(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    return _broadcast(node.inputs[:1], node, axes) or _must_not_carry(node.inputs[1:], axes)
+
+
+@_rule("Dropout")
+def _dropout(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    if len(node.inputs) > 2 and not _is_false(node.inputs[2]):
+        return "it may be in training mode"
+    return _broadcast(node.inputs[:1], node, axes)
+
+
+@_rule("MatMul")
+def _matmul(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    left, right = node.inputs
+    out_rank = len(axes.shape(node.outputs[0]) or ())
+    token = axes.axes(node.outputs[0])
+    assert token is not None
+    for operand, contracted in ((left, -1), (right, -2)):
+        shape, own = axes.shape(operand), axes.axes(operand)
+        if shape is None:
+            return f"the rank of {operand.name!r} is unknown"
+        if len(shape) < 2:
+            return f"{operand.name!r} is a vector"
+        if own is None:
+            if not (axes.is_free(operand) or axes.is_uniform(operand)):
+                return f"it contracts tokens: {operand.name!r} has shape {show(shape)}"
+            leading = [shape[axis - (out_rank - len(shape))] for axis in token.positions if axis >= out_rank - len(shape)]
+            matrix_axis = -2 if operand is left else -1
+            if any(extent != 1 for extent in leading) and not _only_matrix_axes(token, out_rank, matrix_axis, shape):
+                return f"{operand.name!r} {show(shape)} differs from place to place"
+        elif len(shape) + contracted in own.positions:
+            return f"it contracts tokens: {operand.name!r} has shape {show(shape)}"
+        elif TokenAxes(own.batch + out_rank - len(shape), own.seq + out_rank - len(shape)) != token:
+            return f"{operand.name!r} {show(shape)} keeps its tokens in other axes than the result"
+    return None
+
+
+def _only_matrix_axes(token: TokenAxes, out_rank: int, matrix_axis: int, shape: Shape) -> bool:
+    """Whether the operand's extents at the result's token axes belong to the matrix axes the other operand fills.
+
+    x[b, s, h] @ W[h, k]: the result's axis 1 is x's row axis, while W's axis there is the contracted one.
+    """
+    offset = out_rank - len(shape)
+    for axis in token.positions:
+        own_axis = axis - offset
+        is_matrix = axis >= out_rank - 2
+        if own_axis >= 0 and not is_matrix and shape[own_axis] != 1:
+            return False
+        if is_matrix and axis == out_rank + matrix_axis:
+            return False
+    return True
+
+
+@_rule("Gemm")
+def _gemm(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    data, weight, *bias = node.inputs
+    if node.attrs.get("transA", 0) or axes.axes(data) != TokenAxes(0, 0):
+        return "its rows are not tokens"
+    if not axes.is_free(weight):
+        return f"{weight.name!r} is no constant matrix"
+    return _broadcast(bias, node, axes)
+
+
+@_rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+def _normalisation(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    rank = len(axes.shape(node.inputs[0]) or ())
+    first = _normalised(node.attrs.get("axis", -1), rank)
+    return _untouched(node.inputs[0], range(first, rank), axes) or _must_be_free(node.inputs[1:], axes)
+
+
+@_rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=_CONTRIB)
+def _skip_normalisation(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    rank = len(axes.shape(node.inputs[0]) or ())
+    problem = _untouched(node.inputs[0], [rank - 1], axes) or _broadcast(node.inputs[:2], node, axes)
+    return problem or _must_be_free(node.inputs[2:], axes)
+
+
+@_rule("BatchNormalization")
+def _batch_normalisation(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    if node.attrs.get("training_mode", 0):
+        return "it is in training mode"
+    return _untouched(node.inputs[0], [1], axes) or _must_be_free(node.inputs[1:], axes)
+
+
+@_rule("Softmax", "LogSoftmax", "Hardmax")
+def _softmax(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    rank = len(axes.shape(node.inputs[0]) or ())
+    axis = _normalised(node.attrs.get("axis", -1 if opset >= 13 else 1), rank)
+    return _untouched(node.inputs[0], [axis] if opset >= 13 else range(axis, rank), axes)
+
+
+@_rule("LpNormalization", "ArgMax", "ArgMin", "TopK", "CumSum", "OneHot")
+def _along_one_axis(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    rank = len(axes.shape(node.inputs[0]) or ())
+    default = {"LpNormalization": -1, "TopK": -1, "OneHot": -1}.get(node.op, 0)
+    axis = node.attrs.get("axis", default)
+    if node.op == "CumSum":
+        values = constant(node.inputs[1])
+        if values is None:
+            return "its axis is not a constant"
+        axis = int(values.reshape(-1)[0])
+    if node.op == "OneHot":
+        if axis not in (-1, rank):
+            return "it does not add the last axis"
+        return _must_be_free(node.inputs[1:], axes)
+    return _untouched(node.inputs[0], [_normalised(axis, rank)], axes) or _must_be_free(node.inputs[1:], axes)
+
+
+@_rule(
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "ReduceSumSquare",
+)  # fmt: skip
+def _reduce(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    rank = len(axes.shape(node.inputs[0]) or ())
+    reduced = axes_argument(node)
+    if reduced is None:
+        return "its axes are not constant"
+    if not reduced and not node.attrs.get("noop_with_empty_axes", 0):
+        return "it reduces over all axes"
+    return _untouched(node.inputs[0], [_normalised(axis, rank) for axis in reduced], axes)
+
+
+@_rule("Concat")
+def _concat(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    rank = len(axes.shape(node.outputs[0]) or ())
+    problem = _untouched(node.outputs[0], [_normalised(node.attrs["axis"], rank)], axes)
+    if problem:
+        return problem
+    token = axes.axes(node.outputs[0])
+    other = next((tensor for tensor in node.inputs if axes.axes(tensor) != token), None)
+    return f"{other.name!r} {show(axes.shape(other))} does not carry the same tokens" if other is not None else None
+
+
+@_rule("Split")
+def _split(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    rank = len(axes.shape(node.inputs[0]) or ())
+    axis = _normalised(node.attrs.get("axis", 0), rank)
+    return _untouched(node.inputs[0], [axis], axes) or _must_be_free(node.inputs[1:], axes)
+
+
+@_rule("Slice")
+def _slice(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    rank = len(axes.shape(node.inputs[0]) or ())
+    if opset < 10:
+        cut = node.attrs.get("axes", range(len(node.attrs["starts"])))
+    elif len(node.inputs) > 3 and node.inputs[3].name:
+        values = constant(node.inputs[3])
+        if values is None:
+            return "its axes are not constant"
+        cut = values.reshape(-1).tolist()
+    else:
+        cut = range(len(constant_or_empty(node.inputs[1])) or rank)
+    return _untouched(node.inputs[0], [_normalised(axis, rank) for axis in cut], axes) or _must_be_free(
+        node.inputs[1:], axes
+    )
+
+
+@_rule("Pad")
+def _pad(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    rank = len(axes.shape(node.inputs[0]) or ())
+    pads = constant(node.inputs[1]) if opset >= 11 else np.asarray(node.attrs["pads"])
+    if pads is None or len(pads) != 2 * rank:
+        return "its pads are not constant"
+    touched = [axis for axis in range(rank) if pads[axis] or pads[axis + rank]]
+    return _untouched(node.inputs[0], touched, axes) or _must_be_free(node.inputs[1:], axes)
+
+
+@_rule("Gather")
+def _gather(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    data, indices = node.inputs
+    data_shape = axes.shape(data)
+    if data_shape is None:
+        return f"the rank of {data.name!r} is unknown"
+    axis = _normalised(node.attrs.get("axis", 0), len(data_shape))
+    if axes.axes(indices) is not None:
+        return None if axes.is_free(data) else f"the table {data.name!r} depends on the inputs"
+    if not (axes.is_free(indices) or axes.is_uniform(indices)):
+        return f"the indices {indices.name!r} differ from sample to sample"
+    return _untouched(data, [axis], axes)
+
+
+@_rule("GatherElements")
+def _gather_elements(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    data, indices = node.inputs
+    if axes.axes(data) is None or axes.axes(data) != axes.axes(indices):
+        return "data and indices do not carry the same tokens"
+    rank = len(axes.shape(data) or ())
+    return _untouched(data, [_normalised(node.attrs.get("axis", 0), rank)], axes)
+
+
+@_rule("Transpose", "Squeeze", "Unsqueeze")
+def _moves_axes(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    if node.op != "Transpose" and axes_argument(node) is None:
+        return "its axes are not constant"
+    return None  # the output carries tokens, and no value meets another
+
+
+@_rule("Reshape")
+def _reshape(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    source, target = axes.shape(node.inputs[0]), axes.shape(node.outputs[0])
+    before, after = axes.axes(node.inputs[0]), axes.axes(node.outputs[0])
+    if source is None or target is None or before is None or after is None:
+        return f"{node.inputs[0].name!r} does not carry tokens"
+    if blocks(source, before) != blocks(target, after):
+        return f"it moves values between tokens: {show(source)} to {show(target)}"
+    if not all(is_known(extent) for axis, extent in enumerate(target) if axis not in after.positions):
+        return f"its target {show(target)} has an extent that is not known"
+    return None
+
+
+@_rule("Expand")
+def _expand(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    target, token = axes.shape(node.outputs[0]), axes.axes(node.outputs[0])
+    assert target is not None and token is not None
+    if not all(is_known(extent) for axis, extent in enumerate(target) if axis not in token.positions):
+        return f"its target {show(target)} has an extent that is not known"
+    return operand_problem(node.inputs[0], node.outputs[0], axes)
+
+
+@_rule("Einsum")
+def _einsum(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    equation = str(node.attrs["equation"]).replace(" ", "")
+    if "." in equation or "->" not in equation:
+        return f"its equation {equation!r} does not name all axes"
+    terms, result = equation.split("->")
+    token = axes.axes(node.outputs[0])
+    assert token is not None
+    labels = {result[token.batch], result[token.seq]}
+    for term, tensor in zip(terms.split(","), node.inputs, strict=True):
+        own = axes.axes(tensor)
+        if own is None and (not axes.is_free(tensor) or labels & set(term)):
+            return f"{tensor.name!r} {show(axes.shape(tensor))} mixes tokens in {equation!r}"
+        if own is not None and (term[own.batch], term[own.seq]) != (result[token.batch], result[token.seq]):
+            return f"{tensor.name!r} keeps its tokens in other axes than the result of {equation!r}"
+    return None
+
+
+def is_known(extent: Dim) -> bool:
+    """Whether an extent is a number."""
+    return isinstance(extent, (int, sympy.Integer))
+
+
+def blocks(shape: Shape, token: TokenAxes) -> tuple[Dim, ...]:
+    """Products of the extents before, between and after the token axes, with the order of the token axes.
+
+    Two shapes with equal blocks hold every token's values in the same order.
+    """
+    first, last = token.positions[0], token.positions[-1]
+    between = sympy.prod(shape[first + 1 : last]) if last > first else sympy.Integer(1)
+    order = 1 if token.batch <= token.seq else -1
+    return (sympy.prod(shape[:first]), between, sympy.prod(shape[last + 1 :]), order)
+
+
+def axes_argument(node: gs.Node) -> list[int] | None:
+    """The axes of a Reduce, Squeeze or Unsqueeze, as attribute or as second input; None where they are computed."""
+    if "axes" in node.attrs:
+        return [int(axis) for axis in node.attrs["axes"]]
+    if len(node.inputs) < 2 or node.inputs[1].is_empty():
+        return []
+    values = constant(node.inputs[1])
+    return None if values is None else [int(axis) for axis in values.reshape(-1)]
+
+
+def constant(tensor: gs.Tensor) -> np.ndarray | None:
+    """The value of an initializer or of a Constant node's output; None for anything computed."""
+    if isinstance(tensor, gs.Constant):
+        return np.asarray(tensor.values)
+    if tensor.inputs and tensor.inputs[0].op == "Constant":
+        value = tensor.inputs[0].attrs.get("value")
+        if value is not None:
+            return np.asarray(value.values)
+    return None
+
+
+def constant_or_empty(tensor: gs.Tensor) -> list[Any]:
+    """The constant's elements, or an empty list."""
+    values = constant(tensor)
+    return [] if values is None else values.reshape(-1).tolist()
+
+
+def _normalised(axis: int, rank: int) -> int:
+    return int(axis) + rank if axis < 0 else int(axis)
+
+
+def _untouched(tensor: gs.Tensor, touched: Iterable[int], axes: AxisMap) -> Verdict:
+    token = axes.axes(tensor)
+    if token is None:
+        return f"{tensor.name!r} {show(axes.shape(tensor))} does not carry tokens"
+    if set(token.positions) & set(touched):
+        return f"it works along the tokens of {tensor.name!r} {show(axes.shape(tensor))}"
+    return None
+
+
+def _must_be_free(tensors: Iterable[gs.Tensor], axes: AxisMap) -> Verdict:
+    bad = next((tensor for tensor in tensors if not tensor.is_empty() and not axes.is_free(tensor)), None)
+    return f"{bad.name!r} depends on the inputs" if bad is not None else None
+
+
+def _must_not_carry(tensors: Iterable[gs.Tensor], axes: AxisMap) -> Verdict:
+    bad = next((tensor for tensor in tensors if not tensor.is_empty() and not axes.is_uniform(tensor)), None)
+    return f"{bad.name!r} {show(axes.shape(bad))} is no scalar" if bad is not None else None
+
+
+def _is_false(tensor: gs.Tensor) -> bool:
+    values = constant(tensor)
+    return tensor.is_empty() or (values is not None and not bool(values.reshape(-1)[0]))
+
+
+def show(shape: Shape | None) -> str:
+    """A shape as messages print it."""
+    if shape is None:
+        return "of unknown rank"
+    names = {"poprt_batch": "batch", "poprt_seq": "seq"}
+    text = ", ".join(str(extent) for extent in shape)
+    for internal, readable in names.items():
+        text = text.replace(internal, readable)
+    return f"[{text}]"
+
+
