@@ -1,1 +1,77 @@
-"""poprt: rewrite, pack, compile and serve transformer encoders in ONNX."""
+"""poprt: rewrite, pack, compile and serve transformer encoders in ONNX.
+
+The names below are imported when they are first used, so that ``import poprt.runtime`` does not load onnx.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from poprt import (
+        backend,
+        compiler,
+        converter,
+        errors,
+        executable,
+        frontend,
+        optimizer,
+        passes,
+        profile,
+        runtime,
+        utils,
+        verify,
+    )
+    from poprt.backend import Backend
+    from poprt.compiler import Compiler, CompilerOptions
+    from poprt.converter import Converter, MFConverter
+    from poprt.executable import Executable
+    from poprt.frontend import get_frontend
+    from poprt.passes import Pass, PassManager, get_pass, get_registered_passes
+
+_MODULES = frozenset(
+    {
+        "backend",
+        "compiler",
+        "converter",
+        "errors",
+        "executable",
+        "frontend",
+        "optimizer",
+        "passes",
+        "profile",
+        "runtime",
+        "utils",
+        "verify",
+    }
+)
+
+_NAMES = {
+    "Backend": "poprt.backend",
+    "Compiler": "poprt.compiler",
+    "CompilerOptions": "poprt.compiler",
+    "Converter": "poprt.converter",
+    "Executable": "poprt.executable",
+    "MFConverter": "poprt.converter",
+    "Pass": "poprt.passes",
+    "PassManager": "poprt.passes",
+    "get_frontend": "poprt.frontend",
+    "get_pass": "poprt.passes",
+    "get_registered_passes": "poprt.passes",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("poprt")
+    if name in _MODULES:
+        return importlib.import_module(f"poprt.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    raise AttributeError(f"module 'poprt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "__version__", *_MODULES, *_NAMES})

@@ -1,0 +1,58 @@
+"""Reuse an executable that was compiled before from the same model, options and versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from poprt.compiler.options import CompilerOptions
+from poprt.compiler.source import Source
+from poprt.compiler.versions import versions
+from poprt.errors import CompileError, ExecutableError
+from poprt.executable import FORMAT_VERSION, Executable
+from poprt.runtime.session import default_providers
+
+logger = logging.getLogger("poprt")
+
+#: Options that do not change the executable.
+_ASIDE = frozenset({"enable_engine_caching", "cache_path", "show_compilation_progress_bar"})
+
+
+def cached(source: Source, outputs: list[str], options: CompilerOptions, build: Callable[[], Executable]) -> Executable:
+    """What ``build`` makes, taken from ``options.cache_path`` where it was made before and caching is enabled.
+
+    Raises:
+        CompileError: caching is enabled and ``cache_path`` is empty.
+    """
+    if not options.enable_engine_caching:
+        return build()
+    if not options.cache_path:
+        raise CompileError("compiler option 'enable_engine_caching' needs a folder in 'cache_path'")
+    path = Path(options.cache_path) / f"{_key(source, outputs, options)}.popef"
+    if path.exists():
+        try:
+            found = Executable(path)
+            logger.info("reusing the executable %s", path)
+            return found
+        except ExecutableError as error:
+            logger.warning("the cached executable is not usable and is made again: %s", error)
+    made = build()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made.save(path)
+    return made
+
+
+def _key(source: Source, outputs: list[str], options: CompilerOptions) -> str:
+    digest = hashlib.sha256(source.model.SerializeToString(deterministic=True))
+    for name, array in source.weights.items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    given = {name: value for name, value in options.to_dict().items() if name not in _ASIDE}
+    context = [outputs, given, versions(), FORMAT_VERSION, default_providers(), sorted(source.variable)]
+    digest.update(json.dumps(context, sort_keys=True, default=str).encode())
+    return digest.hexdigest()

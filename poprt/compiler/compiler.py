@@ -1,0 +1,175 @@
+"""Compile a model for the engine: the steps, in order."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from passes.errors import RewriteError
+from passes.ops import attach_functions
+from poprt.compiler.cache import cached
+from poprt.compiler.lower_half import lower_half, uses_half
+from poprt.compiler.normalise import (
+    cast_around_narrow_arithmetic,
+    drop_unread_initializers,
+    keep_outputs,
+    mend_types,
+    name_nodes,
+)
+from poprt.compiler.options import CompilerOptions
+from poprt.compiler.progress import Progress
+from poprt.compiler.source import ModelLike, Source, read_model
+from poprt.compiler.validate import validate
+from poprt.compiler.versions import versions
+from poprt.errors import CompileError
+from poprt.executable import Executable, Manifest, PackingSpec, TensorSpec, WeightSpec, place_weights
+from poprt.runtime.session import has_fast_half
+
+logger = logging.getLogger("poprt")
+
+#: Where the converter notes the passes that made a model: a JSON list, in the model's metadata.
+PASSES_KEY = "poprt.passes"
+
+
+class Compiler:
+    """Turns a model into an executable."""
+
+    @staticmethod
+    def compile(
+        model: ModelLike, outputs: Sequence[str] | None = None, options: CompilerOptions | None = None
+    ) -> Executable:
+        """Compile ``model``.
+
+        Args:
+            model: the bytes of an ONNX model, its path, or a ModelProto (which is not changed).
+            outputs: names of the outputs to keep, in the order wanted; None keeps all of them.
+            options: see :class:`CompilerOptions`.
+
+        Raises:
+            CompileError: the model cannot be read, an output does not exist, or the engine cannot run the model.
+        """
+        options = options or CompilerOptions()
+        options.announce()
+        with Progress(options.show_compilation_progress_bar) as progress:
+            progress.step("reading the model")
+            source = read_model(model, constant_weights=options.constant_weights)
+            chosen = _chosen_outputs(source.model, outputs)
+            return cached(source, chosen, options, lambda: _compile(source, chosen, options, progress))
+
+    @staticmethod
+    def compile_and_export(
+        model: ModelLike,
+        outputs: Sequence[str] | None,
+        filename: str | Path,
+        options: CompilerOptions | None = None,
+    ) -> None:
+        """Compile ``model`` and write the executable to ``filename``."""
+        Compiler.compile(model, outputs, options).save(filename)
+
+
+def _chosen_outputs(model: onnx.ModelProto, outputs: Sequence[str] | None) -> list[str]:
+    known = [item.name for item in model.graph.output]
+    if outputs is None:
+        return known
+    unknown = [name for name in outputs if name not in known]
+    if unknown or not outputs:
+        asked = ", ".join(map(repr, unknown)) or "nothing"
+        raise CompileError(f"outputs: {asked} asked for; the model's outputs are {', '.join(known)}")
+    return list(outputs)
+
+
+def _compile(source: Source, outputs: list[str], options: CompilerOptions, progress: Progress) -> Executable:
+    progress.step("lowering")
+    model = source.model
+    _normalise(model, outputs)
+    declared = [_tensor_spec(item) for item in model.graph.input], [_tensor_spec(item) for item in model.graph.output]
+    packing = None
+    if uses_half(model) and not has_fast_half():
+        logger.debug("%d float16 places lowered to float32", lower_half(model))
+    drop_unread_initializers(model)
+    progress.step("placing the weights")
+    manifest = _manifest(source, model, declared, packing, options)
+    arrays = {spec.name: source.weights[spec.name] for spec in manifest.weights}
+    _make_inputs(model, {spec.name for spec in manifest.weights if not spec.constant})
+    executable = Executable.build(manifest, model.SerializeToString(deterministic=True), arrays)
+    progress.step("asking the engine")
+    validate(model, executable)
+    return executable
+
+
+def _normalise(model: onnx.ModelProto, outputs: list[str]) -> None:
+    """Bring the model into a form that the engine takes, before anything depends on the engine."""
+    keep_outputs(model, outputs)
+    try:
+        attach_functions(model)
+    except RewriteError as error:
+        raise CompileError(str(error)) from error
+    name_nodes(model)
+    cast_around_narrow_arithmetic(model)
+    mend_types(model)
+
+
+def _tensor_spec(item: onnx.ValueInfoProto) -> TensorSpec:
+    """A declared input or output; the engine's type is the declared one until lowering says otherwise."""
+    held = item.type.tensor_type
+    if not item.type.HasField("tensor_type") or not held.elem_type:
+        raise CompileError(f"{item.name!r} is not a tensor of known type; the runtime takes and gives tensors only")
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(held.elem_type)).name
+    return TensorSpec(item.name, tuple(dim.dim_value for dim in held.shape.dim), dtype, dtype)
+
+
+def _manifest(
+    source: Source,
+    model: onnx.ModelProto,
+    declared: tuple[list[TensorSpec], list[TensorSpec]],
+    packing: PackingSpec | None,
+    options: CompilerOptions,
+) -> Manifest:
+    metadata = {item.key: item.value for item in model.metadata_props}
+    inputs, outputs = declared
+    return Manifest(
+        inputs=_with_engine_types(inputs, model.graph.input),
+        outputs=_with_engine_types(outputs, model.graph.output),
+        weights=_weight_specs(source, model),
+        packing=packing,
+        passes=tuple(json.loads(metadata.get(PASSES_KEY, "[]"))),
+        options=json.loads(json.dumps(options.to_dict(), default=str)),
+        versions=versions(),
+        opaque_blobs=dict(options.opaque_blobs),
+        metadata=metadata,
+    )
+
+
+def _with_engine_types(specs: list[TensorSpec], values: Any) -> tuple[TensorSpec, ...]:
+    engine = {item.name: _tensor_spec(item).dtype for item in values}
+    return tuple(TensorSpec(spec.name, spec.shape, spec.dtype, engine[spec.name]) for spec in specs)
+
+
+def _weight_specs(source: Source, model: onnx.ModelProto) -> tuple[WeightSpec, ...]:
+    """The stored weights that the engine's graph still reads, in the order of its initializers."""
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in source.weights]
+    places = place_weights({tensor.name: source.weights[tensor.name] for tensor in kept})
+    specs = []
+    for tensor in kept:
+        array = source.weights[tensor.name]
+        wanted = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).name
+        offset, nbytes = places[tensor.name]
+        constant = tensor.name not in source.variable
+        specs.append(WeightSpec(tensor.name, array.shape, array.dtype.name, wanted, offset, nbytes, constant))
+    return tuple(specs)
+
+
+def _make_inputs(model: onnx.ModelProto, names: set[str]) -> None:
+    """Turn the initializers ``names`` into inputs of the engine's graph."""
+    for index in reversed(range(len(model.graph.initializer))):
+        tensor = model.graph.initializer[index]
+        if tensor.name in names:
+            model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+            del model.graph.initializer[index]

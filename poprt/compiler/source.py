@@ -1,0 +1,219 @@
+"""Read a model and part it: a small graph without its large tensors, and those tensors as arrays, without copies."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import external_data_helper, helper, numpy_helper
+
+from poprt.compiler.walk import all_nodes, nested_graphs
+from poprt.errors import CompileError
+from poprt.executable import WEIGHT_DTYPES
+
+#: What the compiler takes: the bytes of a model, the path of one, or the model itself.
+ModelLike = Union[bytes, str, "os.PathLike[str]", onnx.ModelProto]
+
+#: A tensor of at least so many bytes is kept outside the graph. No shape constant is so large.
+LARGE_TENSOR_BYTES = 1024
+
+_LOCATION = "weights.bin"
+_FLOATS = frozenset({"float16", "float32", "float64"})
+
+
+@dataclass
+class Source:
+    """A model in two parts.
+
+    Attributes:
+        model: the model; a tensor in ``weights`` is an initializer there that is marked external and holds no data.
+        weights: the large initializers of the main graph.
+        variable: names of the weights that stay replaceable in the executable.
+    """
+
+    model: onnx.ModelProto
+    weights: dict[str, npt.NDArray[Any]]
+    variable: frozenset[str] = frozenset()
+
+
+def read_model(model: ModelLike, *, constant_weights: bool = True) -> Source:
+    """Part ``model`` in two. A given ModelProto is not changed.
+
+    Args:
+        model: bytes, a path (external data beside it is mapped, not read), or a ModelProto that holds its data.
+        constant_weights: False takes every float initializer of rank 1 or more out of the graph, however small, and
+            lists it in :attr:`Source.variable`.
+
+    Raises:
+        CompileError: the model cannot be read, or its external data is missing.
+        FileNotFoundError: there is no such file.
+    """
+    proto, folder = _load(model)
+    skeleton = _without_initializers(proto)
+    _promote_large_constants(skeleton.graph)
+    source = Source(skeleton, {})
+    pinned = _shape_like_initializers(proto.graph)
+    variable = set()
+    for tensor in [*proto.graph.initializer, *_pop_all(skeleton.graph)]:
+        replaceable = not constant_weights and _is_weight(tensor) and tensor.name not in pinned
+        if replaceable or _is_large(tensor):
+            source.weights[tensor.name] = _array(tensor, folder)
+            skeleton.graph.initializer.append(_placeholder(tensor))
+        else:
+            skeleton.graph.initializer.append(_inline(tensor, folder))
+        if replaceable:
+            variable.add(tensor.name)
+    source.variable = frozenset(variable)
+    _inline_nested(skeleton, folder)
+    return source
+
+
+def _load(model: ModelLike) -> tuple[onnx.ModelProto, Path | None]:
+    """The model and the folder of its external data."""
+    if isinstance(model, onnx.ModelProto):
+        return model, None
+    try:
+        if isinstance(model, bytes):
+            return onnx.load_model_from_string(model), None
+        return onnx.load(os.fspath(model), load_external_data=False), Path(model).resolve().parent
+    except DecodeError as error:
+        what = "the given bytes" if isinstance(model, bytes) else f"{os.fspath(model)}"
+        raise CompileError(f"{what} cannot be read as an ONNX model: {error}") from error
+
+
+def _without_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of everything but the main graph's initializers."""
+    copy = onnx.ModelProto()
+    for field, value in proto.ListFields():
+        _assign(copy, field.name, value, skip="graph")
+    for field, value in proto.graph.ListFields():
+        _assign(copy.graph, field.name, value, skip="initializer")
+    names = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [item for item in copy.graph.input if item.name not in names]
+    del copy.graph.input[:]  # models of old list their initializers as inputs too
+    copy.graph.input.extend(inputs)
+    return copy
+
+
+def _assign(message: Any, name: str, value: Any, *, skip: str) -> None:
+    if name == skip:
+        return
+    if isinstance(value, (int, float, str, bytes)):
+        setattr(message, name, value)
+    elif hasattr(value, "CopyFrom"):
+        getattr(message, name).CopyFrom(value)
+    else:
+        getattr(message, name).extend(value)
+
+
+def _promote_large_constants(graph: onnx.GraphProto) -> None:
+    """Turn Constant nodes of the main graph that hold a large tensor into initializers."""
+    kept = []
+    for node in graph.node:
+        held = node.attribute[0] if node.op_type == "Constant" and len(node.attribute) == 1 else None
+        if held is not None and held.name == "value" and _is_large(held.t):
+            tensor = graph.initializer.add()
+            tensor.CopyFrom(held.t)
+            tensor.name = node.output[0]
+        else:
+            kept.append(node)
+    if len(kept) < len(graph.node):
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+
+def _pop_all(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    tensors = list(graph.initializer)
+    del graph.initializer[:]
+    return tensors
+
+
+def _shape_like_initializers(graph: onnx.GraphProto) -> set[str]:
+    """Float initializers that say how large something gets; they are no weights."""
+    return {name for node in graph.node if node.op_type in ("Resize", "Upsample") for name in node.input[1:]}
+
+
+def _dtype_name(tensor: onnx.TensorProto) -> str:
+    try:
+        return str(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).name)
+    except (KeyError, TypeError):
+        return ""
+
+
+def _is_large(tensor: onnx.TensorProto) -> bool:
+    name = _dtype_name(tensor)
+    return name in WEIGHT_DTYPES and int(np.prod(tensor.dims)) * np.dtype(name).itemsize >= LARGE_TENSOR_BYTES
+
+
+def _is_weight(tensor: onnx.TensorProto) -> bool:
+    return _dtype_name(tensor) in _FLOATS and len(tensor.dims) > 0 and 0 not in tensor.dims
+
+
+def _array(tensor: onnx.TensorProto, folder: Path | None) -> npt.NDArray[Any]:
+    if not external_data_helper.uses_external_data(tensor):
+        return numpy_helper.to_array(tensor)
+    info = external_data_helper.ExternalDataInfo(tensor)
+    path = _data_file(tensor.name, info.location, folder)
+    dtype = np.dtype(_dtype_name(tensor)).newbyteorder("<")
+    shape, start = tuple(tensor.dims), info.offset or 0
+    nbytes = int(np.prod(shape)) * dtype.itemsize
+    if (info.length or nbytes) != nbytes or start + nbytes > path.stat().st_size:
+        raise CompileError(f"initializer {tensor.name!r}: its data does not fit {path}; the file is truncated")
+    mapped = np.memmap(path, dtype=np.uint8, mode="r", offset=start, shape=(nbytes,))
+    array: npt.NDArray[Any] = mapped.view(np.ndarray).view(dtype).reshape(shape)
+    return array
+
+
+def _data_file(name: str, location: str, folder: Path | None) -> Path:
+    """The file of a tensor's external data; it must lie beside the model."""
+    if folder is None:
+        raise CompileError(
+            f"initializer {name!r} has its data in {location!r}, beside the model; give the model's path instead of "
+            "its contents, or load it with onnx.load()"
+        )
+    path = (folder / location).resolve()
+    if not path.is_relative_to(folder):
+        raise CompileError(f"initializer {name!r} has its data in {location!r}, outside the model's folder")
+    if not path.is_file():
+        raise CompileError(f"initializer {name!r} has its data in {path}, which does not exist")
+    return path
+
+
+def _placeholder(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    made = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    made.data_location = onnx.TensorProto.EXTERNAL
+    made.external_data.add(key="location", value=_LOCATION)
+    return made
+
+
+def _inline(tensor: onnx.TensorProto, folder: Path | None) -> onnx.TensorProto:
+    """``tensor`` with its data inside."""
+    if not external_data_helper.uses_external_data(tensor):
+        return tensor
+    location = external_data_helper.ExternalDataInfo(tensor).location
+    path = _data_file(tensor.name, location, folder)
+    loaded = onnx.TensorProto()
+    loaded.CopyFrom(tensor)
+    external_data_helper.load_external_data_for_tensor(loaded, str(path.parent if folder is None else folder))
+    loaded.data_location = onnx.TensorProto.DEFAULT
+    del loaded.external_data[:]
+    return loaded
+
+
+def _inline_nested(model: onnx.ModelProto, folder: Path | None) -> None:
+    """Put the data of tensors in attributes and subgraphs inside; only the main graph's may stay external."""
+    tensors = [tensor for graph in nested_graphs(model) for tensor in graph.initializer]
+    for node in all_nodes(model):
+        for attribute in node.attribute:
+            tensors.extend([attribute.t] if attribute.HasField("t") else [])
+            tensors.extend(attribute.tensors)
+    for tensor in tensors:
+        if external_data_helper.uses_external_data(tensor):
+            tensor.CopyFrom(_inline(tensor, folder))
