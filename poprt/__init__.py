@@ -31,22 +31,34 @@ if TYPE_CHECKING:
     from poprt.frontend import get_frontend
     from poprt.passes import Pass, PassManager, get_pass, get_registered_passes
 
-_MODULES = frozenset(
-    {
-        "backend",
-        "compiler",
-        "converter",
-        "errors",
-        "executable",
-        "frontend",
-        "optimizer",
-        "passes",
-        "profile",
-        "runtime",
-        "utils",
-        "verify",
-    }
-)
+    __version__: str
+
+__all__ = [
+    "Backend",
+    "Compiler",
+    "CompilerOptions",
+    "Converter",
+    "Executable",
+    "MFConverter",
+    "Pass",
+    "PassManager",
+    "__version__",
+    "backend",
+    "compiler",
+    "converter",
+    "errors",
+    "executable",
+    "frontend",
+    "get_frontend",
+    "get_pass",
+    "get_registered_passes",
+    "optimizer",
+    "passes",
+    "profile",
+    "runtime",
+    "utils",
+    "verify",
+]
 
 _NAMES = {
     "Backend": "poprt.backend",
@@ -66,12 +78,12 @@ _NAMES = {
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.metadata.version("poprt")
-    if name in _MODULES:
-        return importlib.import_module(f"poprt.{name}")
     if name in _NAMES:
         return getattr(importlib.import_module(_NAMES[name]), name)
+    if name in __all__:
+        return importlib.import_module(f"poprt.{name}")
     raise AttributeError(f"module 'poprt' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "__version__", *_MODULES, *_NAMES})
+    return sorted({*globals(), *__all__})

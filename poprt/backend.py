@@ -1,0 +1,205 @@
+"""Sessions over a model file: compiled by poprt, or the model as it is in stock onnxruntime."""
+
+from __future__ import annotations
+
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+
+from poprt.compiler import Compiler, CompilerOptions
+from poprt.compiler.source import ModelLike
+from poprt.errors import InputError, PoprtError
+from poprt.executable import Executable
+from poprt.runtime.declared import DeclaredSession
+from poprt.runtime.session import default_providers, engine_error, usable_cores
+from poprt.utils import onnx_tensor_dtype_to_np_dtype
+
+__all__ = ["Backend", "OnnxRuntimeBackend", "PoprtBackend", "get_session"]
+
+logger = logging.getLogger("poprt")
+
+Array = npt.NDArray[Any]
+
+#: Name -> (shape with 0 for an open extent, numpy type), in the model's order.
+IoInfo = OrderedDict[str, tuple[list[int], "np.dtype[Any]"]]
+
+
+class Backend(ABC):
+    """A model that can be loaded and run. ``load`` it first; then several threads may run it."""
+
+    @abstractmethod
+    def load(self) -> Backend:
+        """Make the model ready to run; return this object. A second call does nothing."""
+
+    @abstractmethod
+    def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
+        """Run once.
+
+        Args:
+            output_names: outputs to return, in this order; None or an empty list returns all.
+            feeds: an array for each input.
+
+        Raises:
+            InputError: an input is missing, unknown, mistyped or misshapen, or an output is unknown.
+            PoprtError: the model is not loaded.
+        """
+
+    @abstractmethod
+    def get_io_info(self) -> tuple[IoInfo, IoInfo]:
+        """Inputs and outputs: name -> (shape, with 0 for an open extent, and numpy type).
+
+        Raises:
+            PoprtError: the model is not loaded.
+        """
+
+
+class PoprtBackend(Backend):
+    """Compiles the model and runs the executable with its declared shapes and types."""
+
+    def __init__(
+        self, model: ModelLike, options: CompilerOptions | None = None, export_path: str | Path | None = None
+    ) -> None:
+        self._model = model
+        self._options = options
+        self._export_path = export_path
+        self._loaded: tuple[Executable, DeclaredSession] | None = None
+
+    def load(self) -> PoprtBackend:
+        """Compile the model, write the executable where that was asked for, and open a session on it.
+
+        Raises:
+            CompileError: the model cannot be compiled.
+        """
+        if self._loaded is None:
+            executable = Compiler.compile(self._model, None, self._options)
+            if self._export_path is not None:
+                Path(self._export_path).parent.mkdir(parents=True, exist_ok=True)
+                executable.save(self._export_path)
+            self._loaded = executable, DeclaredSession(executable)
+        return self
+
+    def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
+        """See :meth:`Backend.run`; outputs have their declared shapes and types."""
+        return self._ready()[1].run(feeds, output_names or None)
+
+    def get_io_info(self) -> tuple[IoInfo, IoInfo]:
+        """See :meth:`Backend.get_io_info`."""
+        executable, _ = self._ready()
+        inputs, outputs = (
+            OrderedDict((spec.name, (list(spec.shape), np.dtype(spec.dtype))) for spec in specs)
+            for specs in (executable.inputs, executable.outputs)
+        )
+        return inputs, outputs
+
+    def _ready(self) -> tuple[Executable, DeclaredSession]:
+        if self._loaded is None:
+            raise _not_loaded()
+        return self._loaded
+
+
+class OnnxRuntimeBackend(Backend):
+    """Runs the model as it is, for comparison."""
+
+    def __init__(self, model: ModelLike) -> None:
+        self._model = model
+        self._session: ort.InferenceSession | None = None
+
+    def load(self) -> OnnxRuntimeBackend:
+        """Open an onnxruntime session on the model.
+
+        Raises:
+            ExecutableError: onnxruntime refuses the model.
+        """
+        if self._session is None:
+            given = self._model.SerializeToString() if isinstance(self._model, onnx.ModelProto) else self._model
+            options = ort.SessionOptions()
+            options.intra_op_num_threads = usable_cores()
+            try:
+                self._session = ort.InferenceSession(given, options, providers=default_providers())
+            except Exception as error:
+                raise engine_error(error) from error
+        return self
+
+    def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
+        """See :meth:`Backend.run`."""
+        session = self._ready()
+        known = [item.name for item in session.get_inputs()]
+        if set(feeds) != set(known):
+            raise InputError(f"got inputs {', '.join(feeds)}; expected {', '.join(known)}")
+        try:
+            results: list[Array] = session.run(list(output_names) if output_names else None, dict(feeds))
+        except (ValueError, RuntimeError) as error:
+            raise InputError(f"onnxruntime refuses these inputs: {error}") from error
+        return results
+
+    def get_io_info(self) -> tuple[IoInfo, IoInfo]:
+        """See :meth:`Backend.get_io_info`."""
+        session = self._ready()
+        inputs, outputs = (
+            OrderedDict((item.name, (_extents(item.shape), _numpy_type(item.type))) for item in items)
+            for items in (session.get_inputs(), session.get_outputs())
+        )
+        return inputs, outputs
+
+    def _ready(self) -> ort.InferenceSession:
+        if self._session is None:
+            raise _not_loaded()
+        return self._session
+
+
+def get_session(
+    model: ModelLike,
+    num_devices: int = 1,
+    backend: str = "poprt",
+    output_dir: str | os.PathLike[str] = "./",
+    options: CompilerOptions | Mapping[str, Any] | None = None,
+    batches_per_step: int = 1,
+    export_popef: bool = False,
+) -> Backend:
+    """A session on a model; call ``load`` on it before the first run.
+
+    Args:
+        model: path, bytes or ModelProto.
+        num_devices, batches_per_step: steer an IPU; announced as having no effect when they are not 1.
+        backend: "poprt" compiles the model, "onnxruntime" runs it as it is.
+        output_dir: where ``executable.popef`` goes.
+        options: compiler options, or a mapping of them; for "poprt" only.
+        export_popef: write ``<output_dir>/executable.popef`` on load; for "poprt" only.
+
+    Raises:
+        PoprtError: the backend is unknown.
+    """
+    for name, value in (("num_devices", num_devices), ("batches_per_step", batches_per_step)):
+        if value != 1:
+            logger.warning("%s=%s has no effect on this engine (it steers an IPU)", name, value)
+    if backend == "poprt":
+        chosen = CompilerOptions.from_dict(options) if isinstance(options, Mapping) else options
+        return PoprtBackend(model, chosen, Path(output_dir) / "executable.popef" if export_popef else None)
+    if backend == "onnxruntime":
+        if export_popef or options is not None:
+            logger.warning("options and export_popef have no effect with backend 'onnxruntime'")
+        return OnnxRuntimeBackend(model)
+    raise PoprtError(f"unknown backend {backend!r}; expected 'poprt' or 'onnxruntime'")
+
+
+def _not_loaded() -> PoprtError:
+    return PoprtError("the session is not loaded; call load() first")
+
+
+def _extents(shape: Sequence[int | str | None]) -> list[int]:
+    return [extent if isinstance(extent, int) else 0 for extent in shape]
+
+
+def _numpy_type(name: str) -> np.dtype[Any]:
+    """The numpy type of what onnxruntime calls "tensor(float)"."""
+    element = name.removeprefix("tensor(").removesuffix(")").upper()
+    return onnx_tensor_dtype_to_np_dtype(onnx.TensorProto.DataType.Value(element))
