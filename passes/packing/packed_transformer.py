@@ -18,15 +18,12 @@ from passes.packing.axes import BATCH, SEQ, AxisMap
 from passes.packing.crossings import Crossings
 from passes.packing.flops import FlopShare, flop_share, node_flops
 from passes.packing.mask import find_masks
+from passes.packing.metadata import METADATA_KEY, UNPACK_INFO
 from passes.packing.pack_args import PackArgs, parse_pack_args
 from passes.packing.placement import Placement, place
 from passes.packing.rewrite import rewrite
 from passes.registry import register
 from passes.shapes.symbolic import infer_symbolic_shapes
-
-#: The model's metadata_props key that says how it is packed (JSON).
-METADATA_KEY = "poprt.packing"
-UNPACK_INFO = "unpack_info"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +38,11 @@ class Geometry:
     inputs: tuple[gs.Variable, ...]
     rows: int
     columns: int
+
+    @property
+    def shape_agnostic(self) -> bool:
+        """Whether the model came with variable extents, so that none of them can be baked into its constants."""
+        return not any(_fixed(extent) for tensor in self.inputs for extent in tensor.shape[:2])
 
 
 @register("packed_transformer")
@@ -94,6 +96,7 @@ class PackedTransformer(GraphPass):
                 "no input of this model masks padding, so samples of different length cannot share a run; export the "
                 f"model with its attention mask as an input (inputs now: {', '.join(t.name for t in graph.inputs)})"
             )
+        agnostic = geometry.shape_agnostic
         anchor = next((t for t in geometry.inputs if t.name in masks.explicit), geometry.inputs[0])
         info = gs.Variable(UNPACK_INFO, np.int32, [self._args.max_valid_num, len(self._args.segment_max_size)])
         original_ops = len(graph.nodes)
@@ -102,7 +105,7 @@ class PackedTransformer(GraphPass):
         outputs = rewrite(graph, axes, placement, crossings, self._args, masks.explicit)
         graph.inputs.append(info)
         graph.functions.extend(_functions(graph))
-        _write_metadata(graph, self._args, geometry, masks.explicit + masks.derived, outputs, share)
+        _write_metadata(graph, self._args, geometry, masks.explicit + masks.derived, outputs, share, agnostic)
         graph.cleanup(remove_unused_graph_inputs=False).toposort()
         self.logger.debug("packed %d of %d nodes", len(placement.packed), original_ops)
         result.count("Unpacks", _count(graph, "Unpack"))
@@ -200,7 +203,13 @@ def _report(result: PassResult, graph: gs.Graph, axes: AxisMap, placement: Place
 
 
 def _write_metadata(
-    graph: gs.Graph, args: PackArgs, geometry: Geometry, masks: Sequence[str], outputs: dict[str, str], share: FlopShare
+    graph: gs.Graph,
+    args: PackArgs,
+    geometry: Geometry,
+    masks: Sequence[str],
+    outputs: dict[str, str],
+    share: FlopShare,
+    shape_agnostic: bool,
 ) -> None:
     names = [tensor.name for tensor in geometry.inputs]
     header(graph).metadata[METADATA_KEY] = json.dumps(
@@ -215,6 +224,7 @@ def _write_metadata(
             "mask": masks[0],
             "position_ids": "position_ids" if "position_ids" in names else "",
             "outputs": outputs,
+            "shape_agnostic": shape_agnostic,
             "packed_flops": share.packed,
             "total_flops": share.total,
         },

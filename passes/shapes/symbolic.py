@@ -145,8 +145,10 @@ def _merge(inferred: Shape | None, declared: Sequence[Any], renamed: Mapping[str
         inferred = None
     merged: list[Dim] = []
     for axis, extent in enumerate(declared):
-        if isinstance(extent, str) and _IDENTIFIER.fullmatch(extent):
-            merged.append(renamed.get(extent, symbol(extent)))
+        if isinstance(extent, str) and extent in renamed:
+            merged.append(renamed[extent])
+        elif isinstance(extent, str) and _IDENTIFIER.fullmatch(extent) and inferred is None:
+            merged.append(symbol(extent))
         elif isinstance(extent, int) and extent >= 0:
             merged.append(extent)
         else:
