@@ -39,6 +39,8 @@ class Family:
         attention: attention implementations that it has.
         exporters: exporters that manage it.
         types: whether token_type_ids is an input.
+        without: usual config fields that the family refuses.
+        leaks: why padding changes the family's own results; "" where it does not. Packing has no padding to leak.
         note: why something is missing.
     """
 
@@ -48,6 +50,8 @@ class Family:
     attention: tuple[str, ...] = _EAGER
     exporters: tuple[str, ...] = EXPORTERS[:2]
     types: bool = False
+    without: tuple[str, ...] = ()
+    leaks: str = ""
     note: str = ""
 
 
@@ -58,7 +62,6 @@ _SIZES = {
     "num_attention_heads": 4,
     "intermediate_size": 128,
     "max_position_embeddings": 256,
-    "num_labels": LABELS,
     "pad_token_id": 0,
 }
 
@@ -105,27 +108,38 @@ FAMILIES: dict[str, Family] = {
     "roberta-prelayernorm": Family("roberta-prelayernorm", {"pad_token_id": 1}, heads=_ALL),
     "rembert": Family("rembert", {"input_embedding_size": 32, "output_embedding_size": 32}, heads=_ALL),
     "roformer": Family("roformer", {"embedding_size": 64}),
-    "convbert": Family("convbert", {"embedding_size": 64, "num_groups": 1, "conv_kernel_size": 5}),
+    "convbert": Family(
+        "convbert",
+        {"embedding_size": 64, "num_groups": 1, "conv_kernel_size": 5},
+        leaks="its convolution reaches over the last token",
+    ),
     "mobilebert": Family(
-        "mobilebert", {"embedding_size": 32, "true_hidden_size": 32, "intra_bottleneck_size": 32}, heads=_ALL
+        "mobilebert",
+        {"embedding_size": 32, "true_hidden_size": 32, "intra_bottleneck_size": 32},
+        heads=_ALL,
+        leaks="it joins the embeddings of neighbouring tokens",
     ),
     "squeezebert": Family("squeezebert", {"embedding_size": 64}, heads=_ALL),
     "splinter": Family("splinter", heads=_BODY),
     "layoutlm": Family("layoutlm", heads=_ALL),
     "bert-generation": Family("bert-generation", heads=_BODY),
     "ibert": Family("ibert", {"pad_token_id": 1, "quant_mode": False}, heads=_ALL),
-    "nystromformer": Family("nystromformer", {"num_landmarks": 8, "segment_means_seq_len": 8}),
-    "yoso": Family("yoso"),
-    "fnet": Family("fnet", {"tpu_short_seq_length": 32}),
+    "nystromformer": Family(
+        "nystromformer", {"num_landmarks": 8, "segment_means_seq_len": 8}, leaks="its convolution reads padding"
+    ),
+    "yoso": Family("yoso", leaks="its convolution reads padding"),
     "funnel": Family(
         "funnel",
         {"block_sizes": [1, 1], "num_decoder_layers": 1, "d_model": 64, "n_head": 4, "d_head": 16, "d_inner": 128},
+        without=("num_hidden_layers",),
     ),
     "xlm": Family("xlm", {"emb_dim": 64, "n_layers": 2, "n_heads": 4, "n_langs": 1, "pad_index": 2}),
     "flaubert": Family("flaubert", {"emb_dim": 64, "n_layers": 2, "n_heads": 4, "pad_index": 2}),
-    "xlnet": Family("xlnet", {"d_model": 64, "n_layer": 2, "n_head": 4, "d_inner": 128}),
+    "xlnet": Family(
+        "xlnet", {"d_model": 64, "n_layer": 2, "n_head": 4, "d_inner": 128}, without=("max_position_embeddings",)
+    ),
     "big_bird": Family("big_bird", {"attention_type": "original_full"}, heads=_ALL),
-    "longformer": Family("longformer", {"attention_window": 8, "pad_token_id": 1}),
+    "longformer": Family("longformer", {"attention_window": 16, "max_position_embeddings": 514, "pad_token_id": 1}),
     "canine": Family("canine"),
     "gpt2": Family(
         "gpt2",
@@ -133,8 +147,13 @@ FAMILIES: dict[str, Family] = {
         heads=("token", "mean", "hidden"),
         attention=_BOTH,
     ),
+    "qwen3": Family("qwen3", {"num_key_value_heads": 2, "head_dim": 16}, heads=_BODY, attention=_BOTH),
+    "mistral": Family("mistral", {"num_key_value_heads": 2, "head_dim": 16}, heads=_BODY, attention=_BOTH),
+    "clip-text": Family("clip_text_model", heads=_ALL[3:], attention=_BOTH),
+    "xlm-roberta-xl": Family("xlm-roberta-xl", {"pad_token_id": 1}, heads=_ALL),
+    "markuplm": Family("markuplm", heads=_ALL),
     "opt": Family("opt", {"ffn_dim": 128, "word_embed_proj_dim": 64}, heads=_BODY, attention=_BOTH),
-    "eurobert-like-llama": Family("llama", {"num_key_value_heads": 2}, heads=_BODY, attention=_BOTH),
+    "llama": Family("llama", {"num_key_value_heads": 2}, heads=_BODY, attention=_BOTH),
 }
 
 
@@ -169,6 +188,7 @@ def export(
     return path
 
 
-def config_fields(row: Family) -> dict[str, object]:
+def config_fields(row: Family, head: str) -> dict[str, object]:
     """The fields for the family's config class."""
-    return {**_SIZES, **row.sizes}
+    fields = {**_SIZES, "num_labels": 2 if head == "qa" else LABELS, **row.sizes}
+    return {name: value for name, value in fields.items() if name not in row.without}

@@ -39,7 +39,7 @@ _FEATURES = {
 }
 
 
-class WithHead(torch.nn.Module):
+class WithHead(torch.nn.Module):  # type: ignore[misc]  # torch may be absent where types are checked
     """The model with its outputs as a plain tuple; pools where the head is "mean"."""
 
     def __init__(self, model: torch.nn.Module, head: str) -> None:
@@ -79,7 +79,7 @@ def _model(row: Family, head: str, attention: str) -> Any:
     """The family's model; biases and norm scales are random too, so that no one of them is inert."""
     torch.manual_seed(0)
     transformers.logging.set_verbosity_error()
-    config = transformers.CONFIG_MAPPING[row.model_type](**config_fields(row))
+    config = transformers.CONFIG_MAPPING[row.model_type](**config_fields(row, head))
     config.use_cache = False
     if row.model_type in ("t5", "umt5"):
         made = getattr(transformers, f"{'UMT5' if row.model_type == 'umt5' else 'T5'}EncoderModel")(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,8 +54,8 @@ def test_the_tokenizer_frames_a_text_and_cuts_it_at_the_models_length(minilm: Mi
 def test_the_graph_computes_what_the_torch_model_computes(minilm: MiniLM) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    folder = next(file for file in metadata.files(PACKAGE) or [] if file.name == "config.json").locate().parent
-    model = transformers.BertModel.from_pretrained(str(folder)).eval()
+    weights = next(file for file in metadata.files(PACKAGE) or [] if file.name == "model.safetensors").locate()
+    model = transformers.BertModel.from_pretrained(str(Path(str(weights)).parent)).eval()
     lines = [item.text for item in texts()[:20]]
     for sample, got in zip(minilm.tokenize(lines), embeddings(minilm, lines), strict=True):
         with torch.no_grad():
