@@ -99,7 +99,7 @@ class _Constants:
         self.tensors: dict[str, onnx.TensorProto] = {}
 
     def add(self, key: str, values: np.ndarray[Any, Any]) -> str:
-        name = _PREFIX + key
+        name = f"{_PREFIX}constant_{key}"
         if name not in self.tensors:
             self.tensors[name] = numpy_helper.from_array(values, name)
         return name
