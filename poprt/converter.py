@@ -1,0 +1,221 @@
+"""Options to ordered passes to converted model."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import onnx
+
+from passes import PassManager, PassRecord, get_pass, get_registered_passes
+from passes.base import Pass
+from poprt.convert_options import IPU_ONLY_PASSES, ConvertOptions, read_options
+from poprt.progress import pass_progress
+from poprt.verify import Verification, verify
+
+#: The least opset that the passes work on, and the one that packing needs.
+LEAST_OPSET, PACKING_OPSET = 13, 17
+
+#: A pass and the arguments to make it with.
+Step = tuple[str, dict[str, Any]]
+
+
+class Converter:
+    """Rewrites a model by the options given; every keyword has a default, and None and "" mean the default.
+
+    Args:
+        input_shape: input name -> extents; fixes variable dimensions. An unknown name is a warning.
+        convert_version: opset to raise the model to; a model is never lowered.
+        precision: "fp32" or "fp16".
+        checkpoints, remove_outputs: tensors to add as outputs; outputs to drop (list or comma-separated).
+        fp16_skip_op_types: operator types that stay in fp32.
+        skip_passes, used_passes: default passes to leave out; passes to add after the default ones, in order.
+        check: compare the numbers of both models afterwards; see ``verification``.
+        pack_args: pack samples of many lengths (pass ``packed_transformer``).
+        max_tensor_size: largest constant in bytes that folding may create; -1 is no limit.
+        infer_shape_ahead: fix and infer shapes before folding constants.
+        enable_avoid_overflow_patterns: keep in fp32 what overflows in fp16.
+        batch_size, batch_axis: set that axis of every input.
+        disable_progress_bar: show no progress, also on a terminal.
+        logger: where messages go; default is the logger "poprt".
+
+    The other keywords ask for single rewrites, or steer an IPU and are announced as having no effect.
+
+    Attributes:
+        records: what each pass of the last :meth:`convert` did.
+        verification: the numeric comparison of the last :meth:`convert`; None without ``check``.
+
+    Raises:
+        RewriteError: a value is wrong, or asks for something that this version lacks.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: Mapping[str, Sequence[int]] | None = None,
+        convert_version: int | None = None,
+        precision: str | None = "fp32",
+        checkpoints: str | Sequence[str] | None = None,
+        fp16_skip_op_types: str | Sequence[str] | None = None,
+        skip_passes: str | Sequence[str] | None = None,
+        used_passes: str | Sequence[Any] | None = None,
+        check: bool | None = False,
+        disable_fast_norm: bool | None = False,
+        pack_args: Mapping[str, str | int] | None = None,
+        fp8_skip_op_names: str | None = None,
+        fp8_params: str | None = None,
+        quantize: bool | None = False,
+        enable_insert_remap: bool | None = False,
+        enable_erf_gelu: bool | None = False,
+        serialize_matmul: Mapping[str, Any] | str | None = None,
+        serialize_matmul_add: Mapping[str, Any] | str | None = None,
+        merge_matmul: bool | str | None = None,
+        merge_matmul_add: bool | str | None = None,
+        merge_moe: bool | str | None = None,
+        remap_mode: str | None = None,
+        max_tensor_size: int | None = -1,
+        infer_shape_ahead: bool | None = False,
+        enable_avoid_overflow_patterns: bool | None = False,
+        disable_progress_bar: bool | None = False,
+        batch_size: int | None = None,
+        batch_axis: int | None = None,
+        remove_outputs: str | Sequence[str] | None = None,
+        fold_periodic_initializer: bool | None = False,
+        enable_compress_pattern: bool | None = False,
+        merge_if_with_same_cond: bool | None = False,
+        apply_hcsr: bool | str | None = None,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        given = {name: value for name, value in locals().items() if name != "self"}
+        self.logger = logger or logging.getLogger("poprt")
+        self.options: ConvertOptions = read_options(given, self.logger)
+        self.records: list[PassRecord] = []
+        self.verification: Verification | None = None
+        self._asked = {name: value for name, value in given.items() if name != "logger" and value not in (None, "")}
+
+    def convert(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the converted model. The given one is left as it is.
+
+        Raises:
+            RewriteError: the model or an option makes a pass impossible; the message names the pass.
+        """
+        work = onnx.ModelProto()
+        work.CopyFrom(model)
+        steps = [_make(step) for step in self._steps(work)]
+        with pass_progress(len(steps), disabled=self.options.disable_progress_bar) as on_pass:
+            manager = PassManager(steps, on_pass=on_pass)
+            try:
+                converted = manager.run(work)
+            finally:
+                self.records = manager.records
+        self._sign(converted)
+        self.verification = verify(model, converted, self.options.precision) if self.options.check else None
+        return converted
+
+    def _steps(self, model: onnx.ModelProto) -> list[Step | Any]:
+        """The passes in order: the default ones without the skipped, the user's, the closing ones."""
+        options = self.options
+        shapes = _known_inputs(options.input_shape, model, self.logger)
+        known = get_registered_passes()
+        for name in options.skip_passes:
+            if name not in known and name not in IPU_ONLY_PASSES:
+                get_pass(name)  # raises, and offers the nearest names
+        used = [step for step in options.used_passes if not self._is_ipu_only(step)]
+        default = [*_opening(options, _opset(model)), *_middle(options, shapes)]
+        steps: list[Step | Any] = [step for step in default if step[0] not in options.skip_passes]
+        steps += [(step, {}) if isinstance(step, str) else step for step in used]
+        return steps + [step for step in _CLOSING if step[0] not in options.skip_passes]
+
+    def _is_ipu_only(self, step: Any) -> bool:
+        if isinstance(step, str) and step in IPU_ONLY_PASSES and step not in get_registered_passes():
+            self.logger.warning("pass %s has no effect here: it steers the IPU", step)
+            return True
+        return False
+
+    def _sign(self, model: onnx.ModelProto) -> None:
+        """Record in the model which version made it, by which passes and options."""
+        properties = {prop.key: prop.value for prop in model.metadata_props}
+        properties["poprt.version"] = version("poprt")
+        properties["poprt.passes"] = json.dumps([record.name for record in self.records])
+        properties["poprt.options"] = json.dumps(self._asked, default=str, sort_keys=True)
+        del model.metadata_props[:]
+        onnx.helper.set_model_props(model, properties)
+
+
+_CLOSING: list[Step] = [
+    ("eliminate_deadend", {}),
+    ("eliminate_unused_initializer", {}),
+    ("sort_graph", {}),
+    ("unique_name_for_nodes", {}),
+]
+
+
+def _opening(options: ConvertOptions, opset: int) -> list[Step]:
+    """From the model as it came to a clean graph at an opset that the passes understand."""
+    target = max(options.convert_version or 0, PACKING_OPSET if options.pack_args else LEAST_OPSET)
+    steps: list[Step] = [("remove_initializer_from_input", {})]
+    if options.remove_outputs:
+        steps.append(("remove_outputs", {"names": options.remove_outputs}))
+    if options.checkpoints:  # before any pass that may take the tensor away
+        steps.append(("add_checkpoints", {"names": options.checkpoints}))
+    steps.append(("extract_constant_to_initializer", {}))
+    if opset < target:
+        steps.append(("convert_opset", {"target": target}))
+    return steps
+
+
+def _middle(options: ConvertOptions, shapes: Mapping[str, list[int]]) -> list[Step]:
+    batch = {"batch_size": options.batch_size, "batch_axis": options.batch_axis or 0}
+    fixing: list[Step] = [("shape_inference", {})]
+    if shapes or options.batch_size is not None:
+        fixing.append(("const_input_shape", {"input_shape": shapes, **batch}))
+    cleaning: list[Step] = [("constant_folding", {"max_tensor_size": options.max_tensor_size})]
+    cleaning += [
+        (name, {})
+        for name in (
+            "eliminate_identity",
+            "eliminate_nop_cast",
+            "eliminate_nop_reshape",
+            "eliminate_nop_transpose",
+            "remove_duplicated_initializer",
+            "eliminate_duplicate_nodes",
+        )
+    ]
+    steps = [*fixing, *cleaning] if options.infer_shape_ahead else [*cleaning, *fixing]
+    if options.pack_args:
+        packing = ("packed_transformer", {"pack_args": options.pack_args, "input_shape": shapes, **batch})
+        steps.insert(len(cleaning), packing)  # before the shapes are fixed: it works on the axes by their names
+    else:  # known types and shapes show more that changes nothing; in a packed graph declared shapes may be stale
+        steps += [(name, {}) for name in ("trace_folding", "eliminate_nop_cast", "eliminate_nop_reshape")]
+    steps.append(("int64_to_int32", {}))
+    if options.precision == "fp16":
+        overflow = {"enable_avoid_overflow_patterns": options.enable_avoid_overflow_patterns}
+        steps.append(("float_to_half", {"skip_op_types": options.fp16_skip_op_types, **overflow}))
+    return steps + [(name, {} if value is None else {"value": value}) for name, value in options.keyword_passes]
+
+
+def _make(step: Step | Any) -> Pass | Callable[[onnx.ModelProto], onnx.ModelProto]:
+    if isinstance(step, tuple):
+        name, arguments = step
+        return get_pass(name, **arguments)
+    made: Callable[[onnx.ModelProto], onnx.ModelProto] = step
+    return made
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
+
+
+def _known_inputs(
+    shapes: Mapping[str, list[int]], model: onnx.ModelProto, logger: logging.Logger
+) -> dict[str, list[int]]:
+    """``shapes`` without the names that are no inputs; scripts rely on these being a warning."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    names = [value.name for value in model.graph.input if value.name not in weights]
+    for name in shapes:
+        if name not in names:
+            logger.warning("input_shape names %r, which is no input of the model; its inputs are %s", name, names)
+    return {name: shape for name, shape in shapes.items() if name in names}

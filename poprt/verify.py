@@ -1,0 +1,162 @@
+"""Compare a converted model with the original on the same data, in the engine with its optimiser off."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from poprt.errors import PoprtError
+from poprt.sample_data import Array, InputInfo, model_inputs, random_array
+from poprt.verify_packed import PackedCase, pack_samples
+
+#: Largest difference relative to the largest magnitude of an output (at least 1), by precision.
+TOLERANCE = {"fp32": 1e-5, "fp16": 2e-2}
+
+#: Above this many bytes a model goes to the engine through a file: a protobuf message ends at 2 GiB.
+_LARGEST_MESSAGE = 1_800_000_000
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """How one output of the converted model compares with the original's.
+
+    Attributes:
+        max_abs_diff, mean_abs_diff: over all compared values; inf where one side is NaN or infinite alone.
+        tolerance: the largest difference that passes; 0 for whole numbers.
+    """
+
+    name: str
+    max_abs_diff: float
+    mean_abs_diff: float
+    tolerance: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The comparison of two models: one entry an output that both have, over ``runs`` runs of the original."""
+
+    outputs: tuple[OutputCheck, ...]
+    runs: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output is within its tolerance."""
+        return all(output.passed for output in self.outputs)
+
+
+def verify(
+    original: onnx.ModelProto, converted: onnx.ModelProto, precision: str = "fp32", *, seed: int = 0
+) -> Verification:
+    """Run both models on the same random data and compare the outputs that both have.
+
+    A packed model gets samples of random lengths, packed; each is compared with its own unpadded run of the original.
+
+    Raises:
+        PoprtError: a model cannot be run, or the two have no output in common.
+    """
+    rng = np.random.default_rng(seed)
+    names = _common_outputs(original, converted)
+    packing = next((prop.value for prop in converted.metadata_props if prop.key == "poprt.packing"), "")
+    if packing:
+        case = pack_samples(json.loads(packing), model_inputs(original), model_inputs(converted), rng)
+    else:
+        case = _plain_case(model_inputs(original), model_inputs(converted), rng)
+    session = engine_session(original)  # one session at a time: each holds a copy of the weights
+    expected = [run_session(session, names, feeds) for feeds in case.original_feeds]
+    del session
+    got = run_session(engine_session(converted), names, case.converted_feeds)
+    pairs = {
+        name: [(mine[name], case.cut(name, got[name], index, mine[name].shape)) for index, mine in enumerate(expected)]
+        for name in names
+    }
+    return Verification(tuple(_compare(name, pairs[name], TOLERANCE[precision]) for name in names), len(expected))
+
+
+def engine_session(model: onnx.ModelProto) -> ort.InferenceSession:
+    """A session over ``model`` on the CPU with the engine's own optimiser off.
+
+    Raises:
+        PoprtError: the engine cannot load the model.
+    """
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    providers = ["CPUExecutionProvider"]
+    try:
+        if model.ByteSize() <= _LARGEST_MESSAGE:
+            return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "model.onnx")
+            copy = onnx.ModelProto()
+            copy.CopyFrom(model)  # saving with external data empties the tensors of the model that it is given
+            onnx.save(copy, path, save_as_external_data=True, location="model.data")
+            return ort.InferenceSession(path, options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        raise PoprtError(f"onnxruntime cannot load the model: {error}") from error
+
+
+def run_session(session: ort.InferenceSession, names: list[str], feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Run once; outputs by name.
+
+    Raises:
+        PoprtError: the engine cannot run the model on this data.
+    """
+    try:
+        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+    except Exception as error:
+        shapes = {name: array.shape for name, array in feeds.items()}
+        raise PoprtError(f"onnxruntime cannot run the model on inputs of shapes {shapes}: {error}") from error
+
+
+def _common_outputs(original: onnx.ModelProto, converted: onnx.ModelProto) -> list[str]:
+    theirs = {value.name for value in original.graph.output}
+    names = [value.name for value in converted.graph.output if value.name in theirs]
+    if not names:
+        raise PoprtError("the converted model has no output in common with the original; there is nothing to compare")
+    return names
+
+
+def _plain_case(originals: list[InputInfo], converted: list[InputInfo], rng: np.random.Generator) -> PackedCase:
+    """One batch for both models; the converted one says the extents that it fixes."""
+    declared = {info.name: info for info in converted}
+    feeds: dict[str, Array] = {}
+    for info in originals:
+        shape = declared.get(info.name, info).concrete()
+        array = random_array(info, shape, rng)
+        if info.name in declared and declared[info.name].dtype == np.float16:
+            array = array.astype(np.float16).astype(info.dtype)  # both models see what fp16 can say
+        feeds[info.name] = array
+    cast = {name: array.astype(declared[name].dtype) for name, array in feeds.items() if name in declared}
+    return PackedCase([feeds], cast, {})
+
+
+def _compare(name: str, pairs: list[tuple[Array, Array]], relative: float) -> OutputCheck:
+    expected = np.concatenate([np.ravel(mine) for mine, _ in pairs])
+    got = np.concatenate([np.ravel(theirs) for _, theirs in pairs])
+    if expected.size != got.size:
+        raise PoprtError(
+            f"output {name!r}: the shapes differ, {[(mine.shape, theirs.shape) for mine, theirs in pairs]}"
+        )
+    whole = expected.dtype.kind in "biu"
+    difference = _difference(expected.astype(np.float64), got.astype(np.float64))
+    finite = np.abs(expected[np.isfinite(expected)].astype(np.float64)) if not whole else np.zeros(0)
+    tolerance = 0.0 if whole else relative * max(1.0, float(finite.max(initial=0.0)))
+    largest = float(difference.max(initial=0.0))
+    mean = float(difference.mean()) if difference.size else 0.0
+    return OutputCheck(name, largest, mean, tolerance, largest <= tolerance)
+
+
+def _difference(expected: Any, got: Any) -> Any:
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(expected - got)
+    same = (expected == got) | (np.isnan(expected) & np.isnan(got))
+    return np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference))

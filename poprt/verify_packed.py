@@ -1,0 +1,150 @@
+"""Lay samples of random lengths into a packed model's inputs, and find each one's share of the outputs again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from poprt.sample_data import Array, InputInfo, random_array
+
+_MOST_SAMPLES = 8  # enough to cross rows and share them; each costs a run of the original
+
+
+@dataclass(frozen=True)
+class PackedCase:
+    """Data for one comparison.
+
+    Attributes:
+        original_feeds: one dict of arrays a run of the original model.
+        converted_feeds: the inputs of the one run of the converted model.
+        layouts: output name -> "tokens", "sample" or "packed"; empty where the model is not packed.
+        places: per sample, its flat places in the packed [R * C] stream.
+        columns: per sample, its columns in an unpacked row.
+    """
+
+    original_feeds: list[dict[str, Array]]
+    converted_feeds: dict[str, Array]
+    layouts: Mapping[str, str]
+    places: Sequence[Array] = ()
+    columns: Sequence[Array] = ()
+
+    def cut(self, name: str, output: Array, index: int, shape: tuple[int, ...]) -> Array:
+        """Sample ``index``'s share of the converted model's ``output``, in the original's ``shape`` [1, ...]."""
+        if not self.layouts:
+            return output
+        if self.layouts[name] == "packed":
+            tokens: Array = output.reshape(-1, *output.shape[2:])[self.places[index]]
+            return tokens[None]
+        corner: Array = output[index][tuple(slice(0, extent) for extent in shape[1:])]
+        return corner[None]
+
+
+def pack_samples(
+    packing: Mapping[str, Any],
+    originals: Sequence[InputInfo],
+    converted: Sequence[InputInfo],
+    rng: np.random.Generator,
+) -> PackedCase:
+    """Samples for a packed model.
+
+    Args:
+        packing: the fields of :class:`poprt.executable.PackingSpec`.
+        originals, converted: the inputs of both models.
+        rng: where lengths and values come from.
+    """
+    across = packing["style"] == "unpack_repack"
+    lengths = _draw_lengths(packing, rng)
+    places = _place(lengths, packing["rows"], packing["columns"], across=across)
+    lengths = lengths[: len(places)]
+    columns = [_columns(sample, packing["segment_max_size"]) for sample in lengths]
+    samples = [_sample(originals, packing, sample_columns, rng) for sample_columns in columns]
+    feeds = {}
+    for info in converted:
+        if info.name == packing["unpack_info"]:
+            table = np.zeros((packing["max_valid_num"], len(packing["segment_max_size"])), info.dtype)
+            table[: len(lengths)] = lengths
+            feeds[info.name] = table
+        elif info.name in packing["dynamic_inputs"]:
+            feeds[info.name] = _stream(info, samples, places, columns, packing)
+        else:
+            feeds[info.name] = _per_sample(info, samples, packing)
+    return PackedCase(samples, feeds, packing["outputs"], places, columns)
+
+
+def _draw_lengths(packing: Mapping[str, Any], rng: np.random.Generator) -> Array:
+    """Lengths [n, segments], each at least 1, that together fit; the first sample is as long as one may be."""
+    longest = np.minimum(np.array(packing["segment_max_size"]), packing["columns"])
+    drawn = rng.integers(1, longest + 1, size=(min(_MOST_SAMPLES, packing["max_valid_num"]), len(longest)))
+    drawn[0] = longest
+    return np.asarray(drawn)
+
+
+def _place(lengths: Array, rows: int, columns: int, *, across: bool) -> list[Array]:
+    """Flat places of each sample that fits, end to end; within one row unless ``across``."""
+    places: list[Array] = []
+    start = 0
+    for total in lengths.sum(axis=1):
+        if not across and start % columns + total > columns:
+            start = (start // columns + 1) * columns
+        if start + total > rows * columns:
+            break
+        places.append(np.arange(start, start + total))
+        start += int(total)
+    return places
+
+
+def _columns(sample: Array, longest: Sequence[int]) -> Array:
+    """Where a sample's tokens lie in an unpacked row: each segment at the start of its own columns."""
+    starts = np.cumsum([0, *longest[:-1]])
+    return np.concatenate([start + np.arange(length) for start, length in zip(starts, sample, strict=True)])
+
+
+def _sample(
+    originals: Sequence[InputInfo], packing: Mapping[str, Any], columns: Array, rng: np.random.Generator
+) -> dict[str, Array]:
+    """One sample for the original model, unpadded; with several segments, padding fills the gaps between them."""
+    width = int(columns[-1]) + 1
+    feeds = {}
+    for info in originals:
+        if info.name not in packing["dynamic_inputs"]:
+            feeds[info.name] = random_array(info, (1, *info.concrete()[1:]), rng)
+        elif info.name == packing["mask"]:
+            mask = np.zeros((1, width), info.dtype)
+            mask[0, columns] = 1
+            feeds[info.name] = mask
+        else:
+            feeds[info.name] = random_array(info, (1, width), rng)
+    return feeds
+
+
+def _stream(
+    info: InputInfo,
+    samples: Sequence[Mapping[str, Array]],
+    places: Sequence[Array],
+    columns: Sequence[Array],
+    packing: Mapping[str, Any],
+) -> Array:
+    rows, width = packing["rows"], packing["columns"]
+    stream = np.zeros(rows * width, info.dtype)
+    numbers: dict[int, int] = {}
+    for sample, where, taken in zip(samples, places, columns, strict=True):
+        if info.name == packing["mask"] and packing["style"] == "attention_mask":
+            row = int(where[0]) // width
+            numbers[row] = numbers.get(row, 0) + 1
+            stream[where] = numbers[row]  # style B tells the samples of a row apart by their numbers
+        elif info.name in sample:
+            stream[where] = sample[info.name][0, taken]
+        else:  # positions that packing added to the inputs
+            stream[where] = taken
+    return stream.reshape(rows, width)
+
+
+def _per_sample(info: InputInfo, samples: Sequence[Mapping[str, Array]], packing: Mapping[str, Any]) -> Array:
+    """An input with one row a sample, [max_valid_num, ...]."""
+    given = np.concatenate([sample[info.name] for sample in samples]).astype(info.dtype)
+    full = np.zeros((packing["max_valid_num"], *given.shape[1:]), info.dtype)
+    full[: len(given)] = given
+    return full

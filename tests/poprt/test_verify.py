@@ -1,0 +1,150 @@
+"""The numeric comparison: it passes what is equal, and fails what is not."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+
+from models.bert import SIZES, BertConfig, build_bert
+from poprt.converter import Converter
+from poprt.errors import PoprtError
+from poprt.sample_data import model_inputs, random_array
+from poprt.verify import verify
+from poprt.verify_packed import pack_samples
+
+PACKING = {
+    "style": "unpack_repack",
+    "rows": 3,
+    "columns": 8,
+    "max_valid_num": 5,
+    "segment_max_size": [8],
+    "unpack_info": "unpack_info",
+    "dynamic_inputs": ["ids", "mask"],
+    "mask": "mask",
+    "position_ids": "",
+    "outputs": {"y": "tokens"},
+    "ragged": True,
+}
+
+
+def model_of(text: str) -> onnx.ModelProto:
+    return parser.parse_model('<ir_version: 8, opset_import: ["" : 17]>\n' + text)
+
+
+def bert(**config: object) -> onnx.ModelProto:
+    return build_bert(BertConfig(**{**SIZES["tiny"], "head": "hidden", **config}))
+
+
+def spoil(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model with its largest weight turned around."""
+    spoilt = onnx.ModelProto()
+    spoilt.CopyFrom(model)
+    largest = max(spoilt.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    values = numpy_helper.to_array(largest)
+    largest.CopyFrom(numpy_helper.from_array(np.flip(values), largest.name))
+    return spoilt
+
+
+def test_a_model_equals_itself() -> None:
+    outcome = verify(bert(), bert())
+    assert outcome.passed
+    assert outcome.outputs[0].max_abs_diff == 0
+
+
+def test_altered_weights_fail() -> None:
+    outcome = verify(bert(), spoil(bert()))
+    assert not outcome.passed
+    assert outcome.outputs[0].max_abs_diff > outcome.outputs[0].tolerance
+
+
+def test_a_packed_model_with_altered_weights_fails() -> None:
+    shapes = {name: [3, 8] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    model = bert()
+    packed = Converter(pack_args={"max_valid_num": 5, "segment_max_size": 8}, input_shape=shapes).convert(model)
+    assert verify(model, packed).passed
+    assert not verify(model, spoil(packed)).passed
+
+
+def test_a_nan_on_one_side_fails_and_on_both_sides_passes() -> None:
+    good = model_of("g (float[2,3] x) => (float[2,3] y) { y = Relu(x) }")
+    bad = model_of("g (float[2,3] x) => (float[2,3] y) { a = Sub(x, x)  b = Div(a, a)  y = Relu(b) }")
+    assert verify(good, bad).outputs[0].max_abs_diff == np.inf
+    assert not verify(good, bad).passed
+    assert verify(bad, bad).passed
+
+
+def test_whole_numbers_must_be_equal() -> None:
+    first = model_of("g (float[2,3] x) => (int64[2] y) { y = ArgMax<axis=1, keepdims=0>(x) }")
+    last = model_of("g (float[2,3] x) => (int64[2] y) { y = ArgMin<axis=1, keepdims=0>(x) }")
+    assert verify(first, first, "fp16").passed
+    assert not verify(first, last, "fp16").passed
+
+
+def test_models_without_a_common_output_cannot_be_compared() -> None:
+    with pytest.raises(PoprtError, match="no output in common"):
+        verify(
+            model_of("g (float[2] x) => (float[2] y) { y = Relu(x) }"),
+            model_of("g (float[2] x) => (float[2] z) { z = Relu(x) }"),
+        )
+
+
+def test_a_model_that_the_engine_lacks_an_operator_for_is_a_clear_error() -> None:
+    unknown = model_of("g (float[2] x) => (float[2] y) { y = NoSuchOperator(x) }")
+    with pytest.raises(PoprtError, match="NoSuchOperator"):
+        verify(unknown, unknown)
+
+
+def test_ids_stay_within_the_table_that_they_index_and_masks_are_zero_or_one() -> None:
+    model = bert(position_ids=True, vocab=50)
+    infos = {info.name: info for info in model_inputs(model)}
+    rng = np.random.default_rng(0)
+    data = {name: random_array(info, (64, 32), rng) for name, info in infos.items()}
+    assert (infos["input_ids"].kind, infos["input_ids"].rows) == ("ids", 50)
+    assert data["input_ids"].max() == 49
+    assert set(np.unique(data["token_type_ids"])) == {0, 1}
+    assert set(np.unique(data["attention_mask"])) == {0, 1}
+    np.testing.assert_array_equal(data["position_ids"][0], np.arange(32))
+
+
+def packed_case(**changes: object) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]], object]:
+    packing = json.loads(json.dumps({**PACKING, **changes}))
+    plain = "int64[B,S] ids, int64[B,S] mask"
+    body = "=> (float[B,S,4] y) <float[50,4] t> { e = Gather(t, ids)  m = Cast<to=1>(mask)  y = Mul(e, e) }"
+    originals = model_inputs(model_of(f"g ({plain}) {body}"))
+    converted = model_inputs(model_of(f"g ({plain}, int32[M,K] unpack_info) {body}"))
+    case = pack_samples(packing, originals, converted, np.random.default_rng(1))
+    return case.converted_feeds, case.original_feeds, case
+
+
+def test_samples_are_laid_end_to_end_across_rows() -> None:
+    feeds, samples, case = packed_case()
+    lengths = feeds["unpack_info"][:, 0]
+    stream = feeds["ids"].reshape(-1)
+    start = 0
+    for sample, length in zip(samples, lengths, strict=False):
+        np.testing.assert_array_equal(stream[start : start + length], sample["ids"][0])
+        start += length
+    assert feeds["mask"].sum() == start == lengths.sum()
+    assert any(places[0] // 8 != places[-1] // 8 for places in case.places)
+
+
+def test_samples_within_rows_are_numbered_by_the_mask() -> None:
+    feeds, samples, case = packed_case(style="attention_mask", segment_max_size=[4], outputs={"y": "packed"})
+    assert all(places[0] // 8 == places[-1] // 8 for places in case.places)
+    assert feeds["mask"].max() == 2
+    tokens = np.arange(3 * 8 * 4.0).reshape(3, 8, 4)
+    cut = case.cut("y", tokens, 1, samples[1]["ids"].shape)
+    np.testing.assert_array_equal(cut[0], tokens.reshape(24, 4)[case.places[1]])
+
+
+def test_each_segment_starts_at_its_own_column() -> None:
+    feeds, samples, case = packed_case(segment_max_size=[3, 4])
+    assert feeds["unpack_info"].shape == (5, 2)
+    np.testing.assert_array_equal(case.columns[0], np.arange(7))  # the first sample is as long as one may be
+    for sample, columns, lengths in zip(samples, case.columns, feeds["unpack_info"], strict=False):
+        assert set(columns) == {*range(lengths[0]), *range(3, 3 + lengths[1])}
+        assert sample["mask"].sum() == lengths.sum()
