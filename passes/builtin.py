@@ -16,3 +16,9 @@ import passes.cleanup.remove_initializer_from_input
 import passes.cleanup.sort_graph
 import passes.cleanup.unique_name_for_nodes
 import passes.packing.packed_transformer
+import passes.precision.float_to_half
+import passes.precision.int64_to_int32
+import passes.shapes.const_input_shape
+import passes.shapes.convert_opset
+import passes.shapes.shape_inference
+import passes.shapes.trace_folding

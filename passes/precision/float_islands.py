@@ -1,0 +1,134 @@
+"""Which nodes of a graph stay float32 as a group, so that no Cast stands between them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.base import walk_graphs
+from passes.precision.half_rules import FLOAT_OPS, OVERFLOW_OPS
+from passes.shapes.dtypes import as_dtype, has_dtype
+
+_BRIDGES = frozenset(["Add", "Sub", "Mul", "Div", "Max", "Clip", "Abs", "Neg", "Identity"])
+_INDEX_OPS = frozenset(
+    [
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Mod",
+        "Floor",
+        "Ceil",
+        "Round",
+        "Log",
+        "Exp",
+        "Min",
+        "Max",
+        "Clip",
+        "Where",
+        "Abs",
+        "Neg",
+        "Pow",
+        "Sqrt",
+        "Identity",
+        "Unsqueeze",
+        "Squeeze",
+        "Reshape",
+        "Expand",
+        "Concat",
+        "Slice",
+        "Gather",
+    ]
+)
+_SCORE_OPS = frozenset(["Add", "Sub", "Mul", "Div", "Where", "Reshape", "Transpose", "Identity"])
+
+
+def float_nodes(graph: gs.Graph, skip_op_types: Collection[str], *, avoid_overflow: bool) -> set[int]:
+    """The ids of the nodes of ``graph`` and its subgraphs that stay float32.
+
+    They are: those of ``skip_op_types``; :data:`FLOAT_OPS`; the arithmetic between them (the epsilon of a
+    normalisation, so that it cannot become 0); and float arithmetic on indices that becomes integer again. With
+    ``avoid_overflow`` also wide sums, exponentials, squares, and attention scores from MatMul to Softmax.
+    """
+    nodes = [node for scope in walk_graphs(graph, functions=False) for node in scope.nodes]
+    kept = {id(node) for node in nodes if node.op in skip_op_types or (not node.domain and node.op in FLOAT_OPS)}
+    for node in nodes:
+        if _casts_float_to_int(node):
+            kept |= _index_arithmetic(node)
+    if avoid_overflow:
+        kept |= {id(node) for node in nodes if node.op in OVERFLOW_OPS or _is_square(node)}
+        for node in nodes:
+            if node.op in ("Softmax", "LogSoftmax"):
+                kept |= _scores(node)
+    _add_bridges(nodes, kept)
+    return kept
+
+
+def _add_bridges(nodes: list[gs.Node], kept: set[int]) -> None:
+    """Grow ``kept`` by the arithmetic from one kept node to the next, and by divisions by a kept result."""
+    grown = True
+    while grown:
+        grown = False
+        for node in nodes:
+            if id(node) not in kept and node.op in _BRIDGES and _is_bridge(node, kept):
+                kept.add(id(node))
+                grown = True
+
+
+def _is_bridge(node: gs.Node, kept: set[int]) -> bool:
+    if node.op == "Div" and any(id(producer) in kept for producer in node.inputs[1].inputs):
+        return True
+    above = any(id(producer) in kept for producer in _producers(node))
+    return above and any(id(consumer) in kept for tensor in node.outputs for consumer in tensor.outputs)
+
+
+def _producers(node: gs.Node) -> Iterator[gs.Node]:
+    for tensor in node.inputs:
+        yield from tensor.inputs
+
+
+def _casts_float_to_int(node: gs.Node) -> bool:
+    if node.op != "Cast" or not has_dtype(node.inputs[0], np.float32):
+        return False
+    to = as_dtype(node.attrs.get("to"))
+    return isinstance(to, np.dtype) and np.issubdtype(to, np.integer)
+
+
+def _index_arithmetic(cast: gs.Node) -> set[int]:
+    """The float nodes above ``cast`` where all of them lead back to integers or constants, else none."""
+    found: set[int] = set()
+    stack = list(_producers(cast))
+    while stack:
+        node = stack.pop()
+        if id(node) in found or node.op in ("Cast", "Constant", "ConstantOfShape", "Shape"):
+            continue
+        if node.op not in _INDEX_OPS and node.op not in FLOAT_OPS:
+            return set()
+        floats = [tensor for tensor in node.inputs if has_dtype(tensor, np.float32)]
+        if any(isinstance(tensor, gs.Variable) and not tensor.inputs for tensor in floats):
+            return set()  # comes from a float input of the graph: data, not an index
+        found.add(id(node))
+        stack.extend(producer for tensor in floats for producer in tensor.inputs)
+    return found
+
+
+def _is_square(node: gs.Node) -> bool:
+    return node.op == "Mul" and len(node.inputs) == 2 and node.inputs[0] is node.inputs[1]
+
+
+def _scores(softmax: gs.Node) -> set[int]:
+    """The nodes between ``softmax`` and the MatMuls above it, with those MatMuls."""
+    found: set[int] = set()
+    stack = list(_producers(softmax))
+    while stack:
+        node = stack.pop()
+        if id(node) in found:
+            continue
+        if node.op == "MatMul":
+            found.add(id(node))
+        elif node.op in _SCORE_OPS and any(has_dtype(tensor, np.float32) for tensor in node.outputs):
+            found.add(id(node))
+            stack.extend(_producers(node))
+    return found

@@ -1,0 +1,80 @@
+"""float32 values as float16, without infinities or zeros that were not there."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
+
+#: What finite values beyond float16 become. Mask fills are added to scores; 65504 would leave no room for that.
+LARGEST_FILL = np.float32(6e4)
+#: float16's smallest positive number (a subnormal). A scalar below it is an epsilon and must not become 0.
+SMALLEST = np.float32(2.0**-24)
+
+_MAX = np.float32(np.finfo(np.float16).max)
+_NAMES_LOGGED = 5
+
+logger = logging.getLogger("poprt")
+
+
+@dataclass
+class HalfValues:
+    """Converts arrays and remembers what did not fit.
+
+    Attributes:
+        clamped: tensor name -> how many of its finite values were beyond float16.
+    """
+
+    clamped: dict[str, int] = field(default_factory=dict)
+
+    def constant(self, tensor: gs.Constant) -> np.ndarray[Any, Any]:
+        """The values of a float32 constant as float16."""
+        return self.convert(tensor.name, read_values(tensor))
+
+    def convert(self, name: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """``values`` (float32) as float16, rounded to nearest.
+
+        Finite values beyond float16 become ±60000 and are counted; a single number above 60000 does too, being
+        a mask's fill. Infinities and NaN stay. A single number that would round to 0 becomes the smallest float16.
+        """
+        scalar = values.size == 1
+        if values.size == 0 or (not scalar and values.min() >= -_MAX and values.max() <= _MAX):
+            return values.astype(np.float16)
+        finite = np.isfinite(values)
+        limit = LARGEST_FILL if scalar else _MAX
+        beyond = finite & (np.abs(values) > limit)
+        count = int(np.count_nonzero(finite & (np.abs(values) > _MAX)))
+        if count:
+            self.clamped[name] = count
+        safe = np.where(beyond, np.copysign(LARGEST_FILL, values), values)
+        if scalar:
+            tiny = (safe != 0) & (np.abs(safe) < SMALLEST)
+            safe = np.where(tiny, np.copysign(SMALLEST, safe), safe)
+        return safe.astype(np.float16).reshape(values.shape)
+
+    def report(self) -> None:
+        """Log once how many values were clamped, and where most of them are."""
+        if not self.clamped:
+            return
+        worst = sorted(self.clamped.items(), key=lambda item: (-item[1], item[0]))[:_NAMES_LOGGED]
+        logger.warning(
+            "%d finite values beyond float16 in %d tensors became +-%d, most of them in %s",
+            sum(self.clamped.values()),
+            len(self.clamped),
+            int(LARGEST_FILL),
+            ", ".join(f"{name} ({count})" for name, count in worst),
+        )
+
+
+def read_values(tensor: gs.Constant) -> np.ndarray[Any, Any]:
+    """The constant's values, without the second copy that reading them through the tensor keeps."""
+    held = tensor._values
+    if isinstance(held, LazyValues) and not isinstance(held, SparseValues):
+        return onnx.numpy_helper.to_array(held.tensor)
+    values: np.ndarray[Any, Any] = tensor.values
+    return values

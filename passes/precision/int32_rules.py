@@ -1,0 +1,44 @@
+"""Which operators take int32 where an int64 stood.
+
+The ONNX schema says what is allowed; onnxruntime's CPU kernels cover less. An operator that is not in the table gets
+its int64 back by a Cast, which is always right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_graphsurgeon as gs
+
+from passes.shapes.dtypes import allowed_types, find_schema, type_variable
+
+_DATA_MOVEMENT = """Concat Expand Flatten Gather GatherElements Identity Reshape ScatterElements Shape Size Slice
+Split Squeeze Tile Transpose Unsqueeze"""
+_ARITHMETIC = "Abs Add ArgMax ArgMin Clip CumSum Div Max Min Mod Mul Neg ReduceMax ReduceMin ReduceSum Sign Sub"
+_COMPARISON = "Equal Greater GreaterOrEqual Less LessOrEqual NonZero Where"
+#: Operators of the default domain with int32 kernels in onnxruntime on a CPU, for every type variable that allows it.
+INT32_KERNELS = frozenset(f"{_DATA_MOVEMENT} {_ARITHMETIC} {_COMPARISON} Cast CastLike".split())
+
+#: Operators of the domain ai.graphcore whose output has the type of input 0, whichever that is.
+_GENERIC = frozenset(["Unpack", "Repack"])
+
+
+def takes_int32(node: gs.Node, index: int, opsets: Mapping[str, int]) -> bool:
+    """Whether input ``index`` of ``node`` may be int32, given that the others of its :func:`type_group` are."""
+    if node.domain == "ai.graphcore":
+        return node.op in _GENERIC
+    schema = find_schema(node, opsets)
+    if schema is None or node.op not in INT32_KERNELS:
+        return False
+    return "tensor(int32)" in allowed_types(schema, type_variable(schema.inputs, index))
+
+
+def type_group(node: gs.Node, index: int, opsets: Mapping[str, int], *, output: bool = False) -> str:
+    """The type variable of a parameter: those with the same one have the same type."""
+    alone = f"#{index}{output}"
+    if node.domain == "ai.graphcore":
+        return "T" if index == 0 else alone
+    schema = find_schema(node, opsets)
+    if schema is None:
+        return alone
+    return type_variable(schema.outputs if output else schema.inputs, index) or alone

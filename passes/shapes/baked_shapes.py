@@ -1,0 +1,168 @@
+"""Finds shape constants that contradict the shapes declared around them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.base import node_label
+
+#: Elements of the largest constant that shape arithmetic needs.
+LARGEST_VALUE_READ = 1024
+
+_SHAPE_INPUT = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
+_BROADCASTING = frozenset(
+    [
+        "Add",
+        "And",
+        "BitwiseAnd",
+        "BitwiseOr",
+        "Div",
+        "Equal",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Max",
+        "Mean",
+        "Min",
+        "Mod",
+        "Mul",
+        "Or",
+        "Pow",
+        "Sub",
+        "Sum",
+        "Where",
+        "Xor",
+    ]
+)
+
+
+def find_contradiction(graph: gs.Graph, fixed: set[int | str | None]) -> str | None:
+    """Say which baked constant contradicts the graph's shapes, or None where none does.
+
+    Args:
+        graph: the main graph, with the shapes of its tensors inferred.
+        fixed: the extents that were just given to inputs.
+    """
+    for node in graph.nodes:
+        if node.op == "Reshape":
+            problem = _reshape_problem(node, fixed)
+        elif node.op == "Expand":
+            problem = _expand_problem(node)
+        elif node.op in _BROADCASTING:
+            problem = _broadcast_problem(node)
+        elif node.op == "Concat":
+            problem = _concat_problem(node)
+        else:
+            continue
+        if problem is not None:
+            return f"{node_label(node)}: {problem}"
+    return None
+
+
+def constant_ints(tensor: gs.Tensor) -> list[int] | None:
+    """The integers of a small constant (an initializer or a Constant node), flat; None for anything else."""
+    if isinstance(tensor, gs.Variable):
+        producer = tensor.inputs[0] if tensor.inputs else None
+        if producer is None or producer.op != "Constant":
+            return None
+        value = producer.attrs.get("value")
+        if not isinstance(value, gs.Constant):
+            given = producer.attrs.get("value_ints", producer.attrs.get("value_int"))
+            return None if given is None else [int(n) for n in np.atleast_1d(given)]
+        tensor = value
+    if math.prod(tensor.shape) > LARGEST_VALUE_READ or not np.issubdtype(tensor.values.dtype, np.integer):
+        return None
+    return [int(n) for n in tensor.values.flatten()]
+
+
+def static_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
+    """The tensor's shape where every extent is a known number."""
+    shape = tensor.shape
+    if shape is None or not all(isinstance(n, int) and n >= 0 for n in shape):
+        return None
+    return tuple(shape)
+
+
+def _reshape_problem(node: gs.Node, fixed: set[int | str | None]) -> str | None:
+    shape, target = static_shape(node.inputs[0]), constant_ints(node.inputs[1])
+    if shape is None or target is None or node.attrs.get("allowzero"):
+        return None
+    if any(extent == 0 and axis >= len(shape) for axis, extent in enumerate(target)):
+        return None  # onnx itself names this one
+    asked = [shape[axis] if extent == 0 else extent for axis, extent in enumerate(target)]
+    known, total = math.prod(n for n in asked if n != -1), math.prod(shape)
+    where = f"its target {target} was baked for another shape; its input {node.inputs[0].name!r} is {list(shape)}"
+    if (total % known if -1 in asked and known else total != known) != 0:
+        return f"{where} with {total} elements"
+    if -1 in asked and target[0] == 1 and shape and shape[0] > 1 and shape[0] in fixed:
+        free = total // known
+        if free % shape[0] == 0 and free not in shape:
+            return f"{where}, so axis 0 ({shape[0]}) would be folded into axis {asked.index(-1)}"
+    return None
+
+
+def _expand_problem(node: gs.Node) -> str | None:
+    shape, target = static_shape(node.inputs[0]), constant_ints(node.inputs[1])
+    if shape is None or target is None or _broadcasts([shape, tuple(target)]):
+        return None
+    return f"its target {target} was baked for another shape; its input {node.inputs[0].name!r} is {list(shape)}"
+
+
+def _broadcast_problem(node: gs.Node) -> str | None:
+    shapes = [static_shape(tensor) for tensor in node.inputs if tensor.name]
+    known = [shape for shape in shapes if shape is not None]
+    if len(known) != len(shapes) or _broadcasts(known):
+        return None
+    return f"its inputs have shapes {_listed(known)}, which do not broadcast{_blame(node)}"
+
+
+def _concat_problem(node: gs.Node) -> str | None:
+    shapes = [static_shape(tensor) for tensor in node.inputs]
+    known = [shape for shape in shapes if shape is not None]
+    if not known or len({len(shape) for shape in known}) != 1:
+        return None
+    axis = node.attrs["axis"] % len(known[0])
+    if len({shape[:axis] + shape[axis + 1 :] for shape in known}) == 1:
+        return None
+    return f"its inputs have shapes {_listed(known)}, which do not join on axis {axis}{_blame(node)}"
+
+
+def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
+    return ", ".join(str(list(shape)) for shape in shapes)
+
+
+def _broadcasts(shapes: Sequence[tuple[int, ...]]) -> bool:
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError:
+        return False
+    return True
+
+
+def _blame(node: gs.Node) -> str:
+    """The constants above ``node`` that could have been baked."""
+    found = [*dict.fromkeys(_baked_above(node))]
+    return f"; baked above it: {', '.join(found)}" if found else ""
+
+
+def _baked_above(node: gs.Node) -> Iterator[str]:
+    """Shape constants above ``node`` without another node with one between."""
+    seen: set[int] = set()
+    stack = [tensor for tensor in node.inputs if tensor.name]
+    while stack:
+        tensor = stack.pop(0)
+        for producer in tensor.inputs:
+            if id(producer) in seen:
+                continue
+            seen.add(id(producer))
+            index = _SHAPE_INPUT.get(producer.op)
+            target = constant_ints(producer.inputs[index]) if index is not None else None
+            if target is not None:
+                yield f"{node_label(producer)} with {target}"
+            else:
+                stack.extend(t for t in producer.inputs if t.name)

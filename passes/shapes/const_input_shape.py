@@ -1,0 +1,204 @@
+"""Fix the variable dimensions of the inputs."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.base import GraphPass, PassResult
+from passes.errors import RewriteError
+from passes.graph_io import export_weightless, header
+from passes.registry import register
+from passes.shapes.baked_shapes import LARGEST_VALUE_READ, find_contradiction
+from passes.shapes.shape_inference import Extent, as_extents, merge_extents
+from passes.shapes.symbolic import infer_symbolic_shapes
+
+#: The key of the model's metadata that says it is packed.
+PACKING_KEY = "poprt.packing"
+
+logger = logging.getLogger("poprt")
+
+
+@register("const_input_shape")
+class ConstInputShape(GraphPass):
+    """Declare the shapes of inputs: fix variable dimensions, and infer all other declared shapes again.
+
+    A dimension name that gets a number gets it everywhere. A known dimension cannot change. Constants that were baked
+    for another shape (the target of a Reshape or Expand, a ConstantOfShape) are named in an error. Nothing is
+    computed from the new numbers inside the graph: the shape arithmetic stays. In a packed model only the
+    inputs and outputs change: how much a pack holds is known only at run time.
+
+    Works on the main graph; the shapes declared inside subgraphs that name a fixed dimension are dropped.
+
+    Args:
+        input_shape: input name -> shape, all extents at least 1. Unknown names are a warning.
+        batch_size: the extent of axis ``batch_axis`` of every input not named in ``input_shape``.
+        batch_axis: see ``batch_size``.
+    """
+
+    def __init__(
+        self,
+        input_shape: Mapping[str, Sequence[int]] | None = None,
+        batch_size: int | None = None,
+        batch_axis: int = 0,
+    ) -> None:
+        super().__init__()
+        self.input_shape = {name: [int(n) for n in shape] for name, shape in (input_shape or {}).items()}
+        self.batch_size = None if batch_size is None else int(batch_size)
+        self.batch_axis = int(batch_axis)
+
+    def apply(self, graph: gs.Graph) -> PassResult:
+        """Fix the inputs and the shapes that follow.
+
+        Raises:
+            RewriteError: a known dimension would change, a rank is wrong, one dimension name would get two values,
+                or a constant in the graph was made for another shape.
+        """
+        result = PassResult()
+        wanted = self._wanted(graph)
+        changed = {t.name: shape for t in graph.inputs for shape in [wanted.get(t.name)] if shape and t.shape != shape}
+        if not changed:
+            return result
+        symbols = _symbol_values(graph, changed)
+        before = {tensor.name: tensor.shape for tensor in graph.inputs}
+        for tensor in graph.inputs:
+            shape = changed.get(tensor.name, tensor.shape)
+            tensor.shape = None if shape is None else [symbols.get(n, n) for n in shape]
+            result.count("inputs fixed", int(tensor.shape != before[tensor.name]))
+        if PACKING_KEY in header(graph).metadata:
+            _declare_outputs(graph)
+        else:
+            _infer_again(graph, symbols, result)
+            fixed = {n for shape in changed.values() for n in shape}
+            _refuse_contradictions(graph, before, fixed)
+        return result
+
+    def _wanted(self, graph: gs.Graph) -> dict[str, list[Extent]]:
+        known = {tensor.name: tensor for tensor in graph.inputs}
+        unknown = [name for name in self.input_shape if name not in known]
+        if unknown:
+            self.logger.warning("input_shape names %s; the model's inputs are %s", ", ".join(unknown), ", ".join(known))
+        wanted = {}
+        for name, tensor in known.items():
+            if name in self.input_shape:
+                wanted[name] = _fixed(tensor, dict(enumerate(self.input_shape[name])), whole=True)
+            elif self.batch_size is not None and tensor.shape != []:
+                wanted[name] = _fixed(tensor, {self.batch_axis: self.batch_size}, whole=False)
+        return wanted
+
+
+def _fixed(tensor: gs.Tensor, given: Mapping[int, int], *, whole: bool) -> list[Extent]:
+    """The shape of an input with the ``given`` axes fixed."""
+    declared: list[Extent] = list(tensor.shape) if tensor.shape is not None else [None] * len(given)
+    if whole and len(given) != len(declared):
+        raise RewriteError(
+            f"input {tensor.name!r} has {len(declared)} dimensions {declared}; the given shape has {len(given)}: "
+            f"{list(given.values())}"
+        )
+    for axis, extent in given.items():
+        if not -len(declared) <= axis < len(declared):
+            raise RewriteError(f"input {tensor.name!r} has no axis {axis}; its shape is {declared}: change batch_axis")
+        if extent < 1:
+            raise RewriteError(f"input {tensor.name!r}, axis {axis}: {extent} is no extent; give at least 1")
+        old = declared[axis]
+        if isinstance(old, int) and old > 0 and old != extent:
+            raise RewriteError(
+                f"input {tensor.name!r}, axis {axis}: the model fixes it to {old}, it cannot become {extent}; "
+                "only variable dimensions can be fixed"
+            )
+        declared[axis] = extent
+    return declared
+
+
+def _symbol_values(graph: gs.Graph, changed: Mapping[str, Sequence[Extent]]) -> dict[Extent, int]:
+    """Dimension name -> the number it gets."""
+    values: dict[Extent, int] = {}
+    origin: dict[Extent, str] = {}
+    for tensor in graph.inputs:
+        for old, new in zip(tensor.shape or (), changed.get(tensor.name, ()), strict=False):
+            if not (isinstance(old, str) and old and isinstance(new, int)):
+                continue
+            if values.setdefault(old, new) != new:
+                raise RewriteError(
+                    f"dimension {old!r} would be {values[old]} in input {origin[old]!r} and {new} in input "
+                    f"{tensor.name!r}; give both the same extent"
+                )
+            origin.setdefault(old, tensor.name)
+    return values
+
+
+def _declare_outputs(graph: gs.Graph) -> None:
+    found = infer_symbolic_shapes(graph)
+    for tensor in graph.outputs:
+        if tensor.name in found:
+            tensor.shape = merge_extents(tensor.shape, as_extents(found[tensor.name]))
+
+
+def _infer_again(graph: gs.Graph, symbols: Mapping[Extent, int], result: PassResult) -> None:
+    """Drop the declared shapes, infer them, and keep of the old ones what inference does not know."""
+    inputs = {id(tensor) for tensor in graph.inputs}
+    tensors = [t for t in graph.tensors().values() if isinstance(t, gs.Variable) and id(t) not in inputs]
+    old = {tensor.name: _substitute(tensor.shape, symbols) for tensor in tensors}
+    before = {tensor.name: tensor.shape for tensor in tensors}
+    for tensor in tensors:
+        tensor.shape = None
+    found = infer_symbolic_shapes(graph)
+    for tensor in tensors:
+        inferred = as_extents(found[tensor.name]) if tensor.name in found else None
+        declared = old[tensor.name]
+        if inferred is None or declared is None or len(inferred) != len(declared):
+            tensor.shape = declared if inferred is None else inferred
+        else:
+            tensor.shape = [_newer(new, was) for new, was in zip(inferred, declared, strict=True)]
+        result.count("shapes inferred again", int(tensor.shape != before[tensor.name]))
+    for node in graph.nodes:
+        for nested in node.subgraphs(recursive=True):
+            for tensor in nested.tensors().values():
+                if isinstance(tensor, gs.Variable) and tensor.shape is not None and tensor.name not in before:
+                    tensor.shape = _substitute(tensor.shape, symbols)
+
+
+def _newer(inferred: Extent, declared: Extent) -> Extent:
+    return declared if inferred is None or (isinstance(inferred, str) and isinstance(declared, int)) else inferred
+
+
+def _substitute(shape: Sequence[Extent] | None, symbols: Mapping[Extent, int]) -> list[Extent] | None:
+    """The shape with numbers for the names that got one; an expression that mentions one is unknown."""
+    if shape is None:
+        return None
+    return [None if _mentions(extent, symbols) else extent for extent in (symbols.get(e, e) for e in shape)]
+
+
+def _mentions(extent: Extent, symbols: Mapping[Extent, int]) -> bool:
+    return isinstance(extent, str) and any(word in symbols for word in re.findall(r"[A-Za-z_][\w.]*", extent))
+
+
+def _refuse_contradictions(graph: gs.Graph, before: Mapping[str, Sequence[Extent] | None], fixed: set[Extent]) -> None:
+    problem = find_contradiction(graph, fixed) or _strict_inference_error(graph)
+    if problem is None:
+        return
+    after = {tensor.name: tensor.shape for tensor in graph.inputs}
+    given = ", ".join(f"{name}={shape}" for name, shape in after.items() if shape != before[name])
+    for tensor in graph.inputs:
+        tensor.shape = before[tensor.name]
+    if problem.startswith("onnx: ") and _strict_inference_error(graph) is not None:
+        logger.debug("the model fails strict shape inference with any input shape: %s", problem)
+        for tensor in graph.inputs:
+            tensor.shape = after[tensor.name]
+        return
+    raise RewriteError(f"the model cannot run with {given}: {problem}. Export it with this dimension dynamic")
+
+
+def _strict_inference_error(graph: gs.Graph) -> str | None:
+    model = export_weightless(graph, LARGEST_VALUE_READ)
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    try:
+        onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        return f"onnx: {error}"
+    return None

@@ -1,0 +1,74 @@
+"""Write inferred shapes and types into the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_graphsurgeon as gs
+import sympy
+
+from passes.base import GraphPass, PassResult, walk_graphs
+from passes.registry import register
+from passes.shapes.dtypes import infer_dtypes
+from passes.shapes.symbolic import infer_symbolic_shapes
+
+#: An extent as graphsurgeon holds it: a number, a name or expression, or None where nothing is known.
+Extent = int | str | None
+
+
+@register("shape_inference")
+class ShapeInference(GraphPass):
+    """Set the shape and type of each tensor of the main graph that lacks them, as far as they can be inferred.
+
+    Extents that the model carries already win over inferred ones. Extents that depend on the inputs are written as
+    expressions of the inputs' dimension names (``2*seq``). Types are also set in subgraphs and local functions,
+    shapes are not.
+    """
+
+    def apply(self, graph: gs.Graph) -> PassResult:
+        """Fill in what is missing; see the class."""
+        result = PassResult()
+        untyped = _untyped(graph)
+        infer_dtypes(graph)
+        result.count("types set", untyped - _untyped(graph))
+        found = infer_symbolic_shapes(graph)
+        for name, tensor in graph.tensors().items():
+            if isinstance(tensor, gs.Variable) and name in found and tensor.type == "tensor_type":
+                shape = merge_extents(tensor.shape, as_extents(found[name]))
+                if shape != tensor.shape:
+                    tensor.shape = shape
+                    result.count("shapes set")
+        return result
+
+
+def as_extents(shape: Sequence[Any]) -> list[Extent]:
+    """A shape from symbolic inference as graphsurgeon holds it."""
+    return [_extent(dim) for dim in shape]
+
+
+def _extent(dim: Any) -> Extent:
+    if isinstance(dim, int):
+        return dim
+    expression = sympy.sympify(dim)
+    if expression.is_Integer:
+        return int(expression)
+    return None if expression.atoms(sympy.Dummy) else str(expression)
+
+
+def merge_extents(declared: Sequence[Extent] | None, inferred: Sequence[Extent]) -> list[Extent]:
+    """``declared``, with what it leaves open taken from ``inferred``; a number is more specific than a name."""
+    if declared is None:
+        return list(inferred)
+    if len(declared) != len(inferred):
+        return list(declared)
+    return [_more_specific(old, new) for old, new in zip(declared, inferred, strict=True)]
+
+
+def _more_specific(declared: Extent, inferred: Extent) -> Extent:
+    return inferred if declared in (None, "") or (isinstance(declared, str) and isinstance(inferred, int)) else declared
+
+
+def _untyped(graph: gs.Graph) -> int:
+    scopes = walk_graphs(graph)
+    return sum(t.dtype is None for s in scopes for n in s.nodes for t in n.outputs if isinstance(t, gs.Variable))

@@ -1,0 +1,208 @@
+"""Fold shape arithmetic that became constant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx.reference import ReferenceEvaluator
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+from passes.base import GraphPass, PassResult, subgraphs, walk_graphs
+from passes.graph_io import header, opset_imports
+from passes.registry import register
+from passes.shapes.baked_shapes import constant_ints
+from passes.shapes.const_input_shape import PACKING_KEY
+
+Array = np.ndarray[Any, Any]
+
+_LARGEST = 1024  # elements of a folded result
+#: Operators that only move their data, so that known elements stay known beside unknown ones.
+_MOVES = frozenset(["Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"])
+_COMPUTES = frozenset(
+    [
+        "Abs",
+        "Add",
+        "And",
+        "Cast",
+        "ConstantOfShape",
+        "Div",
+        "Equal",
+        "Expand",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Max",
+        "Min",
+        "Mod",
+        "Mul",
+        "Neg",
+        "Not",
+        "Or",
+        "Range",
+        "ReduceMax",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceSum",
+        "Sub",
+        "Where",
+    ]
+)
+
+
+class _Known:
+    """An integer or boolean value of which some elements may be unknown."""
+
+    def __init__(self, values: Array, mask: Array) -> None:
+        self.values, self.mask = values, mask  # mask: 1 where the element is known
+
+    @property
+    def whole(self) -> bool:
+        return bool(self.mask.all())
+
+
+@register("trace_folding")
+class TraceFolding(GraphPass):
+    """Replace shape arithmetic by constants where the shapes it reads are known.
+
+    Starts at Shape and Size of tensors whose declared extents are numbers (of those with some unknown extents the
+    known ones are followed through Gather, Slice and Concat) and goes on through integer operators with results of at
+    most 1024 elements. A folded tensor keeps its name. Floating-point results are left to constant_folding.
+
+    Does nothing in packed models: their shape arithmetic reads at run time how much a pack holds.
+    Works on the main graph; subgraphs and functions are left alone.
+    """
+
+    def apply(self, graph: gs.Graph) -> PassResult:
+        """Fold, then drop the nodes that nothing reads any more."""
+        result = PassResult()
+        if PACKING_KEY in header(graph).metadata:
+            if any(node.op == "Shape" for node in graph.nodes):
+                result.refuse("the model", "is packed: its shape arithmetic must stay")
+            return result
+        known: dict[int, _Known] = {}
+        opsets = opset_imports(graph)
+        for node in graph.nodes:
+            value = None if node.domain else _evaluate(node, known, opsets)
+            if value is not None and value.values.size <= _LARGEST:
+                known[id(node.outputs[0])] = value
+        outputs = {id(tensor) for tensor in graph.outputs}
+        for node in graph.nodes:
+            tensor = node.outputs[0] if node.outputs else None
+            value = known.get(id(tensor))
+            if tensor is None or value is None or not value.whole or node.op == "Constant":
+                continue
+            if id(tensor) in outputs:
+                result.refuse(node, "its result is an output of the model")
+                continue
+            node.outputs.clear()
+            tensor.to_constant(value.values)
+            result.count("tensors folded")
+        if result.modified:
+            _drop_dead(graph)
+        return result
+
+
+def _drop_dead(graph: gs.Graph) -> None:
+    """Remove the nodes that were folded and those that only they read."""
+    outputs = {id(tensor) for tensor in graph.outputs}
+    while True:
+        read = {id(t) for scope in walk_graphs(graph, functions=False) for node in scope.nodes for t in node.inputs}
+        dead = [n for n in graph.nodes if not any(id(t) in read or id(t) in outputs for t in n.outputs)]
+        if not dead:
+            return
+        gone = {id(node) for node in dead}
+        graph.nodes[:] = [node for node in graph.nodes if id(node) not in gone]
+        for node in dead:
+            node.inputs.clear()
+            node.outputs.clear()
+
+
+def _evaluate(node: gs.Node, known: Mapping[int, _Known], opsets: Mapping[str, int]) -> _Known | None:
+    if node.op == "Shape":
+        return _shape(node)
+    if node.op == "Size":
+        shape = node.inputs[0].shape
+        whole = shape is not None and all(_is_extent(n) for n in shape)
+        return _constant(np.array(math.prod(shape), np.int64)) if whole else None
+    if node.op not in _MOVES | _COMPUTES or len(node.outputs) != 1 or list(subgraphs(node)):
+        return None
+    found = [_known_input(tensor, known) for tensor in node.inputs]
+    values = [value for value in found if value is not None]
+    if not values or len(values) != len(found) or not any(id(tensor) in known for tensor in node.inputs):
+        return None
+    if any(value.values.size > _LARGEST for value in values) or _result_size(node, values) > _LARGEST:
+        return None
+    if all(value.whole for value in values):
+        result = _run(node, [value.values for value in values], opsets)
+        return _constant(result) if result.dtype.kind in "iub" else None
+    if node.op not in _MOVES or (node.op != "Concat" and not all(value.whole for value in values[1:])):
+        return None
+    moved = values if node.op == "Concat" else values[:1]
+    rest = [] if node.op == "Concat" else [value.values for value in values[1:]]
+    result = _run(node, [*(value.values for value in moved), *rest], opsets)
+    return _Known(result, _run(node, [*(value.mask for value in moved), *rest], opsets))
+
+
+def _shape(node: gs.Node) -> _Known | None:
+    shape = node.inputs[0].shape
+    if shape is None:
+        return None
+    extents = list(shape)[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))]
+    values = np.array([n if _is_extent(n) else 0 for n in extents], np.int64)
+    return _Known(values, np.array([_is_extent(n) for n in extents], np.int64))
+
+
+def _is_extent(value: object) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+def _constant(values: Array) -> _Known:
+    return _Known(values, np.ones(values.shape, np.int64))
+
+
+def _known_input(tensor: gs.Tensor, known: Mapping[int, _Known]) -> _Known | None:
+    if id(tensor) in known:
+        return known[id(tensor)]
+    if isinstance(tensor, gs.Constant):
+        small = math.prod(tensor.shape) <= _LARGEST and np.dtype(tensor.dtype).kind in "iub"
+        return _constant(np.asarray(tensor.values)) if small else None
+    ints = constant_ints(tensor)
+    if ints is None:
+        return None
+    value = tensor.inputs[0].attrs.get("value")
+    if isinstance(value, gs.Constant):
+        return _constant(np.asarray(value.values))
+    return _constant(np.array(ints if "value_ints" in tensor.inputs[0].attrs else ints[0], np.int64))
+
+
+def _result_size(node: gs.Node, values: list[_Known]) -> int:
+    """The size of a result that is not bounded by the sizes of the inputs."""
+    if node.op in ("ConstantOfShape", "Expand"):
+        return int(np.prod(np.maximum(values[-1].values, 1))) if values[-1].whole else 0
+    if node.op == "Range" and all(value.whole for value in values):
+        start, limit, step = (int(value.values) for value in values)
+        return len(range(start, limit, step or 1))
+    return 0
+
+
+def _run(node: gs.Node, inputs: list[Array], opsets: Mapping[str, int]) -> Array:
+    """The node's result, by onnx's reference implementation."""
+    proto = OnnxExporter.export_node(node)
+    del proto.input[:]
+    proto.input.extend(f"input_{index}" for index in range(len(inputs)))
+    feeds: dict[str, Array] = dict(zip(proto.input, inputs, strict=True))
+    values = [
+        onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+        for n, v in feeds.items()
+    ]
+    output = onnx.helper.make_empty_tensor_value_info(proto.output[0])
+    graph = onnx.helper.make_graph([proto], "one_node", values, [output])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opsets[""])])
+    results: list[Any] = list(ReferenceEvaluator(model).run(None, feeds))
+    return np.asarray(results[0])
