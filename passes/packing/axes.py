@@ -19,6 +19,10 @@ from passes.shapes.symbolic import Shape, SymbolicShapes, symbol
 BATCH = symbol("poprt_batch")
 SEQ = symbol("poprt_seq")
 
+#: How interior extents are called on each side of a packed model.
+PACKED_NAMES = {BATCH: "rows", SEQ: "columns"}
+UNPACKED_NAMES = {BATCH: "samples", SEQ: "longest"}
+
 
 @dataclass(frozen=True)
 class TokenAxes:

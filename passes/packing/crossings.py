@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+import sympy
 
 from passes.ops import DOMAIN, VERSION
-from passes.packing.axes import BATCH, SEQ, AxisMap, TokenAxes
+from passes.packing.axes import BATCH, PACKED_NAMES, SEQ, UNPACKED_NAMES, AxisMap, TokenAxes
 from passes.packing.extents import Extents
 from passes.packing.pack_args import PackArgs
 
@@ -82,13 +84,13 @@ class Crossings:
         assert shape is not None
         if token.flat:
             rows = self._reshape(tensor, tensor.name + "_rows", self._grid(shape[1:]))
-            made = self._crossing("Unpack", tensor.name + "_unpacked_rows", [rows, self._info], tensor.dtype)
+            made = self._crossing("Unpack", tensor.name + "_unpacked_rows", [rows, self._info], _numbers(shape[1:]))
             return self._reshape(made, tensor.name + "_unpacked", [-1, *map(int, shape[1:])])
         if token.canonical:
-            return self._crossing("Unpack", tensor.name + "_unpacked", [tensor, self._info], tensor.dtype)
+            return self._crossing("Unpack", tensor.name + "_unpacked", [tensor, self._info], _numbers(shape[2:]))
         there, back = _to_front(token, len(shape))
         front = self._add("Transpose", tensor.name + "_tokens_first", [tensor], tensor.dtype, perm=there)
-        made = self._crossing("Unpack", tensor.name + "_unpacked_tokens_first", [front, self._info], tensor.dtype)
+        made = self._crossing("Unpack", tensor.name + "_unpacked_tokens_first", [front, self._info], _numbers(_others(shape, token)))
         return self._add("Transpose", tensor.name + "_unpacked", [made], tensor.dtype, perm=back)
 
     def _repack(self, tensor: gs.Tensor, token: TokenAxes) -> gs.Tensor:
@@ -97,25 +99,28 @@ class Crossings:
         if token.flat:
             rows = self.unpacked_extents.vector([BATCH, SEQ, *shape[1:]])
             grid = self._add("Reshape", tensor.name + "_rows", [tensor, rows], tensor.dtype)
-            made = self._repack_node(grid, tensor.name + "_packed_rows")
+            made = self._repack_node(grid, tensor.name + "_packed_rows", shape[1:])
             return self._reshape(made, tensor.name + "_packed", [-1, *map(int, shape[1:])])
         if token.canonical:
-            return self._repack_node(tensor, tensor.name + "_packed")
+            return self._repack_node(tensor, tensor.name + "_packed", shape[2:])
         there, back = _to_front(token, len(shape))
         front = self._add("Transpose", tensor.name + "_tokens_first", [tensor], tensor.dtype, perm=there)
-        made = self._repack_node(front, tensor.name + "_packed_tokens_first")
+        made = self._repack_node(front, tensor.name + "_packed_tokens_first", _others(shape, token))
         return self._add("Transpose", tensor.name + "_packed", [made], tensor.dtype, perm=back)
 
-    def _repack_node(self, tensor: gs.Tensor, name: str) -> gs.Tensor:
-        return self._crossing("Repack", name, [tensor, self._anchor, self._info], tensor.dtype)
+    def _repack_node(self, tensor: gs.Tensor, name: str, rest: Sequence[Any]) -> gs.Tensor:
+        return self._crossing("Repack", name, [tensor, self._anchor, self._info], _numbers(rest))
 
-    def _crossing(self, op: str, name: str, inputs: list[gs.Tensor], dtype: Any) -> gs.Tensor:
+    def _crossing(self, op: str, name: str, inputs: list[gs.Tensor], rest: Sequence[Any]) -> gs.Tensor:
+        dtype = inputs[0].dtype
         if op == "Unpack":
             self.unpack_count += 1
         else:
             self.repack_count += 1
         sizes = {"segment_max_size": list(self._args.segment_max_size), "max_valid_num": self._args.max_valid_num}
-        return self._add(op, name, inputs, dtype, domain=DOMAIN, **sizes)
+        made = self._add(op, name, inputs, dtype, domain=DOMAIN, **sizes)
+        made.shape = [*(UNPACKED_NAMES if op == "Unpack" else PACKED_NAMES).values(), *rest]
+        return made
 
     def _grid(self, rest: Any) -> gs.Tensor:
         target = self.packed_extents.vector([BATCH, SEQ, *rest])
@@ -134,6 +139,15 @@ class Crossings:
             gs.Node(op, name=name, attrs=attrs, inputs=list(inputs), outputs=[output], domain=domain)
         )
         return output
+
+
+def _others(shape: Sequence[Any], token: TokenAxes) -> list[Any]:
+    return [extent for axis, extent in enumerate(shape) if axis not in token.positions]
+
+
+def _numbers(extents: Sequence[Any]) -> list[Any]:
+    """Extents as a value_info holds them; an unknown one gets a name of its own."""
+    return [int(e) if isinstance(e, (int, sympy.Integer)) else f"unknown_{e}" for e in extents]
 
 
 def _to_front(token: TokenAxes, rank: int) -> tuple[list[int], list[int]]:

@@ -11,15 +11,11 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.errors import PackingError
-from passes.packing.axes import BATCH, SEQ, AxisMap, mentions_tokens
+from passes.packing.axes import BATCH, PACKED_NAMES, SEQ, UNPACKED_NAMES, AxisMap, mentions_tokens
 from passes.packing.crossings import Crossings
 from passes.packing.pack_args import PackArgs
 from passes.packing.placement import Placement
 from passes.packing.tokenwise import is_liftable
-
-#: How interior extents are called on each side.
-_PACKED_NAMES = {BATCH: "rows", SEQ: "columns"}
-_UNPACKED_NAMES = {BATCH: "samples", SEQ: "longest"}
 
 
 def rewrite(
@@ -182,7 +178,7 @@ def _name_extents(graph: gs.Graph, nodes: Sequence[gs.Node], axes: AxisMap, plac
             for extent, name in zip(tensor.shape, ["rows", "columns", *tensor.shape[2:]], strict=True)
         ]
     for node in nodes:
-        names = _PACKED_NAMES if placement.runs_packed(node) else _UNPACKED_NAMES
+        names = PACKED_NAMES if placement.runs_packed(node) else UNPACKED_NAMES
         for tensor in node.outputs:
             shape = axes.shape(tensor)
             known = shape is not None and all(_simple(extent) for extent in shape)

@@ -25,6 +25,7 @@ from poprt.compiler.normalise import (
 )
 from poprt.compiler.options import CompilerOptions
 from poprt.compiler.progress import Progress
+from poprt.compiler.ragged import lower_packing
 from poprt.compiler.source import ModelLike, Source, read_model
 from poprt.compiler.validate import validate
 from poprt.compiler.versions import versions
@@ -90,7 +91,7 @@ def _compile(source: Source, outputs: list[str], options: CompilerOptions, progr
     model = source.model
     _normalise(model, outputs)
     declared = [_tensor_spec(item) for item in model.graph.input], [_tensor_spec(item) for item in model.graph.output]
-    packing = None
+    model, packing = lower_packing(model)
     if uses_half(model) and not has_fast_half():
         logger.debug("%d float16 places lowered to float32", lower_half(model))
     drop_unread_initializers(model)

@@ -177,11 +177,15 @@ def _drop_functions(model: onnx.ModelProto) -> None:
 
 
 def _relax(model: onnx.ModelProto, packing: PackingSpec) -> None:
-    """Open the declared extents of inputs and outputs; interior shapes are left to the engine."""
-    del model.graph.value_info[:]
+    """Open the declared extents of inputs and outputs. The tokens come as one row; interior shapes say so as well."""
+    for value in model.graph.value_info:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param == "rows":
+                dim.dim_value = 1
     for value in model.graph.input:
         if value.name in packing.dynamic_inputs:
-            _open(value, ["rows", "tokens"])
+            _open(value, ["", "columns"])
+            value.type.tensor_type.shape.dim[0].dim_value = 1
         elif value.name == packing.unpack_info:
             _open(value, ["samples"])
     for value in model.graph.output:
