@@ -1,0 +1,80 @@
+"""Checks and copies between the caller's arrays and the engine's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from poprt.errors import InputError
+
+Array = NDArray[Any]
+
+
+def check_dtype(name: str, array: Array, declared: str) -> None:
+    """Raise InputError unless the values can be given as the declared type.
+
+    Integers may have any integer type that holds them, floats any float type; no float passes for an integer.
+    """
+    wanted = np.dtype(declared)
+    if array.dtype == wanted or np.can_cast(array.dtype, wanted, "safe"):
+        return
+    if array.dtype.kind in "iu" and wanted.kind in "iu":
+        _check_range(name, array, wanted)
+    elif not np.can_cast(array.dtype, wanted, "same_kind"):
+        raise InputError(f"input {name!r}: expected {wanted}, got {array.dtype}; convert it with .astype('{wanted}')")
+
+
+def _check_range(name: str, array: Array, wanted: np.dtype[Any]) -> None:
+    if array.size == 0:
+        return
+    low, high = int(array.min()), int(array.max())
+    limits = np.iinfo(wanted)
+    if low < limits.min or high > limits.max:
+        raise InputError(f"input {name!r}: values from {low} to {high} do not fit {wanted}")
+
+
+def check_buffer(name: str, buffer: object) -> Array:
+    """Return an output buffer as an array; raise InputError if results cannot be written to it."""
+    if not isinstance(buffer, np.ndarray):
+        raise InputError(f"output {name!r}: expected a numpy array to fill, got {type(buffer).__name__}")
+    if not buffer.flags.writeable:
+        raise InputError(f"output {name!r}: the array is read-only; give one that can be written")
+    return buffer
+
+
+def check_known(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise InputError for the first given name that the executable does not have."""
+    names = list(known)
+    for name in given:
+        if name not in names:
+            raise InputError(f"unknown {kind} {name!r}: the executable has {', '.join(names)}")
+
+
+def fill(name: str, buffer: Array, values: Array) -> None:
+    """Write values from the buffer's start, whatever its shape, cast to its type; zero the rest.
+
+    Raises:
+        InputError: the buffer has too little room.
+    """
+    count = values.size
+    if buffer.size < count:
+        raise InputError(
+            f"output {name!r}: the result has shape {list(values.shape)} ({count} values), "
+            f"the buffer of shape {list(buffer.shape)} has room for {buffer.size}"
+        )
+    flat: Any = buffer.reshape(-1) if buffer.flags.c_contiguous else buffer.flat
+    flat[:count] = values.reshape(-1)
+    flat[count:] = 0
+
+
+def copy_whole(name: str, buffer: Array, values: Array) -> None:
+    """Copy a result into a buffer of as many values, cast to its type; raise InputError if the sizes differ."""
+    if buffer.shape == values.shape:
+        np.copyto(buffer, values, casting="unsafe")
+    elif buffer.size == values.size:
+        buffer.flat[:] = values.reshape(-1)
+    else:
+        raise InputError(f"output {name!r}: expected shape {list(values.shape)}, got {list(buffer.shape)}")

@@ -1,0 +1,190 @@
+"""Options of the runners. A name that no option has is a warning with the nearest one, never a failure."""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import enum
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+from poprt.errors import PoprtError
+
+logger = logging.getLogger("poprt")
+
+
+class PackAlgorithm(enum.Enum):
+    """How a row is chosen for the next sample when samples share rows.
+
+    ``first_fit`` scans the rows from the first; ``next_fit`` goes on from the row of the sample before.
+    """
+
+    first_fit = "first_fit"
+    next_fit = "next_fit"
+
+
+class _Options:
+    """Warns about attributes that are not options, and tells which options have no effect on this engine."""
+
+    no_effect: ClassVar[frozenset[str]] = frozenset()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = [f.name for f in fields(self)]  # type: ignore[arg-type]
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            logger.warning("%s has no option %r: it is ignored. Did you mean %r?", type(self).__name__, name, near[0])
+        object.__setattr__(self, name, value)
+
+    def announce_without_effect(self) -> None:
+        """Log, once for a runner, the options that were changed and that only steer the IPU."""
+        default = type(self)()
+        changed = [n for n in sorted(self.no_effect) if getattr(self, n) != getattr(default, n)]
+        if changed:
+            logger.warning("%s: no effect on this engine: %s", type(self).__name__, ", ".join(changed))
+
+
+@dataclass
+class RuntimeConfig(_Options):
+    """Options of a model runner.
+
+    Attributes:
+        timeout_ns: the longest that a request waits for others to share its batch, as nanoseconds or a ``timedelta``.
+        batching_dim: axis of dynamic batch size; None is off: requests have the declared shapes.
+        validate_io_params: check types against the declared ones; off, values are cast whatever their type.
+        ring_buffer_size_multiplier: scales the bound of the request queue (1024 requests each).
+        send_when_idle: send what is there whenever the engine is free; off, wait for company up to ``timeout_ns``.
+        check_package_hash: compare the digests of an executable that is read from a file.
+
+    The remaining options steer an IPU. They are accepted and announced as having no effect.
+    """
+
+    timeout_ns: int | datetime.timedelta = 0
+    batching_dim: int | None = None
+    validate_io_params: bool = True
+    ring_buffer_size_multiplier: int = 4
+    send_when_idle: bool = True
+    check_package_hash: bool = True
+    auto_reset: bool = False
+    thread_safe: bool = True
+    device_wait_config: Any = None
+    replica_to_device: Any = None
+    request_tracepoints: bool = True
+    flush_on_waiting_outputs: bool = False
+    is_batch_size_timeout_enabled: bool = False
+    batch_size_timeout_ns: int | datetime.timedelta = 0
+    data_parallel_timeout_ns: int | datetime.timedelta = 0
+
+    no_effect: ClassVar[frozenset[str]] = frozenset(
+        {
+            "auto_reset",
+            "thread_safe",
+            "device_wait_config",
+            "replica_to_device",
+            "request_tracepoints",
+            "flush_on_waiting_outputs",
+            "is_batch_size_timeout_enabled",
+            "batch_size_timeout_ns",
+            "data_parallel_timeout_ns",
+        }
+    )
+
+    def timeout_seconds(self) -> float:
+        """Return ``timeout_ns`` in seconds; raise PoprtError if it is negative or no duration."""
+        value = self.timeout_ns
+        if isinstance(value, datetime.timedelta):
+            seconds = value.total_seconds()
+        elif isinstance(value, (int, float)):
+            seconds = value * 1e-9
+        else:
+            raise PoprtError(f"timeout_ns: expected an int of nanoseconds or a timedelta, got {value!r}")
+        if seconds < 0:
+            raise PoprtError(f"timeout_ns: expected a duration >= 0, got {value!r}")
+        return seconds
+
+    def queue_limit(self) -> int:
+        """Return how many requests may wait; raise PoprtError if the multiplier is not positive."""
+        if self.ring_buffer_size_multiplier < 1:
+            raise PoprtError(f"ring_buffer_size_multiplier: expected >= 1, got {self.ring_buffer_size_multiplier}")
+        return 1024 * int(self.ring_buffer_size_multiplier)
+
+
+@dataclass(frozen=True)
+class SingleRowMode:
+    """Samples share a row and never cross one; see ``PackRunnerConfig.enable_input_single_row_mode``."""
+
+    mask_name: str
+    unpack_info_name: str = ""
+    delimiter_num: int = 0
+
+
+@dataclass(frozen=True)
+class PaddingRemoveMode:
+    """Requests come padded; see ``PackRunnerConfig.enable_padding_remove_mode``."""
+
+    mask_name: str
+    inputs: tuple[str, ...] = ()
+
+
+@dataclass
+class PackRunnerConfig(_Options):
+    """Options of a pack runner.
+
+    Attributes:
+        timeout_microseconds: the longest that a request waits for others to share its pack.
+        max_valid_num: most samples in one pack; 0 takes the executable's.
+        dynamic_input_name: the input whose length is the sample's; "" takes the executable's first dynamic input.
+        algorithm: how rows are filled when samples share rows and never cross one.
+        token_budget: tokens that a pack aims at when the engine takes any number of them; 0 aims at the declared
+            capacity. Small packs keep a CPU as busy as large ones and answer sooner.
+        window: how many waiting requests are put in packs together, sorted by length.
+        queue_limit: how many requests may wait; a submitter blocks while the queue is full.
+        send_when_idle: send what is there whenever the engine is free; off, wait for company up to the timeout.
+        single_row_mode, padding_remove_mode: set by the methods below.
+    """
+
+    timeout_microseconds: int = 0
+    max_valid_num: int = 0
+    dynamic_input_name: str = ""
+    algorithm: PackAlgorithm = PackAlgorithm.next_fit
+    token_budget: int = 512
+    window: int = 128
+    queue_limit: int = 4096
+    send_when_idle: bool = True
+    single_row_mode: SingleRowMode | None = field(default=None, repr=False)
+    padding_remove_mode: PaddingRemoveMode | None = field(default=None, repr=False)
+
+    def enable_input_single_row_mode(self, mask_name: str, unpack_info_name: str = "", delimiter_num: int = 0) -> None:
+        """Let samples share rows and never cross one (graphs with AttentionMask).
+
+        Args:
+            mask_name: the input that numbers the samples of a row.
+            unpack_info_name: the input with the distances between sample starts, where the graph ends in an Unpack.
+            delimiter_num: zeros between two samples of a row.
+
+        Raises:
+            PoprtError: ``delimiter_num`` is negative.
+        """
+        if delimiter_num < 0:
+            raise PoprtError(f"delimiter_num: expected >= 0, got {delimiter_num}")
+        self.single_row_mode = SingleRowMode(mask_name, unpack_info_name, delimiter_num)
+
+    def enable_padding_remove_mode(self, mask_name: str, inputs: Sequence[str] = ()) -> None:
+        """Take requests that are padded at the end: tokens after the last non-zero of ``mask_name`` are dropped.
+
+        Args:
+            mask_name: the mask input; non-zero where there is a token.
+            inputs: the other dynamic inputs that come padded.
+        """
+        self.padding_remove_mode = PaddingRemoveMode(mask_name, tuple(inputs))
+
+    def checked(self) -> PackRunnerConfig:
+        """Return self; raise PoprtError naming the first option that is out of range."""
+        least = {"timeout_microseconds": 0, "max_valid_num": 0, "token_budget": 0, "window": 1, "queue_limit": 1}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise PoprtError(f"{name}: expected >= {low}, got {getattr(self, name)}")
+        if not isinstance(self.algorithm, PackAlgorithm):
+            raise PoprtError(f"algorithm: expected PackAlgorithm.first_fit or .next_fit, got {self.algorithm!r}")
+        return self

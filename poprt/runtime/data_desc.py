@@ -1,0 +1,36 @@
+"""What a runner says of one input or output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from poprt.executable import TensorSpec
+
+
+class DataDesc:
+    """Name, shape and type of an input or output, as the caller sees it.
+
+    Attributes:
+        name: the tensor's name.
+        popef_contains_tensor_data: whether the executable holds the tensor's value (a weight does, an input does not).
+    """
+
+    def __init__(self, spec: TensorSpec, *, contains_data: bool = False) -> None:
+        self.name = spec.name
+        self.popef_contains_tensor_data = contains_data
+        self._shape = spec.shape
+        self._dtype = np.dtype(spec.dtype)
+
+    @property
+    def shape(self) -> list[int]:
+        """The declared extents, 0 where one is open. A fresh list each time, for callers that change it."""
+        return list(self._shape)
+
+    def numpy_data_type(self) -> np.dtype[Any]:
+        """Return the declared type as a numpy dtype."""
+        return self._dtype
+
+    def __repr__(self) -> str:
+        return f"DataDesc(name={self.name!r}, shape={self.shape}, dtype={self._dtype.name})"

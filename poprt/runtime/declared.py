@@ -1,0 +1,149 @@
+"""A session with the declared shapes and types, over an engine that may take others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from poprt.errors import InputError, RequestTooLongError
+from poprt.executable import Executable, Manifest, PackingSpec, TensorSpec
+from poprt.runtime.buffers import Array, check_dtype, check_known, fill
+from poprt.runtime.stream import Session, StreamSession
+
+
+def open_session(executable: Executable, threads: int | None, providers: Sequence[str] | None) -> Session:
+    """Open the engine on an executable. onnxruntime is loaded here and no earlier."""
+    from poprt.runtime.session import EngineSession
+
+    return EngineSession(executable, threads=threads, providers=providers)
+
+
+class DeclaredSession:
+    """Runs an executable in the shapes and types that it declares.
+
+    For a ragged Unpack/Repack executable the padding that the declared shapes ask for is taken off before the engine
+    runs and put back, as zeros, afterwards.
+
+    Args:
+        executable: what to run.
+        session: an engine session to use; None opens one.
+        threads, providers: passed to the engine session that is opened.
+    """
+
+    def __init__(
+        self,
+        executable: Executable,
+        *,
+        session: Session | None = None,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+    ) -> None:
+        manifest: Manifest = executable.manifest
+        self._session = open_session(executable, threads, providers) if session is None else session
+        self._inputs = {spec.name: spec for spec in manifest.inputs}
+        self._outputs = {spec.name: spec for spec in manifest.outputs}
+        self._packing = manifest.packing
+        self._stream: StreamSession | None = None
+        if self._packing is not None and self._packing.style == "unpack_repack" and self._packing.ragged:
+            self._stream = StreamSession(self._session, manifest, self._packing)
+
+    def run(self, feeds: Mapping[str, Array], output_names: Sequence[str] | None = None) -> list[Array]:
+        """Run once. Safe to call from several threads.
+
+        Args:
+            feeds: one array an input, of the declared shape and type (or one that casts to it without loss).
+                ``unpack_info`` may leave out its segment axis where there is one segment.
+            output_names: outputs to return, in this order; None or none returns all.
+
+        Returns:
+            Arrays of the declared shapes and types.
+
+        Raises:
+            InputError: an input is missing, unknown, mistyped, misshapen, or ``unpack_info`` does not describe a pack.
+        """
+        names = list(output_names or self._outputs)
+        check_known("output", names, self._outputs)
+        check_known("input", feeds, self._inputs)
+        arrays = {spec.name: self._checked(spec, feeds) for spec in self._inputs.values()}
+        if self._packing is not None and self._packing.unpack_info:
+            check_lengths(arrays[self._packing.unpack_info], self._packing)
+        if self._stream is not None and self._packing is not None:
+            return self._run_stream(self._stream, self._packing, arrays, names)
+        engine = {n: np.asarray(a, self._inputs[n].engine_dtype, order="C") for n, a in arrays.items()}
+        results = self._session.run(engine, names)
+        return [_cast(array, self._outputs[name].dtype) for name, array in zip(names, results, strict=True)]
+
+    def _checked(self, spec: TensorSpec, feeds: Mapping[str, Array]) -> Array:
+        if spec.name not in feeds:
+            raise InputError(f"missing input {spec.name!r} ({spec.dtype}, shape {list(spec.shape)})")
+        array = np.asarray(feeds[spec.name])
+        check_dtype(spec.name, array, spec.dtype)
+        packing = self._packing
+        if packing is not None and spec.name == packing.unpack_info and array.ndim == len(spec.shape) - 1:
+            array = array.reshape((*array.shape, 1)) if spec.shape[-1:] == (1,) else array
+        if not same_shape(array.shape, spec.shape):
+            raise InputError(f"input {spec.name!r}: expected shape {list(spec.shape)}, got {list(array.shape)}")
+        return array
+
+    def _run_stream(
+        self, stream: StreamSession, packing: PackingSpec, arrays: Mapping[str, Array], names: list[str]
+    ) -> list[Array]:
+        info = arrays[packing.unpack_info].reshape(packing.max_valid_num, -1)
+        rows = np.flatnonzero(info.sum(axis=1))
+        lengths = np.ascontiguousarray(info[rows], dtype=np.int32)
+        declared = [np.zeros(self._outputs[name].shape, self._outputs[name].dtype) for name in names]
+        if len(rows) == 0:
+            return declared
+        total = int(lengths.sum())
+        streams = {name: arrays[name].reshape(-1)[:total] for name in packing.dynamic_inputs}
+        results = stream.run(streams, lengths, names)
+        for name, target, result in zip(names, declared, results, strict=True):
+            _scatter(stream, packing.outputs[name], target, result, rows, lengths, name)
+        return declared
+
+
+def check_lengths(info: Array, packing: PackingSpec) -> None:
+    """Raise InputError unless ``unpack_info`` describes samples that the declared rows can hold."""
+    name = packing.unpack_info
+    if info.size and info.min() < 0:
+        raise InputError(f"input {name!r}: a length is negative ({info.min()}); give 0 where there is no sample")
+    total, room = int(info.sum()), packing.rows * packing.columns
+    if total > room:
+        raise InputError(
+            f"input {name!r}: the lengths add up to {total} tokens, {packing.rows} x {packing.columns} fit"
+        )
+    if packing.style == "unpack_repack":
+        columns = info.reshape(info.shape[0], -1)
+        for segment, size in enumerate(packing.segment_max_size):
+            longest = int(columns[:, segment].max(initial=0))
+            if longest > size:
+                raise RequestTooLongError(
+                    f"input {name!r}: a sample has {longest} tokens in segment {segment}, segment_max_size is {size}"
+                )
+
+
+def same_shape(shape: Sequence[int], declared: Sequence[int], free_axis: int | None = None) -> bool:
+    """Tell whether a shape is the declared one; a declared 0 and the free axis match any extent."""
+    return len(shape) == len(declared) and all(
+        want in (0, got) or axis == free_axis for axis, (got, want) in enumerate(zip(shape, declared, strict=True))
+    )
+
+
+def _scatter(
+    stream: StreamSession, kind: str, target: Array, result: Array, rows: Array, lengths: Array, name: str
+) -> None:
+    """Put the results of the samples that are present into their rows of a zero-filled declared array."""
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # float32 results beyond float16 are infinite, as in a true fp16 run
+        if kind == "sample":
+            target[rows] = result[: len(rows)]
+        else:
+            for row, values in zip(rows, stream.sample_tokens(result, lengths), strict=True):
+                fill(name, target[row], values)
+
+
+def _cast(array: Array, dtype: str) -> Array:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(dtype, copy=False)

@@ -1,0 +1,193 @@
+"""The pack runner: one request is one sample; samples of many callers share a run of the engine."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poprt.errors import InputError, PoprtError, RequestTooLongError
+from poprt.executable import Executable, PackingSpec, TensorSpec
+from poprt.runtime.batching import Batcher
+from poprt.runtime.buffers import Array, check_buffer, check_dtype, check_known
+from poprt.runtime.config import PackRunnerConfig
+from poprt.runtime.declared import open_session
+from poprt.runtime.pack_worker import PackRequest, PackStats, PackWorker, RowWorker, StreamWorker
+from poprt.runtime.runner import Outputs, Runner
+from poprt.runtime.stream import Session
+
+logger = logging.getLogger("poprt")
+
+
+class PackRunner(Runner, configured_by=PackRunnerConfig):
+    """Packs single-sample requests.
+
+    A request gives each dynamic input as [L] or [1, L]. ``unpack_info`` is the runner's business: what a request gives
+    for it is not used, except to split a sample where the executable has several segments. A missing position input is
+    filled with 0..L-1. Results are written from the start of the request's buffers, the rest of them is set to zero.
+
+    Args:
+        executable: a packed ``Executable`` or the path of one.
+        config: the options; None takes the defaults.
+        options: ``session``, ``threads`` and ``providers``, as for ``Runner``.
+
+    Raises:
+        PoprtError: the executable is not packed, or an option does not suit it.
+    """
+
+    def __init__(
+        self,
+        executable: Executable | str | Path,
+        config: PackRunnerConfig | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(executable, config)
+        self._config = (PackRunnerConfig() if config is None else config).checked()
+        manifest = self.executable.manifest
+        if manifest.packing is None:
+            raise PoprtError("the executable is not packed: convert the model with pack_args, or use a RuntimeConfig")
+        self._packing: PackingSpec = manifest.packing
+        self._inputs = {spec.name: spec for spec in manifest.inputs}
+        self._outputs = {spec.name: spec for spec in manifest.outputs}
+        self._check_names()
+        # The input that gives the sample's length comes first, so that messages compare the others with it.
+        leader = self._config.dynamic_input_name or self._packing.dynamic_inputs[0]
+        self._order = sorted(self._packing.dynamic_inputs, key=lambda name: name != leader)
+        self._longest = self._longest_sample()
+        self._positions = np.arange(self._longest)
+        session = options.get("session") or open_session(
+            self.executable, options.get("threads"), options.get("providers")
+        )
+        self._worker = self._make_worker(session)
+        self._batcher = Batcher(
+            self._worker,
+            timeout=self._config.timeout_microseconds * 1e-6,
+            send_when_idle=self._config.send_when_idle,
+            limit=self._config.queue_limit,
+            window=self._config.window,
+        )
+
+    def stats(self) -> PackStats:
+        """Return what has been run so far: ``packs``, ``samples``, ``tokens``, ``engine_seconds``."""
+        return self._worker.stats
+
+    def _check_names(self) -> None:
+        """Refuse names that the executable does not have, before any request finds out."""
+        packing, config = self._packing, self._config
+        named = {"dynamic_input_name": config.dynamic_input_name} if config.dynamic_input_name else {}
+        if config.single_row_mode is not None:
+            named["enable_input_single_row_mode: mask_name"] = config.single_row_mode.mask_name
+        if config.padding_remove_mode is not None:
+            named["enable_padding_remove_mode: mask_name"] = config.padding_remove_mode.mask_name
+            named.update({f"enable_padding_remove_mode: {n}": n for n in config.padding_remove_mode.inputs})
+        for option, name in named.items():
+            if name not in packing.dynamic_inputs:
+                known = ", ".join(packing.dynamic_inputs)
+                raise PoprtError(f"{option}: {name!r} is not a dynamic input of the executable, which has {known}")
+        others = [n for n in self._inputs if n not in packing.dynamic_inputs and n != packing.unpack_info]
+        if others:
+            raise PoprtError(f"a pack runner cannot feed {others[0]!r}: it is the same for no two samples of a pack")
+
+    def _longest_sample(self) -> int:
+        if self._packing.style == "attention_mask":
+            return self._packing.columns
+        return min(sum(self._packing.segment_max_size), self._packing.rows * self._packing.columns)
+
+    def _make_worker(self, session: Session) -> PackWorker:
+        packing, config, manifest = self._packing, self._config, self.executable.manifest
+        limits = [n for n in (config.max_valid_num, packing.max_valid_num) if n > 0]
+        count = min(limits, default=packing.rows * packing.columns)
+        if config.max_valid_num > count:
+            logger.warning("max_valid_num=%d: the executable holds at most %d samples", config.max_valid_num, count)
+        mode = config.single_row_mode
+        if packing.style == "unpack_repack":
+            if mode is not None:
+                logger.warning("enable_input_single_row_mode has no effect: in this executable samples may cross rows")
+            return StreamWorker(session, manifest, packing, count, config.token_budget)
+        delimiter = 0 if mode is None else mode.delimiter_num
+        mask = packing.mask if mode is None else mode.mask_name
+        return RowWorker(session, manifest, packing, count, config.algorithm, delimiter, mask)
+
+    def _request(self, inputs: Mapping[str, Array], outputs: Outputs) -> PackRequest:
+        packing = self._packing
+        check_known("input", (name for name in inputs if name != packing.unpack_info), self._order)
+        check_known("output", outputs, self._outputs)
+        arrays = self._tokens(inputs)
+        length = len(next(iter(arrays.values())))
+        lengths = self._split(length, inputs.get(packing.unpack_info))
+        buffers = {name: self._buffer(self._outputs[name], value, lengths) for name, value in outputs.items()}
+        return PackRequest([arrays[name] for name in packing.dynamic_inputs], lengths, buffers)
+
+    def _tokens(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return every dynamic input as [L]; raise InputError if one is missing, mistyped or of another length."""
+        arrays = {name: self._row(self._inputs[name], inputs[name]) for name in self._order if name in inputs}
+        if self._config.padding_remove_mode is not None:
+            self._remove_padding(arrays)
+        for name in self._order:
+            if name not in arrays and name != self._packing.position_ids:
+                raise InputError(f"missing input {name!r} ({self._inputs[name].dtype}, one value a token)")
+        leader = self._order[0] if self._order[0] in arrays else next(iter(arrays))
+        length = len(arrays[leader])
+        for name, array in arrays.items():
+            if len(array) != length:
+                raise InputError(f"inputs differ in length: {leader!r} has {length} tokens, {name!r} has {len(array)}")
+        if length == 0:
+            raise InputError(f"input {leader!r}: the sample has no tokens")
+        if length > self._longest:
+            raise RequestTooLongError(f"input {leader!r}: the sample has {length} tokens, at most {self._longest} fit")
+        if self._packing.position_ids and self._packing.position_ids not in arrays:
+            arrays[self._packing.position_ids] = self._positions[:length]
+        return arrays
+
+    def _row(self, spec: TensorSpec, value: Array) -> Array:
+        array = np.asarray(value)
+        check_dtype(spec.name, array, spec.dtype)
+        if array.ndim == 1:
+            return array
+        if array.ndim == 2 and array.shape[0] == 1:
+            return array.reshape(-1)
+        raise InputError(f"input {spec.name!r}: expected one sample, shape [L] or [1, L], got {list(array.shape)}")
+
+    def _remove_padding(self, arrays: dict[str, Array]) -> None:
+        """Cut the inputs that come padded after the last token that the mask marks."""
+        mode = self._config.padding_remove_mode
+        if mode is None or mode.mask_name not in arrays:
+            return
+        present = np.flatnonzero(arrays[mode.mask_name])
+        length = int(present[-1]) + 1 if len(present) else 0
+        for name in (mode.mask_name, *mode.inputs):
+            if name in arrays:
+                arrays[name] = arrays[name][:length]
+
+    def _split(self, length: int, given: Array | None) -> tuple[int, ...]:
+        """Return the sample's tokens by segment: as the caller says, else the first segments are filled first."""
+        sizes = self._packing.segment_max_size
+        if self._packing.style == "attention_mask" or len(sizes) == 1:
+            return (length,)
+        asked = () if given is None else tuple(int(n) for n in np.asarray(given).reshape(-1)[: len(sizes)])
+        if len(asked) == len(sizes) and sum(asked) == length and min(asked) >= 0:
+            for segment, (count, size) in enumerate(zip(asked, sizes, strict=True)):
+                if count > size:
+                    raise RequestTooLongError(f"segment {segment} has {count} tokens, at most {size} fit")
+            return asked
+        filled: list[int] = []
+        for size in sizes:
+            filled.append(min(size, length - sum(filled)))
+        return tuple(filled)
+
+    def _buffer(self, spec: TensorSpec, value: Array, lengths: tuple[int, ...]) -> Array:
+        """Check an output buffer; raise InputError if the sample's result does not fit."""
+        buffer = check_buffer(spec.name, value)
+        if self._packing.outputs[spec.name] == "sample":
+            need = [*spec.shape[1:]]
+        else:
+            sizes = self._packing.segment_max_size
+            last = max(k for k, count in enumerate(lengths) if count)
+            need = [sum(sizes[:last]) + lengths[last], *spec.shape[2:]]
+        if buffer.size < math.prod(need):
+            raise InputError(f"output {spec.name!r}: expected room for shape {need}, got {list(buffer.shape)}")
+        return buffer

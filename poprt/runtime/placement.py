@@ -1,0 +1,115 @@
+"""Where samples go in a pack: lengths in, places out. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from poprt.runtime.config import PackAlgorithm
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sample starts, as row and column, and how many tokens it has."""
+
+    row: int
+    start: int
+    length: int
+
+
+def place_across_rows(lengths: Sequence[int], rows: int, columns: int, max_count: int) -> list[Place]:
+    """Lay samples end to end over ``rows`` x ``columns`` tokens; a sample may cross rows.
+
+    Returns:
+        The places of the leading samples that fit, at most ``max_count``.
+    """
+    places: list[Place] = []
+    used = 0
+    for length in lengths[:max_count]:
+        if used + length > rows * columns:
+            break
+        places.append(Place(used // columns, used % columns, length))
+        used += length
+    return places
+
+
+def place_within_rows(
+    lengths: Sequence[int],
+    rows: int,
+    columns: int,
+    max_count: int,
+    algorithm: PackAlgorithm = PackAlgorithm.next_fit,
+    delimiter: int = 0,
+) -> list[Place | None]:
+    """Give each sample room in one row, with ``delimiter`` zeros between two samples of a row.
+
+    ``next_fit`` keeps the order of the samples in the token stream, so it stops at the first that does not fit.
+    ``first_fit`` goes on and places later, shorter samples.
+
+    Returns:
+        One entry a sample: its place, or None where it has to wait for another pack.
+    """
+    used = [0] * rows
+    places: list[Place | None] = [None] * len(lengths)
+    count = row = 0
+    for i, length in enumerate(lengths):
+        if count == max_count:
+            break
+        first = row if algorithm is PackAlgorithm.next_fit else 0
+        start_of = (r for r in range(first, rows) if _start(used[r], delimiter) + length <= columns)
+        found = next(start_of, None)
+        if found is None:
+            if algorithm is PackAlgorithm.next_fit:
+                break
+            continue
+        row = found
+        places[i] = Place(row, _start(used[row], delimiter), length)
+        used[row] = _start(used[row], delimiter) + length
+        count += 1
+    return places
+
+
+def _start(used: int, delimiter: int) -> int:
+    return used + delimiter if used else 0
+
+
+def stream_distances(places: Sequence[Place], columns: int) -> list[int]:
+    """Return, for samples in stream order, the distance from each start to the next start of its row.
+
+    The last sample of a row runs to the row's end. These are the lengths that a final Unpack reads when samples share
+    rows, because it takes the rows as one stream and has to step over delimiters and unused tails.
+    """
+    following = [*places[1:], None]
+    return [
+        (nxt.start if nxt is not None and nxt.row == place.row else columns) - place.start
+        for place, nxt in zip(places, following, strict=True)
+    ]
+
+
+def group_by_length(lengths: Sequence[int], budget: int, capacity: int, max_count: int) -> list[list[int]]:
+    """Split samples in packs of similar lengths and of about equally many tokens.
+
+    Args:
+        lengths: tokens of each sample, oldest sample first.
+        budget: tokens that a pack aims at; a pack may pass it by half a sample.
+        capacity: tokens that a pack never passes (a sample alone in its pack may).
+        max_count: samples that a pack never passes.
+
+    Returns:
+        Lists of positions in ``lengths``. The pack with the oldest sample comes first.
+    """
+    total = sum(lengths)
+    target = total / max(1, math.ceil(total / budget))
+    packs: list[list[int]] = []
+    tokens = 0
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        length = lengths[i]
+        fits = packs and len(packs[-1]) < max_count and tokens + length <= capacity
+        if fits and tokens + length / 2 <= target:
+            packs[-1].append(i)
+            tokens += length
+        else:
+            packs.append([i])
+            tokens = length
+    return sorted(packs, key=min)

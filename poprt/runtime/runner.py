@@ -1,0 +1,129 @@
+"""What every runner offers, and the choice between them by the type of the configuration."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from poprt.errors import InputError, PoprtError
+from poprt.executable import Executable
+from poprt.runtime.batching import Batcher, Request, RunFuture
+from poprt.runtime.buffers import Array
+from poprt.runtime.data_desc import DataDesc
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+Outputs = Mapping[str, Array]
+
+
+def load(executable: Executable | str | Path, check_hash: bool = True) -> Executable:
+    """Return an executable, read from its file where a path is given."""
+    if isinstance(executable, (str, Path)):
+        return Executable(executable, check_hash=check_hash)
+    return executable
+
+
+class Runner:
+    """Runs an executable. ``Runner(path_or_executable, config)`` makes the runner that the configuration asks for.
+
+    ``RuntimeConfig`` or None makes a ``ModelRunner``, ``PackRunnerConfig`` a ``PackRunner``. Every method may be called
+    from any thread. The arrays of a request belong to the runner until its future is done.
+
+    Args:
+        executable: an ``Executable`` or the path of one.
+        config: the options.
+        options: ``session``, an engine session to use; without it ``threads`` and ``providers`` for a new one.
+    """
+
+    _for_config: ClassVar[dict[type, type[Runner]]] = {}
+    _batcher: Batcher[Any]
+
+    def __init_subclass__(cls, *, configured_by: type) -> None:
+        Runner._for_config[configured_by] = cls
+
+    def __new__(cls, executable: object = None, config: object = None, **options: Any) -> Self:
+        """Choose the class by the configuration's type."""
+        chosen: type[Any] = cls
+        if cls is Runner:
+            default = next(iter(Runner._for_config.values()))
+            found = default if config is None else Runner._for_config.get(type(config))
+            if found is None:
+                known = ", ".join(t.__name__ for t in Runner._for_config)
+                raise PoprtError(f"config: expected one of {known} or None, got {type(config).__name__}")
+            chosen = found
+        made: Self = object.__new__(chosen)
+        return made
+
+    def __init__(self, executable: Executable | str | Path, config: object = None, **options: Any) -> None:
+        self.executable = load(executable, getattr(config, "check_package_hash", True))
+
+    @abstractmethod
+    def _request(self, inputs: Mapping[str, Array], outputs: Outputs) -> Request:
+        """Check the arrays of a call and make a request of them; raise InputError."""
+
+    def execute(self, inputs: Mapping[str, Array], outputs: Outputs) -> None:
+        """Run a request and fill the arrays in ``outputs`` in place.
+
+        Args:
+            inputs: input name -> array.
+            outputs: output name -> array to fill. An output that is left out is not returned.
+
+        Raises:
+            InputError: the request is not one that the executable takes; the message names the tensor.
+            RunnerClosedError: the runner is closed.
+        """
+        self._batcher.check_may_wait()
+        self._batcher.submit(self._request(inputs, outputs)).wait()
+
+    def execute_async(self, inputs: Mapping[str, Array], outputs: Outputs) -> RunFuture:
+        """Queue a request and return its future. Blocks while the queue is full.
+
+        The future carries the errors that ``execute`` raises; only a closed runner raises RunnerClosedError here.
+        """
+        try:
+            request = self._request(inputs, outputs)
+        except InputError as error:
+            failed = RunFuture()
+            failed.set_exception(error)
+            return failed
+        return self._batcher.submit(request)
+
+    def get_execute_inputs(self) -> Sequence[DataDesc]:
+        """Return the inputs of a request, in the executable's order."""
+        return [DataDesc(spec) for spec in self.executable.manifest.inputs]
+
+    def get_execute_outputs(self) -> Sequence[DataDesc]:
+        """Return the outputs of a request, in the executable's order."""
+        return [DataDesc(spec) for spec in self.executable.manifest.outputs]
+
+    def get_model_inputs(self) -> Sequence[DataDesc]:
+        """Return the model's inputs; here the same as ``get_execute_inputs``."""
+        return self.get_execute_inputs()
+
+    def get_model_outputs(self) -> Sequence[DataDesc]:
+        """Return the model's outputs; the same as ``get_execute_outputs``."""
+        return self.get_execute_outputs()
+
+    def close(self, cancel: bool = False) -> None:
+        """Take no more requests. Those that wait are answered or, with ``cancel``, fail with RunnerClosedError."""
+        self._batcher.close(cancel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(cancel=error is not None)
+
+    # Older scripts use the names of the C++ interface.
+    executeAsync = execute_async  # noqa: N815
+    getExecuteInputs = get_execute_inputs  # noqa: N815
+    getExecuteOutputs = get_execute_outputs  # noqa: N815
+    getModelInputs = get_model_inputs  # noqa: N815
+    getModelOutputs = get_model_outputs  # noqa: N815

@@ -1,0 +1,86 @@
+"""Runs samples that are laid end to end, on an engine that takes any number of tokens or one that takes fixed rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from poprt.executable import Manifest, PackingSpec
+from poprt.runtime.buffers import Array
+
+
+class Session(Protocol):
+    """An engine session: declared names in, the engine's types and shapes out. Safe to call from several threads."""
+
+    def run(self, feeds: Mapping[str, Array], output_names: Sequence[str] | None = None) -> list[Array]:
+        """Run the graph once and return the named outputs in order."""
+
+
+class StreamSession:
+    """A session over an Unpack/Repack executable that takes a token stream and the sample lengths.
+
+    Args:
+        session: the engine's session.
+        manifest: the executable's manifest; its ``packing`` has the style "unpack_repack".
+    """
+
+    def __init__(self, session: Session, manifest: Manifest, packing: PackingSpec) -> None:
+        self._session = session
+        self._packing = packing
+        self._dtypes = {spec.name: np.dtype(spec.engine_dtype) for spec in manifest.inputs}
+
+    def run(self, streams: Mapping[str, Array], lengths: Array, output_names: Sequence[str]) -> list[Array]:
+        """Run one pack.
+
+        Args:
+            streams: for each dynamic input its tokens, [T].
+            lengths: tokens of each sample by segment, int [n, segments]; no sample has length 0; T in all.
+            output_names: outputs to compute.
+
+        Returns:
+            One array an output; row i is sample i. There may be more rows than samples. ``sample_tokens`` finds the
+            tokens of a sample in its row.
+        """
+        packing = self._packing
+        info, feeds = lengths, dict(streams)
+        if packing.ragged:
+            feeds = {name: stream[None] for name, stream in streams.items()}
+        else:
+            feeds = {name: _to_rows(stream, packing.rows, packing.columns) for name, stream in streams.items()}
+            info = np.zeros((packing.max_valid_num, lengths.shape[1]), np.int32)
+            info[: len(lengths)] = lengths
+        feeds[packing.unpack_info] = info
+        cast = {name: np.asarray(array, self._dtypes[name], order="C") for name, array in feeds.items()}
+        return self._session.run(cast, list(output_names))
+
+    def sample_tokens(self, result: Array, lengths: Array) -> list[Array]:
+        """Return each sample's row of a "tokens" result, in the declared columns, up to its last token.
+
+        Args:
+            result: [n or more, columns, ...], as ``run`` returned it.
+            lengths: the lengths given to ``run``.
+        """
+        if lengths.shape[1] == 1:
+            return [result[i, :length] for i, length in enumerate(lengths[:, 0].tolist())]
+        sizes = np.asarray(self._packing.segment_max_size)
+        widths = sizes if result.shape[1] == sizes.sum() else lengths.max(axis=0)
+        declared = np.cumsum(sizes) - sizes
+        present = np.cumsum(widths) - widths
+        return [_join_segments(row, counts, present, declared) for row, counts in zip(result, lengths, strict=False)]
+
+
+def _to_rows(stream: Array, rows: int, columns: int) -> Array:
+    padded = np.zeros(rows * columns, stream.dtype)
+    padded[: len(stream)] = stream
+    return padded.reshape(rows, columns)
+
+
+def _join_segments(row: Array, counts: Array, present: Array, declared: Array) -> Array:
+    """Move each segment of a sample from the column where the engine put it to its declared one."""
+    last = int(np.flatnonzero(counts)[-1])
+    joined = np.zeros((int(declared[last] + counts[last]), *row.shape[1:]), row.dtype)
+    for count, source, target in zip(counts, present, declared, strict=True):
+        joined[target : target + count] = row[source : source + count]
+    return joined

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+
+from poprt.errors import InputError, RequestTooLongError
+from poprt.runtime import DeclaredSession, pack_data
+from tests.poprt.runtime.fake_engine import DYNAMIC, HIDDEN, FakeEngine, executable, expected
+
+SAMPLES = [np.arange(n, dtype=np.int32) + 10 * n for n in (3, 4, 2, 5, 1)]
+
+
+def feeds(samples=SAMPLES, max_valid_num=6):
+    data = [{"input_ids": ids, "position_ids": np.arange(len(ids))} for ids in samples]
+    pack = pack_data(data, 0, 3, 8, max_valid_num, 1, True)
+    assert pack.count == len(samples)
+    return {**pack.data, "unpack_info": pack.unpack_info}
+
+
+def session(ragged=True, **options):
+    made = executable(ragged=ragged, **options)
+    engine = FakeEngine(made)
+    return DeclaredSession(made, session=engine), engine
+
+
+@pytest.mark.parametrize("ragged", [True, False])
+def test_declared_arrays_give_declared_shapes_and_types_and_one_row_a_sample(ragged):
+    declared, _ = session(ragged)
+    logits, hidden, pooled = declared.run(feeds())
+    assert (logits.shape, logits.dtype) == ((6, 8), np.float16)
+    assert (hidden.shape, hidden.dtype) == ((6, 8, HIDDEN), np.float32)
+    assert pooled.shape == (6, 2)
+    for i, ids in enumerate(SAMPLES):
+        want = expected(ids)
+        np.testing.assert_array_equal(logits[i, : len(ids)], want["logits"].astype(np.float16))
+        np.testing.assert_array_equal(hidden[i, : len(ids)], want["hidden"])
+        np.testing.assert_array_equal(pooled[i], want["pooled"])
+        assert not logits[i, len(ids) :].any()
+    assert not logits[5].any()
+
+
+def test_a_ragged_engine_gets_real_tokens_only():
+    declared, engine = session()
+    declared.run(feeds(), ["pooled"])
+    (call,) = engine.calls
+    assert all(call[name].shape == (1, 15) for name in DYNAMIC)
+    assert call["unpack_info"].tolist() == [[3], [4], [2], [5], [1]]
+
+
+def test_samples_of_length_zero_may_stand_anywhere():
+    declared, engine = session()
+    given = feeds(SAMPLES[:2])
+    given["unpack_info"] = np.array([[0], [3], [0], [0], [4], [0]], np.int32)
+    _, _, pooled = declared.run(given)
+    assert engine.calls[0]["unpack_info"].tolist() == [[3], [4]]
+    np.testing.assert_array_equal(pooled[1], expected(SAMPLES[0])["pooled"])
+    np.testing.assert_array_equal(pooled[4], expected(SAMPLES[1])["pooled"])
+    assert not pooled[[0, 2, 3, 5]].any()
+
+
+def test_a_pack_without_samples_gives_zeros_and_does_not_run():
+    declared, engine = session()
+    given = feeds() | {"unpack_info": np.zeros((6, 1), np.int32)}
+    assert not any(output.any() for output in declared.run(given))
+    assert engine.calls == []
+
+
+def test_unpack_info_may_leave_out_its_segment_axis():
+    declared, _ = session()
+    given = feeds()
+    (want,) = declared.run(given, ["logits"])
+    (got,) = declared.run(given | {"unpack_info": given["unpack_info"][:, 0]}, ["logits"])
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("ragged", [True, False])
+def test_segments_land_in_their_declared_columns(ragged):
+    declared, _ = session(ragged, segments=(3, 5), max_valid_num=2)
+    given = {name: np.zeros((3, 8), np.int32) for name in DYNAMIC}
+    given["input_ids"].flat[:9] = range(1, 10)
+    given["attention_mask"].flat[:9] = 1
+    given["unpack_info"] = np.array([[2, 3], [0, 4]], np.int32)
+    (logits,) = declared.run(given, ["logits"])
+    assert logits.tolist() == [[1, 2, 0, 3, 4, 5, 0, 0], [0, 0, 0, 6, 7, 8, 9, 0]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"unpack_info": np.array([[3], [-1], [2], [0], [0], [0]], np.int32)}, "negative"),
+        ({"unpack_info": np.full((6, 1), 5, np.int32)}, "30 tokens, 3 x 8 fit"),
+        ({"unpack_info": np.zeros((5, 1), np.int32)}, r"'unpack_info': expected shape \[6, 1\], got \[5, 1\]"),
+        ({"input_ids": np.zeros((3, 8), np.float32)}, "'input_ids': expected int32, got float32"),
+        ({"input_ids": np.full((3, 8), 2**40)}, "'input_ids': values from 1099511627776"),
+        ({"input_ids": np.zeros((8, 3), np.int32)}, r"'input_ids': expected shape \[3, 8\], got \[8, 3\]"),
+        ({"other": np.zeros(1)}, "unknown input 'other'"),
+    ],
+)
+@pytest.mark.parametrize("ragged", [True, False])
+def test_wrong_inputs_are_named(change, message, ragged):
+    declared, engine = session(ragged)
+    with pytest.raises(InputError, match=message):
+        declared.run(feeds() | change)
+    assert engine.calls == []
+
+
+def test_a_missing_input_and_an_unknown_output_are_named():
+    declared, _ = session()
+    given = feeds()
+    with pytest.raises(InputError, match="unknown output 'nope'"):
+        declared.run(given, ["nope"])
+    del given["attention_mask"]
+    with pytest.raises(InputError, match="missing input 'attention_mask'"):
+        declared.run(given)
+
+
+def test_a_sample_beyond_segment_max_size_is_refused():
+    declared, _ = session()
+    with pytest.raises(RequestTooLongError, match="9 tokens in segment 0, segment_max_size is 8"):
+        declared.run(feeds() | {"unpack_info": np.array([[9], [0], [0], [0], [0], [0]], np.int32)})
