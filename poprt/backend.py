@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
 from poprt.compiler import Compiler, CompilerOptions
 from poprt.compiler.source import ModelLike
@@ -137,7 +138,7 @@ class OnnxRuntimeBackend(Backend):
             raise InputError(f"got inputs {', '.join(feeds)}; expected {', '.join(known)}")
         try:
             results: list[Array] = session.run(list(output_names) if output_names else None, dict(feeds))
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, engine.InvalidArgument) as error:
             raise InputError(f"onnxruntime refuses these inputs: {error}") from error
         return results
 

@@ -19,9 +19,6 @@ from poprt.runtime.session import default_providers
 
 logger = logging.getLogger("poprt")
 
-#: Options that do not change the executable.
-_ASIDE = frozenset({"enable_engine_caching", "cache_path", "show_compilation_progress_bar"})
-
 
 def cached(source: Source, outputs: list[str], options: CompilerOptions, build: Callable[[], Executable]) -> Executable:
     """What ``build`` makes, taken from ``options.cache_path`` where it was made before and caching is enabled.
@@ -52,7 +49,6 @@ def _key(source: Source, outputs: list[str], options: CompilerOptions) -> str:
     for name, array in source.weights.items():
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    given = {name: value for name, value in options.to_dict().items() if name not in _ASIDE}
-    context = [outputs, given, versions(), FORMAT_VERSION, default_providers(), sorted(source.variable)]
-    digest.update(json.dumps(context, sort_keys=True, default=str).encode())
+    context = [outputs, options.to_note(), versions(), FORMAT_VERSION, default_providers(), sorted(source.variable)]
+    digest.update(json.dumps(context, sort_keys=True).encode())
     return digest.hexdigest()

@@ -141,7 +141,7 @@ def _manifest(
         weights=_weight_specs(source, model),
         packing=packing,
         passes=tuple(json.loads(metadata.get(PASSES_KEY, "[]"))),
-        options=json.loads(json.dumps(options.to_dict(), default=str)),
+        options=options.to_note(),
         versions=versions(),
         opaque_blobs=dict(options.opaque_blobs),
         metadata=metadata,

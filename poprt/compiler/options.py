@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -107,6 +108,9 @@ _IPU_ONLY = {
     ),
 }
 
+#: Options that do not change the executable.
+ASIDE = frozenset({"enable_engine_caching", "cache_path", "show_compilation_progress_bar"})
+
 _OPTIONS: dict[str, _Option] = {**_EFFECTIVE, **_IPU_ONLY}
 
 
@@ -132,10 +136,12 @@ class CompilerOptions:
     cache_path: str
     show_compilation_progress_bar: bool
     _given: dict[str, Any]
+    _own: dict[str, dict[str, Any]]
     _announced: set[str]
 
     def __init__(self, **values: Any) -> None:
         object.__setattr__(self, "_given", {})
+        object.__setattr__(self, "_own", {})
         object.__setattr__(self, "_announced", set())
         for name, value in values.items():
             setattr(self, name, value)
@@ -147,7 +153,7 @@ class CompilerOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """The options that were set, by name."""
-        return dict(self._given)
+        return {**{name: value for name, value in self._own.items() if value}, **self._given}
 
     def __setattr__(self, name: str, value: Any) -> None:
         option = _OPTIONS.get(name)
@@ -159,9 +165,15 @@ class CompilerOptions:
             _check_type(name, value, option)
         self._given[name] = value
 
+    def to_note(self) -> dict[str, Any]:
+        """The set options that describe the executable, as JSON values."""
+        kept = {name: value for name, value in self.to_dict().items() if name not in ASIDE}
+        noted: dict[str, Any] = json.loads(json.dumps(kept, sort_keys=True, default=str))
+        return noted
+
     def announce(self) -> None:
         """Say once for this object which of the set options have no effect here."""
-        idle = [name for name in self._given if name in _IPU_ONLY and name not in self._announced]
+        idle = [name for name in self.to_dict() if name in _IPU_ONLY and name not in self._announced]
         if idle:
             logger.warning("compiler options without effect on this engine (they steer an IPU): %s", ", ".join(idle))
         self._announced.update(idle)
@@ -174,11 +186,11 @@ class CompilerOptions:
         if name in _OPTIONS:
             default = _OPTIONS[name].default
             # A caller may add to a dictionary that it reads: it has to be this object's own.
-            return self._given.setdefault(name, dict(default)) if isinstance(default, dict) else default
+            return self._own.setdefault(name, dict(default)) if isinstance(default, dict) else default
         raise AttributeError(f"no compiler option {name!r}")
 
     def __repr__(self) -> str:
-        return f"CompilerOptions({', '.join(f'{name}={value!r}' for name, value in self._given.items())})"
+        return f"CompilerOptions({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"
 
 
 def _check_type(name: str, value: Any, option: _Option) -> None:

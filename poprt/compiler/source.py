@@ -202,7 +202,7 @@ def _inline(tensor: onnx.TensorProto, folder: Path | None) -> onnx.TensorProto:
     loaded = onnx.TensorProto()
     loaded.CopyFrom(tensor)
     external_data_helper.load_external_data_for_tensor(loaded, str(path.parent if folder is None else folder))
-    loaded.data_location = onnx.TensorProto.DEFAULT
+    loaded.ClearField("data_location")
     del loaded.external_data[:]
     return loaded
 
