@@ -131,7 +131,9 @@ class StreamWorker(PackWorker):
         outputs = self.stream.run(streams, lengths, names)
         self.count(batch, started)
         return [
-            list(output) if self.packing.outputs[name] == "sample" else self.stream.sample_tokens(output, lengths)
+            list(self.stream.sample_rows(name, output, len(batch)))
+            if self.packing.outputs[name] == "sample"
+            else self.stream.sample_tokens(output, lengths)
             for name, output in zip(names, outputs, strict=True)
         ]
 

@@ -30,6 +30,7 @@ class StreamSession:
         self._session = session
         self._packing = packing
         self._dtypes = {spec.name: np.dtype(spec.engine_dtype) for spec in manifest.inputs}
+        self._declared = {spec.name: spec.shape for spec in manifest.outputs}
 
     def run(self, streams: Mapping[str, Array], lengths: Array, output_names: Sequence[str]) -> list[Array]:
         """Run one pack.
@@ -54,6 +55,19 @@ class StreamSession:
         feeds[packing.unpack_info] = info
         cast = {name: np.asarray(array, self._dtypes[name], order="C") for name, array in feeds.items()}
         return self._session.run(cast, list(output_names))
+
+    def sample_rows(self, name: str, result: Array, count: int) -> Array:
+        """Return the first ``count`` rows of a "sample" result in the declared shape.
+
+        A sample's row may have a token axis of its own (class scores by token, attention weights). The engine makes it
+        as long as the longest sample of the pack; the rest is zero.
+        """
+        wanted = tuple(want or got for want, got in zip(self._declared[name][1:], result.shape[1:], strict=True))
+        if result.shape[1:] == wanted:
+            return result[:count]
+        rows = np.zeros((count, *wanted), result.dtype)
+        rows[(slice(None), *map(slice, result.shape[1:]))] = result[:count]
+        return rows
 
     def sample_tokens(self, result: Array, lengths: Array) -> list[Array]:
         """Return each sample's row of a "tokens" result, in the declared columns, up to its last token.

@@ -1,8 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from poprt.errors import InputError, RequestTooLongError
-from poprt.runtime import DeclaredSession, pack_data
+from poprt.executable import Executable, TensorSpec
+from poprt.runtime import DeclaredSession, PackRunner, pack_data
 from tests.poprt.runtime.fake_engine import DYNAMIC, HIDDEN, FakeEngine, executable, expected
 
 SAMPLES = [np.arange(n, dtype=np.int32) + 10 * n for n in (3, 4, 2, 5, 1)]
@@ -116,3 +119,28 @@ def test_a_sample_beyond_segment_max_size_is_refused():
     declared, _ = session()
     with pytest.raises(RequestTooLongError, match="9 tokens in segment 0, segment_max_size is 8"):
         declared.run(feeds() | {"unpack_info": np.array([[9], [0], [0], [0], [0], [0]], np.int32)})
+
+
+def test_a_token_axis_inside_a_samples_row_is_filled_up_to_the_declared_extent():
+    made = executable()
+    output = TensorSpec("scores", (6, 2, 8), "float32", "float32")
+    packing = dataclasses.replace(made.packing, outputs={"scores": "sample"})
+    manifest = dataclasses.replace(made.manifest, outputs=(output,), packing=packing)
+
+    class ScoresByToken(FakeEngine):
+        def _outputs(self, feeds):
+            logits = super()._outputs(feeds)["logits"]
+            return {"scores": np.stack([logits, -logits], axis=1)}
+
+    made = Executable.build(manifest, b"")
+    (scores,) = DeclaredSession(made, session=ScoresByToken(made)).run(feeds())
+    assert scores.shape == (6, 2, 8)
+    runner = PackRunner(made, session=ScoresByToken(made))
+    for i, ids in enumerate(SAMPLES):
+        want = np.zeros((2, 8), np.float32)
+        want[:, : len(ids)] = np.stack([expected(ids)["logits"], -expected(ids)["logits"]])
+        np.testing.assert_array_equal(scores[i], want)
+        buffer = np.full((2, 8), 99, np.float32)
+        runner.execute({"input_ids": ids, "attention_mask": np.ones_like(ids)}, {"scores": buffer})
+        np.testing.assert_array_equal(buffer, want)
+    runner.close()
