@@ -12,13 +12,12 @@ import onnx_graphsurgeon as gs
 from passes.base import GraphPass, PassResult
 from passes.errors import RewriteError
 from passes.graph_io import export_weightless, header
+from passes.packing.metadata import METADATA_KEY, UNPACK_INFO
 from passes.registry import register
 from passes.shapes.baked_shapes import LARGEST_VALUE_READ, find_contradiction
+from passes.shapes.dtypes import infer_dtypes
 from passes.shapes.shape_inference import Extent, as_extents, merge_extents
 from passes.shapes.symbolic import infer_symbolic_shapes
-
-#: The key of the model's metadata that says it is packed.
-PACKING_KEY = "poprt.packing"
 
 logger = logging.getLogger("poprt")
 
@@ -69,7 +68,7 @@ class ConstInputShape(GraphPass):
             shape = changed.get(tensor.name, tensor.shape)
             tensor.shape = None if shape is None else [symbols.get(n, n) for n in shape]
             result.count("inputs fixed", int(tensor.shape != before[tensor.name]))
-        if PACKING_KEY in header(graph).metadata:
+        if is_packed(graph):
             _declare_outputs(graph)
         else:
             _infer_again(graph, symbols, result)
@@ -86,9 +85,16 @@ class ConstInputShape(GraphPass):
         for name, tensor in known.items():
             if name in self.input_shape:
                 wanted[name] = _fixed(tensor, dict(enumerate(self.input_shape[name])), whole=True)
-            elif self.batch_size is not None and tensor.shape != []:
+            elif self.batch_size is None or tensor.shape == [] or (name == UNPACK_INFO and is_packed(graph)):
+                continue  # a scalar has no batch, and a pack's lengths are not per row
+            else:
                 wanted[name] = _fixed(tensor, {self.batch_axis: self.batch_size}, whole=False)
         return wanted
+
+
+def is_packed(graph: gs.Graph) -> bool:
+    """Whether the graph was packed, so that what flows inside has other extents than its inputs declare."""
+    return METADATA_KEY in header(graph).metadata
 
 
 def _fixed(tensor: gs.Tensor, given: Mapping[int, int], *, whole: bool) -> list[Extent]:
@@ -140,8 +146,13 @@ def _declare_outputs(graph: gs.Graph) -> None:
 
 def _infer_again(graph: gs.Graph, symbols: Mapping[Extent, int], result: PassResult) -> None:
     """Drop the declared shapes, infer them, and keep of the old ones what inference does not know."""
+    infer_dtypes(graph)  # a shape can be declared only together with a type
     inputs = {id(tensor) for tensor in graph.inputs}
-    tensors = [t for t in graph.tensors().values() if isinstance(t, gs.Variable) and id(t) not in inputs]
+    tensors = [
+        t
+        for t in graph.tensors().values()
+        if isinstance(t, gs.Variable) and id(t) not in inputs and t.dtype is not None
+    ]
     old = {tensor.name: _substitute(tensor.shape, symbols) for tensor in tensors}
     before = {tensor.name: tensor.shape for tensor in tensors}
     for tensor in tensors:

@@ -92,7 +92,7 @@ class ConvertOpset(GraphPass):
                 for node in scope.nodes:
                     old = find_schema(node, {"": function.opset})
                     new = find_schema(node, {"": self.target})
-                    if not node.domain and (old is None or new is None or old.since_version != new.since_version):
+                    if not node.domain and (old is None or new is None or _interface(old) != _interface(new)):
                         raise RewriteError(
                             f"local function {function.domain}.{function.name} uses {node.op} of opset "
                             f"{function.opset}, which changed until {self.target}; inline the function first"
@@ -106,6 +106,12 @@ class ConvertOpset(GraphPass):
             function.import_domains = [onnx.helper.make_opsetid("", self.target), *domains]
             for scope in walk_graphs(function, functions=False):
                 scope.opset = self.target
+
+
+def _interface(schema: onnx.defs.OpSchema) -> tuple[object, ...]:
+    """What a node of this operator relies on; two versions that differ only in the types they allow are equal."""
+    attributes = {name: attribute.default_value.SerializeToString() for name, attribute in schema.attributes.items()}
+    return len(schema.inputs), len(schema.outputs), tuple(sorted(attributes.items()))
 
 
 def _produced(graph: gs.Graph) -> list[str]:

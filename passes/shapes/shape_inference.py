@@ -34,7 +34,9 @@ class ShapeInference(GraphPass):
         result.count("types set", untyped - _untyped(graph))
         found = infer_symbolic_shapes(graph)
         for name, tensor in graph.tensors().items():
-            if isinstance(tensor, gs.Variable) and name in found and tensor.type == "tensor_type":
+            if not isinstance(tensor, gs.Variable) or tensor.type != "tensor_type" or tensor.dtype is None:
+                continue  # a shape can be declared only together with a type
+            if name in found:
                 shape = merge_extents(tensor.shape, as_extents(found[name]))
                 if shape != tensor.shape:
                     tensor.shape = shape

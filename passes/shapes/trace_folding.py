@@ -13,10 +13,10 @@ from onnx.reference import ReferenceEvaluator
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from passes.base import GraphPass, PassResult, subgraphs, walk_graphs
-from passes.graph_io import header, opset_imports
+from passes.graph_io import opset_imports
 from passes.registry import register
 from passes.shapes.baked_shapes import constant_ints
-from passes.shapes.const_input_shape import PACKING_KEY
+from passes.shapes.const_input_shape import is_packed
 
 Array = np.ndarray[Any, Any]
 
@@ -81,7 +81,7 @@ class TraceFolding(GraphPass):
     def apply(self, graph: gs.Graph) -> PassResult:
         """Fold, then drop the nodes that nothing reads any more."""
         result = PassResult()
-        if PACKING_KEY in header(graph).metadata:
+        if is_packed(graph):
             if any(node.op == "Shape" for node in graph.nodes):
                 result.refuse("the model", "is packed: its shape arithmetic must stay")
             return result
