@@ -76,6 +76,12 @@ class AxisMap:
         self.shapes = shapes
         self._axes = {name: token_axes(shape) for name, shape in shapes.items()}
         self._dependent = _input_dependent(graph)
+        for node in graph.nodes:
+            if any(True for _ in subgraphs(node)):
+                # The branches of an If may differ in rank: what was inferred holds for one of them.
+                for tensor in node.outputs:
+                    self._axes[tensor.name] = None
+                    self.shapes.pop(tensor.name, None)
 
     def shape(self, tensor: gs.Tensor) -> Shape | None:
         """The tensor's shape; None where its rank is unknown."""

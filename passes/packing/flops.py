@@ -52,6 +52,8 @@ def node_flops(node: gs.Node, axes: AxisMap) -> sympy.Expr:
     elif node.op == "Conv":
         weight = axes.shape(node.inputs[1])
         contracted = sympy.prod(weight[1:]) if weight else 0
+    elif node.op == "Einsum":
+        contracted = _einsum_contracted(node, axes)
     elif node.op in ("Attention", "MultiHeadAttention"):
         # Scores and context: two products of seq x seq x hidden; the fused projections are counted by their weight.
         weight = axes.shape(node.inputs[1]) if node.op == "Attention" and len(node.inputs) > 1 else None
@@ -62,3 +64,15 @@ def node_flops(node: gs.Node, axes: AxisMap) -> sympy.Expr:
     work = 2 * sympy.prod(result) * contracted
     known = sympy.sympify(work)
     return known if known.free_symbols <= {BATCH, SEQ} else sympy.Integer(0)
+
+
+def _einsum_contracted(node: gs.Node, axes: AxisMap) -> sympy.Expr:
+    """The product of the extents that the result does not keep; 0 for one operand, which contracts nothing."""
+    equation = str(node.attrs["equation"]).replace(" ", "")
+    if "->" not in equation or "." in equation or len(node.inputs) < 2:
+        return sympy.Integer(0)
+    terms, result = equation.split("->")
+    extents = {}
+    for term, tensor in zip(terms.split(","), node.inputs, strict=True):
+        extents.update(zip(term, axes.shape(tensor) or (), strict=False))
+    return sympy.prod(extent for label, extent in extents.items() if label not in result)

@@ -83,7 +83,7 @@ class PackedTransformer(GraphPass):
                 f"packing needs opset {MINIMUM_OPSET} or newer, the model has {graph.opset}; "
                 f"run convert_opset before it, or give --convert_version {MINIMUM_OPSET}"
             )
-        graph.toposort()
+        graph.toposort(mode="nodes")
         geometry = self._geometry(graph)
         if geometry.rows and geometry.columns:
             self._args.check_capacity(geometry.rows, geometry.columns)
@@ -106,7 +106,7 @@ class PackedTransformer(GraphPass):
         graph.inputs.append(info)
         graph.functions.extend(_functions(graph))
         _write_metadata(graph, self._args, geometry, masks.explicit + masks.derived, outputs, share, agnostic)
-        graph.cleanup(remove_unused_graph_inputs=False).toposort()
+        graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
         self.logger.debug("packed %d of %d nodes", len(placement.packed), original_ops)
         result.count("Unpacks", _count(graph, "Unpack"))
         result.count("Repacks", _count(graph, "Repack"))

@@ -125,11 +125,13 @@ def _known_extents(tensor: gs.Tensor, axes: AxisMap, crossings: Crossings) -> gs
     contents = axes.shapes.contents.get(tensor.name)
     if contents is None or not tensor.inputs or axes.shapes.dtypes.get(tensor.name) != onnx.TensorProto.INT64:
         return None
+    shape = axes.shape(tensor)
+    values = list(contents) if isinstance(contents, (list, tuple)) else [contents]
     try:
-        if isinstance(contents, (list, tuple)):
-            return crossings.unpacked_extents.vector(contents)
-        if np.ndim(contents) == 0:
-            return crossings.unpacked_extents.scalar(contents)
+        if shape is not None and len(shape) == 1 and shape[0] == len(values):
+            return crossings.unpacked_extents.vector(values)
+        if shape == () and len(values) == 1:
+            return crossings.unpacked_extents.scalar(values[0])
     except (TypeError, sympy.SympifyError):
         return None  # truth values and the like
     return None

@@ -169,6 +169,19 @@ def _gemm(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return _broadcast(bias, node, axes)
 
 
+@_rule("Conv")
+def _convolution(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
+    weight = axes.shape(node.inputs[1])
+    token = axes.axes(node.inputs[0])
+    if weight is None or token is None or 1 in token.positions:
+        return f"{node.inputs[0].name!r} keeps its tokens in the channel axis"
+    if any(extent != 1 for extent in weight[2:]) or any(step != 1 for step in node.attrs.get("strides", ())):
+        return f"its kernel {show(weight[2:])} reaches over several tokens"
+    if any(node.attrs.get("pads", ())) or node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return "it pads"
+    return _must_be_free(node.inputs[1:], axes)
+
+
 @_rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def _normalisation(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     rank = len(axes.shape(node.inputs[0]) or ())
