@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,6 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from passes.errors import RewriteError
-from passes.ops import attach_functions
 from poprt.compiler.cache import cached
 from poprt.compiler.lower_half import lower_half, uses_half
 from poprt.compiler.normalise import (
@@ -23,6 +22,7 @@ from poprt.compiler.normalise import (
     mend_types,
     name_nodes,
 )
+from poprt.compiler.operators import attach_bodies
 from poprt.compiler.options import CompilerOptions
 from poprt.compiler.progress import Progress
 from poprt.compiler.ragged import lower_packing
@@ -49,7 +49,8 @@ class Compiler:
         """Compile ``model``.
 
         Args:
-            model: the bytes of an ONNX model, its path, or a ModelProto (which is not changed).
+            model: the bytes of an ONNX model, its path, or a ModelProto (which is not changed). External data beside a
+                path is mapped into memory, not read: leave the file as it is while the executable is in use.
             outputs: names of the outputs to keep, in the order wanted; None keeps all of them.
             options: see :class:`CompilerOptions`.
 
@@ -88,10 +89,11 @@ def _chosen_outputs(model: onnx.ModelProto, outputs: Sequence[str] | None) -> li
 
 def _compile(source: Source, outputs: list[str], options: CompilerOptions, progress: Progress) -> Executable:
     progress.step("lowering")
-    model = source.model
-    _normalise(model, outputs)
+    model = _normalised(source.model, outputs)
     declared = [_tensor_spec(item) for item in model.graph.input], [_tensor_spec(item) for item in model.graph.output]
     model, packing = lower_packing(model)
+    if packing is not None:
+        packing = replace(packing, outputs={name: packing.outputs[name] for name in outputs})
     if uses_half(model) and not has_fast_half():
         logger.debug("%d float16 places lowered to float32", lower_half(model))
     drop_unread_initializers(model)
@@ -105,16 +107,14 @@ def _compile(source: Source, outputs: list[str], options: CompilerOptions, progr
     return executable
 
 
-def _normalise(model: onnx.ModelProto, outputs: list[str]) -> None:
+def _normalised(model: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
     """Bring the model into a form that the engine takes, before anything depends on the engine."""
     keep_outputs(model, outputs)
-    try:
-        attach_functions(model)
-    except RewriteError as error:
-        raise CompileError(str(error)) from error
+    model = attach_bodies(model)
     name_nodes(model)
     cast_around_narrow_arithmetic(model)
     mend_types(model)
+    return model
 
 
 def _tensor_spec(item: onnx.ValueInfoProto) -> TensorSpec:

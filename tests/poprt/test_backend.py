@@ -10,7 +10,9 @@ import onnx
 import pytest
 
 import poprt
+from models.bert import BertConfig, build_bert
 from poprt.backend import Backend, get_session
+from poprt.converter import Converter
 from poprt.errors import CompileError, ExecutableError, InputError, PoprtError
 from poprt.executable import Executable
 from tests import numerics
@@ -106,3 +108,40 @@ def test_the_package_resolves_its_names_lazily() -> None:
     assert poprt.backend.get_session is get_session
     with pytest.raises(AttributeError, match="nothing"):
         _ = poprt.nothing
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_packed_model_gives_each_samples_own_result_in_the_declared_shape(precision: str) -> None:
+    model = build_bert(BertConfig(vocab=40, hidden=32, layers=2, heads=2, intermediate=64, max_positions=32))
+    names = [item.name for item in model.graph.input]
+    lengths, rows, columns, most = [5, 16, 1, 9], 2, 16, 6
+    rng = np.random.default_rng(0)
+    samples = [
+        {
+            name: (rng.integers(0, 40, (1, n)) if "input_ids" in name else np.full((1, n), int("mask" in name)))
+            for name in names
+        }
+        for n in lengths
+    ]
+    converted = Converter(
+        input_shape={name: [rows, columns] for name in names},
+        precision=precision,
+        pack_args={"max_valid_num": most, "segment_max_size": columns},
+    ).convert(model)
+    session = get_session(converted).load()
+    inputs, outputs = session.get_io_info()
+    feeds = {"unpack_info": np.array([*lengths, 0, 0], np.int32)}
+    for name in names:
+        stream = np.zeros(rows * columns, np.int32)
+        stream[: sum(lengths)] = np.concatenate([sample[name][0] for sample in samples])
+        feeds[name] = stream.reshape(rows, columns)
+    assert set(inputs) == set(feeds)
+    results = dict(zip(outputs, session.run(None, feeds), strict=True))
+    tolerance = 1e-5 if precision == "fp32" else 5e-3
+    for name, (shape, dtype) in outputs.items():
+        assert (list(results[name].shape), results[name].dtype) == (shape, dtype)
+        for index, sample in enumerate(samples):
+            expected = numerics.run(model, sample)[name][0]
+            np.testing.assert_allclose(results[name][index][: len(expected)], expected, rtol=tolerance, atol=tolerance)
+    (first,) = session.run([next(iter(outputs))], feeds)
+    np.testing.assert_array_equal(first, results[next(iter(outputs))])

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from models.bert import BertConfig, build_bert
 from poprt.compiler import Compiler, CompilerOptions, Executable
 from poprt.errors import CompileError
+from poprt.executable import WEIGHT_DTYPES
 from poprt.runtime.session import EngineSession
 from tests import numerics
 
@@ -204,6 +205,51 @@ def test_a_bare_operator_of_our_domain_gets_its_body_and_its_opset_import() -> N
     (m,) = session.run({"mask": mask, "x": np.zeros((1, 4), np.float16)})
     np.testing.assert_array_equal(m[0, 0] == 0, (mask[0][:, None] == mask[0][None]) & (mask[0][None] != 0))
     assert session.executable.outputs[0].dtype == "float16"
+
+
+def test_a_bare_operator_in_a_model_of_an_older_opset_raises_the_opset() -> None:
+    model = linear(np.float16, open_batch=False)
+    model.opset_import[0].version = 11
+    model.graph.node.append(
+        helper.make_node("AttentionMask", ["mask", "x"], ["m"], domain="ai.graphcore", dataType="FLOAT")
+    )
+    model.graph.input.append(value("mask", TensorProto.INT32, [1, 4]))
+    model.graph.output.append(value("m", TensorProto.FLOAT, [1, 1, 4, 4]))
+    feeds = {"mask": np.array([[1, 1, 2, 0]]), "x": np.ones((2, 32), np.float16)}
+    y, m = EngineSession(Compiler.compile(model)).run(feeds, ["y", "m"])
+    assert y.shape == (2, 32)
+    np.testing.assert_array_equal(m[0, 0, 0] == 0, [True, True, False, False])
+
+
+@pytest.mark.parametrize("dtype", sorted(WEIGHT_DTYPES))
+def test_weights_of_every_type_pass_through_a_file(tmp_path: Path, dtype: str) -> None:
+    table = RNG.integers(0, 2, (64, 1024)).astype(dtype)
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    model = make_model(
+        [helper.make_node("Gather", ["table", "row"], ["y"])],
+        [value("row", TensorProto.INT64, [])],
+        [value("y", kind, [1024])],
+        {"table": table},
+    )
+    Compiler.compile_and_export(model, None, tmp_path / "m.popef")
+    executable = Executable(tmp_path / "m.popef")
+    assert [spec.dtype for spec in executable.manifest.weights] == [dtype]
+    np.testing.assert_array_equal(EngineSession(executable).run({"row": np.array(7)})[0], table[7])
+
+
+def test_tensors_of_types_that_numpy_lacks_stay_in_the_graph() -> None:
+    weight = helper.make_tensor("w", TensorProto.BFLOAT16, [1024], [0.5] * 1024)
+    model = make_model(
+        [helper.make_node("Cast", ["w"], ["f"], to=TensorProto.FLOAT), helper.make_node("Add", ["x", "f"], ["y"])],
+        [value("x", TensorProto.FLOAT, [1024])],
+        [value("y", TensorProto.FLOAT, [1024])],
+    )
+    model.graph.initializer.append(weight)
+    executable = Compiler.compile(model)
+    assert executable.manifest.weights == ()
+    np.testing.assert_array_equal(
+        EngineSession(executable).run({"x": np.ones(1024, np.float32)})[0], np.full(1024, 1.5)
+    )
 
 
 def test_a_wrongly_declared_output_type_is_inferred_again(caplog: pytest.LogCaptureFixture) -> None:
