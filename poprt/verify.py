@@ -81,14 +81,15 @@ def verify(
     return Verification(tuple(_compare(name, pairs[name], TOLERANCE[precision]) for name in names), len(expected))
 
 
-def engine_session(model: onnx.ModelProto) -> ort.InferenceSession:
-    """A session over ``model`` on the CPU with the engine's own optimiser off.
+def engine_session(model: onnx.ModelProto, *, optimise: bool = False) -> ort.InferenceSession:
+    """A session over ``model`` on the CPU, by default with the engine's own optimiser off.
 
     Raises:
         PoprtError: the engine cannot load the model.
     """
     options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     options.log_severity_level = 3
     providers = ["CPUExecutionProvider"]
     try:

@@ -11,6 +11,7 @@ import numpy as np
 from poprt.sample_data import Array, InputInfo, random_array
 
 _MOST_SAMPLES = 8  # enough to cross rows and share them; each costs a run of the original
+_OPEN_ROWS = 3  # where the model leaves the number of rows open
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def pack_samples(
         originals, converted: the inputs of both models.
         rng: where lengths and values come from.
     """
+    packing = {**packing, "rows": packing["rows"] or _OPEN_ROWS}
+    packing["columns"] = packing["columns"] or sum(packing["segment_max_size"])
     across = packing["style"] == "unpack_repack"
     lengths = _draw_lengths(packing, rng)
     places = _place(lengths, packing["rows"], packing["columns"], across=across)
@@ -75,9 +78,11 @@ def pack_samples(
 
 
 def _draw_lengths(packing: Mapping[str, Any], rng: np.random.Generator) -> Array:
-    """Lengths [n, segments], each at least 1, that together fit; the first sample is as long as one may be."""
+    """Lengths [n, segments], each at least 1. The first sample is as long as one may be, the others half as long at
+    most, so that several share a row.
+    """
     longest = np.minimum(np.array(packing["segment_max_size"]), packing["columns"])
-    drawn = rng.integers(1, longest + 1, size=(min(_MOST_SAMPLES, packing["max_valid_num"]), len(longest)))
+    drawn = rng.integers(1, longest // 2 + 2, size=(min(_MOST_SAMPLES, packing["max_valid_num"]), len(longest)))
     drawn[0] = longest
     return np.asarray(drawn)
 

@@ -1,1 +1,1 @@
-"""The commands `poprt` and `poprt_exec`."""
+"""The commands `poprt` and `poprt_exec`: options, progress and tables; no graph code."""

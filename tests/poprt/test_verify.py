@@ -135,7 +135,7 @@ def test_samples_are_laid_end_to_end_across_rows() -> None:
 def test_samples_within_rows_are_numbered_by_the_mask() -> None:
     feeds, samples, case = packed_case(style="attention_mask", segment_max_size=[4], outputs={"y": "packed"})
     assert all(places[0] // 8 == places[-1] // 8 for places in case.places)
-    assert feeds["mask"].max() == 2
+    assert feeds["mask"].max() >= 2
     tokens = np.arange(3 * 8 * 4.0).reshape(3, 8, 4)
     cut = case.cut("y", tokens, 1, samples[1]["ids"].shape)
     np.testing.assert_array_equal(cut[0], tokens.reshape(24, 4)[case.places[1]])

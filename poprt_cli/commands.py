@@ -1,0 +1,131 @@
+"""How the commands of this package behave: spelling of flags, KEY=VALUE words, and errors on one line."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from passes.errors import RewriteError
+from poprt.errors import PoprtError
+
+#: What the user can mend; anything else is a bug of ours and keeps its traceback.
+USER_ERRORS = (RewriteError, PoprtError)
+
+#: Flags are spelled with underscores or dashes.
+CONTEXT_SETTINGS = {
+    "token_normalize_func": lambda name: name.replace("-", "_"),
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 120,
+}
+
+
+class _OneLineErrors(click.Command):
+    """Prints user errors as ``poprt: error: …`` on stderr and exits with 2 (wrong options) or 1 (all others)."""
+
+    def main(  # type: ignore[override]  # click overloads it by standalone_mode, which is ours to set here
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> Any:
+        """Run the command and exit the process."""
+        program = prog_name or self.name or "poprt"
+        extra["standalone_mode"] = False
+        try:
+            code = super().main(args, prog_name, **extra)
+        except click.Abort:
+            sys.exit(130)
+        except click.ClickException as error:
+            _fail(program, error.format_message(), error.exit_code)
+        except USER_ERRORS as error:
+            _fail(program, str(error), 1)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader of our output has gone; nobody is left to tell
+                sys.exit(1)
+            raise
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(program: str, message: str, code: int) -> None:
+    click.echo(f"{program}: error: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+class KeyValueCommand(_OneLineErrors):
+    """A command whose options of type :class:`KeyValue` take one or more KEY=VALUE words after one flag."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Repeat the flag before each further word, which is the form that click knows."""
+        flags = {
+            flag
+            for param in self.params
+            if isinstance(param, click.Option) and isinstance(param.type, KeyValue)
+            for flag in param.opts
+        }
+        return super().parse_args(ctx, _repeat_flags(args, flags))
+
+
+class CommandGroup(_OneLineErrors, click.Group):
+    """A group of commands with the same errors."""
+
+
+def _repeat_flags(args: Sequence[str], flags: set[str]) -> list[str]:
+    expanded: list[str] = []
+    flag, taken = "", 0
+    for word in args:
+        if word.startswith("-"):
+            name = "--" + word.lstrip("-").partition("=")[0].replace("-", "_")
+            flag, taken = (name, int("=" in word)) if name in flags else ("", 0)
+        elif flag:
+            if taken:
+                expanded.append(flag)
+            taken += 1
+        expanded.append(word)
+    return expanded
+
+
+class KeyValue(click.ParamType):  # type: ignore[type-arg]  # generic only in newer versions of click
+    """One ``KEY=VALUE`` word, split at the last ``=``: keys may contain ``=``, ``:`` and ``/``."""
+
+    name = "KEY=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """Split the word and read its value."""
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = str(value).rpartition("=")
+        if not equals or not key or not text:
+            self.fail(f"{value!r} is not KEY=VALUE", param, ctx)
+        return key, self.read(key, text, param, ctx)
+
+    def read(self, key: str, text: str, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value; here the text itself."""
+        return text
+
+
+class ShapeValue(KeyValue):
+    """``NAME=16,256``: an input and its extents."""
+
+    name = "NAME=EXTENTS"
+
+    def read(self, key: str, text: str, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        """The extents, each at least 1."""
+        parts = text.strip("[]()").split(",")
+        if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+            self.fail(f"{key}={text}: extents are positive whole numbers with commas between, as in 16,256", param, ctx)
+        return [int(part) for part in parts]
+
+
+def as_dict(ctx: click.Context, param: click.Parameter, words: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Option callback: the KEY=VALUE words as a dict; the same key twice with different values is an error."""
+    values: dict[str, Any] = {}
+    for key, value in words:
+        if values.setdefault(key, value) != value:
+            raise click.BadParameter(f"{key!r} is given twice, as {values[key]} and {value}", ctx, param)
+    return values
+
+
+def as_names(ctx: click.Context, param: click.Parameter, text: str | None) -> list[str]:
+    """Option callback: a comma list as names, without blanks."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]

@@ -1,0 +1,65 @@
+"""The command `poprt_exec`: work with executables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from poprt.errors import PoprtError
+from poprt_cli.commands import CONTEXT_SETTINGS, CommandGroup
+from poprt_cli.logs import configure_logging
+from poprt_cli.run_popef import Timing, run_model, run_packed
+
+_RUNNERS = ("modelRunner", "packRunner", "lightRunner", "hostConcatRunner")
+
+
+@click.group("poprt_exec", cls=CommandGroup, context_settings=CONTEXT_SETTINGS)
+@click.version_option(None, "-v", "--version", package_name="poprt", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Work with executables."""
+    configure_logging("INFO")
+
+
+@cli.command("poprt_run_popef")
+@click.option("--popef", required=True, type=click.Path(path_type=Path), help="The executable.")
+@click.option("--runner", type=click.Choice(_RUNNERS), default="modelRunner", show_default=True)
+@click.option("--iteration", type=click.IntRange(1), default=100, show_default=True, help="How many timed runs.")
+@click.option("--numThreads", "threads", type=click.IntRange(1), default=1, show_default=True, help="Calling threads.")
+@click.option("--index", type=click.IntRange(0), default=0, help="Which model of a fused executable.")
+@click.option("--batchSize", "batch_size", type=click.IntRange(1), help="Model runner: rows in a request.")
+@click.option("--maxValidNum", "max_valid_num", type=click.IntRange(1), help="Pack runner: most samples in a pack.")
+@click.option("--packTimeout", "pack_timeout", type=click.IntRange(0), default=0, help="Pack runner: microseconds.")
+@click.option("--dynamicInputName", "dynamic_input", default="", help="Pack runner: the input that gives the length.")
+@click.option("--maskName", "mask", default="", help="Pack runner: the mask input.")
+def run_popef(popef: Path, runner: str, index: int, **given: Any) -> None:
+    """Run an executable on random data and print latency and throughput."""
+    if runner in ("lightRunner", "hostConcatRunner"):
+        raise PoprtError(f"--runner {runner} is not available in this version; use modelRunner or packRunner")
+    if index:
+        raise PoprtError(f"--index {index}: this version makes no fused executables, so there is only model 0")
+    if not popef.is_file():
+        raise PoprtError(f"--popef {str(popef)!r} does not exist or is no file")
+    run: Callable[..., Timing] = run_packed if runner == "packRunner" else run_model
+    _report(run(popef, **given))
+
+
+def _report(timing: Timing) -> None:
+    for what, seconds in (
+        ("max", timing.longest),
+        ("min", timing.shortest),
+        ("mean", timing.mean),
+        ("p99", timing.p99),
+    ):
+        click.echo(f"{what} latency: {seconds * 1e3:.3f} ms")
+    click.echo(f"iterations: {len(timing.seconds)}")
+    click.echo(f"batch size: {timing.batch_size}")
+    click.echo(f"total time: {timing.total:.3f} s")
+    click.echo(f"throughput: {timing.throughput:.1f} samples/s")
+
+
+def main() -> None:
+    """Run the command and exit."""
+    cli(prog_name="poprt_exec")

@@ -1,0 +1,118 @@
+"""Read a model with errors that say what is wrong with it; write one so that the old file survives a failure."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from poprt.errors import PoprtError
+
+#: Above this a model's weights go to a file beside it: a protobuf message ends at 2 GiB.
+LARGEST_SINGLE_FILE = 1_800_000_000
+
+
+def load_model(path: Path) -> onnx.ModelProto:
+    """Load an ONNX model with its external data.
+
+    Raises:
+        PoprtError: the file is missing, no ONNX model, truncated, or uses an operator that ONNX does not have.
+    """
+    if not path.is_file():
+        raise PoprtError(f"input_model {str(path)!r} does not exist or is no file")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except (DecodeError, ValueError) as error:
+        raise PoprtError(f"{str(path)!r} is no ONNX model, or is truncated: {error}") from error
+    if not model.graph.node or not model.opset_import:
+        raise PoprtError(f"{str(path)!r} is no ONNX model, or is truncated: it has no nodes or no opset")
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise PoprtError(f"the external data of {str(path)!r} cannot be read: {error}") from error
+    _check_weights(model, path)
+    _check_operators(model)
+    return model
+
+
+def _check_weights(model: onnx.ModelProto, path: Path) -> None:
+    for tensor in model.graph.initializer:
+        if not tensor.HasField("raw_data") or tensor.data_type in _SUBBYTE_TYPES:
+            continue
+        needed = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        if len(tensor.raw_data) != needed:
+            raise PoprtError(
+                f"{str(path)!r} or its external data is truncated: weight {tensor.name!r} has {len(tensor.raw_data)} "
+                f"bytes of {needed}"
+            )
+
+
+#: Types of which several values share a byte.
+_SUBBYTE_TYPES = frozenset(
+    number for name, number in onnx.TensorProto.DataType.items() if name.endswith(("INT4", "INT2", "FLOAT4E2M1"))
+)
+
+
+def _check_operators(model: onnx.ModelProto) -> None:
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
+    for node in _nodes(model.graph):
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        try:
+            onnx.defs.get_schema(node.op_type, opset)
+        except onnx.defs.SchemaError as error:
+            raise PoprtError(
+                f"node {node.name or node.output[0]!r}: ONNX has no operator {node.op_type!r} in opset {opset}; "
+                "correct the model, or give the operator a domain and a function body"
+            ) from error
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for nested in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield from _nodes(nested)
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make ``folder`` and see that files can be made in it, before any work is done.
+
+    Raises:
+        PoprtError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise PoprtError(f"output_dir {str(folder)!r} cannot be written to: {error.strerror or error}") from error
+
+
+def save_model(model: onnx.ModelProto, path: Path) -> None:
+    """Write ``model``; a file that is there is replaced once the new one is complete.
+
+    Weights of a model near 2 GB go to ``<name>.data`` beside it. ``model`` then holds references to that file.
+
+    Raises:
+        PoprtError: it cannot be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            draft = Path(folder) / path.name
+            if model.ByteSize() > LARGEST_SINGLE_FILE:
+                location = f"{path.name}.data"
+                onnx.save(model, str(draft), save_as_external_data=True, location=location)
+                os.replace(Path(folder) / location, path.parent / location)
+            else:
+                onnx.save(model, str(draft))
+            os.replace(draft, path)
+    except OSError as error:
+        raise PoprtError(
+            f"the converted model cannot be written to {str(path)!r}: {error.strerror or error}"
+        ) from error

@@ -1,0 +1,110 @@
+"""What the commands print on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import click
+import onnx
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from passes import PassRecord
+from poprt.sample_data import tensor_shape
+from poprt.verify import Verification
+
+_MOST_REASONS = 12
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """A model in figures: nodes of the main graph, bytes, and the opset of the default domain."""
+
+    nodes: int
+    nbytes: int
+    opset: int
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto) -> ModelSize:
+        """Measure ``model``."""
+        opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+        return cls(len(model.graph.node), model.ByteSize(), opset)
+
+
+def show_inputs_and_outputs(model: onnx.ModelProto) -> None:
+    """Print one line an input, then one an output; extents that are not known print 0."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    groups = (
+        ("Input", [value for value in model.graph.input if value.name not in weights]),
+        ("Output", model.graph.output),
+    )
+    for kind, values in groups:
+        for value in values:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            shape = [extent if isinstance(extent, int) else 0 for extent in tensor_shape(value)]
+            click.echo(f"{kind} {value.name}: dtype - {dtype}, shape - {shape}")
+
+
+def print_summary(
+    before: ModelSize, after: ModelSize, records: Sequence[PassRecord], verification: Verification | None
+) -> None:
+    """Print the one table at the end: the model before and after, the passes, packing, and the numeric check."""
+    table = Table("step", "result", "nodes", "seconds", box=box.SIMPLE_HEAD)
+    table.columns[2].justify = table.columns[3].justify = "right"
+    table.add_row("before", f"opset {before.opset}, {_bytes(before.nbytes)}", str(before.nodes), "")
+    table.add_section()
+    for record in records:
+        table.add_row(record.name, _done(record), _change(record), f"{record.seconds:.3f}")
+    table.add_section()
+    _add_packing(table, records)
+    _add_check(table, verification)
+    table.add_row("after", f"opset {after.opset}, {_bytes(after.nbytes)}", str(after.nodes), "")
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a file has no width; do not fold its lines
+    console.print(table)
+
+
+def _done(record: PassRecord) -> str:
+    counts = ", ".join(f"{what}: {number}" for what, number in record.result.counts.items())
+    return escape(counts) if counts else "-"
+
+
+def _change(record: PassRecord) -> str:
+    if record.nodes_before == record.nodes_after:
+        return str(record.nodes_after)
+    return f"{record.nodes_before} -> {record.nodes_after}"
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 1e6:.1f} MB" if number >= 100_000 else f"{number / 1e3:.1f} kB"
+
+
+def _add_packing(table: Table, records: Sequence[PassRecord]) -> None:
+    packing = next((record for record in records if record.name == "packed_transformer"), None)
+    if packing is None:
+        return
+    for what, figure in packing.result.details.items():
+        share = isinstance(figure, float) and "share" in what
+        table.add_row("packing", escape(f"{what}: {f'{figure:.1%}' if share else figure}"), "", "")
+    refusals = packing.result.refusals
+    for refusal in refusals[:_MOST_REASONS]:
+        table.add_row("unpacked", escape(f"{refusal.node}: {refusal.reason}"), "", "")
+    if len(refusals) > _MOST_REASONS:
+        table.add_row("unpacked", f"and {len(refusals) - _MOST_REASONS} more nodes", "", "")
+    table.add_section()
+
+
+def _add_check(table: Table, verification: Verification | None) -> None:
+    if verification is None:
+        return
+    for output in verification.outputs:
+        figures = (
+            f"{output.name}: {'pass' if output.passed else 'FAIL'}, max abs diff {output.max_abs_diff:.3g}, "
+            f"mean {output.mean_abs_diff:.3g}, tolerance {output.tolerance:.3g}"
+        )
+        table.add_row("check", escape(figures), "", "")
+    table.add_section()

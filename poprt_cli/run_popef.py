@@ -1,0 +1,208 @@
+"""Time an executable under a runner."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from poprt.errors import PoprtError
+from poprt.executable import Executable, PackingSpec, TensorSpec
+from poprt.runtime import ModelRunner, PackRunner, PackRunnerConfig, RuntimeConfig
+
+Array = npt.NDArray[Any]
+Request = tuple[dict[str, Array], dict[str, Array]]
+
+_WARM_UP = 3
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What was measured.
+
+    Attributes:
+        seconds: the latency of each iteration.
+        total: from the first start to the last end, in seconds.
+        batch_size: samples in one iteration.
+    """
+
+    seconds: Sequence[float]
+    total: float
+    batch_size: int
+
+    @property
+    def longest(self) -> float:
+        """The longest latency in seconds."""
+        return max(self.seconds)
+
+    @property
+    def shortest(self) -> float:
+        """The shortest latency in seconds."""
+        return min(self.seconds)
+
+    @property
+    def mean(self) -> float:
+        """The mean latency in seconds."""
+        return sum(self.seconds) / len(self.seconds)
+
+    @property
+    def p99(self) -> float:
+        """The latency in seconds that 99 % of the iterations do not exceed."""
+        return float(np.percentile(self.seconds, 99))
+
+    @property
+    def throughput(self) -> float:
+        """Samples a second."""
+        return len(self.seconds) * self.batch_size / self.total
+
+
+def run_model(popef: Path, *, iteration: int, threads: int, batch_size: int | None, **_: Any) -> Timing:
+    """Time a model runner.
+
+    Args:
+        popef: the executable.
+        iteration: timed requests.
+        threads: threads that send requests at once.
+        batch_size: extent of the batch axis of a request; None takes the declared one.
+
+    Raises:
+        PoprtError: the executable cannot be loaded, or leaves open an extent that ``batch_size`` does not say.
+    """
+    executable = Executable(popef)
+    manifest = executable.manifest
+    axis, rng = manifest.batch_axis, np.random.default_rng(0)
+    config = RuntimeConfig(batching_dim=None if batch_size is None else axis)
+    inputs = {
+        spec.name: _lengths(spec, manifest.packing)
+        if manifest.packing is not None and spec.name == manifest.packing.unpack_info
+        else _random(spec, _request_shape(spec, axis, batch_size), rng)
+        for spec in manifest.inputs
+    }
+    shapes = {spec.name: _request_shape(spec, axis, batch_size) for spec in manifest.outputs}
+    size = batch_size or next((array.shape[axis] for array in inputs.values() if array.ndim > axis), 1)
+    with ModelRunner(executable, config) as runner:
+
+        def send() -> None:
+            outputs = {spec.name: np.empty(shapes[spec.name], spec.dtype) for spec in manifest.outputs}
+            runner.execute(inputs, outputs)
+
+        return _time(send, iteration, threads, size)
+
+
+def run_packed(
+    popef: Path,
+    *,
+    iteration: int,
+    threads: int,
+    max_valid_num: int | None,
+    pack_timeout: int,
+    dynamic_input: str,
+    mask: str,
+    **_: Any,
+) -> Timing:
+    """Time a pack runner. An iteration sends as many samples of random lengths as a pack holds, and waits for all.
+
+    Args:
+        popef: the executable.
+        iteration: timed packs.
+        threads: threads that send at once.
+        max_valid_num: most samples in a pack; None takes the executable's.
+        pack_timeout: how long a sample may wait for company, in microseconds.
+        dynamic_input: the input that gives a sample's length; "" leaves the choice to the runner.
+        mask: the mask input; "" takes the executable's.
+
+    Raises:
+        PoprtError: the executable cannot be loaded, is not packed, or lacks a named input.
+    """
+    executable = Executable(popef)
+    packing = executable.manifest.packing
+    if packing is None:
+        raise PoprtError(f"{str(popef)!r} is not packed: convert its model with --pack_args, or leave --runner out")
+    if mask and mask not in packing.dynamic_inputs:
+        raise PoprtError(f"--maskName {mask!r} is no dynamic input; there are {list(packing.dynamic_inputs)}")
+    config = PackRunnerConfig(pack_timeout, max_valid_num or 0, dynamic_input)
+    if packing.style == "attention_mask":
+        config.enable_input_single_row_mode(mask or packing.mask)
+    size = max_valid_num or packing.max_valid_num
+    rng = np.random.default_rng(0)
+    requests = [_sample(executable, packing, rng) for _ in range(size)]
+    with PackRunner(executable, config) as runner:
+
+        def send() -> None:
+            futures = [
+                runner.execute_async(inputs, {name: np.empty_like(buffer) for name, buffer in outputs.items()})
+                for inputs, outputs in requests
+            ]
+            for future in futures:
+                future.wait()
+
+        return _time(send, iteration, threads, size)
+
+
+def _time(send: Callable[[], None], iteration: int, threads: int, batch_size: int) -> Timing:
+    def timed(_: int) -> float:
+        start = time.perf_counter()
+        send()
+        return time.perf_counter() - start
+
+    for _ in range(_WARM_UP):
+        send()
+    with ThreadPoolExecutor(threads) as pool:
+        start = time.perf_counter()
+        seconds = list(pool.map(timed, range(iteration)))
+        return Timing(seconds, time.perf_counter() - start, batch_size)
+
+
+def _request_shape(spec: TensorSpec, axis: int, batch_size: int | None) -> tuple[int, ...]:
+    shape = list(spec.shape)
+    if batch_size is not None and len(shape) > axis:
+        shape[axis] = batch_size
+    if 0 in shape:
+        raise PoprtError(
+            f"{spec.name!r} has open extents {list(spec.shape)} (0 is open): convert the model with --input_shape, "
+            f"or say axis {axis} with --batchSize"
+        )
+    return tuple(shape)
+
+
+def _random(spec: TensorSpec, shape: Sequence[int], rng: np.random.Generator) -> Array:
+    """Values that any model takes: masks of 1, whole numbers 0 and 1 (in every table there is), normal floats."""
+    dtype = np.dtype(spec.dtype)
+    if "mask" in spec.name.lower():
+        return np.ones(shape, dtype)
+    if dtype.kind in "biu":
+        return rng.integers(0, 2, size=tuple(shape)).astype(dtype)
+    return rng.standard_normal(tuple(shape)).astype(dtype)
+
+
+def _lengths(spec: TensorSpec, packing: PackingSpec) -> Array:
+    """``unpack_info`` of one full pack of the longest samples."""
+    table = np.zeros((packing.max_valid_num, len(packing.segment_max_size)), spec.dtype)
+    full = packing.rows * packing.columns // sum(packing.segment_max_size)
+    table[: min(full, packing.max_valid_num)] = packing.segment_max_size
+    return table
+
+
+def _sample(executable: Executable, packing: PackingSpec, rng: np.random.Generator) -> Request:
+    """One sample of random length with a buffer for each output, large enough for the longest sample."""
+    longest = sum(packing.segment_max_size)
+    several = len(packing.segment_max_size) > 1  # how a shorter sample splits into segments is the caller's to say
+    length = longest if several else int(rng.integers(1, longest + 1))
+    manifest = executable.manifest
+    inputs = {
+        spec.name: _random(spec, (length,), rng)
+        for spec in manifest.inputs
+        if spec.name in packing.dynamic_inputs and spec.name != packing.position_ids
+    }
+    outputs = {}
+    for spec in manifest.outputs:
+        per_sample = spec.shape[2:] if packing.outputs[spec.name] == "packed" else spec.shape[1:]
+        shape = (longest, *per_sample) if packing.outputs[spec.name] == "packed" else per_sample
+        outputs[spec.name] = np.empty([extent or longest for extent in shape], spec.dtype)
+    return inputs, outputs

@@ -1,0 +1,316 @@
+"""The command `poprt`: results on stdout, one line for each error, and old files that survive failures."""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import helper
+
+from models.bert import SIZES, BertConfig, build_bert
+from passes import get_registered_passes
+from poprt.executable import Executable
+from poprt_cli.main import cli
+
+SHAPES = ["input_ids=2,12", "attention_mask=2,12", "token_type_ids=2,12"]
+Poprt = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "bert.onnx"
+    onnx.save(build_bert(BertConfig(**SIZES["tiny"], head="qa")), str(path))
+    return path
+
+
+@pytest.fixture
+def poprt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Poprt:
+    """Run the command in an empty folder; a traceback fails the test."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> Result:
+        result = CliRunner().invoke(cli, [str(word) for word in words], prog_name="poprt")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+def shapes(path: Path | str) -> dict[str, list[int]]:
+    model = onnx.load(str(path))
+    return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in model.graph.input}
+
+
+def assert_fails(result: Result, *texts: str) -> None:
+    assert result.exit_code != 0
+    lines = [line for line in result.stderr.splitlines() if line.startswith("poprt: error: ")]
+    assert len(lines) == 1, result.output
+    assert "Traceback" not in result.output
+    for text in texts:
+        assert text in lines[0]
+
+
+def test_a_model_is_converted_under_its_default_name(poprt: Poprt, model_path: Path, tmp_path: Path) -> None:
+    result = poprt("-i", model_path, "--input_shape", *SHAPES)
+    assert result.exit_code == 0, result.output
+    assert list(shapes("bert.optimized.onnx").values()) == [[2, 12]] * 3
+    assert [path.name for path in tmp_path.iterdir()] == ["bert.optimized.onnx"]
+
+
+def test_the_table_tells_what_each_pass_did(poprt: Poprt, model_path: Path) -> None:
+    result = poprt("-i", model_path)
+    assert re.search(r"before +opset 14", result.stdout)
+    assert re.search(r"eliminate_duplicate_nodes +nodes merged: \d+ +\d+ -> \d+ +\d\.\d{3}", result.stdout)
+    assert re.search(r"after +opset 14", result.stdout)
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("flag", ["--input_shape", "--input-shape"])
+def test_flags_take_underscores_and_dashes_and_pairs_in_one_flag_or_several(
+    poprt: Poprt, model_path: Path, flag: str
+) -> None:
+    assert poprt("-i", model_path, flag, *SHAPES[:2], flag, SHAPES[2], "--output-model", "a.onnx").exit_code == 0
+    assert list(shapes("a.onnx").values()) == [[2, 12]] * 3
+
+
+def test_names_in_pairs_may_contain_colons_slashes_and_equal_signs(poprt: Poprt, tmp_path: Path) -> None:
+    name = "scope/ids=x:0"
+    value = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 3])
+    out = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 3])
+    graph = helper.make_graph([helper.make_node("Relu", [name], ["y"])], "g", [value], [out])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "m.onnx")
+    assert poprt("-i", "m.onnx", "--input_shape", f"{name}=4,3").exit_code == 0
+    assert shapes("m.optimized.onnx") == {name: [4, 3]}
+
+
+def test_a_packed_fp16_model_is_checked_run_and_exported(poprt: Poprt, model_path: Path) -> None:
+    result = poprt(
+        *("-i", model_path, "--output_dir", "out/deep", "--input_shape", *SHAPES, "--precision", "fp16"),
+        *("--pack_args", "max_valid_num=6", "segment_max_size=12", "--check", "--run", "--export_popef"),
+    )
+    assert result.exit_code == 0, result.output
+    assert re.search(r"packing +packed share of FLOPs: \d+\.\d%", result.stdout)
+    assert re.search(r"packed_transformer +Unpacks: \d+", result.stdout)
+    assert re.search(r"check +start_logits: pass", result.stdout)
+    assert re.search(r"INFO poprt trial\.py:\d+\] Bs: \d+, Latency: [\d.]+ ms, Tput: [\d.]+", result.stderr)
+    assert shapes("out/deep/bert.optimized.onnx")["unpack_info"] == [6, 1]
+    packing = Executable(Path("out/deep/executable.popef")).manifest.packing
+    assert packing is not None
+    assert packing.max_valid_num == 6
+
+
+def test_show_prints_inputs_then_outputs_and_stops(poprt: Poprt, model_path: Path, tmp_path: Path) -> None:
+    result = poprt("-i", model_path, "--show")
+    assert result.stdout.splitlines() == [
+        "Input input_ids: dtype - int64, shape - [0, 0]",
+        "Input attention_mask: dtype - int64, shape - [0, 0]",
+        "Input token_type_ids: dtype - int64, shape - [0, 0]",
+        "Output start_logits: dtype - float32, shape - [0, 0]",
+        "Output end_logits: dtype - float32, shape - [0, 0]",
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_passes_are_listed_one_a_line_on_stdout(poprt: Poprt) -> None:
+    result = poprt("--list_all_passes")
+    assert result.stdout.split() == get_registered_passes()
+    assert "overlap_io" in result.stderr
+
+
+def test_a_custom_pass_is_imported_listed_and_run(poprt: Poprt, model_path: Path, tmp_path: Path) -> None:
+    name = "rename_producer_of_this_test"
+    Path("mine.py").write_text(
+        "from passes import Pass, register\n\n"
+        f"@register({name!r})\n"
+        "class Mine(Pass):\n"
+        "    def run(self, model):\n"
+        "        model.producer_name = 'mine'\n"
+        "        return model\n"
+    )
+    assert name in poprt("--list_all_passes", "--custom_pass_config", "mine.py").stdout.split()
+    assert poprt("-i", model_path, "--custom_pass_config", "mine.py", "--passes", name).exit_code == 0
+    assert onnx.load("bert.optimized.onnx").producer_name == "mine"
+
+
+def test_what_steers_only_the_ipu_is_announced_once_on_stderr(poprt: Poprt, model_path: Path) -> None:
+    result = poprt("-i", model_path, "--num_io_tiles", 128, "--popart_options", "a=1", "b=2", "--ipu_version", "ipu21")
+    assert result.exit_code == 0
+    for name in ("num_io_tiles", "popart_options", "ipu_version"):
+        assert result.stderr.count(f"--{name} has no effect") == 1
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} WARNING poprt main\.py:\d+\] ", result.stderr)
+
+
+def test_the_logging_level_is_obeyed(poprt: Poprt, model_path: Path) -> None:
+    result = poprt("-i", model_path, "--num_io_tiles", 128, "--logging_level", "ERROR")
+    assert result.stderr == ""
+    assert logging.getLogger("poprt").level == logging.ERROR
+
+
+def test_an_unknown_input_is_a_warning_that_lists_the_inputs(poprt: Poprt, model_path: Path) -> None:
+    result = poprt("-i", model_path, "--input_shape", "nope=2,2")
+    assert result.exit_code == 0
+    assert "'nope'" in result.stderr
+    assert "attention_mask" in result.stderr
+
+
+def test_the_version_is_printed(poprt: Poprt) -> None:
+    assert re.fullmatch(r"poprt \d+\.\d+\.\d+\n", poprt("-v").stdout)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_completion_script_is_printed(poprt: Poprt, shell: str) -> None:
+    assert "_POPRT_COMPLETE" in poprt("--print_completion", shell).stdout
+
+
+def test_python_dash_m_poprt_is_the_command(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "poprt", "-i", "missing.onnx"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("poprt: error: input_model 'missing.onnx' does not exist")
+
+
+# Each wrong input is one line on stderr and leaves the old output as it was.
+
+
+def bad_model(kind: str, good: Path) -> Path:
+    path = Path(f"{kind}.onnx")
+    if kind == "text":
+        path.write_text("this is no model\n" * 10)
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        path.write_bytes(good.read_bytes()[:-5000])
+    elif kind == "unknown_op":
+        model = onnx.load(str(good))
+        model.graph.node[5].op_type = "Frobnicate"
+        path.write_bytes(model.SerializeToString())
+    elif kind == "short_data":
+        onnx.save(onnx.load(str(good)), str(path), save_as_external_data=True, location="w.data", size_threshold=0)
+        Path("w.data").write_bytes(Path("w.data").read_bytes()[:-100])
+    elif kind == "no_data":
+        onnx.save(onnx.load(str(good)), str(path), save_as_external_data=True, location="w.data", size_threshold=0)
+        Path("w.data").unlink()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("missing", "does not exist"),
+        ("text", "no ONNX model"),
+        ("empty", "no ONNX model"),
+        ("truncated", "truncated"),
+        ("unknown_op", "'Frobnicate'"),
+        ("short_data", "w"),
+        ("no_data", "external data"),
+    ],
+)
+def test_a_model_that_cannot_be_read_is_one_line(poprt: Poprt, model_path: Path, kind: str, text: str) -> None:
+    Path("out.onnx").write_bytes(b"old")
+    assert_fails(
+        poprt("-i", bad_model(kind, model_path), "--output_model", "out.onnx"),
+        f"{kind}.onnx" if kind != "unknown_op" else "node",
+        text,
+    )
+    assert Path("out.onnx").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("words", "texts"),
+    [
+        (["--passes", "constant_foldin"], ["'constant_foldin'", "did you mean 'constant_folding'"]),
+        (["--skip_passes", "sort_grph"], ["did you mean 'sort_graph'"]),
+        (["--input_shape", "input_ids"], ["--input_shape", "'input_ids' is not KEY=VALUE"]),
+        (["--input_shape", "input_ids=2,x"], ["positive whole numbers"]),
+        (["--input_shape", "input_ids=2,12", "input_ids=3,12"], ["given twice"]),
+        (["--input_shape", "input_ids=2,12,4"], ["input_ids"]),
+        (["--input_shape"], ["--input_shape", "requires an argument"]),
+        (["--pack_args", "max_valid_num"], ["--pack_args", "is not KEY=VALUE"]),
+        (["--pack_args", "max_valid_num=six", "segment_max_size=12"], ["max_valid_num", "six"]),
+        (["--pack_args", "max_valid_nm=6", "segment_max_size=12"], ["did you mean 'max_valid_num'"]),
+        (["--precision", "fp8"], ["--precision", "fp8"]),
+        (["--batch_size", "0"], ["--batch_size"]),
+        (["--inputshape", "a=1"], ["No such option", "--input_shape"]),
+        (["--remove_outputs", "logits"], ["'logits'", "start_logits"]),
+        (["--checkpoints", "nowhere"], ["'nowhere'"]),
+        (["--fp16_skip_op_types"], ["requires an argument"]),
+        (["--custom_pass_config", "none.py"], ["custom_pass_config", "none.py"]),
+        (["--ipu_version", "ipu9"], ["--ipu_version", "ipu9"]),
+        (["--num_io_tiles", "many"], ["--num_io_tiles", "many"]),
+    ],
+)
+def test_a_wrong_option_is_one_line_that_names_it(
+    poprt: Poprt, model_path: Path, words: list[str], texts: list[str]
+) -> None:
+    Path("bert.optimized.onnx").write_bytes(b"old")
+    assert_fails(poprt("-i", model_path, *words), *texts)
+    assert Path("bert.optimized.onnx").read_bytes() == b"old"
+
+
+def test_a_shape_that_contradicts_the_model_is_one_line(poprt: Poprt, model_path: Path) -> None:
+    assert poprt("-i", model_path, "--input_shape", *SHAPES, "--output_model", "fixed.onnx").exit_code == 0
+    assert_fails(poprt("-i", "fixed.onnx", "--input_shape", "input_ids=4,12"), "const_input_shape", "'input_ids'", "2")
+
+
+def test_a_missing_input_model_is_one_line(poprt: Poprt) -> None:
+    assert_fails(poprt("--precision", "fp16"), "--input_model")
+
+
+def test_an_output_folder_that_cannot_be_made_is_found_before_any_work(poprt: Poprt, model_path: Path) -> None:
+    Path("file").write_text("in the way")
+    assert_fails(poprt("-i", model_path, "--output_dir", "file/below"), "output_dir", "file/below")
+    assert_fails(poprt("-i", model_path, "--output_model", "no/such/folder.onnx"), "no/such/folder.onnx")
+
+
+def test_a_failed_check_writes_nothing(poprt: Poprt, model_path: Path) -> None:
+    Path("spoil.py").write_text(
+        "from onnx import numpy_helper\n"
+        "from passes import Pass, register\n\n"
+        "@register('spoil_of_this_test')\n"
+        "class Spoil(Pass):\n"
+        "    def run(self, model):\n"
+        "        largest = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))\n"
+        "        values = numpy_helper.to_array(largest)\n"
+        "        largest.CopyFrom(numpy_helper.from_array(values[::-1].copy(), largest.name))\n"
+        "        return model\n"
+    )
+    Path("bert.optimized.onnx").write_bytes(b"old")
+    words = ("-i", model_path, "--custom_pass_config", "spoil.py", "--passes", "spoil_of_this_test", "--check")
+    result = poprt(*words)
+    assert_fails(result, "start_logits", "nothing was written")
+    assert re.search(r"check +start_logits: FAIL", result.stdout)
+    assert Path("bert.optimized.onnx").read_bytes() == b"old"
+
+
+def test_a_bug_keeps_its_traceback(poprt: Poprt, model_path: Path) -> None:
+    Path("buggy.py").write_text(
+        "from passes import Pass, register\n\n"
+        "@register('bug_of_this_test')\n"
+        "class Bug(Pass):\n"
+        "    def run(self, model):\n"
+        "        raise ZeroDivisionError('a bug')\n"
+    )
+    with pytest.raises(ZeroDivisionError):
+        poprt("-i", model_path, "--custom_pass_config", "buggy.py", "--passes", "bug_of_this_test")
+
+
+def test_a_model_near_two_gigabytes_gets_a_file_beside_it(
+    poprt: Poprt, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("poprt_cli.model_files.LARGEST_SINGLE_FILE", 1000)
+    assert poprt("-i", model_path, "--output_model", "big.onnx").exit_code == 0
+    assert sorted(path.name for path in Path().iterdir()) == ["big.onnx", "big.onnx.data"]
+    for expected, got in zip(
+        onnx.load(str(model_path)).graph.initializer[:1], onnx.load("big.onnx").graph.initializer[:1], strict=True
+    ):
+        assert np.array_equal(onnx.numpy_helper.to_array(expected), onnx.numpy_helper.to_array(got))

@@ -1,0 +1,83 @@
+"""The command `poprt_exec`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from models.bert import SIZES, BertConfig, build_bert
+from poprt.compiler import Compiler
+from poprt.converter import Converter
+from poprt_cli.executor import cli
+
+SHAPES = {name: [2, 12] for name in ("input_ids", "attention_mask", "token_type_ids")}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds a packed executable, a fixed one and one with open dimensions."""
+    folder = tmp_path_factory.mktemp("popef")
+    model = build_bert(BertConfig(**SIZES["tiny"], head="qa"))
+    packing = {"max_valid_num": 4, "segment_max_size": 12}
+    for name, options in {
+        "packed": {"input_shape": SHAPES, "pack_args": packing},
+        "fixed": {"input_shape": SHAPES},
+        "open": {},
+    }.items():
+        Compiler.compile_and_export(Converter(**options).convert(model), None, folder / f"{name}.popef")
+    (folder / "text.popef").write_text("no executable")
+    return folder
+
+
+def run(*words: object) -> Result:
+    result = CliRunner().invoke(cli, ["poprt_run_popef", *map(str, words)], prog_name="poprt_exec")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "batch_size"),
+    [
+        ("fixed", [], 2),
+        ("fixed", ["--batchSize", 5], 5),
+        ("packed", [], 2),
+        ("packed", ["--runner", "packRunner", "--maskName", "attention_mask"], 4),
+        ("packed", ["--runner", "packRunner", "--maxValidNum", 3, "--packTimeout", 100, "--numThreads", 2], 3),
+    ],
+)
+def test_latency_and_throughput_are_printed(folder: Path, name: str, words: list[object], batch_size: int) -> None:
+    result = run("--popef", folder / f"{name}.popef", "--iteration", 4, *words)
+    assert result.exit_code == 0, result.output
+    figures = dict(line.split(": ") for line in result.stdout.splitlines())
+    latencies = [float(figures[f"{what} latency"].split()[0]) for what in ("min", "mean", "p99", "max")]
+    assert latencies == sorted(latencies)
+    assert figures["iterations"] == "4"
+    assert figures["batch size"] == str(batch_size)
+    assert re.fullmatch(r"[\d.]+ s", figures["total time"])
+    assert float(figures["throughput"].split()[0]) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "text"),
+    [
+        ("missing", [], "does not exist"),
+        ("text", [], "text.popef"),
+        ("fixed", ["--runner", "lightRunner"], "not available in this version"),
+        ("fixed", ["--runner", "hostConcatRunner"], "not available in this version"),
+        ("fixed", ["--runner", "fastRunner"], "fastRunner"),
+        ("fixed", ["--runner", "packRunner"], "not packed"),
+        ("fixed", ["--index", 1], "only model 0"),
+        ("packed", ["--runner", "packRunner", "--maskName", "mask"], "'mask'"),
+        ("open", [], "--input_shape"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line(folder: Path, name: str, words: list[object], text: str) -> None:
+    result = run("--popef", folder / f"{name}.popef", "--iteration", 1, *words)
+    assert result.exit_code != 0
+    lines = [line for line in result.stderr.splitlines() if line.startswith("poprt_exec: error: ")]
+    assert len(lines) == 1
+    assert text in lines[0]
