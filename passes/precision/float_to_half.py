@@ -48,6 +48,7 @@ class FloatToHalf(GraphPass):
         self._report_unused_skips(graph)
         functions = {(f.domain, f.name): self._is_convertible(f, result) for f in _own_functions(graph)}
         for root in [graph, *(f for f in graph.functions if functions.get((f.domain, f.name)))]:
+            _refuse_untyped(root, result)
             kept = float_nodes(root, self.skip_op_types, avoid_overflow=self.avoid_overflow)
             rules = HalfRules(opset_imports(root), kept, functions)
             HalfWriter(root, rules, values, result).run()
@@ -77,3 +78,12 @@ class FloatToHalf(GraphPass):
 
 def _own_functions(graph: gs.Graph) -> list[gs.Function]:
     return [function for function in graph.functions if function.domain != "ai.graphcore"]
+
+
+def _refuse_untyped(root: gs.Graph, result: PassResult) -> None:
+    """Name the tensors whose type nobody knows; if one holds float32, the engine will say that types do not match."""
+    for scope in walk_graphs(root, functions=False):
+        for node in scope.nodes:
+            for tensor in node.outputs:
+                if tensor.name and tensor.dtype is None and tensor.outputs:
+                    result.refuse(node, f"the type of its output {tensor.name!r} is not known, so it is left as it is")

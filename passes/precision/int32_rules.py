@@ -19,8 +19,8 @@ _COMPARISON = "Equal Greater GreaterOrEqual Less LessOrEqual NonZero Where"
 #: Operators of the default domain with int32 kernels in onnxruntime on a CPU, for every type variable that allows it.
 INT32_KERNELS = frozenset(f"{_DATA_MOVEMENT} {_ARITHMETIC} {_COMPARISON} Cast CastLike".split())
 
-#: Operators of the domain ai.graphcore whose output has the type of input 0, whichever that is.
-_GENERIC = frozenset(["Unpack", "Repack"])
+# Operators of the domain ai.graphcore whose inputs may have any type.
+_GENERIC = frozenset(["AttentionMask", "Repack", "Unpack"])
 
 
 def takes_int32(node: gs.Node, index: int, opsets: Mapping[str, int]) -> bool:

@@ -16,8 +16,7 @@ from passes.packing.metadata import METADATA_KEY, UNPACK_INFO
 from passes.registry import register
 from passes.shapes.baked_shapes import LARGEST_VALUE_READ, find_contradiction
 from passes.shapes.dtypes import infer_dtypes
-from passes.shapes.shape_inference import Extent, as_extents, merge_extents
-from passes.shapes.symbolic import infer_symbolic_shapes
+from passes.shapes.shape_inference import Extent, declared_names, infer_extents, merge_extents
 
 logger = logging.getLogger("poprt")
 
@@ -62,16 +61,16 @@ class ConstInputShape(GraphPass):
         changed = {t.name: shape for t in graph.inputs for shape in [wanted.get(t.name)] if shape and t.shape != shape}
         if not changed:
             return result
-        symbols = _symbol_values(graph, changed)
+        symbols, names = _symbol_values(graph, changed), declared_names(graph)
         before = {tensor.name: tensor.shape for tensor in graph.inputs}
         for tensor in graph.inputs:
             shape = changed.get(tensor.name, tensor.shape)
             tensor.shape = None if shape is None else [symbols.get(n, n) for n in shape]
             result.count("inputs fixed", int(tensor.shape != before[tensor.name]))
         if is_packed(graph):
-            _declare_outputs(graph)
+            _declare_outputs(graph, names)
         else:
-            _infer_again(graph, symbols, result)
+            _infer_again(graph, symbols, names, result)
             fixed = {n for shape in changed.values() for n in shape}
             _refuse_contradictions(graph, before, fixed)
         return result
@@ -99,6 +98,8 @@ def is_packed(graph: gs.Graph) -> bool:
 
 def _fixed(tensor: gs.Tensor, given: Mapping[int, int], *, whole: bool) -> list[Extent]:
     """The shape of an input with the ``given`` axes fixed."""
+    if tensor.shape is None and not whole:
+        raise RewriteError(f"input {tensor.name!r} declares no rank, so it has no batch axis; give its input_shape")
     declared: list[Extent] = list(tensor.shape) if tensor.shape is not None else [None] * len(given)
     if whole and len(given) != len(declared):
         raise RewriteError(
@@ -137,14 +138,14 @@ def _symbol_values(graph: gs.Graph, changed: Mapping[str, Sequence[Extent]]) -> 
     return values
 
 
-def _declare_outputs(graph: gs.Graph) -> None:
-    found = infer_symbolic_shapes(graph)
+def _declare_outputs(graph: gs.Graph, names: set[str]) -> None:
+    found = infer_extents(graph, names)
     for tensor in graph.outputs:
         if tensor.name in found:
-            tensor.shape = merge_extents(tensor.shape, as_extents(found[tensor.name]))
+            tensor.shape = merge_extents(tensor.shape, found[tensor.name])
 
 
-def _infer_again(graph: gs.Graph, symbols: Mapping[Extent, int], result: PassResult) -> None:
+def _infer_again(graph: gs.Graph, symbols: Mapping[Extent, int], names: set[str], result: PassResult) -> None:
     """Drop the declared shapes, infer them, and keep of the old ones what inference does not know."""
     infer_dtypes(graph)  # a shape can be declared only together with a type
     inputs = {id(tensor) for tensor in graph.inputs}
@@ -157,9 +158,9 @@ def _infer_again(graph: gs.Graph, symbols: Mapping[Extent, int], result: PassRes
     before = {tensor.name: tensor.shape for tensor in tensors}
     for tensor in tensors:
         tensor.shape = None
-    found = infer_symbolic_shapes(graph)
+    found = infer_extents(graph, names)
     for tensor in tensors:
-        inferred = as_extents(found[tensor.name]) if tensor.name in found else None
+        inferred = found.get(tensor.name)
         declared = old[tensor.name]
         if inferred is None or declared is None or len(inferred) != len(declared):
             tensor.shape = declared if inferred is None else inferred

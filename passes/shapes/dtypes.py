@@ -39,6 +39,9 @@ DTYPE_ATTRIBUTES: Mapping[str, tuple[str, Dtype]] = {
     "RandomUniformLike": ("dtype", None),
     "SequenceEmpty": ("dtype", FLOAT),
 }
+_MAKE_SEQUENCES = frozenset(
+    ["SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SplitToSequence"]
+)
 _INT64: Dtype = np.dtype(np.int64)
 _CONSTANT_ATTRIBUTES = {"value_float": FLOAT, "value_floats": FLOAT, "value_int": _INT64, "value_ints": _INT64}
 
@@ -107,6 +110,12 @@ def _infer(graph: gs.Graph, opsets: Mapping[str, int], functions: Mapping[tuple[
         for output, dtype in zip(node.outputs, found, strict=False):
             if isinstance(output, gs.Variable) and output.name and output.dtype is None:
                 output.dtype = dtype
+                if node.op in _MAKE_SEQUENCES or (node.op == "Identity" and _is_sequence(node.inputs[0])):
+                    output.type = "sequence_type"
+
+
+def _is_sequence(tensor: gs.Tensor) -> bool:
+    return isinstance(tensor, gs.Variable) and tensor.type == "sequence_type"
 
 
 def _bind_body_inputs(node: gs.Node) -> None:
@@ -150,7 +159,7 @@ def _output(schema: onnx.defs.OpSchema, index: int, bound: Mapping[str, Dtype], 
     allowed = allowed_types(schema, variable)
     if len(allowed) == 1:
         return _BY_NAME.get(next(iter(allowed)).removeprefix("tensor(").removesuffix(")"))
-    if "Sequence" in node.op or "Optional" in node.op:  # the element type of the sequence is that of its tensors
+    if "Sequence" in node.op:  # the element type of the sequence is that of its tensors
         return node.inputs[0].dtype if node.inputs else None
     return None
 

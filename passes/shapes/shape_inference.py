@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import onnx_graphsurgeon as gs
@@ -15,6 +16,8 @@ from passes.shapes.symbolic import infer_symbolic_shapes
 
 #: An extent as graphsurgeon holds it: a number, a name or expression, or None where nothing is known.
 Extent = int | str | None
+
+_NAME = re.compile(r"[A-Za-z_][\w.:/]*")
 
 
 @register("shape_inference")
@@ -32,30 +35,41 @@ class ShapeInference(GraphPass):
         untyped = _untyped(graph)
         infer_dtypes(graph)
         result.count("types set", untyped - _untyped(graph))
-        found = infer_symbolic_shapes(graph)
+        found = infer_extents(graph, declared_names(graph))
         for name, tensor in graph.tensors().items():
             if not isinstance(tensor, gs.Variable) or tensor.type != "tensor_type" or tensor.dtype is None:
                 continue  # a shape can be declared only together with a type
             if name in found:
-                shape = merge_extents(tensor.shape, as_extents(found[name]))
+                shape = merge_extents(tensor.shape, found[name])
                 if shape != tensor.shape:
                     tensor.shape = shape
                     result.count("shapes set")
         return result
 
 
-def as_extents(shape: Sequence[Any]) -> list[Extent]:
-    """A shape from symbolic inference as graphsurgeon holds it."""
-    return [_extent(dim) for dim in shape]
+def declared_names(graph: gs.Graph) -> set[str]:
+    """The dimension names that the main graph's tensors carry."""
+    extents = (extent for tensor in graph.tensors().values() for extent in tensor.shape or ())
+    return {word for extent in extents if isinstance(extent, str) for word in _NAME.findall(extent)}
 
 
-def _extent(dim: Any) -> Extent:
+def infer_extents(graph: gs.Graph, names: Collection[str]) -> dict[str, list[Extent]]:
+    """The shapes that inference finds, in the dimension names ``names``.
+
+    Where inference meets an operator that it does not know it guesses a rank and makes up names. Such an extent is
+    None here, and a shape of nothing else is left out.
+    """
+    shapes = {name: [_extent(dim, names) for dim in shape] for name, shape in infer_symbolic_shapes(graph).items()}
+    return {name: shape for name, shape in shapes.items() if not shape or any(n is not None for n in shape)}
+
+
+def _extent(dim: Any, names: Collection[str]) -> Extent:
     if isinstance(dim, int):
         return dim
     expression = sympy.sympify(dim)
     if expression.is_Integer:
         return int(expression)
-    return None if expression.atoms(sympy.Dummy) else str(expression)
+    return str(expression) if all(str(symbol) in names for symbol in expression.free_symbols) else None
 
 
 def merge_extents(declared: Sequence[Extent] | None, inferred: Sequence[Extent]) -> list[Extent]:

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto
 
 from models.bert import SIZES, BertConfig, build_bert
+from passes.graph_io import import_graph
 from passes.precision.float_to_half import FloatToHalf
 from tests.numerics import padded, random_samples, run
 from tests.passes.rewrites import copy_of, ops, parse, rewritten
@@ -166,7 +167,7 @@ def test_a_local_function_is_converted_and_a_generic_one_is_not() -> None:
 
 def test_attention_mask_follows_in_its_attribute() -> None:
     model = parse("""g (int32[r,c] mask, float[r,h,c,c] s) => (float[r,h,c,c] y) {
-        m = ai.graphcore.AttentionMask <dataType = "FLOAT"> (mask)  y = Add (s, m)
+        m = ai.graphcore.AttentionMask <dataType = "FLOAT"> (mask, s)  y = Add (s, m)
     }""")
     converted = FloatToHalf().run(model)
     attributes = {a.name: a for a in converted.graph.node[0].attribute}
@@ -216,3 +217,43 @@ def test_an_encoder_shrinks_to_half_and_stays_close(dialect: str, avoid_overflow
         assert error.max() < 2e-2
         assert error.mean() < 2e-3
     assert converted.ByteSize() < 0.6 * model.ByteSize()
+
+
+def test_a_sequence_of_tensors_follows() -> None:
+    model = parse("""g (float[n] x) => (float[m] y) {
+        s = SequenceConstruct (x, x)  y = ConcatFromSequence <axis=0> (s)
+    }""")
+    converted = convert(model)
+    assert ops(converted) == ["SequenceConstruct", "ConcatFromSequence"]
+    np.testing.assert_array_equal(run(converted, {"x": np.ones(2, np.float16)})["y"], np.ones(4, np.float16))
+
+
+def test_quantisation_keeps_its_scales() -> None:
+    model = parse("""g (float[n] x) => (float[n] y) <float scale = {0.1}, uint8 zero = {0}> {
+        q = QuantizeLinear (x, scale, zero)  y = DequantizeLinear (q, scale, zero)
+    }""")
+    converted = convert(model)
+    assert ops(converted) == ["Cast", "QuantizeLinear", "DequantizeLinear", "Cast"]
+    assert initializer(converted, "scale").dtype == np.float32
+
+
+def test_the_body_of_a_loop_is_converted() -> None:
+    model = parse("""g (float[2] x, int64 n) => (float[2] y) <bool go = {1}> {
+        y = Loop (n, go, x) <body = b (int64 i, bool c, float[2] v) => (bool again, float[2] w) {
+            again = Identity (c)  w = Add (v, x)
+        }>
+    }""")
+    converted = convert(model)
+    assert io_types(converted) == [F16, TensorProto.INT64, F16]
+    got = run(converted, {"x": np.ones(2, np.float16), "n": np.array(3)})["y"]
+    np.testing.assert_array_equal(got, np.full(2, 4, np.float16))
+
+
+def test_a_tensor_of_unknown_type_is_named() -> None:
+    graph = import_graph(
+        parse("""g (float[n] x) => (float[n] y) {
+        a, b = com.microsoft.Mystery (x)  y = Add (a, b)
+    }""")
+    )
+    result = FloatToHalf().apply(graph)
+    assert any("'b' is not known" in refusal.reason for refusal in result.refusals)

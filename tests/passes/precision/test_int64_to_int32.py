@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from passes.ops import attach_functions
 from passes.precision.int64_to_int32 import Int64ToInt32
 from tests.numerics import run
 from tests.passes.rewrites import copy_of, ops, parse, rewritten
@@ -103,6 +104,26 @@ def test_a_subgraph_reads_the_int64_form() -> None:
     assert ops(converted) == ["Cast", "If"]
     same(model, converted, {"ids": [1, 2], "c": True})
     same(model, converted, {"ids": [1, 2], "c": False})
+
+
+def test_the_packing_operators_take_int32() -> None:
+    model = parse("""g (int64[2,4] ids, int32[3,1] unpack_info) => (bool[3,4] y, float[2,1,4,4] m) <int64 one = {1}> {
+        u = ai.graphcore.Unpack <max_valid_num=3, segment_max_size=[4]> (ids, unpack_info)
+        y = Greater (u, one)  m = ai.graphcore.AttentionMask <dataType="FLOAT", to=1> (ids, ids)
+    }""")
+    attach_functions(model)
+    converted = convert(model)
+    assert ops(converted) == ["Unpack", "Greater", "AttentionMask"]
+    lengths = np.array([[3], [4], [1]], np.int32)
+    same(model, converted, {"ids": [[1, 1, 2, 2], [1, 2, 3, 0]], "unpack_info": lengths})
+
+
+def test_a_node_of_another_domain_gets_int64() -> None:
+    model = parse("""g (int64[n] ids) => (int64[n] y) { y = local.Twice (ids) }
+    <domain: "local", opset_import: ["" : 17]> Twice (x) => (y) { y = Add (x, x) }""")
+    converted = convert(model)
+    assert ops(converted) == ["Cast", "Twice"]
+    same(model, converted, {"ids": [1, 2]})
 
 
 COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")

@@ -47,3 +47,10 @@ def test_types_are_set_behind_a_local_function_and_a_subgraph() -> None:
         onnx.TensorProto.FLOAT16,
         onnx.TensorProto.FLOAT16,
     )
+
+
+def test_nothing_is_guessed_behind_an_unknown_operator() -> None:
+    model = parse("g (float[b,4] x) => (float[p,q] y) { a = com.microsoft.Mystery (x)  y = Identity (a) }")
+    shapes = declared(rewritten(ShapeInference(), model))
+    assert shapes["a"] == []
+    assert shapes["y"] == ["p", "q"]
