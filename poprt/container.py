@@ -188,9 +188,9 @@ def _check_frame(path: Path, mapped: Bytes, ranges: list[_Range], comment: bytes
 
 
 def _check_members(path: Path, manifest: dict[str, Any], members: dict[str, Bytes], check_hash: bool) -> None:
-    declared = manifest.get("members", {})
-    if set(declared) != set(members):
-        raise DamagedExecutableError(f"{path}: expected members {sorted(declared)}, found {sorted(members)}")
+    declared = manifest.get("members")
+    if not isinstance(declared, dict) or set(declared) != set(members):
+        raise DamagedExecutableError(f"{path}: its members {sorted(members)} are not those of its manifest")
     for name, data in members.items():
         if declared[name]["bytes"] != len(data):
             raise DamagedExecutableError(

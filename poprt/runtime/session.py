@@ -80,7 +80,8 @@ class EngineSession:
         constant = [spec for spec in self.executable.manifest.weights if spec.constant]
         # onnxruntime copies these while it loads; they may go when this method returns.
         values = [ort.OrtValue.ortvalue_from_numpy(_engine_array(self.executable, spec)) for spec in constant]
-        options.add_external_initializers([spec.name for spec in constant], values)
+        if values:
+            options.add_external_initializers([spec.name for spec in constant], values)
         try:
             return ort.InferenceSession(self.executable.graph, options, providers=self.providers)
         except Exception as error:
@@ -165,7 +166,7 @@ def engine_error(error: Exception) -> ExecutableError:
 
 
 def _engine_array(executable: Executable, spec: WeightSpec) -> Array:
-    return np.ascontiguousarray(executable.weight(spec.name), dtype=spec.engine_dtype)
+    return np.asarray(executable.weight(spec.name), dtype=spec.engine_dtype, order="C")
 
 
 def _prepare(value: Array, spec: TensorSpec, shape: Sequence[int | str | None]) -> Array:
@@ -177,7 +178,7 @@ def _prepare(value: Array, spec: TensorSpec, shape: Sequence[int | str | None]) 
     if not fits:
         wanted = [extent if isinstance(extent, int) else "any" for extent in shape]
         raise InputError(f"input {spec.name!r} has shape {list(array.shape)}, expected {wanted}")
-    return np.ascontiguousarray(array) if array.ndim else array
+    return np.asarray(array, order="C")
 
 
 def _to_dtype(name: str, array: Array, wanted: np.dtype[Any]) -> Array:

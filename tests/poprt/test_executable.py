@@ -111,6 +111,15 @@ def test_zip_tools_read_the_file_and_its_members_are_stored_and_aligned(saved: P
     assert manifest["members"]["model.onnx"]["bytes"] == len(b"a graph")
 
 
+def test_members_beyond_the_old_zip_limit_are_aligned_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 300)  # stands for 2 GiB
+    path = tmp_path / "large.popef"
+    make_executable().save(path)
+    with zipfile.ZipFile(path) as archive:
+        assert path.read_bytes().index(archive.read("weights.bin")) % 64 == 0
+    np.testing.assert_array_equal(Executable(path).weight("w"), make_executable().weight("w"))
+
+
 def test_each_weight_is_aligned_in_its_member() -> None:
     offsets = [spec.offset for spec in make_executable().manifest.weights]
     assert all(offset % 64 == 0 for offset in offsets)
