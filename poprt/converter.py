@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -94,7 +95,9 @@ class Converter:
         self.options: ConvertOptions = read_options(given, self.logger)
         self.records: list[PassRecord] = []
         self.verification: Verification | None = None
-        self._asked = {name: value for name, value in given.items() if name != "logger" and value not in (None, "")}
+        default = {name: item.default for name, item in inspect.signature(Converter).parameters.items()}
+        self._asked = {name: value for name, value in given.items() if value and value != default[name]}
+        self._asked.pop("logger", None)
 
     def convert(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Return the converted model. The given one is left as it is.
