@@ -78,13 +78,15 @@ class Compiler:
 
 def _chosen_outputs(model: onnx.ModelProto, outputs: Sequence[str] | None) -> list[str]:
     known = [item.name for item in model.graph.output]
+    if not known:
+        raise CompileError("the model has no outputs; is it an ONNX model?")
     if outputs is None:
         return known
     unknown = [name for name in outputs if name not in known]
     if unknown or not outputs:
         asked = ", ".join(map(repr, unknown)) or "nothing"
         raise CompileError(f"outputs: {asked} asked for; the model's outputs are {', '.join(known)}")
-    return list(outputs)
+    return list(dict.fromkeys(outputs))
 
 
 def _compile(source: Source, outputs: list[str], options: CompilerOptions, progress: Progress) -> Executable:
@@ -93,7 +95,8 @@ def _compile(source: Source, outputs: list[str], options: CompilerOptions, progr
     declared = [_tensor_spec(item) for item in model.graph.input], [_tensor_spec(item) for item in model.graph.output]
     model, packing = lower_packing(model)
     if packing is not None:
-        packing = replace(packing, outputs={name: packing.outputs[name] for name in outputs})
+        kept = {name: kind for name, kind in packing.outputs.items() if name in outputs}
+        packing = replace(packing, outputs=kept)
     if uses_half(model) and not has_fast_half():
         logger.debug("%d float16 places lowered to float32", lower_half(model))
     drop_unread_initializers(model)

@@ -129,7 +129,11 @@ def _inferred(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
     del blind.graph.value_info[:]
     for item in blind.graph.output:
         item.ClearField("type")
-    graph = onnx.shape_inference.infer_shapes(blind).graph
+    try:
+        graph = onnx.shape_inference.infer_shapes(blind).graph
+    except onnx.shape_inference.InferenceError as error:
+        logger.debug("no types inferred, the engine will say what is wrong: %s", error)
+        return {}
     values = [*graph.input, *graph.value_info, *graph.output]
     return {item.name: item.type.tensor_type for item in values if item.type.HasField("tensor_type")}
 

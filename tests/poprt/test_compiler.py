@@ -125,6 +125,19 @@ def test_data_outside_the_models_folder_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_model_is_a_clear_error() -> None:
     with pytest.raises(CompileError, match="cannot be read as an ONNX model"):
         Compiler.compile(b"\xff\xff\xff not a model")
+    with pytest.raises(CompileError, match="no outputs"):
+        Compiler.compile(b"")
+
+
+def test_an_operator_of_a_domain_that_is_not_imported_is_named() -> None:
+    node = helper.make_node("Gelu", ["x"], ["y"], name="stray", domain="com.nowhere")
+    model = make_model([node], [value("x", TensorProto.FLOAT, [2])], [value("y", TensorProto.FLOAT, [2])])
+    with pytest.raises(CompileError, match="Gelu"):
+        Compiler.compile(model)
+
+
+def test_an_output_asked_for_twice_is_given_once() -> None:
+    assert [spec.name for spec in Compiler.compile(linear(), ["y", "s", "y"]).outputs] == ["y", "s"]
 
 
 def test_only_the_outputs_asked_for_are_kept_in_the_order_asked() -> None:

@@ -141,3 +141,22 @@ def test_replaceable_float16_weights_take_float16_values() -> None:
     session = EngineSession(Compiler.compile(linear(np.float16), ["y"], CompilerOptions(constant_weights=False)))
     session.update_weights({"w": np.zeros((32, 32), np.float16), "b": np.full(32, 2, np.float16)})
     np.testing.assert_array_equal(session.run({"x": np.ones((1, 32), np.float16)})[0], np.full((1, 32), 2))
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_a_stored_weight_can_be_read_from_within_a_subgraph(flag: bool) -> None:
+    def branch(name: str, op_type: str) -> onnx.GraphProto:
+        node = helper.make_node(op_type, ["x", "w"], [name])
+        return helper.make_graph([node], name, [], [value(name, HALF, [1024])])
+
+    node = helper.make_node("If", ["flag"], ["y"], then_branch=branch("sum", "Add"), else_branch=branch("gap", "Sub"))
+    model = make_model(
+        [node],
+        [value("x", HALF, [1024]), value("flag", TensorProto.BOOL, [])],
+        [value("y", HALF, [1024])],
+        {"w": np.full(1024, 0.5, np.float16)},
+    )
+    executable = Compiler.compile(model)
+    assert [spec.name for spec in executable.manifest.weights] == ["w"]
+    (y,) = EngineSession(executable).run({"x": np.ones(1024, np.float16), "flag": np.array(flag)})
+    np.testing.assert_array_equal(y, np.full(1024, 1.5 if flag else 0.5))
