@@ -10,7 +10,7 @@ import numpy as np
 
 from poprt.sample_data import Array, InputInfo, random_array
 
-_MOST_SAMPLES = 8  # enough to cross rows and share them; each costs a run of the original
+_FEW = 8  # enough samples to cross rows and share them; each costs a run of the original
 _OPEN_ROWS = 3  # where the model leaves the number of rows open
 
 
@@ -48,6 +48,8 @@ def pack_samples(
     originals: Sequence[InputInfo],
     converted: Sequence[InputInfo],
     rng: np.random.Generator,
+    *,
+    most_samples: int = _FEW,
 ) -> PackedCase:
     """Samples for a packed model.
 
@@ -55,11 +57,12 @@ def pack_samples(
         packing: the fields of :class:`poprt.executable.PackingSpec`.
         originals, converted: the inputs of both models.
         rng: where lengths and values come from.
+        most_samples: how many to make; the pack's capacity limits them as well.
     """
     packing = {**packing, "rows": packing["rows"] or _OPEN_ROWS}
     packing["columns"] = packing["columns"] or sum(packing["segment_max_size"])
     across = packing["style"] == "unpack_repack"
-    lengths = _draw_lengths(packing, rng)
+    lengths = _draw_lengths(packing, rng, most_samples)
     places = _place(lengths, packing["rows"], packing["columns"], across=across)
     lengths = lengths[: len(places)]
     columns = [_columns(sample, packing["segment_max_size"]) for sample in lengths]
@@ -77,12 +80,12 @@ def pack_samples(
     return PackedCase(samples, feeds, packing["outputs"], places, columns)
 
 
-def _draw_lengths(packing: Mapping[str, Any], rng: np.random.Generator) -> Array:
+def _draw_lengths(packing: Mapping[str, Any], rng: np.random.Generator, most: int) -> Array:
     """Lengths [n, segments], each at least 1. The first sample is as long as one may be, the others half as long at
     most, so that several share a row.
     """
     longest = np.minimum(np.array(packing["segment_max_size"]), packing["columns"])
-    drawn = rng.integers(1, longest // 2 + 2, size=(min(_MOST_SAMPLES, packing["max_valid_num"]), len(longest)))
+    drawn = rng.integers(1, longest // 2 + 2, size=(min(most, packing["max_valid_num"]), len(longest)))
     drawn[0] = longest
     return np.asarray(drawn)
 

@@ -45,7 +45,13 @@ model_options = _group(
 )
 
 rewrite_options = _group(
-    click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True),
+    click.option(
+        "--precision",
+        type=click.Choice(["fp32", "fp16"]),
+        default="fp32",
+        show_default=True,
+        help="Type of float inputs, outputs and weights.",
+    ),
     _pairs("--pack_args", KeyValue(), "Pack samples of many lengths: max_valid_num=40 segment_max_size=256."),
     _names("--passes", "Passes to add, in order, after the default ones."),
     _names("--skip_passes", "Passes to leave out."),
@@ -70,6 +76,7 @@ action_options = _group(
         type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False),
         default="INFO",
         show_default=True,
+        help="The least severe messages to print, on stderr.",
     ),
     _flag("--disable_compilation_progress_bar", "Show no progress, also on a terminal."),
     click.option("--print_completion", type=click.Choice(["bash", "zsh"]), help="Print a completion script and stop."),

@@ -25,7 +25,9 @@ def run_once(original: onnx.ModelProto, converted: onnx.ModelProto) -> None:
     meaning = {info.name: info for info in model_inputs(original)}
     packing = next((prop.value for prop in converted.metadata_props if prop.key == "poprt.packing"), "")
     if packing:
-        case = pack_samples(json.loads(packing), model_inputs(original), model_inputs(converted), rng)
+        fields = json.loads(packing)
+        most = fields["max_valid_num"]
+        case = pack_samples(fields, model_inputs(original), model_inputs(converted), rng, most_samples=most)
         feeds, size = case.converted_feeds, len(case.original_feeds)
     else:
         infos = model_inputs(converted)

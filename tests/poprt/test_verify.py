@@ -55,6 +55,14 @@ def test_a_model_equals_itself() -> None:
     assert outcome.outputs[0].max_abs_diff == 0
 
 
+def test_a_model_too_large_for_one_message_goes_through_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("poprt.verify._LARGEST_MESSAGE", 1000)
+    model = bert()
+    before = model.SerializeToString(deterministic=True)
+    assert verify(model, bert()).passed
+    assert model.SerializeToString(deterministic=True) == before
+
+
 def test_altered_weights_fail() -> None:
     outcome = verify(bert(), spoil(bert()))
     assert not outcome.passed
