@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -47,7 +48,7 @@ class BertConfig:
 
 
 #: Sizes by name. "tiny" is for tests.
-SIZES: dict[str, dict[str, int]] = {
+SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"vocab": 1000, "hidden": 64, "layers": 2, "heads": 4, "intermediate": 128},
     "minilm": {"hidden": 384, "layers": 6, "heads": 12, "intermediate": 1536},
     "bert-base": {},
