@@ -11,6 +11,9 @@ from passes.base import walk_graphs
 from passes.precision.half_rules import FLOAT_OPS, OVERFLOW_OPS
 from passes.shapes.dtypes import as_dtype, has_dtype
 
+#: They pass on what their bodies make, so they have no precision of their own.
+CONTROL_FLOW = frozenset(["If", "Loop", "Scan", "SequenceMap"])
+
 _BRIDGES = frozenset(["Add", "Sub", "Mul", "Div", "Max", "Clip", "Abs", "Neg", "Identity"])
 _INDEX_OPS = frozenset(
     [
@@ -53,7 +56,8 @@ def float_nodes(graph: gs.Graph, skip_op_types: Collection[str], *, avoid_overfl
     ``avoid_overflow`` also wide sums, exponentials, squares, and attention scores from MatMul to Softmax.
     """
     nodes = [node for scope in walk_graphs(graph, functions=False) for node in scope.nodes]
-    kept = {id(node) for node in nodes if node.op in skip_op_types or (not node.domain and node.op in FLOAT_OPS)}
+    plain = [node for node in nodes if node.op not in CONTROL_FLOW]
+    kept = {id(node) for node in plain if node.op in skip_op_types or (not node.domain and node.op in FLOAT_OPS)}
     for node in nodes:
         if _casts_float_to_int(node):
             kept |= _index_arithmetic(node)

@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, PassResult, walk_graphs
 from passes.graph_io import opset_imports
-from passes.precision.float_islands import float_nodes
+from passes.precision.float_islands import CONTROL_FLOW, float_nodes
 from passes.precision.half_rules import HalfRules
 from passes.precision.half_scope import HalfWriter
 from passes.precision.half_values import HalfValues
@@ -58,6 +58,8 @@ class FloatToHalf(GraphPass):
 
     def _report_unused_skips(self, graph: gs.Graph) -> None:
         present = {node.op for scope in walk_graphs(graph) for node in scope.nodes}
+        for name in sorted(self.skip_op_types & CONTROL_FLOW):
+            self.logger.warning("skip_op_types: %s has no precision of its own; name the operators in its body", name)
         unused = sorted(self.skip_op_types - present)
         if unused:
             self.logger.warning("skip_op_types names operators that the model does not have: %s", ", ".join(unused))

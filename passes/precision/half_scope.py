@@ -61,9 +61,9 @@ class HalfWriter:
         for tensor in [*(t for node in scope.nodes for t in node.inputs), *outputs]:
             if not isinstance(tensor, gs.Constant) or not has_dtype(tensor, np.float32):
                 continue
+            if id(tensor) not in self._wants_half:
+                continue  # read as float32, or by a Cast: exact as it is
             if id(tensor) in self._wants_float:
-                if id(tensor) not in self._wants_half:
-                    continue  # stays as it is
                 name = unique_name(f"{tensor.name}_float", self._names)
                 self._float_form[id(tensor)] = gs.Constant(name, tensor._values, tensor.data_location)
             tensor.values = self._values.constant(tensor)
@@ -92,6 +92,8 @@ class HalfWriter:
         """Set the type of one output, and give the casts to its other form."""
         tensor = node.outputs[index]
         needs_float = id(tensor) in self._wants_float
+        if node.op in ("Constant", "ConstantOfShape"):
+            return self._write_constant(node, needs_float)
         made = self._rules.output(node, index)
         if made is Precision.EITHER:
             made = Precision.FLOAT if needs_float else Precision.HALF
@@ -108,6 +110,21 @@ class HalfWriter:
         self._result.count("tensors to float16")
         return [self._cast(form, tensor, _TO_HALF)]
 
+    def _write_constant(self, node: gs.Node, needs_float: bool) -> list[gs.Node]:
+        """As :meth:`_write_output` for a node that holds a value: a second one for float32, as a Cast would round."""
+        tensor = node.outputs[0]
+        if id(tensor) not in self._wants_half:
+            return []
+        twin: list[gs.Node] = []
+        if needs_float:
+            form = self._new_float(tensor)
+            twin = [gs.Node(node.op, form.name, dict(node.attrs), list(node.inputs), [form])]
+            self._written.update(id(new) for new in twin)
+        self._set_value(node)
+        tensor.dtype = _HALF
+        self._result.count("tensors to float16")
+        return twin
+
     def _cast_up(self, tensor: gs.Tensor) -> gs.Node:
         return self._cast(tensor, self._new_float(tensor), _TO_FLOAT)
 
@@ -123,13 +140,11 @@ class HalfWriter:
         return node
 
     def _set_attributes(self, node: gs.Node) -> None:
-        """Let a node that names its output type, or holds its value, make float16."""
+        """Let a node that names its output type make float16."""
         if node.op == "Cast":
             node.attrs["to"] = _TO_HALF
         elif node.op == "AttentionMask":
             node.attrs["dataType"], node.attrs["to"] = "FLOAT16", _TO_HALF
-        elif node.op in ("Constant", "ConstantOfShape"):
-            self._set_value(node)
         elif node.op in DTYPE_ATTRIBUTES:
             name, default = DTYPE_ATTRIBUTES[node.op]
             if name in node.attrs or default is not None:
@@ -152,6 +167,6 @@ class HalfWriter:
             if form is None:
                 continue
             wanted = self._rules.input(node, index)
-            produced_float = bool(form.inputs) and id(form.inputs[0]) not in self._written
-            if wanted is Precision.FLOAT or (wanted is Precision.EITHER and produced_float):
+            cast_up = any(maker.op == "Cast" and id(maker) in self._written for maker in form.inputs)
+            if wanted is Precision.FLOAT or (wanted is Precision.EITHER and not cast_up):
                 node.inputs[index] = form

@@ -257,3 +257,32 @@ def test_a_tensor_of_unknown_type_is_named() -> None:
     )
     result = FloatToHalf().apply(graph)
     assert any("'b' is not known" in refusal.reason for refusal in result.refusals)
+
+
+def test_a_constant_node_in_both_worlds_is_rounded_in_neither() -> None:
+    model = parse("""g (float[2] x) => (float[2] y, float[2] z) {
+        c = Constant <value_float = 3e38> ()  r = Sqrt (x)  a = Pow (r, c)  b = Min (x, c)  y = Neg (a)  z = Abs (b)
+    }""")
+    converted = convert(model)
+    assert ops(converted) == ["Cast", "Constant", "Constant", "Sqrt", "Pow", "Cast", "Min", "Neg", "Abs"]
+    values = {node.output[0]: node.attribute[0] for node in converted.graph.node[1:3]}
+    assert values["c_float"].f == np.float32(3e38)
+    assert onnx.numpy_helper.to_array(values["c"].t) == np.float16(6e4)
+
+
+def test_a_constant_that_only_a_cast_reads_is_left_exact() -> None:
+    model = parse("g () => (int64[1] y) <float[1] big = {3000001}> { y = Cast <to=7> (big) }")
+    converted = convert(model)
+    assert converted.graph == model.graph
+
+
+def test_control_flow_cannot_be_skipped_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    model = parse("""g (float[n] x, bool c) => (float[n] y) {
+        y = If (c) <then_branch = t () => (float[n] a) { a = Neg (x) },
+                    else_branch = e () => (float[n] d) { d = Abs (x) }>
+    }""")
+    with caplog.at_level(logging.WARNING, "poprt"):
+        converted = convert(model, skip_op_types=["If"])
+    assert "If has no precision of its own" in caplog.text
+    assert ops(converted) == ["If"]
+    assert run(converted, {"x": np.array([-4], np.float16), "c": np.array(False)})["y"] == 4
