@@ -21,6 +21,9 @@ from poprt.errors import PoprtError, RunnerClosedError
 
 logger = logging.getLogger("poprt")
 
+#: Seconds that the interpreter waits, when it ends, for the run in progress.
+EXIT_PATIENCE = 30.0
+
 
 class RunFuture(Future[None]):
     """The answer to one request. When it is done, the caller's output arrays hold the results."""
@@ -154,7 +157,7 @@ class _Queue(Generic[R]):
         """End the thread before the interpreter goes, so that no engine run is cut off in native code."""
         self.close(cancel=True)
         if self.dispatcher is not None:
-            self.dispatcher.join()
+            self.dispatcher.join(EXIT_PATIENCE)
 
 
 def _dispatch(queue: _Queue[R]) -> None:

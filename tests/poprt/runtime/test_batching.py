@@ -275,3 +275,42 @@ def test_an_idle_dispatcher_holds_no_answered_request():
         time.sleep(0.01)
     assert gone() is None
     batcher.close()
+
+
+def test_a_request_is_overtaken_only_within_its_window():
+    recorder, batcher, _ = blocked(most=1, window=3)
+
+    def newest_first(window):
+        return [[request] for request in reversed(window)]
+
+    recorder.plan = newest_first
+    futures = [batcher.submit(Request(i)) for i in range(1, 8)]
+    recorder.gate.set()
+    for future in futures:
+        future.wait(SOON)
+    assert [batch[0] for batch in recorder.batches] == [0, 3, 2, 1, 6, 5, 4, 7]
+    batcher.close()
+
+
+def test_every_submission_during_a_close_is_answered_or_refused():
+    batcher = Batcher(Recorder(), limit=5)
+    futures, refused = [], []
+
+    def submit_until_closed():
+        for i in range(10_000):
+            try:
+                futures.append(batcher.submit(Request(i)))
+            except RunnerClosedError as error:
+                refused.append(error)
+                return
+
+    threads = [threading.Thread(target=submit_until_closed) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    while not futures:
+        time.sleep(0.001)
+    batcher.close()
+    for thread in threads:
+        thread.join(SOON)
+    assert len(refused) == 8
+    assert all(future.exception(SOON) is None for future in futures)

@@ -1,12 +1,10 @@
-import datetime
-import logging
 import threading
 
 import numpy as np
 import pytest
 
-from poprt.errors import InputError, PoprtError, RequestTooLongError, RunnerClosedError
-from poprt.runtime import ModelRunner, PackAlgorithm, PackRunner, PackRunnerConfig, Runner, RuntimeConfig
+from poprt.errors import InputError, RequestTooLongError, RunnerClosedError
+from poprt.runtime import PackAlgorithm, PackRunner, PackRunnerConfig
 from tests.poprt.runtime.fake_engine import BAD_ID, HIDDEN, FakeEngine, executable, expected
 
 SOON = 20
@@ -304,62 +302,3 @@ def test_segments_are_split_as_the_caller_says_else_filled_in_order(ragged):
     runner.execute(sample([1, 2, 3, 4], position_ids=np.zeros(4, int)), out)
     assert out["logits"].tolist() == [1, 2, 3, 4, 0, 0, 0, 0]
     runner.close()
-
-
-def test_names_that_the_executable_lacks_are_refused_at_the_start():
-    with pytest.raises(PoprtError, match="dynamic_input_name: 'ids' is not a dynamic input"):
-        start(config=PackRunnerConfig(dynamic_input_name="ids"))
-    config = PackRunnerConfig()
-    config.enable_input_single_row_mode("mask")
-    with pytest.raises(PoprtError, match="mask_name: 'mask' is not a dynamic input"):
-        start("shared rows", config)
-
-
-def test_the_configuration_chooses_the_runner():
-    made = executable()
-    with Runner(made, PackRunnerConfig(), session=FakeEngine(made)) as runner:
-        assert type(runner) is PackRunner
-    for config in (None, RuntimeConfig()):
-        with Runner(made, config, session=FakeEngine(made)) as runner:
-            assert type(runner) is ModelRunner
-    with pytest.raises(PoprtError, match="got dict"):
-        Runner(made, {}, session=FakeEngine(made))
-
-
-def test_older_names_of_the_methods_work():
-    runner, _ = start()
-    out = buffers(runner)
-    runner.executeAsync(sample([1, 2]), out).wait(SOON)
-    check(out, expected(np.array([1, 2])), 2)
-    assert [d.name for d in runner.getExecuteInputs()] == [d.name for d in runner.get_model_inputs()]
-    runner.close()
-
-
-def test_descriptions_give_fresh_shapes_and_numpy_types():
-    runner, _ = start()
-    ids, *_ = runner.get_execute_inputs()
-    ids.shape[0] = 77
-    assert ids.shape == [3, 8]
-    assert ids.numpy_data_type() == "int32"
-    assert not ids.popef_contains_tensor_data
-    assert [d.numpy_data_type() for d in runner.get_execute_outputs()] == ["float16", "float32", "float32"]
-    runner.close()
-
-
-def test_a_misspelt_option_is_a_warning_with_the_nearest_name(caplog):
-    with caplog.at_level(logging.WARNING, "poprt"):
-        config = PackRunnerConfig()
-        config.timeout_microsecond = 5
-        RuntimeConfig().batch_dim = 0
-    assert "'timeout_microsecond'" in caplog.text
-    assert "Did you mean 'timeout_microseconds'" in caplog.text
-    assert "Did you mean 'batching_dim'" in caplog.text
-
-
-def test_an_option_that_is_out_of_range_is_refused():
-    with pytest.raises(PoprtError, match="timeout_microseconds: expected >= 0, got -1"):
-        start(config=PackRunnerConfig(timeout_microseconds=-1))
-    with pytest.raises(PoprtError, match="algorithm"):
-        start(config=PackRunnerConfig(algorithm="first_fit"))
-    with pytest.raises(PoprtError, match="timeout_ns: expected a duration"):
-        RuntimeConfig(timeout_ns=datetime.timedelta(-1)).timeout_seconds()
