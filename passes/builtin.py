@@ -18,7 +18,9 @@ import passes.cleanup.unique_name_for_nodes
 import passes.packing.packed_transformer
 import passes.precision.float_to_half
 import passes.precision.int64_to_int32
+import passes.shapes.const_batch_size
 import passes.shapes.const_input_shape
 import passes.shapes.convert_opset
+import passes.shapes.fill_squeeze_axes
 import passes.shapes.shape_inference
 import passes.shapes.trace_folding
