@@ -7,9 +7,11 @@ runner converts at the border.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import external_data_helper, numpy_helper
 
@@ -21,6 +23,12 @@ _HALF, _FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 _TYPE_ATTRIBUTES = frozenset(
     {"to", "dtype", "output_dtype", "output_datatype", "precision", "softmax_precision", "stash_type"}
 )
+
+#: The constants of GELU by their float16 values. An engine that fuses GELU looks for them to float32 precision.
+_GELU_CONSTANTS = {
+    float(np.float16(constant)): constant
+    for constant in (math.sqrt(2), math.sqrt(0.5), math.sqrt(2 / math.pi), 0.044715)
+}
 
 
 def uses_half(model: onnx.ModelProto) -> bool:
@@ -78,8 +86,16 @@ def _widen_tensor(tensor: onnx.TensorProto) -> int:
     if external_data_helper.uses_external_data(tensor):
         tensor.data_type = _FLOAT
     else:
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+        tensor.CopyFrom(numpy_helper.from_array(_widened(numpy_helper.to_array(tensor)), tensor.name))
     return 1
+
+
+def _widened(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """``array`` in float32. A scalar that float16 has rounded from a constant of GELU gets its digits back."""
+    wide = array.astype(np.float32)
+    if wide.size == 1:
+        wide[...] = _GELU_CONSTANTS.get(wide.item(), wide)
+    return wide
 
 
 def _widen_type(kind: Any) -> int:

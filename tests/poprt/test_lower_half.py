@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -160,3 +163,25 @@ def test_a_stored_weight_can_be_read_from_within_a_subgraph(flag: bool) -> None:
     assert [spec.name for spec in executable.manifest.weights] == ["w"]
     (y,) = EngineSession(executable).run({"x": np.ones(1024, np.float16), "flag": np.array(flag)})
     np.testing.assert_array_equal(y, np.full(1024, 1.5 if flag else 0.5))
+
+
+@pytest.mark.parametrize("as_initializer", [True, False])
+def test_gelu_keeps_its_constants_so_that_the_engine_can_fuse_it(as_initializer: bool, tmp_path: Path) -> None:
+    scalars = {"root": np.array(np.sqrt(2), np.float16), "one": np.float16(1), "half": np.array([0.5], np.float16)}
+    constants = [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array, name))
+        for name, array in scalars.items()
+    ]
+    gelu = [
+        helper.make_node("Div", ["x", "root"], ["a"]),
+        helper.make_node("Erf", ["a"], ["b"]),
+        helper.make_node("Add", ["b", "one"], ["c"]),
+        helper.make_node("Mul", ["x", "c"], ["d"]),
+        helper.make_node("Mul", ["d", "half"], ["y"]),
+    ]
+    io = [value("x", HALF, ["n", 8])], [value("y", HALF, ["n", 8])]
+    model = make_model(gelu, *io, scalars) if as_initializer else make_model(constants + gelu, *io)
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    ort.InferenceSession(Compiler.compile(model).graph, options, providers=["CPUExecutionProvider"])
+    assert [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node] == ["Gelu"]
