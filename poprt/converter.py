@@ -107,15 +107,24 @@ class Converter:
         """
         work = onnx.ModelProto()
         work.CopyFrom(model)
-        steps = [_make(step) for step in self._steps(work)]
+        converted = self.convert_in_place(work)
+        self.verification = verify(model, converted, self.options.precision) if self.options.check else None
+        return converted
+
+    def convert_in_place(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the converted model without a copy of the given one, which is of no use afterwards. Checks nothing.
+
+        Raises:
+            RewriteError: as for :meth:`convert`.
+        """
+        steps = [_make(step) for step in self._steps(model)]
         with pass_progress(len(steps), disabled=self.options.disable_progress_bar) as on_pass:
             manager = PassManager(steps, on_pass=on_pass)
             try:
-                converted = manager.run(work)
+                converted = manager.run(model)
             finally:
                 self.records = manager.records
         self._sign(converted)
-        self.verification = verify(model, converted, self.options.precision) if self.options.check else None
         return converted
 
     def _steps(self, model: onnx.ModelProto) -> list[Step | Any]:

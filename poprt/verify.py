@@ -15,13 +15,11 @@ import onnxruntime as ort
 
 from poprt.errors import PoprtError
 from poprt.sample_data import Array, InputInfo, model_inputs, random_array
+from poprt.sizes import LARGEST_MESSAGE, weight_bytes
 from poprt.verify_packed import PackedCase, pack_samples
 
 #: Largest difference relative to the largest magnitude of an output (at least 1), by precision.
 TOLERANCE = {"fp32": 1e-5, "fp16": 2e-2}
-
-#: Above this many bytes a model goes to the engine through a file: a protobuf message ends at 2 GiB.
-_LARGEST_MESSAGE = 1_800_000_000
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def engine_session(model: onnx.ModelProto, *, optimise: bool = False) -> ort.Inf
     options.log_severity_level = 3
     providers = ["CPUExecutionProvider"]
     try:
-        if model.ByteSize() <= _LARGEST_MESSAGE:
+        if weight_bytes(model) <= LARGEST_MESSAGE:
             return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
         with tempfile.TemporaryDirectory() as folder:
             path = str(Path(folder) / "model.onnx")

@@ -75,7 +75,8 @@ def _convert(given: dict[str, Any]) -> None:
         disable_progress_bar=given["disable_compilation_progress_bar"],
     )
     before = ModelSize.of(original)
-    converted = converter.convert(original)
+    kept = given["check"] or given["run"]  # only these two still need the original
+    converted = converter.convert(original) if kept else converter.convert_in_place(original)
     print_summary(before, ModelSize.of(converted), converter.records, converter.verification)
     _refuse_wrong_numbers(converter.verification)
     if given["run"]:

@@ -12,9 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from poprt.errors import PoprtError
-
-#: Above this a model's weights go to a file beside it: a protobuf message ends at 2 GiB.
-LARGEST_SINGLE_FILE = 1_800_000_000
+from poprt.sizes import LARGEST_MESSAGE, weight_bytes
 
 
 def load_model(path: Path) -> onnx.ModelProto:
@@ -105,7 +103,7 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             draft = Path(folder) / path.name
-            if model.ByteSize() > LARGEST_SINGLE_FILE:
+            if weight_bytes(model) > LARGEST_MESSAGE:
                 location = f"{path.name}.data"
                 onnx.save(model, str(draft), save_as_external_data=True, location=location)
                 os.replace(Path(folder) / location, path.parent / location)

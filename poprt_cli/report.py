@@ -14,6 +14,7 @@ from rich.table import Table
 
 from passes import PassRecord
 from poprt.sample_data import tensor_shape
+from poprt.sizes import weight_bytes
 from poprt.verify import Verification
 
 _MOST_REASONS = 12
@@ -21,7 +22,7 @@ _MOST_REASONS = 12
 
 @dataclass(frozen=True)
 class ModelSize:
-    """A model in figures: nodes of the main graph, bytes, and the opset of the default domain."""
+    """A model in figures: nodes of the main graph, bytes of weights, and the opset of the default domain."""
 
     nodes: int
     nbytes: int
@@ -31,7 +32,7 @@ class ModelSize:
     def of(cls, model: onnx.ModelProto) -> ModelSize:
         """Measure ``model``."""
         opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-        return cls(len(model.graph.node), model.ByteSize(), opset)
+        return cls(len(model.graph.node), weight_bytes(model), opset)
 
 
 def show_inputs_and_outputs(model: onnx.ModelProto) -> None:
@@ -54,14 +55,14 @@ def print_summary(
     """Print the one table at the end: the model before and after, the passes, packing, and the numeric check."""
     table = Table("step", "result", "nodes", "seconds", box=box.SIMPLE_HEAD)
     table.columns[2].justify = table.columns[3].justify = "right"
-    table.add_row("before", f"opset {before.opset}, {_bytes(before.nbytes)}", str(before.nodes), "")
+    table.add_row("before", f"opset {before.opset}, {_bytes(before.nbytes)} of weights", str(before.nodes), "")
     table.add_section()
     for record in records:
         table.add_row(record.name, _done(record), _change(record), f"{record.seconds:.3f}")
     table.add_section()
     _add_packing(table, records)
     _add_check(table, verification)
-    table.add_row("after", f"opset {after.opset}, {_bytes(after.nbytes)}", str(after.nodes), "")
+    table.add_row("after", f"opset {after.opset}, {_bytes(after.nbytes)} of weights", str(after.nodes), "")
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)  # a file has no width; do not fold its lines

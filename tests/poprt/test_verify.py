@@ -56,7 +56,7 @@ def test_a_model_equals_itself() -> None:
 
 
 def test_a_model_too_large_for_one_message_goes_through_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("poprt.verify._LARGEST_MESSAGE", 1000)
+    monkeypatch.setattr("poprt.verify.LARGEST_MESSAGE", 1000)
     model = bert()
     before = model.SerializeToString(deterministic=True)
     assert verify(model, bert()).passed

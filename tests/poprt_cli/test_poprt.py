@@ -307,7 +307,7 @@ def test_a_bug_keeps_its_traceback(poprt: Poprt, model_path: Path) -> None:
 def test_a_model_near_two_gigabytes_gets_a_file_beside_it(
     poprt: Poprt, model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("poprt_cli.model_files.LARGEST_SINGLE_FILE", 1000)
+    monkeypatch.setattr("poprt_cli.model_files.LARGEST_MESSAGE", 1000)
     assert poprt("-i", model_path, "--output_model", "big.onnx").exit_code == 0
     assert sorted(path.name for path in Path().iterdir()) == ["big.onnx", "big.onnx.data"]
     for expected, got in zip(
