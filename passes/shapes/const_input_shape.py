@@ -11,11 +11,12 @@ import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, PassResult
 from passes.errors import RewriteError
-from passes.graph_io import export_weightless, header
-from passes.packing.metadata import METADATA_KEY, UNPACK_INFO
+from passes.graph_io import export_weightless
+from passes.packing.metadata import UNPACK_INFO
 from passes.registry import register
 from passes.shapes.baked_shapes import LARGEST_VALUE_READ, find_contradiction
 from passes.shapes.dtypes import infer_dtypes
+from passes.shapes.packed import is_packed
 from passes.shapes.shape_inference import Extent, declared_names, infer_extents, merge_extents
 
 logger = logging.getLogger("poprt")
@@ -89,11 +90,6 @@ class ConstInputShape(GraphPass):
             else:
                 wanted[name] = _fixed(tensor, {self.batch_axis: self.batch_size}, whole=False)
         return wanted
-
-
-def is_packed(graph: gs.Graph) -> bool:
-    """Whether the graph was packed, so that what flows inside has other extents than its inputs declare."""
-    return METADATA_KEY in header(graph).metadata
 
 
 def _fixed(tensor: gs.Tensor, given: Mapping[int, int], *, whole: bool) -> list[Extent]:

@@ -12,6 +12,7 @@ import sympy
 from passes.base import GraphPass, PassResult, walk_graphs
 from passes.registry import register
 from passes.shapes.dtypes import infer_dtypes
+from passes.shapes.packed import has_declared_packs
 from passes.shapes.symbolic import infer_symbolic_shapes
 
 #: An extent as graphsurgeon holds it: a number, a name or expression, or None where nothing is known.
@@ -26,7 +27,8 @@ class ShapeInference(GraphPass):
 
     Extents that the model carries already win over inferred ones. Extents that depend on the inputs are written as
     expressions of the inputs' dimension names (``2*seq``). Types are also set in subgraphs and local functions,
-    shapes are not.
+    shapes are not. In a packed model with declared inputs only types are set: how much a pack holds is known at run
+    time.
     """
 
     def apply(self, graph: gs.Graph) -> PassResult:
@@ -35,6 +37,9 @@ class ShapeInference(GraphPass):
         untyped = _untyped(graph)
         infer_dtypes(graph)
         result.count("types set", untyped - _untyped(graph))
+        if has_declared_packs(graph):
+            result.refuse("the model", "is packed and declares its packs: shapes inside would hold for full packs only")
+            return result
         found = infer_extents(graph, declared_names(graph))
         for name, tensor in graph.tensors().items():
             if not isinstance(tensor, gs.Variable) or tensor.type != "tensor_type" or tensor.dtype is None:

@@ -16,7 +16,7 @@ from passes.base import GraphPass, PassResult, subgraphs, walk_graphs
 from passes.graph_io import opset_imports
 from passes.registry import register
 from passes.shapes.baked_shapes import constant_ints
-from passes.shapes.const_input_shape import is_packed
+from passes.shapes.packed import is_packed
 
 Array = np.ndarray[Any, Any]
 

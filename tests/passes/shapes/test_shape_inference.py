@@ -54,3 +54,11 @@ def test_nothing_is_guessed_behind_an_unknown_operator() -> None:
     shapes = declared(rewritten(ShapeInference(), model))
     assert shapes["a"] == []
     assert shapes["y"] == ["p", "q"]
+
+
+def test_a_packed_model_with_declared_inputs_gets_types_only() -> None:
+    model = parse("g (float[2,8,4] x) => (float[r,c,4] y) { a = Neg (x)  y = Abs (a) }")
+    onnx.helper.set_model_props(model, {"poprt.packing": "{}"})
+    assert declared(rewritten(ShapeInference(), model))["a"] == []
+    del model.metadata_props[:]
+    assert declared(rewritten(ShapeInference(), model))["a"] == [2, 8, 4]
