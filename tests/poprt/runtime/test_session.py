@@ -130,3 +130,20 @@ def test_an_executable_with_an_operator_that_the_engine_lacks_is_told_apart() ->
 
 def test_the_usable_cores_are_counted() -> None:
     assert usable_cores() >= 1
+
+
+def test_a_run_sees_all_weights_of_one_update_or_none() -> None:
+    session = EngineSession(Compiler.compile(linear(), ["y"], CompilerOptions(constant_weights=False)), threads=1)
+
+    def filled(number: int) -> dict[str, np.ndarray]:
+        return {"w": np.full((32, 32), number, np.float32), "b": np.full(32, number, np.float32)}
+
+    def results(_: int) -> set[float]:
+        return {float(y) for _ in range(300) for y in session.run({"x": np.ones((1, 32), np.float32)})[0].ravel()}
+
+    session.update_weights(filled(1))
+    with ThreadPoolExecutor(2) as pool:
+        seen = [pool.submit(results, index) for index in range(2)]
+        for index in range(300):
+            session.update_weights(filled(1 + index % 2))
+    assert set.union(*(future.result() for future in seen)) <= {33.0, 66.0}
