@@ -23,5 +23,5 @@ def weight_bytes(model: onnx.ModelProto) -> int:
 
 
 def _tensor_bytes(tensor: onnx.TensorProto) -> int:
-    itemsize: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return math.prod(tensor.dims) * itemsize
+    itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return int(math.prod(tensor.dims) * itemsize)
