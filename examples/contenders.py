@@ -76,7 +76,7 @@ def padded(
     return Contender(name, computed, run)
 
 
-def packed(name: str, runner: runtime.PackRunner, samples: Sequence[Sample]) -> Contender:
+def packed(name: str, runner: runtime.Runner, samples: Sequence[Sample]) -> Contender:
     """One request a text, all submitted at once; the runner lays them end to end."""
     output = next(desc for desc in runner.get_execute_outputs() if desc.name == "embedding")
     hidden, dtype = output.shape[-1], output.numpy_data_type()
@@ -92,16 +92,26 @@ def packed(name: str, runner: runtime.PackRunner, samples: Sequence[Sample]) -> 
 
 
 def measure(
-    contenders: Sequence[Contender], rounds: int, report: Callable[[str], None]
+    contenders: Sequence[Contender], rounds: int, report: Callable[[str], None], budget: float = 90.0
 ) -> tuple[dict[str, float], dict[str, Embeddings]]:
     """Time the contenders in turn, so that a disturbance of the machine meets them all.
+
+    Args:
+        contenders: the ways to time.
+        rounds: how often each is run.
+        report: takes a line of progress after each run.
+        budget: seconds after which no new round is begun; the first is always run to its end.
 
     Returns:
         The median seconds for all texts, and the embeddings, by contender.
     """
     seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     found: dict[str, Embeddings] = {}
+    begin = time.perf_counter()
     for turn in range(rounds):
+        if turn and time.perf_counter() - begin > budget:
+            report(f"stopped after {turn} of {rounds} rounds: the machine is slow or busy")
+            break
         for contender in contenders:
             start = time.perf_counter()
             found[contender.name] = contender.run()

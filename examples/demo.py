@@ -93,7 +93,7 @@ def build(minilm: MiniLM, folder: Path, report: Callable[[str], None]) -> Path:
 
 
 def make_contenders(
-    session: ort.InferenceSession, runner: runtime.PackRunner, samples: Sequence[Sample]
+    session: ort.InferenceSession, runner: runtime.Runner, samples: Sequence[Sample]
 ) -> list[Contender]:
     """The original model without padding first, three ways to pad, and the packed executable last."""
     return [

@@ -62,3 +62,11 @@ def test_every_way_is_run_once_in_each_round() -> None:
     assert [line.split(", ")[0][-1] for line in lines] == ["a", "b"] * 3
     assert set(seconds) == set(found) == {"a", "b"}
     assert all(value > 0 for value in seconds.values())
+
+
+def test_no_round_begins_after_the_budget_is_spent() -> None:
+    session = plain_session(build_bert(BertConfig(**SIZES["tiny"], head="mean")).SerializeToString(), 1)
+    lines: list[str] = []
+    measure([padded("a", session, random_samples([5]), 1)], 3, lines.append, budget=0)
+    assert len(lines) == 2
+    assert "stopped after 1 of 3 rounds" in lines[-1]
