@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+import sympy
 
 from passes.base import node_label
 
@@ -41,18 +43,19 @@ _BROADCASTING = frozenset(
 )
 
 
-def find_contradiction(graph: gs.Graph, fixed: set[int | str | None]) -> str | None:
+def find_contradiction(graph: gs.Graph, fixed: set[int | str | None], contents: Mapping[str, Any]) -> str | None:
     """Say which baked constant contradicts the graph's shapes, or None where none does.
 
     Args:
         graph: the main graph, with the shapes of its tensors inferred.
         fixed: the extents that were just given to inputs.
+        contents: tensor name -> the integers that shape inference knows it to hold.
     """
     for node in graph.nodes:
         if node.op == "Reshape":
             problem = _reshape_problem(node, fixed)
         elif node.op == "Expand":
-            problem = _expand_problem(node)
+            problem = _expand_problem(node, contents)
         elif node.op in _BROADCASTING:
             problem = _broadcast_problem(node)
         elif node.op == "Concat":
@@ -106,11 +109,22 @@ def _reshape_problem(node: gs.Node, fixed: set[int | str | None]) -> str | None:
     return None
 
 
-def _expand_problem(node: gs.Node) -> str | None:
+def _expand_problem(node: gs.Node, contents: Mapping[str, Any]) -> str | None:
     shape, target = static_shape(node.inputs[0]), constant_ints(node.inputs[1])
+    where = "its target {} was baked for another shape"
+    if target is None:
+        target, where = _known_ints(contents.get(node.inputs[1].name)), "it expands to {}"
     if shape is None or target is None or _broadcasts([shape, tuple(target)]):
         return None
-    return f"its target {target} was baked for another shape; its input {node.inputs[0].name!r} is {list(shape)}"
+    return f"{where.format(target)}; its input {node.inputs[0].name!r} is {list(shape)}"
+
+
+def _known_ints(content: Any) -> list[int] | None:
+    """What shape inference knows of a vector, where all of it is numbers."""
+    if not isinstance(content, (list, tuple)):
+        return None
+    numbers = [sympy.sympify(item) for item in content]
+    return [int(number) for number in numbers] if all(number.is_Integer for number in numbers) else None
 
 
 def _broadcast_problem(node: gs.Node) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -17,7 +18,8 @@ from passes.registry import register
 from passes.shapes.baked_shapes import LARGEST_VALUE_READ, find_contradiction
 from passes.shapes.dtypes import infer_dtypes
 from passes.shapes.packed import is_packed
-from passes.shapes.shape_inference import Extent, declared_names, infer_extents, merge_extents
+from passes.shapes.shape_inference import Extent, declared_names, known_extents, merge_extents
+from passes.shapes.symbolic import infer_symbolic_shapes
 
 logger = logging.getLogger("poprt")
 
@@ -71,9 +73,9 @@ class ConstInputShape(GraphPass):
         if is_packed(graph):
             _declare_outputs(graph, names)
         else:
-            _infer_again(graph, symbols, names, result)
+            contents = _infer_again(graph, symbols, names, result)
             fixed = {n for shape in changed.values() for n in shape}
-            _refuse_contradictions(graph, before, fixed)
+            _refuse_contradictions(graph, before, fixed, contents)
         return result
 
     def _wanted(self, graph: gs.Graph) -> dict[str, list[Extent]]:
@@ -135,14 +137,17 @@ def _symbol_values(graph: gs.Graph, changed: Mapping[str, Sequence[Extent]]) -> 
 
 
 def _declare_outputs(graph: gs.Graph, names: set[str]) -> None:
-    found = infer_extents(graph, names)
+    found = known_extents(infer_symbolic_shapes(graph), names)
     for tensor in graph.outputs:
         if tensor.name in found:
             tensor.shape = merge_extents(tensor.shape, found[tensor.name])
 
 
-def _infer_again(graph: gs.Graph, symbols: Mapping[Extent, int], names: set[str], result: PassResult) -> None:
-    """Drop the declared shapes, infer them, and keep of the old ones what inference does not know."""
+def _infer_again(graph: gs.Graph, symbols: Mapping[Extent, int], names: set[str], result: PassResult) -> dict[str, Any]:
+    """Drop the declared shapes, infer them, and keep of the old ones what inference does not know.
+
+    Returns the integers that inference knows some tensors to hold.
+    """
     infer_dtypes(graph)  # a shape can be declared only together with a type
     inputs = {id(tensor) for tensor in graph.inputs}
     tensors = [
@@ -154,7 +159,8 @@ def _infer_again(graph: gs.Graph, symbols: Mapping[Extent, int], names: set[str]
     before = {tensor.name: tensor.shape for tensor in tensors}
     for tensor in tensors:
         tensor.shape = None
-    found = infer_extents(graph, names)
+    inference = infer_symbolic_shapes(graph)
+    found = known_extents(inference, names)
     for tensor in tensors:
         inferred = found.get(tensor.name)
         declared = old[tensor.name]
@@ -168,6 +174,7 @@ def _infer_again(graph: gs.Graph, symbols: Mapping[Extent, int], names: set[str]
             for tensor in nested.tensors().values():
                 if isinstance(tensor, gs.Variable) and tensor.shape is not None and tensor.name not in before:
                     tensor.shape = _substitute(tensor.shape, symbols)
+    return inference.contents
 
 
 def _newer(inferred: Extent, declared: Extent) -> Extent:
@@ -185,8 +192,13 @@ def _mentions(extent: Extent, symbols: Mapping[Extent, int]) -> bool:
     return isinstance(extent, str) and any(word in symbols for word in re.findall(r"[A-Za-z_][\w.]*", extent))
 
 
-def _refuse_contradictions(graph: gs.Graph, before: Mapping[str, Sequence[Extent] | None], fixed: set[Extent]) -> None:
-    problem = find_contradiction(graph, fixed) or _strict_inference_error(graph)
+def _refuse_contradictions(
+    graph: gs.Graph,
+    before: Mapping[str, Sequence[Extent] | None],
+    fixed: set[Extent],
+    contents: Mapping[str, Any],
+) -> None:
+    problem = find_contradiction(graph, fixed, contents) or _strict_inference_error(graph)
     if problem is None:
         return
     after = {tensor.name: tensor.shape for tensor in graph.inputs}
@@ -198,7 +210,9 @@ def _refuse_contradictions(graph: gs.Graph, before: Mapping[str, Sequence[Extent
         for tensor in graph.inputs:
             tensor.shape = after[tensor.name]
         return
-    raise RewriteError(f"the model cannot run with {given}: {problem}. Export it with this dimension dynamic")
+    raise RewriteError(
+        f"the model cannot run with {given}: {problem}. Choose other extents, or export it with this dimension dynamic"
+    )
 
 
 def _strict_inference_error(graph: gs.Graph) -> str | None:

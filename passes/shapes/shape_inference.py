@@ -13,7 +13,7 @@ from passes.base import GraphPass, PassResult, walk_graphs
 from passes.registry import register
 from passes.shapes.dtypes import infer_dtypes
 from passes.shapes.packed import has_declared_packs
-from passes.shapes.symbolic import infer_symbolic_shapes
+from passes.shapes.symbolic import SymbolicShapes, infer_symbolic_shapes
 
 #: An extent as graphsurgeon holds it: a number, a name or expression, or None where nothing is known.
 Extent = int | str | None
@@ -40,7 +40,7 @@ class ShapeInference(GraphPass):
         if has_declared_packs(graph):
             result.refuse("the model", "is packed and declares its packs: shapes inside would hold for full packs only")
             return result
-        found = infer_extents(graph, declared_names(graph))
+        found = known_extents(infer_symbolic_shapes(graph), declared_names(graph))
         for name, tensor in graph.tensors().items():
             if not isinstance(tensor, gs.Variable) or tensor.type != "tensor_type" or tensor.dtype is None:
                 continue  # a shape can be declared only together with a type
@@ -58,13 +58,13 @@ def declared_names(graph: gs.Graph) -> set[str]:
     return {word for extent in extents if isinstance(extent, str) for word in _NAME.findall(extent)}
 
 
-def infer_extents(graph: gs.Graph, names: Collection[str]) -> dict[str, list[Extent]]:
-    """The shapes that inference finds, in the dimension names ``names``.
+def known_extents(found: SymbolicShapes, names: Collection[str]) -> dict[str, list[Extent]]:
+    """The shapes that inference found, in the dimension names ``names``.
 
     Where inference meets an operator that it does not know it guesses a rank and makes up names. Such an extent is
     None here, and a shape of nothing else is left out.
     """
-    shapes = {name: [_extent(dim, names) for dim in shape] for name, shape in infer_symbolic_shapes(graph).items()}
+    shapes = {name: [_extent(dim, names) for dim in shape] for name, shape in found.items()}
     return {name: shape for name, shape in shapes.items() if not shape or any(n is not None for n in shape)}
 
 

@@ -12,7 +12,8 @@ import onnx_graphsurgeon as gs
 from onnx.reference import ReferenceEvaluator
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from passes.base import GraphPass, PassResult, subgraphs, walk_graphs
+from passes.base import GraphPass, PassResult, node_label, subgraphs, walk_graphs
+from passes.errors import RewriteError
 from passes.graph_io import opset_imports
 from passes.registry import register
 from passes.shapes.baked_shapes import constant_ints
@@ -204,5 +205,11 @@ def _run(node: gs.Node, inputs: list[Array], opsets: Mapping[str, int]) -> Array
     output = onnx.helper.make_empty_tensor_value_info(proto.output[0])
     graph = onnx.helper.make_graph([proto], "one_node", values, [output])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opsets[""])])
-    results: list[Any] = list(ReferenceEvaluator(model).run(None, feeds))
+    try:
+        results: list[Any] = list(ReferenceEvaluator(model).run(None, feeds))
+    except (IndexError, TypeError, ValueError) as error:  # TypeError: how it reports operands that do not broadcast
+        shapes = ", ".join(str(list(value.shape)) for value in inputs)
+        raise RewriteError(
+            f"{node_label(node)} fails on the declared shapes (operands of {shapes}): {error}"
+        ) from error
     return np.asarray(results[0])

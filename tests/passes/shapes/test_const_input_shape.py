@@ -98,6 +98,16 @@ def test_constants_baked_for_another_shape_are_named(body: str, words: str) -> N
         fix(model, input_shape={"x": [2, 5, 4]})
 
 
+def test_a_sequence_longer_than_the_table_of_positions_is_an_error() -> None:
+    model = parse("""g (int64[batch,seq] ids) => (int64[batch,seq] y)
+    <int64[1,4] table = {0,1,2,3}, int64[1] none = {0}, int64[1] one = {1}, int64[1] two = {2}> {
+        s = Shape (ids)  length = Slice (s, one, two)  part = Slice (table, none, length, one)  y = Expand (part, s)
+    }""")
+    assert declared(fix(model, input_shape={"ids": [2, 3]}))["part"] == [1, 3]
+    with pytest.raises(RewriteError, match=r"Expand 'y': it expands to \[2, 9\]; its input 'part' is \[1, 4\]"):
+        fix(model, input_shape={"ids": [2, 9]})
+
+
 @pytest.mark.parametrize("target", ["-1, 4", "0, -1, 2", "0, 0, 2, 2", "2, -1", "1, -1, 5, 4"])
 def test_reshapes_that_fit_are_left_alone(target: str) -> None:
     size = target.count(",") + 1

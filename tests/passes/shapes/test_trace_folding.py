@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 
+from passes.errors import RewriteError
 from passes.shapes.trace_folding import TraceFolding
 from tests.numerics import run
 from tests.passes.rewrites import copy_of, ops, parse, rewritten
@@ -64,3 +66,11 @@ def test_a_packed_model_is_left_alone() -> None:
     assert ops(TraceFolding().run(copy_of(model))) == ["Shape", "Neg"]
     del model.metadata_props[:]
     assert ops(TraceFolding().run(model)) == ["Neg"]
+
+
+def test_arithmetic_that_fails_on_the_declared_shapes_is_an_error_that_names_the_node() -> None:
+    model = parse("""g (float[2,3,4] x) => (int64[2] y) <int64[2] pair = {1,2}> {
+        s = Shape (x)  t = Add (s, pair)  y = Neg (t)
+    }""")
+    with pytest.raises(RewriteError, match=r"Add 't' fails on the declared shapes \(operands of \[3\], \[2\]\)"):
+        TraceFolding().run(model)
