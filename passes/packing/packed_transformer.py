@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,9 +13,10 @@ from passes.base import GraphPass, PassResult, node_label
 from passes.errors import PackingError
 from passes.graph_io import header
 from passes.ops import DOMAIN, MINIMUM_OPSET, function_body
-from passes.packing.axes import BATCH, SEQ, AxisMap
+from passes.packing.axes import AxisMap
 from passes.packing.crossings import Crossings
 from passes.packing.flops import FlopShare, flop_share, node_flops
+from passes.packing.geometry import Geometry, GeometryFinder
 from passes.packing.mask import find_masks
 from passes.packing.metadata import METADATA_KEY, UNPACK_INFO
 from passes.packing.pack_args import PackArgs, parse_pack_args
@@ -24,25 +24,6 @@ from passes.packing.placement import Placement, place
 from passes.packing.rewrite import rewrite
 from passes.registry import register
 from passes.shapes.symbolic import infer_symbolic_shapes
-
-
-@dataclasses.dataclass(frozen=True)
-class Geometry:
-    """The packed inputs.
-
-    Attributes:
-        inputs: the inputs that hold one value a token, [rows, columns, ...].
-        rows, columns: their declared extents; 0 where nothing declares them.
-    """
-
-    inputs: tuple[gs.Variable, ...]
-    rows: int
-    columns: int
-
-    @property
-    def shape_agnostic(self) -> bool:
-        """Whether the model came with variable extents, so that none of them can be baked into its constants."""
-        return not any(_fixed(extent) for tensor in self.inputs for extent in tensor.shape[:2])
 
 
 @register("packed_transformer")
@@ -69,9 +50,7 @@ class PackedTransformer(GraphPass):
     ) -> None:
         super().__init__()
         self._args = parse_pack_args(pack_args or {})
-        self._input_shape = dict(input_shape or {})
-        self._batch_size = batch_size
-        self._batch_axis = batch_axis or 0
+        self._finder = GeometryFinder(input_shape, batch_size, batch_axis, self._args.dynamic_inputs)
 
     def apply(self, graph: gs.Graph) -> PassResult:
         result = PassResult()
@@ -84,10 +63,10 @@ class PackedTransformer(GraphPass):
                 f"run convert_opset before it, or give --convert_version {MINIMUM_OPSET}"
             )
         graph.toposort(mode="nodes")
-        geometry = self._geometry(graph)
+        geometry = self._finder.find(graph)
         if geometry.rows and geometry.columns:
             self._args.check_capacity(geometry.rows, geometry.columns)
-        axes = AxisMap(graph, infer_symbolic_shapes(graph, _assumed(geometry)))
+        axes = AxisMap(graph, infer_symbolic_shapes(graph, geometry.symbolic_shapes()))
         placement = place(graph, axes, graph.opset)
         share = self._checked_share(graph, axes, placement, geometry)
         masks = find_masks(graph, geometry.inputs, axes, placement)
@@ -113,41 +92,6 @@ class PackedTransformer(GraphPass):
         result.details["packed share of FLOPs"] = round(share.share, 4)
         return result
 
-    def _geometry(self, graph: gs.Graph) -> Geometry:
-        candidates = [tensor for tensor in graph.inputs if tensor.shape is not None and len(tensor.shape) >= 2]
-        first = self._first_dynamic(graph, candidates)
-        rows, columns = self._declared(first)
-        shared = [t for t in candidates if self._declared(t) == (rows, columns) and _same_symbols(t, first, self._input_shape)]
-        left_out = [tensor.name for tensor in graph.inputs if tensor not in shared]
-        if left_out:
-            raise PackingError(
-                f"inputs {', '.join(map(repr, left_out))} do not have the axes [batch, sequence] of {first.name!r} "
-                f"{first.shape}; packing knows one sequence: remove them, or fix them to constants before the conversion"
-            )
-        return Geometry(tuple(shared), rows, columns)
-
-    def _first_dynamic(self, graph: gs.Graph, candidates: Sequence[gs.Variable]) -> gs.Variable:
-        for name in self._args.dynamic_inputs:
-            found = next((tensor for tensor in candidates if tensor.name == name), None)
-            if found is None:
-                names = ", ".join(tensor.name for tensor in graph.inputs)
-                raise PackingError(f"pack_args dynamic_groups names {name!r}, which is no input [batch, sequence]; inputs: {names}")
-            return found
-        for tensor in candidates:
-            if np.issubdtype(tensor.dtype, np.integer) and len(tensor.shape) == 2:
-                return tensor
-        if candidates:
-            return candidates[0]
-        shown = ", ".join(f"{tensor.name} {tensor.shape}" for tensor in graph.inputs) or "none"
-        raise PackingError(f"no input has the axes [batch, sequence]; inputs: {shown}")
-
-    def _declared(self, tensor: gs.Variable) -> tuple[int, int]:
-        """Rows and columns that the user or the model declares; 0 where neither does."""
-        shape = list(self._input_shape.get(tensor.name, tensor.shape))
-        if self._batch_size and self._batch_axis < len(shape) and not _fixed(shape[self._batch_axis]):
-            shape[self._batch_axis] = self._batch_size
-        return (int(shape[0]) if _fixed(shape[0]) else 0, int(shape[1]) if _fixed(shape[1]) else 0)
-
     def _checked_share(self, graph: gs.Graph, axes: AxisMap, placement: Placement, geometry: Geometry) -> FlopShare:
         share = flop_share(graph, axes, placement, geometry.rows or 1, geometry.columns or self._args.width)
         if share.packed:
@@ -161,22 +105,6 @@ class PackedTransformer(GraphPass):
             "no matrix product of this model treats every token alone, so packing would save nothing: "
             + ("; ".join(why[:3]) or "no matrix product with a known shape was found")
         )
-
-
-def _same_symbols(tensor: gs.Variable, first: gs.Variable, declared: Mapping[str, Sequence[int]]) -> bool:
-    """Two inputs with named axes must name the same sequence, unless the user gave both the same shape."""
-    if tensor.name in declared and first.name in declared:
-        return True
-    ours, theirs = tensor.shape[1], first.shape[1]
-    return not (isinstance(ours, str) and isinstance(theirs, str)) or ours == theirs
-
-
-def _fixed(extent: Any) -> bool:
-    return isinstance(extent, (int, np.integer)) and extent > 0
-
-
-def _assumed(geometry: Geometry) -> dict[str, list[int | str]]:
-    return {t.name: [str(BATCH), str(SEQ), *t.shape[2:]] for t in geometry.inputs}
 
 
 def _count(graph: gs.Graph, op: str) -> int:

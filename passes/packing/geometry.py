@@ -1,0 +1,112 @@
+"""Which inputs hold one value a token, and how large the declared rows are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.errors import PackingError
+from passes.packing.axes import BATCH, SEQ
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The packed inputs.
+
+    Attributes:
+        inputs: the inputs that hold one value a token, [rows, columns, ...].
+        rows, columns: their declared extents; 0 where nothing declares them.
+    """
+
+    inputs: tuple[gs.Variable, ...]
+    rows: int
+    columns: int
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the packed inputs."""
+        return [tensor.name for tensor in self.inputs]
+
+    @property
+    def shape_agnostic(self) -> bool:
+        """Whether the model came with variable extents, so that none of them can be baked into its constants."""
+        return not any(_fixed(extent) for tensor in self.inputs for extent in tensor.shape[:2])
+
+    def symbolic_shapes(self) -> dict[str, list[int | str]]:
+        """The inputs' shapes with the symbols of batch and sequence in place of the first two extents."""
+        return {tensor.name: [str(BATCH), str(SEQ), *tensor.shape[2:]] for tensor in self.inputs}
+
+
+class GeometryFinder:
+    """Finds the packed inputs.
+
+    Args:
+        input_shape: shapes that the inputs will be fixed to, by name.
+        batch_size, batch_axis: as for ``const_input_shape``.
+        dynamic_inputs: names of inputs of variable length that the user gave; empty means to find them.
+    """
+
+    def __init__(
+        self,
+        input_shape: Mapping[str, Sequence[int]] | None,
+        batch_size: int | None,
+        batch_axis: int | None,
+        dynamic_inputs: Sequence[str] = (),
+    ) -> None:
+        self._input_shape = dict(input_shape or {})
+        self._batch_size, self._batch_axis = batch_size, batch_axis or 0
+        self._dynamic_inputs = dynamic_inputs
+
+    def find(self, graph: gs.Graph) -> Geometry:
+        """The geometry of ``graph``.
+
+        Raises:
+            PackingError: no input has the axes [batch, sequence], or one has others.
+        """
+        candidates = [tensor for tensor in graph.inputs if tensor.shape is not None and len(tensor.shape) >= 2]
+        first = self._first(graph, candidates)
+        rows, columns = self._declared(first)
+        shared = [t for t in candidates if self._declared(t) == (rows, columns) and self._same_sequence(t, first)]
+        left_out = [tensor.name for tensor in graph.inputs if tensor not in shared]
+        if left_out:
+            raise PackingError(
+                f"inputs {', '.join(map(repr, left_out))} do not have the axes [batch, sequence] of {first.name!r} "
+                f"{first.shape}; packing knows one sequence: remove them, or fix them to constants before the conversion"
+            )
+        return Geometry(tuple(shared), rows, columns)
+
+    def _first(self, graph: gs.Graph, candidates: Sequence[gs.Variable]) -> gs.Variable:
+        names = ", ".join(f"{tensor.name} {tensor.shape}" for tensor in graph.inputs) or "none"
+        for name in self._dynamic_inputs:
+            found = next((tensor for tensor in candidates if tensor.name == name), None)
+            if found is None:
+                raise PackingError(
+                    f"pack_args dynamic_groups names {name!r}, which is no input [batch, sequence]; inputs: {names}"
+                )
+            return found
+        ids = [t for t in candidates if len(t.shape) == 2 and np.issubdtype(t.dtype, np.integer)]
+        if not candidates:
+            raise PackingError(f"no input has the axes [batch, sequence]; inputs: {names}")
+        return ids[0] if ids else candidates[0]
+
+    def _declared(self, tensor: gs.Variable) -> tuple[int, int]:
+        """Rows and columns that the user or the model declares; 0 where neither does."""
+        shape = list(self._input_shape.get(tensor.name, tensor.shape))
+        if self._batch_size and self._batch_axis < len(shape) and not _fixed(shape[self._batch_axis]):
+            shape[self._batch_axis] = self._batch_size
+        return (int(shape[0]) if _fixed(shape[0]) else 0, int(shape[1]) if _fixed(shape[1]) else 0)
+
+    def _same_sequence(self, tensor: gs.Variable, first: gs.Variable) -> bool:
+        """Two inputs with named axes must name the same sequence, unless the user gave both the same shape."""
+        if tensor.name in self._input_shape and first.name in self._input_shape:
+            return True
+        ours, theirs = tensor.shape[1], first.shape[1]
+        return not (isinstance(ours, str) and isinstance(theirs, str)) or ours == theirs
+
+
+def _fixed(extent: Any) -> bool:
+    return isinstance(extent, (int, np.integer)) and extent > 0

@@ -1,0 +1,151 @@
+"""Tensors that depend on the inputs' shapes alone: position numbers, sinusoids, relative distances, causal masks.
+
+They are a function of the sequence length, so they can be computed for any length without running the model. That
+shows whether position p has the same value in every row that is long enough, and whether a pair of places counts only
+by its distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import onnxruntime as ort
+import sympy
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+from passes.base import subgraphs
+from passes.graph_io import opset_imports
+from passes.packing.axes import BATCH, SEQ, AxisMap, mentions_tokens
+
+
+class Positional:
+    """Finds and evaluates positional tensors of ``graph``, whose nodes must be in topological order."""
+
+    def __init__(self, graph: gs.Graph, axes: AxisMap) -> None:
+        self._graph, self._axes = graph, axes
+        self._names = {tensor.name for node in graph.nodes for tensor in node.outputs if self._is_extent(tensor)}
+        self._cache: dict[tuple[str, int], np.ndarray[Any, Any]] = {}
+        for node in graph.nodes:
+            if any(True for _ in subgraphs(node)) or not node.inputs:
+                continue
+            if all(axes.is_free(tensor) or tensor.name in self._names for tensor in node.inputs):
+                self._names.update(tensor.name for tensor in node.outputs if not axes.is_free(tensor))
+
+    def __contains__(self, tensor: gs.Tensor) -> bool:
+        return tensor.name in self._names
+
+    def value(self, tensor: gs.Tensor, seq: int) -> np.ndarray[Any, Any]:
+        """The tensor's value for a batch of one and a sequence of ``seq`` places."""
+        key = (tensor.name, seq)
+        if key not in self._cache:
+            self._cache[key] = self._evaluate(tensor, seq)
+        return self._cache[key]
+
+    def table(self, tensor: gs.Tensor, axis: int, seq: int) -> np.ndarray[Any, Any] | None:
+        """The value at each position, [seq, other axes...]; None where it depends on the length of the sequence."""
+        whole = self.value(tensor, seq)
+        for shorter in {1, max(1, seq // 2)}:
+            part = np.take(whole, range(shorter), axis=axis)
+            if not _same(part, self.value(tensor, shorter)):
+                return None
+        return np.moveaxis(whole, axis, 0)
+
+    def is_relative(self, tensor: gs.Tensor, axis_pair: tuple[int, int], seq: int) -> bool:
+        """Whether the value at (i, j) depends on i - j alone, in a sequence of any length up to ``seq``."""
+        whole = np.moveaxis(self.value(tensor, seq), axis_pair, (-2, -1))
+        if not _same(whole[..., 1:, 1:], whole[..., :-1, :-1]):
+            return False
+        shorter = max(1, seq // 2)
+        part = np.moveaxis(self.value(tensor, shorter), axis_pair, (-2, -1))
+        return _same(whole[..., :shorter, :shorter], part)
+
+    def is_constant(self, tensor: gs.Tensor, seq: int) -> bool:
+        """Whether the value is the same for every length."""
+        return _same(self.value(tensor, seq), self.value(tensor, max(1, seq // 2)))
+
+    def _is_extent(self, tensor: gs.Tensor) -> bool:
+        return not self._axes.is_free(tensor) and tensor.name in self._extents()
+
+    def _extents(self) -> Mapping[str, Any]:
+        return self._axes.shapes.contents
+
+    def _evaluate(self, tensor: gs.Tensor, seq: int) -> np.ndarray[Any, Any]:
+        known: dict[str, np.ndarray[Any, Any]] = {}
+        nodes = self._ancestors(tensor, seq, known)
+        if tensor.name in known:
+            return known[tensor.name]
+        exporter = OnnxExporter()
+        constants = {t.name: t for node in nodes for t in node.inputs if isinstance(t, gs.Constant)}
+        graph = onnx.helper.make_graph(
+            [exporter.export_node(node) for node in nodes],
+            "positional",
+            [],
+            [onnx.helper.make_empty_tensor_value_info(tensor.name)],
+            [exporter.export_tensor_proto(constant) for constant in constants.values()]
+            + [onnx.numpy_helper.from_array(value, name) for name, value in known.items()],
+        )
+        element = self._axes.shapes.dtypes.get(tensor.name, onnx.TensorProto.FLOAT)
+        graph.output[0].type.tensor_type.elem_type = element
+        opsets = [onnx.helper.make_opsetid(*item) for item in opset_imports(self._graph).items()]
+        model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+        session = ort.InferenceSession(model.SerializeToString(), _quiet(), providers=["CPUExecutionProvider"])
+        return np.asarray(session.run(None, {})[0])
+
+    def _ancestors(self, tensor: gs.Tensor, seq: int, known: dict[str, np.ndarray[Any, Any]]) -> list[gs.Node]:
+        """The nodes that make ``tensor``, cut at extents, whose values go into ``known``."""
+        wanted, found = {tensor.name}, []
+        for node in reversed(self._graph.nodes):
+            output = next((output for output in node.outputs if output.name in wanted), None)
+            if output is None:
+                continue
+            value = self._extent_value(output, seq)
+            if value is not None:
+                known[output.name] = value
+                continue
+            found.append(node)
+            wanted.update(item.name for item in node.inputs)
+        return found[::-1]
+
+    def _extent_value(self, tensor: gs.Tensor, seq: int) -> np.ndarray[Any, Any] | None:
+        contents = self._extents().get(tensor.name)
+        shape = self._axes.shape(tensor)
+        if contents is None or self._axes.is_free(tensor) or shape is None:
+            return None
+        values = list(contents) if isinstance(contents, (list, tuple)) else [contents]
+        numbers = [sympy.sympify(value).subs({BATCH: 1, SEQ: seq}) for value in values]
+        if not all(getattr(number, "is_Integer", False) for number in numbers):
+            return None
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(self._axes.shapes.dtypes.get(tensor.name, onnx.TensorProto.INT64))
+        flat = np.array([int(number) for number in numbers], dtype)
+        return flat.reshape(()) if shape == () and len(flat) == 1 else flat
+
+
+def sequence_axes(axes: AxisMap, tensor: gs.Tensor) -> tuple[int, ...] | None:
+    """Axes whose extent is the sequence length; None where the shape is unknown or mentions it in another way."""
+    shape = axes.shape(tensor)
+    if shape is None:
+        return None
+    found = tuple(axis for axis, extent in enumerate(shape) if extent == SEQ)
+    others = [extent for axis, extent in enumerate(shape) if axis not in found]
+    if any(mentions_tokens(extent) and SEQ in extent.free_symbols for extent in others):
+        return None
+    return found
+
+
+def _same(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> bool:
+    if left.shape != right.shape:
+        return False
+    if np.issubdtype(left.dtype, np.floating):
+        return bool(np.allclose(left, right, rtol=1e-5, atol=1e-6, equal_nan=True))
+    return bool(np.array_equal(left, right))
+
+
+def _quiet() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    return options
