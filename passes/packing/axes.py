@@ -100,6 +100,10 @@ class AxisMap:
         shape = self.shape(tensor)
         return shape is not None and not any(mentions_tokens(extent) for extent in shape)
 
+    def forget(self, tensor: gs.Tensor) -> None:
+        """Count the tensor as one that carries no tokens."""
+        self._axes[tensor.name] = None
+
     def record(self, tensor: gs.Tensor, shape: Shape) -> None:
         """Add what is known of a tensor that a rewrite made."""
         self.shapes[tensor.name] = shape

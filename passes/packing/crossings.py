@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 import sympy
 
-from passes.ops import DOMAIN, VERSION
+from passes.ops import DOMAIN
 from passes.packing.axes import BATCH, PACKED_NAMES, SEQ, UNPACKED_NAMES, AxisMap, TokenAxes
 from passes.packing.extents import Extents
 from passes.packing.pack_args import PackArgs
@@ -36,8 +35,6 @@ class Crossings:
         #: extents of the unpacked side (samples, longest) and of the packed side (R, C)
         self.unpacked_extents = Extents(graph, lambda: self.unpacked(anchor), "unpacked_extent")
         self.packed_extents = Extents(graph, lambda: anchor, "packed_extent")
-        if all(opset.domain != DOMAIN for opset in graph.import_domains or ()):
-            graph.import_domains = [*(graph.import_domains or ()), onnx.helper.make_opsetid(DOMAIN, VERSION)]
 
     def unpacked(self, tensor: gs.Tensor) -> gs.Tensor:
         """The unpacked form of a tensor that the packed side makes."""
@@ -65,7 +62,8 @@ class Crossings:
         if key not in self._packed:
             target = self.unpacked_extents.vector(full)
             assert target is not None
-            expanded = self._add("Expand", tensor.name + "_expanded", [tensor, target], tensor.dtype)
+            name = f"{tensor.name}_expanded_{len(full)}_{token.batch}_{token.seq}"
+            expanded = self._add("Expand", name, [tensor, target], tensor.dtype)
             self._axes.record(expanded, tuple(full))
             self._packed[key] = self._repack(expanded, token)
         return self._packed[key]
@@ -75,9 +73,13 @@ class Crossings:
         made = self.unpacked(tensor)
         self._graph.nodes.append(gs.Node("Identity", name=output.name, inputs=[made], outputs=[output]))
 
-    def add_node(self, node: gs.Node) -> None:
-        """Add a node to the graph."""
-        self._graph.nodes.append(node)
+    def looked_up(self, tensor: gs.Tensor, table: gs.Tensor, indices: gs.Tensor) -> gs.Tensor:
+        """The packed form of ``tensor``, rows of ``table``, by packed ``indices``."""
+        key = f"{tensor.name} by {indices.name}"
+        if key not in self._packed:
+            name = f"{tensor.name}_by_{indices.name}"
+            self._packed[key] = self._add("Gather", name, [table, indices], tensor.dtype)
+        return self._packed[key]
 
     def _unpack(self, tensor: gs.Tensor, token: TokenAxes) -> gs.Tensor:
         shape = self._axes.shape(tensor)

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.packing.axes import AxisMap
+from passes.packing.order import forget_disordered
 from passes.packing.tokenwise import why_not_token_wise
 
 #: Nodes whose work is worth a crossing by itself.
@@ -39,6 +40,7 @@ class Placement:
 
 def place(graph: gs.Graph, axes: AxisMap, opset: int) -> Placement:
     """Decide for each node of the main graph. Nodes must be in topological order."""
+    forget_disordered(graph, axes)
     placement = Placement()
     for node in graph.nodes:
         reason = why_not_token_wise(node, axes, opset)
@@ -48,11 +50,11 @@ def place(graph: gs.Graph, axes: AxisMap, opset: int) -> Placement:
             placement.reasons[id(node)] = reason
     outputs = {id(tensor) for tensor in graph.outputs}
     while True:
-        saved = [node for node in reversed(graph.nodes) if _saves_nothing(node, axes, placement, outputs)]
-        if not saved:
-            return placement
         # One at a time in reverse order: what a node's consumers do decides about the node.
-        placement.packed.discard(id(saved[0]))
+        saved = next((node for node in reversed(graph.nodes) if _saves_nothing(node, axes, placement, outputs)), None)
+        if saved is None:
+            return placement
+        placement.packed.discard(id(saved))
 
 
 def _saves_nothing(node: gs.Node, axes: AxisMap, placement: Placement, outputs: set[int]) -> bool:

@@ -11,11 +11,12 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.errors import PackingError
-from passes.packing.axes import BATCH, PACKED_NAMES, SEQ, UNPACKED_NAMES, AxisMap, mentions_tokens
+from passes.packing.axes import BATCH, PACKED_NAMES, SEQ, UNPACKED_NAMES, AxisMap, TokenAxes
 from passes.packing.crossings import Crossings
+from passes.packing.mask import binarise
 from passes.packing.pack_args import PackArgs
 from passes.packing.placement import Placement
-from passes.packing.tokenwise import is_liftable
+from passes.packing.tokenwise import is_liftable, show
 
 
 def rewrite(
@@ -41,7 +42,7 @@ def rewrite(
     kinds = _rewrite_outputs(graph, axes, placement, crossings, args)
     for tensor in graph.inputs:
         if tensor.name in masks:
-            _normalise_mask(graph, tensor)
+            binarise(graph, tensor)
     return kinds
 
 
@@ -51,15 +52,15 @@ def _is_packed(tensor: gs.Tensor, placement: Placement) -> bool:
 
 def _read_packed(node: gs.Node, axes: AxisMap, placement: Placement, crossings: Crossings) -> None:
     output = node.outputs[0]
-    token = axes.axes(output)
+    token, before = axes.axes(output), axes.axes(node.inputs[0])  # the map does not know a Repack's output
     for index, tensor in enumerate(node.inputs):
         if axes.axes(tensor) is not None:
             if not _is_packed(tensor, placement):
                 node.inputs[index] = crossings.packed(tensor)
-        elif token is not None and not axes.is_free(tensor) and is_liftable(tensor, axes, output) and index < 3:
+        elif token is not None and not axes.is_free(tensor) and is_liftable(tensor, axes, output):
             node.inputs[index] = _lift(tensor, output, axes, crossings)
     if node.op == "Reshape":
-        node.inputs[1] = _packed_reshape_target(node, axes, crossings)
+        node.inputs[1] = _packed_reshape_target(node, before, axes, crossings)
         node.attrs.pop("allowzero", None)
     elif node.op == "Expand":
         node.inputs[1] = crossings.packed_extents.constant(_expand_target(node, axes))
@@ -74,23 +75,18 @@ def _lift(tensor: gs.Tensor, like: gs.Tensor, axes: AxisMap, crossings: Crossing
         table, indices = producer.inputs
         added = len(axes.shape(table) or ()) - 1
         if int(producer.attrs.get("axis", 0)) == 0 and max(token.positions) < len(shape) - added:
-            lifted = crossings.lifted(indices, token, len(shape) - added)
-            output = gs.Variable(f"{tensor.name}_packed", tensor.dtype)
-            crossings.add_node(gs.Node("Gather", output.name, inputs=[table, lifted], outputs=[output]))
-            return output
+            return crossings.looked_up(tensor, table, crossings.lifted(indices, token, len(shape) - added))
     return crossings.lifted(tensor, token, len(shape))
 
 
-def _packed_reshape_target(node: gs.Node, axes: AxisMap, crossings: Crossings) -> gs.Tensor:
-    before, after = axes.axes(node.inputs[0]), axes.axes(node.outputs[0])
-    target = axes.shape(node.outputs[0])
-    # The input may be a Repack's output, which the map does not know: its axes are the original tensor's, so the
-    # extents are kept by position only where the rewrite did not replace the input.
-    assert after is not None and target is not None
+def _packed_reshape_target(
+    node: gs.Node, before: TokenAxes | None, axes: AxisMap, crossings: Crossings
+) -> gs.Tensor:
+    after, target = axes.axes(node.outputs[0]), axes.shape(node.outputs[0])
+    assert before is not None and after is not None and target is not None
     if after.flat:
         return crossings.packed_extents.constant([-1, *(int(extent) for extent in target[1:])])
-    keeps = before is not None and not before.flat and (before.batch, before.seq) == (after.batch, after.seq)
-    if keeps or before is None:
+    if before == after:
         return crossings.packed_extents.constant(
             [0 if axis in after.positions else int(extent) for axis, extent in enumerate(target)]
         )
@@ -143,10 +139,10 @@ def _rewrite_outputs(
     kinds = {}
     for index, tensor in enumerate(graph.outputs):
         shape = axes.shape(tensor)
-        if shape is None or not any(mentions_tokens(extent) for extent in shape):
+        if not shape or shape[0] != BATCH:
             raise PackingError(
-                f"output {tensor.name!r} {list(shape) if shape else '(unknown shape)'} does not hold one result a sample "
-                "or a token; remove it with --remove_outputs"
+                f"output {tensor.name!r} {show(shape)} does not hold one row a sample: its first axis is not the batch; "
+                "remove it with --remove_outputs"
             )
         token = axes.axes(tensor)
         kinds[tensor.name] = "tokens" if token is not None and token.canonical else "sample"
@@ -191,17 +187,3 @@ def _name_extents(graph: gs.Graph, nodes: Sequence[gs.Node], axes: AxisMap, plac
 
 def _simple(extent: Any) -> bool:
     return isinstance(extent, (int, sympy.Integer)) or extent in (BATCH, SEQ)
-
-
-def _normalise_mask(graph: gs.Graph, mask: gs.Variable) -> None:
-    """An offline mask may number the samples 1..n; the model was made for 0 and 1."""
-    if not np.issubdtype(mask.dtype, np.integer):
-        return
-    consumers = list(mask.outputs)
-    truth = gs.Variable(f"{mask.name}_truth", np.bool_, mask.shape)
-    binary = gs.Variable(f"{mask.name}_binary", mask.dtype, mask.shape)
-    for consumer in consumers:
-        consumer.inputs = [binary if tensor is mask else tensor for tensor in consumer.inputs]
-    to = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(mask.dtype))
-    graph.nodes.append(gs.Node("Cast", truth.name, {"to": onnx.TensorProto.BOOL}, [mask], [truth]))
-    graph.nodes.append(gs.Node("Cast", binary.name, {"to": to}, [truth], [binary]))

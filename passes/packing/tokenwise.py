@@ -56,9 +56,10 @@ def is_liftable(tensor: gs.Tensor, axes: AxisMap, like: gs.Tensor) -> bool:
         if axis in token.positions:
             if extent not in (1, wanted):
                 return False
-        elif mentions_tokens(extent):
+        elif not is_known(extent):
             return False
-    return any(mentions_tokens(extent) for extent in shape)
+    # One with both token axes carries tokens; where it is not known to, they lie in another order.
+    return sum(mentions_tokens(extent) for extent in shape) == 1
 
 
 def operand_problem(tensor: gs.Tensor, output: gs.Tensor, axes: AxisMap) -> Verdict:
@@ -279,6 +280,8 @@ def _slice(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
 @_rule("Pad")
 def _pad(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     rank = len(axes.shape(node.inputs[0]) or ())
+    if len(node.inputs) > 3 and not node.inputs[3].is_empty():
+        return "it lists the axes that it pads"
     pads = constant(node.inputs[1]) if opset >= 11 else np.asarray(node.attrs["pads"])
     if pads is None or len(pads) != 2 * rank:
         return "its pads are not constant"
@@ -311,8 +314,8 @@ def _gather_elements(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
 
 @_rule("Transpose", "Squeeze", "Unsqueeze")
 def _moves_axes(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
-    if node.op != "Transpose" and axes_argument(node) is None:
-        return "its axes are not constant"
+    if node.op != "Transpose" and not axes_argument(node):
+        return "its axes are not constant"  # or left out: a Squeeze would drop a packed axis of extent 1
     return None  # the output carries tokens, and no value meets another
 
 

@@ -1,0 +1,79 @@
+"""Tensors whose shape says that they carry tokens, and whose values lie in another order.
+
+A crossing takes the first places of a row for the sample's tokens. A tensor that was reversed, sorted or picked along
+the sequence has the shape of one that carries tokens, yet its first places may hold padding. An axis of extent
+batch * seq may hold its tokens batch first or sequence first. Such tensors stay on the unpacked side.
+"""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from passes.base import subgraphs
+from passes.packing.axes import AxisMap
+from passes.packing.tokenwise import blocks, constant
+
+#: Operators that move values along an axis, by the input they move.
+_REORDERING = frozenset(
+    {"ReverseSequence", "Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND", "TopK"}
+)
+
+
+def forget_disordered(graph: gs.Graph, axes: AxisMap) -> None:
+    """Take from ``axes`` the token axes of disordered tensors. Nodes must be in topological order.
+
+    All that is computed from a reordered tensor counts as reordered: nothing shows where the order is restored.
+    """
+    reordered: set[str] = set()
+    for node in graph.nodes:
+        if _reads(node, reordered) or _reorders(node, axes):
+            reordered.update(tensor.name for tensor in node.outputs)
+            for tensor in node.outputs:
+                axes.forget(tensor)
+        for tensor in node.outputs:
+            token = axes.axes(tensor)
+            if token is not None and token.flat and not _keeps_flat_order(node, tensor, axes):
+                axes.forget(tensor)
+
+
+def _reads(node: gs.Node, names: set[str]) -> bool:
+    inner = (item for nested in subgraphs(node) for item in nested.nodes)
+    return any(tensor.name in names for tensor in node.inputs) or any(_reads(item, names) for item in inner)
+
+
+def _reorders(node: gs.Node, axes: AxisMap) -> bool:
+    """Whether ``node`` moves values along the tokens of its first input, and its result seems to carry tokens."""
+    token = axes.axes(node.inputs[0]) if node.inputs else None
+    if token is None or not any(axes.axes(tensor) for tensor in node.outputs):
+        return False
+    if node.op == "Slice":
+        steps = constant(node.inputs[4]) if len(node.inputs) > 4 else None
+        return len(node.inputs) > 4 and (steps is None or bool((steps < 0).any())) and _touches_tokens(node, axes)
+    return node.op in _REORDERING and _touches_tokens(node, axes)
+
+
+def _touches_tokens(node: gs.Node, axes: AxisMap) -> bool:
+    data = node.inputs[0]
+    token, shape = axes.axes(data), axes.shape(data)
+    assert token is not None and shape is not None
+    if node.op in ("ReverseSequence", "GatherND", "ScatterND"):
+        return True
+    if node.op == "Slice":
+        given = constant(node.inputs[3]) if node.inputs[3].name else None
+        touched = range(len(shape)) if given is None else [int(axis) for axis in given.reshape(-1)]
+    else:
+        touched = [int(node.attrs.get("axis", -1 if node.op == "TopK" else 0))]
+    return any(axis % len(shape) in token.positions for axis in touched)
+
+
+def _keeps_flat_order(node: gs.Node, output: gs.Tensor, axes: AxisMap) -> bool:
+    """Whether ``output``, of extent batch * seq, has its tokens batch first."""
+    carried = [(tensor, token) for tensor in node.inputs if (token := axes.axes(tensor)) is not None]
+    if any(token.flat for _, token in carried):
+        return True
+    source, target = axes.shape(node.inputs[0]) if node.inputs else None, axes.shape(output)
+    if node.op not in ("Reshape", "Flatten") or not carried or source is None or target is None:
+        return False
+    token = axes.axes(output)
+    assert token is not None
+    return blocks(source, carried[0][1]) == blocks(target, token)
