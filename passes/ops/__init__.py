@@ -6,14 +6,18 @@ engine that knows standard ONNX.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
 import onnx.parser
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 
 from passes.errors import RewriteError
 from passes.ops import attention_mask, repack, unpack
 from passes.ops.common import DOMAIN, VERSION
 
-__all__ = ["DOMAIN", "MINIMUM_OPSET", "VERSION", "attach_functions", "function_body"]
+__all__ = ["DOMAIN", "MINIMUM_OPSET", "VERSION", "attach_functions", "declare_operators", "function_body"]
 
 _BODIES = {"AttentionMask": attention_mask.BODY, "Repack": repack.BODY, "Unpack": unpack.BODY}
 
@@ -56,6 +60,15 @@ def attach_functions(model: onnx.ModelProto) -> None:
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
     model.functions.extend(function_body(op_type, opset) for op_type in sorted(wanted - present))
     model.ir_version = max(model.ir_version, 8)
+
+
+def declare_operators(graph: gs.Graph, op_types: Sequence[str]) -> None:
+    """Give ``graph`` the bodies of these operators, and import their domain."""
+    present = {function.name for function in graph.functions if function.domain == DOMAIN}
+    wanted = [function_body(op, graph.opset) for op in op_types if op not in present]
+    graph.functions.extend(OnnxImporter.import_function(body) for body in wanted)
+    if all(opset.domain != DOMAIN for opset in graph.import_domains or ()):
+        graph.import_domains = [*(graph.import_domains or ()), onnx.helper.make_opsetid(DOMAIN, VERSION)]
 
 
 def _complete(node: onnx.NodeProto) -> None:

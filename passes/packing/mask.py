@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from passes.packing.axes import AxisMap
@@ -61,3 +63,20 @@ def _follow(graph: gs.Graph, start: gs.Tensor, axes: AxisMap, placement: Placeme
 def _mixes(node: gs.Node, axes: AxisMap) -> bool:
     """Whether the node's result has two sequence axes or none: it relates places, or sums over them."""
     return any(axes.axes(tensor) is None for tensor in node.outputs)
+
+
+def binarise(graph: gs.Graph, mask: gs.Variable) -> None:
+    """Bring an integer mask to 0 and 1 for all that reads it.
+
+    An offline mask may number the samples 1..n, and ``(1 - mask) * -10000`` would overflow.
+    """
+    if not np.issubdtype(mask.dtype, np.integer):
+        return
+    consumers = list(mask.outputs)
+    truth = gs.Variable(f"{mask.name}_truth", np.bool_, mask.shape)
+    binary = gs.Variable(f"{mask.name}_binary", mask.dtype, mask.shape)
+    for consumer in consumers:
+        consumer.inputs = [binary if tensor is mask else tensor for tensor in consumer.inputs]
+    to = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(mask.dtype))
+    graph.nodes.append(gs.Node("Cast", truth.name, {"to": onnx.TensorProto.BOOL}, [mask], [truth]))
+    graph.nodes.append(gs.Node("Cast", binary.name, {"to": to}, [truth], [binary]))

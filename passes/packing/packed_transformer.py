@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from passes.base import GraphPass, PassResult, node_label
 from passes.errors import PackingError
 from passes.graph_io import header
-from passes.ops import DOMAIN, MINIMUM_OPSET, function_body
+from passes.ops import DOMAIN, MINIMUM_OPSET, declare_operators
 from passes.packing.axes import AxisMap
 from passes.packing.crossings import Crossings
 from passes.packing.flops import FlopShare, flop_share, node_flops
@@ -83,7 +83,7 @@ class PackedTransformer(GraphPass):
         _report(result, graph, axes, placement)
         outputs = rewrite(graph, axes, placement, crossings, self._args, masks.explicit)
         graph.inputs.append(info)
-        graph.functions.extend(_functions(graph))
+        declare_operators(graph, ["Repack", "Unpack"])
         _write_metadata(graph, self._args, geometry, masks.explicit + masks.derived, outputs, share, agnostic)
         graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
         self.logger.debug("packed %d of %d nodes", len(placement.packed), original_ops)
@@ -109,14 +109,6 @@ class PackedTransformer(GraphPass):
 
 def _count(graph: gs.Graph, op: str) -> int:
     return sum(node.op == op and node.domain == DOMAIN for node in graph.nodes)
-
-
-def _functions(graph: gs.Graph) -> list[gs.Function]:
-    from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
-
-    present = {(function.domain, function.name) for function in graph.functions}
-    wanted = [op for op in ("Repack", "Unpack") if (DOMAIN, op) not in present]
-    return [OnnxImporter.import_function(function_body(op, graph.opset)) for op in wanted]
 
 
 def _report(result: PassResult, graph: gs.Graph, axes: AxisMap, placement: Placement) -> None:

@@ -1,0 +1,245 @@
+"""Style B: put the AttentionMask in, read positions from ``position_ids``, restart running sums at each sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import sympy
+
+from passes.base import node_label
+from passes.errors import PackingError
+from passes.ops import DOMAIN
+from passes.packing.axes import BATCH, SEQ, AxisMap
+from passes.packing.positional import Positional
+from passes.packing.rows import RowPlan
+
+#: Where fused attention operators take what is added to the scores.
+_BIAS_INPUT = {("com.microsoft", "MultiHeadAttention"): 5, ("com.microsoft", "Attention"): 5, ("", "Attention"): 3}
+
+
+class RowRewriter:
+    """Carries out a :class:`RowPlan`.
+
+    Args:
+        graph: the graph to change.
+        axes: shapes of its tensors.
+        positional: its positional tensors.
+        columns: places in a row.
+        mask: the input whose values number the samples.
+        positions: the input with each token's place in its sample, integer [R, C].
+    """
+
+    def __init__(
+        self,
+        graph: gs.Graph,
+        axes: AxisMap,
+        positional: Positional,
+        columns: int,
+        mask: gs.Variable,
+        positions: gs.Variable,
+    ) -> None:
+        self._graph, self._axes, self._positional, self._columns = graph, axes, positional, columns
+        self._mask, self._positions = mask, positions
+        self._made: dict[Any, gs.Tensor] = {}
+        self.mask_count = 0
+
+    def apply(self, plan: RowPlan) -> None:
+        """Rewrite the graph."""
+        for node, index, axis in plan.placed:
+            node.inputs[index] = self._by_position(node, index, axis)
+        for node in plan.counted:
+            self._restart(node)
+        for node in plan.masked:
+            if node.op == "Softmax":
+                scores = node.inputs[0]
+                node.inputs[0] = self._add("Add", f"{scores.name}_within_samples", [scores, self._mask_like(scores)])
+            else:
+                self._mask_fused(node)
+
+    def needs_positions(self, plan: RowPlan) -> bool:
+        """Whether anything differs from place to place of a sample."""
+        varies = [self._varies(node.inputs[index], self._own_axis(node, index, axis)) for node, index, axis in plan.placed]
+        return any(varies) or bool(plan.counted)
+
+    # The AttentionMask.
+
+    def _mask_like(self, scores: gs.Tensor) -> gs.Tensor:
+        """The AttentionMask in the layout of ``scores``."""
+        shape = self._axes.shape(scores)
+        assert shape is not None
+        dtype = np.dtype(scores.dtype) if scores.dtype is not None else self._dtype(scores)
+        base = self._attention_mask(dtype)
+        seq = [axis for axis, extent in enumerate(shape) if extent == SEQ]
+        batch = next((axis for axis, extent in enumerate(shape) if extent == BATCH), None)
+        key = ("mask", dtype.name, tuple(map(str, shape)))
+        if key in self._made:
+            return self._made[key]
+        if len(shape) == 4 and (batch, seq) == (0, [2, 3]):
+            made = base
+        elif batch is not None:
+            made = self._arrange(base, [batch, *seq], len(shape))
+        else:
+            made = self._merged_heads(base, shape, scores)
+        self._made[key] = made
+        return made
+
+    def _attention_mask(self, dtype: np.dtype[Any]) -> gs.Tensor:
+        key = ("AttentionMask", dtype.name)
+        if key not in self._made:
+            number = len([item for item in self._made if item[0] == "AttentionMask"])
+            name = "within_samples" + (f"_{number}" if number else "")
+            element = onnx.helper.np_dtype_to_tensor_dtype(dtype)
+            attrs = {"dataType": "FLOAT16" if dtype == np.float16 else "FLOAT", "to": int(element)}
+            output = gs.Variable(name, dtype, ["rows", 1, "columns", "columns"])
+            inputs = [self._mask, self._mask]
+            self._graph.nodes.append(gs.Node("AttentionMask", name, attrs, inputs, [output], domain=DOMAIN))
+            self._made[key] = output
+            self.mask_count += 1
+        return self._made[key]
+
+    def _arrange(self, base: gs.Tensor, order: list[int], rank: int) -> gs.Tensor:
+        """[R, 1, C, C] -> extents R, C, C at the axes ``order`` of ``rank`` axes, 1 elsewhere."""
+        flat = self._add("Squeeze", f"{base.name}_flat_{rank}_{order[0]}", [base, self._constant([1])])
+        perm = np.argsort(np.argsort(order)).argsort().tolist()
+        if perm != sorted(perm):
+            flat = self._add("Transpose", f"{flat.name}_turned", [flat], perm=np.argsort(order).tolist())
+        others = [axis for axis in range(rank) if axis not in order]
+        return self._add("Unsqueeze", f"{flat.name}_aligned", [flat, self._constant(others)]) if others else flat
+
+    def _merged_heads(self, base: gs.Tensor, shape: tuple[Any, ...], scores: gs.Tensor) -> gs.Tensor:
+        """[R, 1, C, C] -> [R * heads, C, C] for scores whose first axis is batch times heads, batch outermost."""
+        heads = sympy.simplify(sympy.sympify(shape[0]) / BATCH)
+        if len(shape) != 3 or not heads.is_Integer or not self._batch_is_outer(scores):
+            raise PackingError(
+                f"the scores {scores.name!r} have shape {[str(extent) for extent in shape]}: "
+                "the batch axis cannot be found in it, so samples cannot share a row"
+            )
+        target = self._constant([1, int(heads), 1, 1])
+        expanded = self._add("Expand", f"{base.name}_heads_{heads}", [base, target])
+        rest = self._constant([-1, self._columns, self._columns])
+        return self._add("Reshape", f"{expanded.name}_merged", [expanded, rest])
+
+    def _batch_is_outer(self, scores: gs.Tensor) -> bool:
+        """Follow the scores back to the Reshape that merged batch and heads."""
+        seen, todo = set(), [scores]
+        while todo:
+            tensor = todo.pop()
+            for node in tensor.inputs:
+                if id(node) in seen:
+                    continue
+                seen.add(id(node))
+                before = self._axes.shape(node.inputs[0]) if node.inputs else None
+                after = self._axes.shape(node.outputs[0])
+                if node.op == "Reshape" and before and after and before[0] == BATCH and after[0] != BATCH:
+                    return True
+                if after and after[0] != BATCH:
+                    todo.extend(item for item in node.inputs if not self._axes.is_free(item))
+        return False
+
+    def _mask_fused(self, node: gs.Node) -> None:
+        index = _BIAS_INPUT[(node.domain or "", node.op)]
+        while len(node.inputs) <= index:
+            node.inputs.append(gs.Variable.empty())
+        mask = self._attention_mask(self._dtype(node.inputs[0]))
+        bias = node.inputs[index]
+        if bias.is_empty():
+            node.inputs[index] = mask
+        elif self._dtype(bias) == np.bool_:
+            raise PackingError(f"{node_label(node)}: its mask is boolean; convert it to an additive one first")
+        else:
+            node.inputs[index] = self._add("Add", f"{bias.name}_within_samples", [bias, mask])
+
+    # Positions.
+
+    def _own_axis(self, node: gs.Node, index: int, axis: int) -> int:
+        rank = len(self._axes.shape(node.outputs[0]) or ())
+        return axis - (rank - len(self._axes.shape(node.inputs[index]) or ()))
+
+    def _varies(self, tensor: gs.Tensor, axis: int) -> bool:
+        table = self._table(tensor, axis)
+        return not (table == table[:1]).all()
+
+    def _table(self, tensor: gs.Tensor, axis: int) -> np.ndarray[Any, Any]:
+        table = self._positional.table(tensor, axis, self._columns)
+        if table is None:
+            raise PackingError(
+                f"{tensor.name!r} depends on the length of the row, not on the place in it alone, "
+                "so samples cannot share a row"
+            )
+        return table
+
+    def _by_position(self, node: gs.Node, index: int, axis: int) -> gs.Tensor:
+        """Replace a positional operand [1, C, ...] by its rows at ``position_ids``, laid out as the result is."""
+        tensor, shape = node.inputs[index], self._axes.shape(node.outputs[0])
+        own = self._own_axis(node, index, axis)
+        table = self._table(tensor, own)
+        assert shape is not None
+        batch = next((number for number, extent in enumerate(shape) if extent == BATCH), None)
+        if batch is None:
+            raise PackingError(
+                f"{node_label(node)}: positions meet a tensor whose batch axis is merged with another, so samples cannot "
+                "share a row"
+            )
+        if not self._varies(tensor, own):
+            return gs.Constant(f"{tensor.name}_anywhere_{axis}", np.moveaxis(table[:1], 0, own))
+        key = ("positions", tensor.name, axis, len(shape), batch)
+        if key not in self._made:
+            self._made[key] = self._lookup(tensor, table, len(shape), batch, axis)
+        return self._made[key]
+
+    def _lookup(self, tensor: gs.Tensor, table: np.ndarray[Any, Any], rank: int, batch: int, axis: int) -> gs.Tensor:
+        # table: [C, the other axes of the operand]; the operand's axis that meets the batch, if any, has extent 1.
+        missing = rank - table.ndim
+        full = table.reshape(len(table), *(1,) * missing, *table.shape[1:])
+        others = [number for number in range(rank) if number != axis]
+        full = np.squeeze(full, axis=1 + others.index(batch))
+        others.remove(batch)
+        rows = gs.Constant(f"{tensor.name}_table_{batch}_{axis}", np.ascontiguousarray(full))
+        looked_up = self._add("Gather", f"{rows.name}_at_positions", [rows, self._positions], dtype=full.dtype, axis=0)
+        order = [batch, axis, *others]
+        if order == sorted(order):
+            return looked_up
+        return self._add("Transpose", f"{looked_up.name}_aligned", [looked_up], perm=np.argsort(order).tolist())
+
+    def _restart(self, node: gs.Node) -> None:
+        """Take from each running sum what it had reached before the sample began."""
+        result, values = node.outputs[0], node.inputs[0]
+        running = gs.Variable(f"{result.name}_along_row", result.dtype)
+        node.outputs[0] = running
+        before = running
+        if not node.attrs.get("exclusive", 0):
+            before = self._add("Sub", f"{result.name}_before", [running, values])
+        starts = self._starts()
+        offset = self._add("GatherElements", f"{result.name}_at_start", [before, starts], axis=1)
+        self._graph.nodes.append(gs.Node("Sub", f"{result.name}_restarted", {}, [running, offset], [result]))
+
+    def _starts(self) -> gs.Tensor:
+        """int64 [R, C]: the column where the sample that owns the place begins."""
+        if "starts" not in self._made:
+            columns = gs.Constant("row_places", np.arange(self._columns, dtype=np.int64)[None])
+            positions = self._add("Cast", "position_ids_int64", [self._positions], to=onnx.TensorProto.INT64)
+            self._made["starts"] = self._add("Sub", "sample_starts", [columns, positions])
+        return self._made["starts"]
+
+    # Building.
+
+    def _dtype(self, tensor: gs.Tensor) -> np.dtype[Any]:
+        if tensor.dtype is not None:
+            return np.dtype(tensor.dtype)
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self._axes.shapes.dtypes[tensor.name]))
+
+    def _constant(self, values: list[int]) -> gs.Constant:
+        key = ("constant", tuple(values))
+        if key not in self._made:
+            self._made[key] = gs.Constant(f"row_constant_{len(self._made)}", np.array(values, np.int64))
+        return self._made[key]
+
+    def _add(self, op: str, name: str, inputs: list[gs.Tensor], dtype: Any = None, **attrs: Any) -> gs.Variable:
+        output = gs.Variable(name, dtype if dtype is not None else inputs[0].dtype)
+        if op == "Cast":
+            output.dtype = onnx.helper.tensor_dtype_to_np_dtype(attrs["to"])
+        self._graph.nodes.append(gs.Node(op, name, attrs, list(inputs), [output]))
+        return output
