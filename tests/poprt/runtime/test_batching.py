@@ -163,6 +163,30 @@ def test_close_with_cancel_fails_what_waits_and_answers_what_runs():
     assert recorder.batches == [[0]]
 
 
+def test_close_with_cancel_also_fails_batches_that_are_planned_already():
+    recorder, batcher, first = blocked(most=1, window=8)
+    futures = [batcher.submit(Request(i)) for i in range(1, 4)]
+    shut = threading.Event()
+
+    def shut_the_gate(_):
+        recorder.gate.clear()
+        recorder.entered.clear()
+        shut.set()
+
+    first.add_done_callback(shut_the_gate)
+    recorder.gate.set()
+    assert shut.wait(SOON)
+    assert recorder.entered.wait(SOON)  # request 1 runs; 2 and 3 are planned behind it
+    batcher._queue.close(cancel=True)
+    recorder.gate.set()
+    batcher.close()
+    assert futures[0].exception(SOON) is None
+    for future in futures[1:]:
+        with pytest.raises(RunnerClosedError):
+            future.wait(SOON)
+    assert recorder.batches == [[0], [1]]
+
+
 def test_a_future_that_its_caller_cancels_is_not_run():
     recorder, batcher, _ = blocked()
     futures = [batcher.submit(Request(i)) for i in range(1, 4)]

@@ -10,6 +10,7 @@ import pytest
 from poprt.errors import InputError, PoprtError
 from poprt.executable import Executable, Manifest, TensorSpec
 from poprt.runtime import DeviceManager, ModelRunner, ReplicaIdToDevice, RuntimeConfig, pack_data
+from poprt.runtime.model_runner import _BatchWorker, _Rows
 from tests.poprt.runtime.fake_engine import FakeEngine, executable, expected
 
 SOON = 20
@@ -160,11 +161,21 @@ def test_a_wrong_request_names_the_tensor(inputs, outputs, message):
 
 
 def test_types_are_cast_when_checks_are_off():
-    runner, _ = start(RuntimeConfig(validate_io_params=False))
-    outputs = {"O": np.zeros((4, 2), np.float32)}
-    runner.execute({"X": np.ones((4, 2), int), "Y": np.ones((4, 2), int)}, outputs)
-    assert (outputs["O"] == 2).all()
+    runner, _ = start(RuntimeConfig(validate_io_params=False), dtype="int32")
+    strict, _ = start(dtype="int32")
+    inputs, outputs = request(4)
+    with pytest.raises(InputError, match="'X': expected int32, got float32"):
+        strict.execute(inputs, outputs)
+    runner.execute(inputs, outputs)
+    assert (outputs["O"] == 0).all()
     runner.close()
+    strict.close()
+
+
+def test_requests_fill_the_rows_that_the_oldest_leaves_free():
+    requests = [_Rows(size, {}, {}) for size in (1, 2, 3, 5, 1, 2)]
+    batches = _BatchWorker(None, 0, 4).plan(requests)
+    assert [[r.size for r in batch] for batch in batches] == [[1, 2, 1], [3], [5, 2]]
 
 
 def test_batching_along_an_axis_that_tensors_do_not_share_is_refused():

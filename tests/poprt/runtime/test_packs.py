@@ -1,0 +1,74 @@
+"""When a pack is sent, and what it holds."""
+
+import numpy as np
+import pytest
+
+from poprt.runtime import PackRunner, PackRunnerConfig
+from tests.poprt.runtime.fake_engine import FakeEngine, executable, expected
+
+SOON = 20
+STYLES = {
+    "ragged": {},
+    "rows": {"ragged": False},
+    "shared rows": {"style": "attention_mask", "ragged": False, "unpack": False},
+}
+
+
+def start(style, config, **shape):
+    made = executable(**{**STYLES[style], **shape})
+    engine = FakeEngine(made)
+    return PackRunner(made, config, session=engine), engine
+
+
+def sample(length):
+    return {"input_ids": np.arange(length, dtype=np.int32), "attention_mask": np.ones(length, np.int32)}
+
+
+def wait_for_all(futures):
+    for future in futures:
+        future.wait(SOON)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(("length", "count"), [(1, 6), (8, 3)])
+def test_a_full_pack_is_sent_before_its_timeout(style, length, count):
+    runner, engine = start(style, PackRunnerConfig(timeout_microseconds=10**9, send_when_idle=False))
+    wait_for_all([runner.execute_async(sample(length), {}) for _ in range(count)])
+    assert len(engine.calls) == 1
+    runner.close(cancel=True)
+
+
+def test_the_token_budget_bounds_the_packs_of_a_ragged_engine():
+    runner, engine = start("ragged", PackRunnerConfig(token_budget=16), rows=16, max_valid_num=64)
+    assert engine.entered.wait(0) is False
+    engine.gate.clear()
+    futures = [runner.execute_async(sample(4), {})]
+    assert engine.entered.wait(SOON)
+    futures += [runner.execute_async(sample(4), {}) for _ in range(12)]
+    engine.gate.set()
+    wait_for_all(futures)
+    assert [call["input_ids"].size for call in engine.calls] == [4, 16, 16, 16]
+    runner.close()
+
+
+def test_an_engine_of_fixed_rows_gets_full_packs_whatever_the_token_budget():
+    runner, engine = start("rows", PackRunnerConfig(token_budget=16), rows=16, max_valid_num=64)
+    engine.gate.clear()
+    futures = [runner.execute_async(sample(4), {})]
+    assert engine.entered.wait(SOON)
+    futures += [runner.execute_async(sample(4), {}) for _ in range(12)]
+    engine.gate.set()
+    wait_for_all(futures)
+    assert [int(call["unpack_info"].sum()) for call in engine.calls] == [4, 48]
+    runner.close()
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_token_that_the_request_masks_stays_masked(style):
+    runner, _ = start(style, PackRunnerConfig())
+    ids, mask = np.arange(1, 6, dtype=np.int32), np.array([1, 1, 0, 1, 0], np.int32)
+    out = {"logits": np.zeros(8)}
+    runner.execute({"input_ids": ids, "attention_mask": mask}, out)
+    np.testing.assert_array_equal(out["logits"][:5], expected(ids, mask)["logits"])
+    assert (out["logits"][[2, 4]] < 0).all()
+    runner.close()
