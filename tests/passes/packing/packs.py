@@ -14,9 +14,13 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from passes.graph_io import import_graph
 from passes.manager import PassManager
+from passes.packing.axes import BATCH, SEQ, AxisMap
 from passes.packing.metadata import METADATA_KEY
 from passes.packing.packed_transformer import PackedTransformer
+from passes.packing.placement import place
+from passes.shapes.symbolic import infer_symbolic_shapes
 from poprt.compiler import Compiler
 from poprt.converter import Converter
 from poprt.runtime.declared import DeclaredSession
@@ -146,3 +150,14 @@ def metadata(model: onnx.ModelProto) -> dict[str, Any]:
     text = next(item.value for item in model.metadata_props if item.key == METADATA_KEY)
     said: dict[str, Any] = json.loads(text)
     return said
+
+
+def why_unpacked(model: onnx.ModelProto, tensor: str) -> str | None:
+    """Why the node that makes ``tensor`` mixes tokens; None where it treats every token alone."""
+    graph = import_graph(PassManager([*_BEFORE]).run(copy_of(model)))
+    graph.toposort(mode="nodes")
+    shapes: dict[str, list[int | str]] = {name: [str(BATCH), str(SEQ)] for name in ("ids", "mask")}
+    axes = AxisMap(graph, infer_symbolic_shapes(graph, shapes))
+    placement = place(graph, axes, graph.opset)
+    node = next(node for node in graph.nodes if any(output.name == tensor for output in node.outputs))
+    return placement.reasons.get(id(node))
