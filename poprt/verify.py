@@ -73,8 +73,7 @@ def verify(
     del session
     got = run_session(engine_session(converted), names, case.converted_feeds)
     pairs = {
-        name: [(mine[name], case.cut(name, got[name], index, mine[name].shape)) for index, mine in enumerate(expected)]
-        for name in names
+        name: [case.pair(name, mine[name], got[name], index) for index, mine in enumerate(expected)] for name in names
     }
     return Verification(tuple(_compare(name, pairs[name], TOLERANCE[precision]) for name in names), len(expected))
 

@@ -32,15 +32,20 @@ class PackedCase:
     places: Sequence[Array] = ()
     columns: Sequence[Array] = ()
 
-    def cut(self, name: str, output: Array, index: int, shape: tuple[int, ...]) -> Array:
-        """Sample ``index``'s share of the converted model's ``output``, in the original's ``shape`` [1, ...]."""
-        if not self.layouts:
-            return output
-        if self.layouts[name] == "packed":
-            tokens: Array = output.reshape(-1, *output.shape[2:])[self.places[index]]
-            return tokens[None]
-        corner: Array = output[index][tuple(slice(0, extent) for extent in shape[1:])]
-        return corner[None]
+    def pair(self, name: str, expected: Array, output: Array, index: int) -> tuple[Array, Array]:
+        """What to compare for sample ``index``: its part of the original's output ``expected`` and of ``output``.
+
+        Only places of real tokens are compared: between segments the original computes padding.
+        """
+        layout = self.layouts.get(name)
+        if layout is None:
+            return expected, output
+        if layout == "packed":
+            return expected[0][self.columns[index]], output.reshape(-1, *output.shape[2:])[self.places[index]]
+        corner: Array = output[index][tuple(slice(0, extent) for extent in expected.shape[1:])]
+        if layout == "tokens":
+            return expected[0][self.columns[index]], corner[self.columns[index]]
+        return expected[0], corner
 
 
 def pack_samples(

@@ -63,6 +63,15 @@ def test_a_model_too_large_for_one_message_goes_through_a_file(monkeypatch: pyte
     assert model.SerializeToString(deterministic=True) == before
 
 
+@pytest.mark.parametrize("head", ["hidden", "mean"])
+def test_samples_of_several_segments_are_compared_where_their_tokens_are(head: str) -> None:
+    model = bert(head=head)
+    packed = Converter(pack_args={"max_valid_num": 5, "segment_max_size": "3+6"}).convert(model)
+    outcome = verify(model, packed)
+    assert outcome.passed
+    assert outcome.runs > 1
+
+
 def test_altered_weights_fail() -> None:
     outcome = verify(bert(), spoil(bert()))
     assert not outcome.passed
@@ -145,8 +154,9 @@ def test_samples_within_rows_are_numbered_by_the_mask() -> None:
     assert all(places[0] // 8 == places[-1] // 8 for places in case.places)
     assert feeds["mask"].max() >= 2
     tokens = np.arange(3 * 8 * 4.0).reshape(3, 8, 4)
-    cut = case.cut("y", tokens, 1, samples[1]["ids"].shape)
-    np.testing.assert_array_equal(cut[0], tokens.reshape(24, 4)[case.places[1]])
+    expected = np.zeros((1, *samples[1]["ids"].shape[1:], 4))
+    _, cut = case.pair("y", expected, tokens, 1)
+    np.testing.assert_array_equal(cut, tokens.reshape(24, 4)[case.places[1]])
 
 
 def test_each_segment_starts_at_its_own_column() -> None:
