@@ -108,7 +108,9 @@ class PassManager:
                 raise
             record = PassRecord(name, time.perf_counter() - start, before, state.node_count(), result)
             self.records.append(record)
-            logger.debug("pass %s: %.3f s, %d -> %d nodes, %s", name, record.seconds, before, record.nodes_after, result)
+            logger.debug(
+                "pass %s: %.3f s, %d -> %d nodes, %s", name, record.seconds, before, record.nodes_after, result
+            )
             if self._dump_dir is not None:
                 self._dump_dir.mkdir(parents=True, exist_ok=True)
                 onnx.save(state.proto(), str(self._dump_dir / f"{index:02d}_{name}.onnx"))

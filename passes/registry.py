@@ -24,7 +24,8 @@ def register(name: str) -> Callable[[PassClass], PassClass]:
     def decorate(cls: PassClass) -> PassClass:
         known = _PASSES.get(name)
         if known is not None and known.__qualname__ != cls.__qualname__:
-            raise RewriteError(f"pass name {name!r} is taken by {known.__module__}.{known.__qualname__}; choose another")
+            taken_by = f"{known.__module__}.{known.__qualname__}"
+            raise RewriteError(f"pass name {name!r} is taken by {taken_by}; choose another")
         cls.name = name  # type: ignore[attr-defined]  # a script may register a class of its own making
         _PASSES[name] = cls
         return cls

@@ -92,7 +92,9 @@ class Crossings:
             return self._crossing("Unpack", tensor.name + "_unpacked", [tensor, self._info], _numbers(shape[2:]))
         there, back = _to_front(token, len(shape))
         front = self._add("Transpose", tensor.name + "_tokens_first", [tensor], tensor.dtype, perm=there)
-        made = self._crossing("Unpack", tensor.name + "_unpacked_tokens_first", [front, self._info], _numbers(_others(shape, token)))
+        made = self._crossing(
+            "Unpack", tensor.name + "_unpacked_tokens_first", [front, self._info], _numbers(_others(shape, token))
+        )
         return self._add("Transpose", tensor.name + "_unpacked", [made], tensor.dtype, perm=back)
 
     def _repack(self, tensor: gs.Tensor, token: TokenAxes) -> gs.Tensor:

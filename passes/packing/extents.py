@@ -79,8 +79,6 @@ class Extents:
     def _node(self, key: str, op: str, inputs: Sequence[gs.Tensor | None], **attrs: Any) -> gs.Tensor:
         if key not in self._made:
             output = gs.Variable(f"{self._prefix}_{op.lower()}_{len(self._made)}", np.int64)
-            self._graph.nodes.append(
-                gs.Node(op, name=output.name, attrs=attrs, inputs=list(inputs), outputs=[output])
-            )
+            self._graph.nodes.append(gs.Node(op, name=output.name, attrs=attrs, inputs=list(inputs), outputs=[output]))
             self._made[key] = output
         return self._made[key]

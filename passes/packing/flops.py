@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_graphsurgeon as gs
 import sympy
@@ -72,7 +73,7 @@ def _einsum_contracted(node: gs.Node, axes: AxisMap) -> sympy.Expr:
     if "->" not in equation or "." in equation or len(node.inputs) < 2:
         return sympy.Integer(0)
     terms, result = equation.split("->")
-    extents = {}
+    extents: dict[str, Any] = {}
     for term, tensor in zip(terms.split(","), node.inputs, strict=True):
         extents.update(zip(term, axes.shape(tensor) or (), strict=False))
     return sympy.prod(extent for label, extent in extents.items() if label not in result)

@@ -75,7 +75,7 @@ class GeometryFinder:
         if left_out:
             raise PackingError(
                 f"inputs {', '.join(map(repr, left_out))} do not have the axes [batch, sequence] of {first.name!r} "
-                f"{first.shape}; packing knows one sequence: remove them, or fix them to constants before the conversion"
+                f"{first.shape}; packing knows one sequence: remove them, or make them constants before the conversion"
             )
         return Geometry(tuple(shared), rows, columns)
 
@@ -109,4 +109,4 @@ class GeometryFinder:
 
 
 def _fixed(extent: Any) -> bool:
-    return isinstance(extent, (int, np.integer)) and extent > 0
+    return isinstance(extent, (int, np.integer)) and int(extent) > 0

@@ -13,7 +13,7 @@ from passes.base import GraphPass, PassResult
 from passes.errors import PackingError
 from passes.graph_io import header
 from passes.ops import MINIMUM_OPSET, declare_operators
-from passes.packing.axes import AxisMap
+from passes.packing.analysis import map_axes
 from passes.packing.flops import flop_share
 from passes.packing.geometry import Geometry, GeometryFinder
 from passes.packing.mask import binarise, find_masks
@@ -23,7 +23,6 @@ from passes.packing.positional import Positional
 from passes.packing.row_rewrite import RowRewriter
 from passes.packing.rows import RowAnalysis, check_all_kept_apart
 from passes.registry import register
-from passes.shapes.symbolic import infer_symbolic_shapes
 
 POSITION_IDS = "position_ids"
 
@@ -52,12 +51,15 @@ class InsertAttentionMask(GraphPass):
         self._finder = GeometryFinder(input_shape, batch_size, batch_axis)
 
     def apply(self, graph: gs.Graph) -> PassResult:
+        """Insert the masks; see the class."""
         result = PassResult()
         if METADATA_KEY in header(graph).metadata:
             result.refuse("graph", "the model is packed already")
             return result
         if graph.opset < MINIMUM_OPSET:
-            raise PackingError(f"insert_attention_mask needs opset {MINIMUM_OPSET} or newer, the model has {graph.opset}")
+            raise PackingError(
+                f"insert_attention_mask needs opset {MINIMUM_OPSET} or newer, the model has {graph.opset}"
+            )
         graph.toposort(mode="nodes")
         geometry = self._finder.find(graph)
         if not geometry.columns:
@@ -65,7 +67,7 @@ class InsertAttentionMask(GraphPass):
                 "samples that share a row need rows of known length; give --input_shape, for example "
                 f"--input_shape {geometry.names[0]}=16,256"
             )
-        axes = AxisMap(graph, infer_symbolic_shapes(graph, geometry.symbolic_shapes()))
+        axes = map_axes(graph, geometry)
         placement = place(graph, axes, graph.opset)
         mask = _the_mask(graph, geometry, find_masks(graph, geometry.inputs, axes, placement).explicit)
         positional = Positional(graph, axes)
@@ -114,8 +116,8 @@ class InsertAttentionMask(GraphPass):
 def _the_mask(graph: gs.Graph, geometry: Geometry, masks: Sequence[str]) -> gs.Variable:
     if not masks:
         raise PackingError(
-            "no input of this model serves as an attention mask alone, so nothing can number the samples of a row; export "
-            f"the model with its attention mask as an input (inputs now: {', '.join(geometry.names)})"
+            "no input of this model serves as an attention mask alone, so nothing can number the samples of a row; "
+            f"export the model with its attention mask as an input (inputs now: {', '.join(geometry.names)})"
         )
     if len(masks) > 1:
         raise PackingError(

@@ -18,6 +18,7 @@ from passes.packing.axes import AxisMap
 from passes.packing.placement import Placement
 
 _POSITION_OPS = frozenset({"CumSum", "Shape", "Size", "Range", "ConstantOfShape"})
+_KEEPS_VALUE = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class MaskInputs:
 
 def find_masks(graph: gs.Graph, inputs: Sequence[gs.Tensor], axes: AxisMap, placement: Placement) -> MaskInputs:
     """Follow each of ``inputs`` to the nodes that mix tokens. Nodes must be in topological order."""
-    explicit, derived = [], []
+    explicit: list[str] = []
+    derived: list[str] = []
     for tensor in inputs:
         reaches, looked_up = _follow(graph, tensor, axes, placement)
         if reaches:
@@ -46,17 +48,21 @@ def find_masks(graph: gs.Graph, inputs: Sequence[gs.Tensor], axes: AxisMap, plac
 def _follow(graph: gs.Graph, start: gs.Tensor, axes: AxisMap, placement: Placement) -> tuple[bool, bool]:
     """Whether ``start`` reaches a node that mixes tokens other than through a table, and whether a table reads it."""
     tainted = {start.name}
+    same_value = {start.name}
     reaches = looked_up = False
     for node in graph.nodes:
         read = [tensor for tensor in node.inputs if tensor.name in tainted]
         if not read or node.op in _POSITION_OPS:
             continue
         if node.op == "Gather" and axes.is_free(node.inputs[0]) and node.inputs[1].name in tainted:
-            looked_up = True
+            # Token ids index a table as they are; a mask may at most be counted into positions.
+            looked_up = looked_up or node.inputs[1].name in same_value
             continue
         if id(node) in placement.reasons and _mixes(node, axes):
             reaches = True
         tainted.update(tensor.name for tensor in node.outputs)
+        if node.op in _KEEPS_VALUE and node.inputs[0].name in same_value:
+            same_value.update(tensor.name for tensor in node.outputs)
     return reaches, looked_up
 
 

@@ -55,7 +55,8 @@ def _reorders(node: gs.Node, axes: AxisMap) -> bool:
 def _touches_tokens(node: gs.Node, axes: AxisMap) -> bool:
     data = node.inputs[0]
     token, shape = axes.axes(data), axes.shape(data)
-    assert token is not None and shape is not None
+    assert token is not None
+    assert shape is not None
     if node.op in ("ReverseSequence", "GatherND", "ScatterND"):
         return True
     if node.op == "Slice":

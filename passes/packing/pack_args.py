@@ -53,8 +53,8 @@ class PackArgs:
         if self.max_valid_num * self.width < rows * columns:
             needed = math.ceil(rows * columns / self.width)
             raise PackingError(
-                f"pack_args are too small for inputs of shape [{rows}, {columns}]: {self.max_valid_num} samples of at most "
-                f"{self.width} tokens never fill {rows * columns} places; use max_valid_num={needed} or more"
+                f"pack_args are too small for inputs of shape [{rows}, {columns}]: {self.max_valid_num} samples "
+                f"of at most {self.width} tokens never fill {rows * columns} places; use max_valid_num={needed} or more"
             )
 
 

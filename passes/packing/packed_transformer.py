@@ -13,6 +13,7 @@ from passes.base import GraphPass, PassResult, node_label
 from passes.errors import PackingError
 from passes.graph_io import header
 from passes.ops import DOMAIN, MINIMUM_OPSET, declare_operators
+from passes.packing.analysis import map_axes
 from passes.packing.axes import AxisMap
 from passes.packing.crossings import Crossings
 from passes.packing.flops import FlopShare, flop_share, node_flops
@@ -23,7 +24,6 @@ from passes.packing.pack_args import PackArgs, parse_pack_args
 from passes.packing.placement import Placement, place
 from passes.packing.rewrite import rewrite
 from passes.registry import register
-from passes.shapes.symbolic import infer_symbolic_shapes
 
 
 @register("packed_transformer")
@@ -53,6 +53,7 @@ class PackedTransformer(GraphPass):
         self._finder = GeometryFinder(input_shape, batch_size, batch_axis, self._args.dynamic_inputs)
 
     def apply(self, graph: gs.Graph) -> PassResult:
+        """Pack the graph; see the class."""
         result = PassResult()
         if METADATA_KEY in header(graph).metadata:
             result.refuse("graph", "the model is packed already")
@@ -66,7 +67,7 @@ class PackedTransformer(GraphPass):
         geometry = self._finder.find(graph)
         if geometry.rows and geometry.columns:
             self._args.check_capacity(geometry.rows, geometry.columns)
-        axes = AxisMap(graph, infer_symbolic_shapes(graph, geometry.symbolic_shapes()))
+        axes = map_axes(graph, geometry)
         placement = place(graph, axes, graph.opset)
         share = self._checked_share(graph, axes, placement, geometry)
         masks = find_masks(graph, geometry.inputs, axes, placement)

@@ -131,7 +131,7 @@ def sequence_axes(axes: AxisMap, tensor: gs.Tensor) -> tuple[int, ...] | None:
         return None
     found = tuple(axis for axis, extent in enumerate(shape) if extent == SEQ)
     others = [extent for axis, extent in enumerate(shape) if axis not in found]
-    if any(mentions_tokens(extent) and SEQ in extent.free_symbols for extent in others):
+    if any(mentions_tokens(extent) and SEQ in sympy.sympify(extent).free_symbols for extent in others):
         return None
     return found
 

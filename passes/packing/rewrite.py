@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import sympy
@@ -69,7 +68,8 @@ def _read_packed(node: gs.Node, axes: AxisMap, placement: Placement, crossings: 
 def _lift(tensor: gs.Tensor, like: gs.Tensor, axes: AxisMap, crossings: Crossings) -> gs.Tensor:
     """Bring what broadcasts over tokens to the packed side, a table lookup by its indices: they are the smaller."""
     token, shape = axes.axes(like), axes.shape(like)
-    assert token is not None and shape is not None
+    assert token is not None
+    assert shape is not None
     producer = tensor.inputs[0] if tensor.inputs else None
     if producer is not None and producer.op == "Gather" and axes.is_free(producer.inputs[0]):
         table, indices = producer.inputs
@@ -79,11 +79,11 @@ def _lift(tensor: gs.Tensor, like: gs.Tensor, axes: AxisMap, crossings: Crossing
     return crossings.lifted(tensor, token, len(shape))
 
 
-def _packed_reshape_target(
-    node: gs.Node, before: TokenAxes | None, axes: AxisMap, crossings: Crossings
-) -> gs.Tensor:
+def _packed_reshape_target(node: gs.Node, before: TokenAxes | None, axes: AxisMap, crossings: Crossings) -> gs.Tensor:
     after, target = axes.axes(node.outputs[0]), axes.shape(node.outputs[0])
-    assert before is not None and after is not None and target is not None
+    assert before is not None
+    assert after is not None
+    assert target is not None
     if after.flat:
         return crossings.packed_extents.constant([-1, *(int(extent) for extent in target[1:])])
     if before == after:
@@ -97,7 +97,8 @@ def _packed_reshape_target(
 
 def _expand_target(node: gs.Node, axes: AxisMap) -> list[int]:
     token, target = axes.axes(node.outputs[0]), axes.shape(node.outputs[0])
-    assert token is not None and target is not None
+    assert token is not None
+    assert target is not None
     return [1 if axis in token.positions else int(extent) for axis, extent in enumerate(target)]
 
 

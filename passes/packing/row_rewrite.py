@@ -61,7 +61,9 @@ class RowRewriter:
 
     def needs_positions(self, plan: RowPlan) -> bool:
         """Whether anything differs from place to place of a sample."""
-        varies = [self._varies(node.inputs[index], self._own_axis(node, index, axis)) for node, index, axis in plan.placed]
+        varies = [
+            self._varies(node.inputs[index], self._own_axis(node, index, axis)) for node, index, axis in plan.placed
+        ]
         return any(varies) or bool(plan.counted)
 
     # The AttentionMask.
@@ -180,8 +182,8 @@ class RowRewriter:
         batch = next((number for number, extent in enumerate(shape) if extent == BATCH), None)
         if batch is None:
             raise PackingError(
-                f"{node_label(node)}: positions meet a tensor whose batch axis is merged with another, so samples cannot "
-                "share a row"
+                f"{node_label(node)}: positions meet a tensor whose batch axis is merged with another, so samples "
+                "cannot share a row"
             )
         if not self._varies(tensor, own):
             return gs.Constant(f"{tensor.name}_anywhere_{axis}", np.moveaxis(table[:1], 0, own))
@@ -229,7 +231,8 @@ class RowRewriter:
     def _dtype(self, tensor: gs.Tensor) -> np.dtype[Any]:
         if tensor.dtype is not None:
             return np.dtype(tensor.dtype)
-        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self._axes.shapes.dtypes[tensor.name]))
+        element = self._axes.shapes.dtypes[tensor.name]
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element))
 
     def _constant(self, values: list[int]) -> gs.Constant:
         key = ("constant", tuple(values))

@@ -25,7 +25,7 @@ from passes.base import node_label
 from passes.errors import PackingError
 from passes.packing.axes import AxisMap
 from passes.packing.positional import Positional, sequence_axes
-from passes.packing.tokenwise import axes_argument, constant, show
+from passes.packing.tokenwise import axes_argument, constant, show, why_not_token_wise
 from passes.shapes.symbolic import Shape
 
 
@@ -54,7 +54,11 @@ class RowPlan:
     states: dict[str, State] = field(default_factory=dict)
 
 
-class _Refused(Exception):
+#: The reason of a node whose input was refused.
+_FOLLOWS = "its input mixes the samples of a row"
+
+
+class RefusedError(Exception):
     """Why a node cannot be shown to keep samples apart."""
 
 
@@ -80,12 +84,12 @@ class RowAnalysis:
             if self._is_known(node):
                 continue
             if any(tensor.name in lost for tensor in node.inputs):
-                refused[id(node)] = "its input mixes the samples of a row"
+                refused[id(node)] = _FOLLOWS
                 lost.update(tensor.name for tensor in node.outputs)
                 continue
             try:
                 state = self._state(node)
-            except _Refused as reason:
+            except RefusedError as reason:
                 refused[id(node)] = str(reason)
                 lost.update(tensor.name for tensor in node.outputs)
                 continue
@@ -97,9 +101,14 @@ class RowAnalysis:
 
     def _state(self, node: gs.Node) -> State:
         rule = _RULES.get((node.domain or "", node.op))
-        if rule is None:
-            raise _Refused(f"{node.op} is not known to keep the samples of a row apart")
-        return rule(self, node)
+        if rule is not None:
+            return rule(self, node)
+        reason = why_not_token_wise(node, self._axes, self._graph.opset)
+        if reason is None and all(self.of(tensor) in (None, State.TOKEN) for tensor in node.inputs):
+            if any(tensor in self._positional for tensor in node.inputs):
+                raise RefusedError("it reads positions")
+            return State.TOKEN
+        raise RefusedError(reason or f"{node.op} is not known to keep the samples of a row apart")
 
     # What the rules ask.
 
@@ -107,14 +116,14 @@ class RowAnalysis:
         """Sequence axes of a tensor."""
         found = sequence_axes(self._axes, tensor)
         if found is None:
-            raise _Refused(f"{tensor.name!r} {show(self._axes.shape(tensor))} has no plain sequence axis")
+            raise RefusedError(f"{tensor.name!r} {show(self._axes.shape(tensor))} has no plain sequence axis")
         return found
 
     def shape(self, tensor: gs.Tensor) -> Shape:
         """Shape of a tensor."""
         shape = self._axes.shape(tensor)
         if shape is None:
-            raise _Refused(f"the rank of {tensor.name!r} is unknown")
+            raise RefusedError(f"the rank of {tensor.name!r} is unknown")
         return shape
 
     def rank(self, tensor: gs.Tensor) -> int:
@@ -127,7 +136,7 @@ class RowAnalysis:
             return None
         state = self.plan.states.get(tensor.name)
         if state is None:
-            raise _Refused(f"nothing is known of {tensor.name!r}")
+            raise RefusedError(f"nothing is known of {tensor.name!r}")
         return state
 
     def is_free(self, tensor: gs.Tensor) -> bool:
@@ -141,7 +150,9 @@ class RowAnalysis:
             return State.TOKEN
         if len(axes) == 2:
             return State.BLOCK if block else State.PAIR
-        raise _Refused(f"its result {show(self.shape(node.outputs[0]))} does not belong to one place or a pair of them")
+        raise RefusedError(
+            f"its result {show(self.shape(node.outputs[0]))} does not belong to one place or a pair of them"
+        )
 
     def operands(self, node: gs.Node, indices: range | None = None) -> None:
         """Check that operands that broadcast to the result line up with its sequence axes; note positional ones."""
@@ -154,30 +165,31 @@ class RowAnalysis:
             shift = out_rank - self.rank(tensor)
             own = tuple(axis + shift for axis in self.seq(tensor))
             if not set(own) <= set(out_axes):
-                raise _Refused(f"{tensor.name!r} {show(self.shape(tensor))} does not line up with its result")
+                raise RefusedError(f"{tensor.name!r} {show(self.shape(tensor))} does not line up with its result")
             if self.is_free(tensor):
                 self._check_free(tensor, shift, out_axes)
             elif tensor in self._positional:
                 self.positional_operand(node, index, own, shift)
             elif not own:
-                raise _Refused(f"{tensor.name!r} {show(self.shape(tensor))} belongs to the row, not to a sample")
+                raise RefusedError(f"{tensor.name!r} {show(self.shape(tensor))} belongs to the row, not to a sample")
 
     def _check_free(self, tensor: gs.Tensor, shift: int, out_axes: tuple[int, ...]) -> None:
         shape = self.shape(tensor)
         if any(axis >= shift and shape[axis - shift] != 1 for axis in out_axes):
-            raise _Refused(f"the constant {tensor.name!r} {show(shape)} differs from place to place of a row")
+            raise RefusedError(f"the constant {tensor.name!r} {show(shape)} differs from place to place of a row")
 
     def positional_operand(self, node: gs.Node, index: int, own: tuple[int, ...], shift: int) -> None:
         """A positional operand may be constant, relative, or read by position."""
         tensor = node.inputs[index]
         if not own:
             if not self._positional.is_constant(tensor, self._columns):
-                raise _Refused(f"{tensor.name!r} depends on the length of the row")
+                raise RefusedError(f"{tensor.name!r} depends on the length of the row")
         elif len(own) == 2:
             pair = (own[0] - shift, own[1] - shift)
             if not self._positional.is_relative(tensor, pair, self._columns):
-                raise _Refused(
-                    f"{tensor.name!r} relates places by more than their distance, and a sample may stand anywhere in a row"
+                raise RefusedError(
+                    f"{tensor.name!r} relates places by more than their distance, and a sample may stand "
+                    "anywhere in a row"
                 )
         else:
             self.plan.placed.append((node, index, own[0]))
@@ -231,22 +243,22 @@ def _is_zero(tensor: gs.Tensor) -> bool:
 def _matmul(rows: RowAnalysis, node: gs.Node) -> State:
     left, right = node.inputs
     if rows.rank(left) < 2 or rows.rank(right) < 2:
-        raise _Refused("one of its operands is a vector")
+        raise RefusedError("one of its operands is a vector")
     contracted = {left.name: rows.rank(left) - 1 in rows.seq(left), right.name: rows.rank(right) - 2 in rows.seq(right)}
     if any(contracted.values()):
         states = (rows.of(left), rows.of(right))
         if State.BLOCK not in states or states == (State.BLOCK, State.BLOCK) or None in states:
-            raise _Refused("it sums over the places of a row that no attention mask has kept apart")
+            raise RefusedError("it sums over the places of a row that no attention mask has kept apart")
         return rows.by_rank(node)
     for index, tensor in enumerate(node.inputs):
         if tensor in rows_positional(rows):
             rows.positional_operand(node, index, rows.seq(tensor), 0)
         elif not rows.is_free(tensor) and not rows.seq(tensor):
-            raise _Refused(f"{tensor.name!r} {show(rows.shape(tensor))} belongs to the row, not to a sample")
+            raise RefusedError(f"{tensor.name!r} {show(rows.shape(tensor))} belongs to the row, not to a sample")
         elif rows.is_free(tensor) and rows.seq(tensor):
-            raise _Refused(f"the constant {tensor.name!r} has a sequence axis")
+            raise RefusedError(f"the constant {tensor.name!r} has a sequence axis")
     if node.inputs and any(entry[0] is node for entry in rows.plan.placed):
-        raise _Refused("it multiplies by a matrix of positions")
+        raise RefusedError("it multiplies by a matrix of positions")
     return rows.by_rank(node)
 
 
@@ -257,7 +269,7 @@ def rows_positional(rows: RowAnalysis) -> Positional:
 
 @_rule("Gemm")
 def _gemm(rows: RowAnalysis, node: gs.Node) -> State:
-    raise _Refused("its rows are all places of all rows")
+    raise RefusedError("its rows are all places of all rows")
 
 
 @_rule("Softmax", "LogSoftmax")
@@ -268,7 +280,7 @@ def _softmax(rows: RowAnalysis, node: gs.Node) -> State:
     if axis not in axes:
         return rows.by_rank(node)
     if len(axes) != 2 or node.op != "Softmax":
-        raise _Refused(f"it normalises over the places of a row: {show(rows.shape(tensor))}")
+        raise RefusedError(f"it normalises over the places of a row: {show(rows.shape(tensor))}")
     rows.plan.masked.append(node)
     return State.BLOCK
 
@@ -279,7 +291,7 @@ def _normalisation(rows: RowAnalysis, node: gs.Node) -> State:
     tensor = node.inputs[0]
     first = int(node.attrs.get("axis", -1)) % rows.rank(tensor)
     if any(axis >= first for axis in rows.seq(tensor)):
-        raise _Refused("it normalises over the places of a row")
+        raise RefusedError("it normalises over the places of a row")
     return rows.by_rank(node)
 
 
@@ -291,11 +303,11 @@ def _reduce(rows: RowAnalysis, node: gs.Node) -> State:
     tensor = node.inputs[0]
     reduced = axes_argument(node)
     if not reduced:
-        raise _Refused("its axes are not constant")
+        raise RefusedError("its axes are not constant")
     rank = rows.rank(tensor)
     hit = {axis % rank for axis in reduced} & set(rows.seq(tensor))
     if hit and not (node.op == "ReduceSum" and rows.of(tensor) is State.BLOCK and len(hit) == 1):
-        raise _Refused("it reduces over the places of a row")
+        raise RefusedError("it reduces over the places of a row")
     return rows.by_rank(node)
 
 
@@ -305,23 +317,31 @@ def _along_axis(rows: RowAnalysis, node: gs.Node) -> State:
     default = 0 if node.op in ("ArgMax", "ArgMin", "Split") else -1
     axis = int(node.attrs.get("axis", default)) % rows.rank(tensor)
     if axis in rows.seq(tensor):
-        raise _Refused("it works along the places of a row")
+        raise RefusedError("it works along the places of a row")
     if node.op == "Concat":
         for operand in node.inputs:
             if rows.of(operand) is None or rows.seq(operand) != rows.seq(node.outputs[0]):
-                raise _Refused(f"{operand.name!r} does not carry the same places")
+                raise RefusedError(f"{operand.name!r} does not carry the same places")
     return rows.by_rank(node)
 
 
-@_rule("Slice", "Pad")
-def _cut(rows: RowAnalysis, node: gs.Node) -> State:
+@_rule("Slice")
+def _slice(rows: RowAnalysis, node: gs.Node) -> State:
     before, after = rows.shape(node.inputs[0]), rows.shape(node.outputs[0])
     axes = rows.seq(node.inputs[0])
-    if rows.seq(node.outputs[0]) != axes or any(not rows.is_free(t) for t in node.inputs[1:] if not t.is_empty()):
-        raise _Refused(f"it cuts along the places of a row: {show(before)} to {show(after)}")
-    touched = constant(node.inputs[3]) if node.op == "Slice" and len(node.inputs) > 3 else None
-    if node.op == "Slice" and (touched is None or {int(a) % len(before) for a in touched.reshape(-1)} & set(axes)):
-        raise _Refused("it may cut along the places of a row")
+    steps = constant(node.inputs[4]) if len(node.inputs) > 4 and not node.inputs[4].is_empty() else None
+    if rows.seq(node.outputs[0]) != axes or (steps is not None and (steps < 0).any()):
+        raise RefusedError(f"it cuts along the places of a row: {show(before)} to {show(after)}")
+    if any(rows.of(tensor) is not None for tensor in node.inputs[1:]):
+        raise RefusedError("what it cuts depends on the inputs")
+    # The sequence axes keep their whole extent, so nothing is cut there.
+    return rows.by_rank(node, block=before == after and rows.of(node.inputs[0]) is State.BLOCK)
+
+
+@_rule("Pad")
+def _pad(rows: RowAnalysis, node: gs.Node) -> State:
+    if rows.seq(node.outputs[0]) != rows.seq(node.inputs[0]):
+        raise RefusedError("it pads along the places of a row")
     return rows.by_rank(node)
 
 
@@ -338,7 +358,7 @@ def _reshape(rows: RowAnalysis, node: gs.Node) -> State:
         sympy.simplify(sympy.prod(before[:i]) - sympy.prod(after[:o])) == 0 for i, o in zip(ins, outs, strict=True)
     )
     if not same:
-        raise _Refused(f"it moves values between places: {show(before)} to {show(after)}")
+        raise RefusedError(f"it moves values between places: {show(before)} to {show(after)}")
     return rows.by_rank(node, block=rows.of(node.inputs[0]) is State.BLOCK)
 
 
@@ -355,9 +375,9 @@ def _gather(rows: RowAnalysis, node: gs.Node) -> State:
         return rows.by_rank(node)
     axis = int(node.attrs.get("axis", 0)) % rows.rank(data)
     if axis in rows.seq(data):
-        raise _Refused("it takes chosen places of a row")
+        raise RefusedError("it takes chosen places of a row")
     if not rows.is_free(indices):
-        raise _Refused(f"the indices {indices.name!r} depend on the inputs")
+        raise RefusedError(f"the indices {indices.name!r} depend on the inputs")
     return rows.by_rank(node)
 
 
@@ -368,11 +388,11 @@ def _gather_elements(rows: RowAnalysis, node: gs.Node) -> State:
     axis = int(node.attrs.get("axis", 0)) % rank
     shared = set(rows.seq(data))
     if axis in shared or not shared <= set(rows.seq(indices)):
-        raise _Refused("it takes chosen places of a row")
+        raise RefusedError("it takes chosen places of a row")
     if indices in rows_positional(rows):
         rows.positional_operand(node, 1, rows.seq(indices), 0)
         if any(entry[0] is node for entry in rows.plan.placed):
-            raise _Refused("its indices are positions of a row")
+            raise RefusedError("its indices are positions of a row")
     return rows.by_rank(node)
 
 
@@ -380,11 +400,11 @@ def _gather_elements(rows: RowAnalysis, node: gs.Node) -> State:
 def _running_sum(rows: RowAnalysis, node: gs.Node) -> State:
     axis = constant(node.inputs[1])
     if axis is None:
-        raise _Refused("its axis is not constant")
+        raise RefusedError("its axis is not constant")
     where = int(axis.reshape(-1)[0]) % rows.rank(node.inputs[0])
     if where in rows.seq(node.inputs[0]):
         if rows.rank(node.inputs[0]) != 2 or where != 1 or node.attrs.get("reverse", 0):
-            raise _Refused("it runs along a row in a way that cannot be restarted at each sample")
+            raise RefusedError("it runs along a row in a way that cannot be restarted at each sample")
         rows.plan.counted.append(node)
     return rows.by_rank(node)
 
@@ -393,16 +413,16 @@ def _running_sum(rows: RowAnalysis, node: gs.Node) -> State:
 def _einsum(rows: RowAnalysis, node: gs.Node) -> State:
     equation = str(node.attrs["equation"]).replace(" ", "")
     if "." in equation or "->" not in equation or len(node.inputs) != 2:
-        raise _Refused(f"its equation {equation!r} does not name all axes of two operands")
+        raise RefusedError(f"its equation {equation!r} does not name all axes of two operands")
     terms, result = equation.split("->")
     summed: set[str] = set()
     for term, tensor in zip(terms.split(","), node.inputs, strict=True):
         if tensor in rows_positional(rows):
-            raise _Refused(f"{tensor.name!r} is a table of positions")
+            raise RefusedError(f"{tensor.name!r} is a table of positions")
         summed |= {term[axis] for axis in rows.seq(tensor)} - set(result)
     states = [rows.of(tensor) for tensor in node.inputs]
     if summed and (State.BLOCK not in states or None in states or states.count(State.BLOCK) > 1):
-        raise _Refused("it sums over the places of a row that no attention mask has kept apart")
+        raise RefusedError("it sums over the places of a row that no attention mask has kept apart")
     return rows.by_rank(node)
 
 
@@ -410,14 +430,16 @@ def _einsum(rows: RowAnalysis, node: gs.Node) -> State:
 @_rule("Attention")
 def _fused_attention(rows: RowAnalysis, node: gs.Node) -> State:
     if any(rows.of(tensor) is not State.TOKEN for tensor in node.inputs[:1]):
-        raise _Refused("its query does not carry tokens")
+        raise RefusedError("its query does not carry tokens")
     rows.plan.masked.append(node)
     return rows.by_rank(node)
 
 
 def check_all_kept_apart(graph: gs.Graph, refused: dict[int, str]) -> None:
     """Raise PackingError naming the first nodes that mix the samples of a row."""
-    first = [node for node in graph.nodes if id(node) in refused and not refused[id(node)].startswith("its input mixes")]
+    first = [
+        node for node in graph.nodes if id(node) in refused and not refused[id(node)].startswith("its input mixes")
+    ]
     if first:
         lines = "; ".join(f"{node_label(node)}: {refused[id(node)]}" for node in first[:3])
         more = f" (and {len(first) - 3} more)" if len(first) > 3 else ""

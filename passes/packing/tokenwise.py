@@ -33,7 +33,8 @@ def why_not_token_wise(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
         return f"{node.op} is not known to treat every token alone"
     for tensor in node.outputs:
         if tensor.name and axes.axes(tensor) is None:
-            return f"its output {tensor.name!r} has shape {show(axes.shape(tensor))}, not one axis for each of batch and sequence"
+            shape = show(axes.shape(tensor))
+            return f"its output {tensor.name!r} has shape {shape}, not one axis for each of batch and sequence"
     return rule(node, axes, opset)
 
 
@@ -46,7 +47,7 @@ def _rule(*ops: str, domain: str = "") -> Callable[[Rule], Rule]:
 
 
 def is_liftable(tensor: gs.Tensor, axes: AxisMap, like: gs.Tensor) -> bool:
-    """Whether ``tensor`` broadcasts over tokens of ``like`` and can be brought to them by Expand (positions [1, seq])."""
+    """Whether ``tensor`` broadcasts over the tokens of ``like``, so that Expand brings it to them (positions)."""
     shape, target = axes.shape(tensor), axes.shape(like)
     token = axes.axes(like)
     if shape is None or target is None or token is None or token.flat or len(shape) > len(target):
@@ -133,7 +134,9 @@ def _matmul(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
         if own is None:
             if not (axes.is_free(operand) or axes.is_uniform(operand)):
                 return f"it contracts tokens: {operand.name!r} has shape {show(shape)}"
-            leading = [shape[axis - (out_rank - len(shape))] for axis in token.positions if axis >= out_rank - len(shape)]
+            leading = [
+                shape[axis - (out_rank - len(shape))] for axis in token.positions if axis >= out_rank - len(shape)
+            ]
             matrix_axis = -2 if operand is left else -1
             if any(extent != 1 for extent in leading) and not _only_matrix_axes(token, out_rank, matrix_axis, shape):
                 return f"{operand.name!r} {show(shape)} differs from place to place"
@@ -335,7 +338,8 @@ def _reshape(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
 @_rule("Expand")
 def _expand(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     target, token = axes.shape(node.outputs[0]), axes.axes(node.outputs[0])
-    assert target is not None and token is not None
+    assert target is not None
+    assert token is not None
     if not all(is_known(extent) for axis, extent in enumerate(target) if axis not in token.positions):
         return f"its target {show(target)} has an extent that is not known"
     return operand_problem(node.inputs[0], node.outputs[0], axes)
@@ -439,5 +443,3 @@ def show(shape: Shape | None) -> str:
     for internal, readable in names.items():
         text = text.replace(internal, readable)
     return f"[{text}]"
-
-

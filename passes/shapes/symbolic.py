@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -20,8 +20,8 @@ from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 from passes.graph_io import export_weightless
 
 #: An extent: a number, or an expression of the inputs' symbols.
-Dim = Union[int, sympy.Expr]
-Shape = tuple[Dim, ...]
+Dim: TypeAlias = "int | sympy.Expr"
+Shape: TypeAlias = tuple[Dim, ...]
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _LARGEST_VALUE_READ = 1024  # elements; shape arithmetic never needs larger constants
