@@ -291,14 +291,3 @@ def test_padding_is_removed_where_the_config_says_so():
     runner.execute(inputs | {"position_ids": np.arange(3)}, out)
     assert [call["input_ids"].shape for call in engine.calls] == [(1, 3), (1, 3)]
     runner.close()
-
-
-@pytest.mark.parametrize("ragged", [True, False])
-def test_segments_are_split_as_the_caller_says_else_filled_in_order(ragged):
-    runner, _ = start("ragged" if ragged else "rows", segments=(3, 5))
-    out = {"logits": np.zeros(8)}
-    runner.execute(sample([1, 2, 3, 4], position_ids=np.zeros(4, int), unpack_info=np.array([1, 3])), out)
-    assert out["logits"].tolist() == [1, 0, 0, 2, 3, 4, 0, 0]
-    runner.execute(sample([1, 2, 3, 4], position_ids=np.zeros(4, int)), out)
-    assert out["logits"].tolist() == [1, 2, 3, 4, 0, 0, 0, 0]
-    runner.close()

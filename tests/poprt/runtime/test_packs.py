@@ -72,3 +72,15 @@ def test_a_token_that_the_request_masks_stays_masked(style):
     np.testing.assert_array_equal(out["logits"][:5], expected(ids, mask)["logits"])
     assert (out["logits"][[2, 4]] < 0).all()
     runner.close()
+
+
+@pytest.mark.parametrize("style", ["ragged", "rows"])
+def test_segments_are_split_as_the_caller_says_else_filled_in_order(style):
+    runner, _ = start(style, PackRunnerConfig(), segments=(3, 5))
+    given = sample(4) | {"input_ids": np.arange(1, 5), "position_ids": np.zeros(4, int)}
+    out = {"logits": np.zeros(8)}
+    runner.execute(given | {"unpack_info": np.array([1, 3])}, out)
+    assert out["logits"].tolist() == [1, 0, 0, 2, 3, 4, 0, 0]
+    runner.execute(given, out)
+    assert out["logits"].tolist() == [1, 2, 3, 4, 0, 0, 0, 0]
+    runner.close()

@@ -4,13 +4,16 @@ import threading
 from functools import cache
 
 import numpy as np
+import onnx
+import onnx.version_converter
 import pytest
 
 from models.bert import SIZES, BertConfig, build_bert
+from passes.manager import PassManager
 from poprt.backend import get_session
 from poprt.compiler import Compiler
 from poprt.converter import Converter
-from poprt.runtime import ModelRunner, PackRunnerConfig, Runner, RuntimeConfig, pack_data
+from poprt.runtime import ModelRunner, PackAlgorithm, PackRunnerConfig, Runner, RuntimeConfig, pack_data
 from tests.numerics import one_by_one, random_samples
 
 SOON = 60
@@ -104,6 +107,32 @@ def test_an_id_outside_the_vocabulary_fails_alone():
             future.wait(SOON)
             assert_close(outputs[i]["start_logits"], want["start_logits"], "fp32")
     runner.close()
+
+
+@cache
+def sharing_rows(head):
+    """Return the original model and an executable whose samples share rows."""
+    model = build_bert(BertConfig(**SIZES["tiny"], head=head))
+    fixed = onnx.version_converter.convert_version(model, 17)
+    for value in [*fixed.graph.input, *fixed.graph.output]:
+        for dim, extent in zip(value.type.tensor_type.shape.dim, (ROWS, COLUMNS), strict=False):
+            dim.dim_value = extent
+    return model, Compiler.compile(PassManager(["int64_to_int32", "insert_attention_mask"]).run(fixed))
+
+
+@pytest.mark.parametrize("algorithm", PackAlgorithm)
+@pytest.mark.parametrize("delimiter", [0, 1])
+def test_samples_that_share_rows_give_what_the_original_model_gives_for_them_alone(algorithm, delimiter):
+    model, executable = sharing_rows("qa")
+    samples = samples_for(position_ids=False)
+    config = PackRunnerConfig(algorithm=algorithm)
+    config.enable_input_single_row_mode("attention_mask", delimiter_num=delimiter)
+    with Runner(executable, config, threads=1) as runner:
+        outputs = [{"start_logits": np.zeros(COLUMNS, np.float32)} for _ in samples]
+        for future in [runner.execute_async(*pair) for pair in zip(samples, outputs, strict=True)]:
+            future.wait(SOON)
+    for out, want in zip(outputs, one_by_one(model, samples), strict=True):
+        assert_close(out["start_logits"], want["start_logits"], "fp32")
 
 
 def test_dynamic_batch_size_from_several_threads_over_a_real_model(tmp_path):
