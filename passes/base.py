@@ -69,6 +69,7 @@ class Pass:
         raise NotImplementedError(f"{type(self).__name__} must override run(model) -> model")
 
     def __call__(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Run the pass."""
         return self.run(model)
 
     @staticmethod

@@ -7,12 +7,16 @@ the graph object.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import cast
 
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon.ir.tensor import SparseValues
+
+from passes.errors import RewriteError
 
 
 @dataclass
@@ -62,9 +66,16 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
 
 
 def export_graph(graph: gs.Graph) -> onnx.ModelProto:
-    """Export ``graph`` with the header it was imported with."""
+    """Export ``graph`` with the header it was imported with. Each weight is copied once, straight into the model."""
     info = header(graph)
-    model = cast(onnx.ModelProto, gs.export_onnx(graph, do_type_check=False))
+    constants = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
+    model = _export(graph, constants=(), extra_inputs=())
+    for tensor in constants:
+        if isinstance(tensor._values, SparseValues):
+            model.graph.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
+        else:
+            model.graph.initializer.append(OnnxExporter.export_tensor_proto(tensor))
+    _drop_captured(model.graph, {tensor.name for tensor in constants})
     model.ir_version = max(info.ir_version, 8)  # 8: the first with model-local functions
     for name in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
         setattr(model, name, getattr(info, name))
@@ -80,20 +91,55 @@ def export_weightless(graph: gs.Graph, largest: int) -> onnx.ModelProto:
 
     For tools that look at shapes and would otherwise copy the weights. Weights inside subgraphs stay.
     """
-    tensors = graph.tensors()
-    large = [t for t in tensors.values() if isinstance(t, gs.Constant) and math.prod(t.shape) > largest]
-    small = [t for t in tensors.values() if isinstance(t, gs.Constant) and math.prod(t.shape) <= largest]
-    exporter = OnnxExporter()
-    proto = onnx.helper.make_graph(
-        nodes=[exporter.export_node(node) for node in graph.nodes],
-        name=graph.name,
-        inputs=[exporter.export_value_info_proto(t, False) for t in [*graph.inputs, *large]],
-        outputs=[exporter.export_value_info_proto(t, False) for t in graph.outputs],
-        initializer=[exporter.export_tensor_proto(t) for t in small],
+    constants = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
+    large = [tensor for tensor in constants if math.prod(tensor.shape) > largest]
+    small = [tensor for tensor in constants if math.prod(tensor.shape) <= largest]
+    model = _export(graph, constants=small, extra_inputs=large)
+    del model.graph.value_info[:]
+    return model
+
+
+def _export(graph: gs.Graph, *, constants: Iterable[gs.Constant], extra_inputs: Iterable[gs.Tensor]) -> onnx.ModelProto:
+    """The graph with ``constants`` as its initializers. graphsurgeon's own export copies every weight three times."""
+    named = {tensor.name for tensor in [*graph.inputs, *graph.outputs]}
+    interior = [
+        tensor
+        for tensor in graph.tensors().values()
+        if isinstance(tensor, gs.Variable) and tensor.name not in named and tensor.dtype is not None
+    ]
+    model: onnx.ModelProto = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            nodes=[OnnxExporter.export_node(node) for node in graph.nodes],
+            name=graph.name,
+            inputs=[_value_info(tensor) for tensor in [*graph.inputs, *extra_inputs]],
+            outputs=[_value_info(tensor) for tensor in graph.outputs],
+            initializer=[OnnxExporter.export_tensor_proto(tensor) for tensor in constants],
+            doc_string=graph.doc_string,
+            value_info=[_value_info(tensor) for tensor in interior],
+        ),
+        opset_imports=[onnx.helper.make_opsetid(*item) for item in opset_imports(graph).items()],
+        functions=[OnnxExporter.export_function(function) for function in graph.functions],
+        ir_version=10,
     )
-    opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in opset_imports(graph).items()]
-    functions = [exporter.export_function(function) for function in graph.functions]
-    return onnx.helper.make_model(proto, opset_imports=opsets, functions=functions, ir_version=10)
+    return model
+
+
+def _value_info(tensor: gs.Tensor) -> onnx.ValueInfoProto:
+    if isinstance(tensor, gs.Variable) and tensor.type not in ("tensor_type", "sequence_type", "sparse_tensor_type"):
+        raise RewriteError(f"tensor {tensor.name!r} is of the kind {tensor.type}, which no rewrite can carry")
+    value: onnx.ValueInfoProto = OnnxExporter.export_value_info_proto(tensor, False)
+    return value
+
+
+def _drop_captured(graph: onnx.GraphProto, outer: set[str]) -> None:
+    """graphsurgeon repeats in a subgraph the initializers that it captures from outside."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            for nested in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
+                kept = [tensor for tensor in nested.initializer if tensor.name not in outer]
+                del nested.initializer[:]
+                nested.initializer.extend(kept)
+                _drop_captured(nested, outer | {tensor.name for tensor in kept})
 
 
 def opset_imports(graph: gs.Graph) -> dict[str, int]:

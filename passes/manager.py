@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -18,7 +18,7 @@ from passes.graph_io import export_graph, import_graph
 from passes.registry import get_pass
 
 #: A pass by name, a pass, or anything that maps a model to a model.
-PassLike = Union[str, Pass, Callable[[onnx.ModelProto], onnx.ModelProto]]
+PassLike: TypeAlias = str | Pass | Callable[[onnx.ModelProto], onnx.ModelProto]
 
 logger = logging.getLogger("poprt")
 

@@ -142,8 +142,8 @@ def _rewrite_outputs(
         shape = axes.shape(tensor)
         if not shape or shape[0] != BATCH:
             raise PackingError(
-                f"output {tensor.name!r} {show(shape)} does not hold one row a sample: its first axis is not the batch; "
-                "remove it with --remove_outputs"
+                f"output {tensor.name!r} {show(shape)} does not hold one row a sample: its first axis is not the "
+                "batch; remove it with --remove_outputs"
             )
         token = axes.axes(tensor)
         kinds[tensor.name] = "tokens" if token is not None and token.canonical else "sample"

@@ -229,10 +229,11 @@ class RowRewriter:
     # Building.
 
     def _dtype(self, tensor: gs.Tensor) -> np.dtype[Any]:
-        if tensor.dtype is not None:
-            return np.dtype(tensor.dtype)
-        element = self._axes.shapes.dtypes[tensor.name]
-        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element))
+        held = tensor.dtype
+        if held is None:
+            held = onnx.helper.tensor_dtype_to_np_dtype(self._axes.shapes.dtypes[tensor.name])
+        dtype: np.dtype[Any] = np.dtype(held)
+        return dtype
 
     def _constant(self, values: list[int]) -> gs.Constant:
         key = ("constant", tuple(values))
