@@ -14,12 +14,14 @@ from passes.errors import PackingError
 from passes.graph_io import header
 from passes.ops import MINIMUM_OPSET, declare_operators
 from passes.packing.analysis import map_axes
-from passes.packing.flops import flop_share
+from passes.packing.flops import FlopShare, flop_share
 from passes.packing.geometry import Geometry, GeometryFinder
 from passes.packing.mask import binarise, find_masks
-from passes.packing.metadata import METADATA_KEY
+from passes.packing.metadata import METADATA_KEY, UNPACK_INFO
+from passes.packing.pack_args import PackArgs, parse_pack_args
 from passes.packing.placement import place
 from passes.packing.positional import Positional
+from passes.packing.row_head import UnpackedHead
 from passes.packing.row_rewrite import RowRewriter
 from passes.packing.rows import RowAnalysis, check_all_kept_apart
 from passes.registry import register
@@ -39,6 +41,9 @@ class InsertAttentionMask(GraphPass):
     Args:
         input_shape: shapes that the inputs will be fixed to, by name. The row length must be known.
         batch_size, batch_axis: as for ``const_input_shape``.
+        pack_args: ``max_valid_num`` and ``segment_max_size``. Where given, a head that needs one row a sample (pooling)
+            is fed through one final Unpack, and the input ``unpack_info`` is added: int32 [max_valid_num, 1], the
+            distance from each sample's start to the next one's, the last of a row counted to the row's end.
     """
 
     def __init__(
@@ -46,9 +51,12 @@ class InsertAttentionMask(GraphPass):
         input_shape: Mapping[str, Sequence[int]] | None = None,
         batch_size: int | None = None,
         batch_axis: int | None = None,
+        pack_args: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self._finder = GeometryFinder(input_shape, batch_size, batch_axis)
+        self._args = parse_pack_args(pack_args) if pack_args else None
+        dynamic = self._args.dynamic_inputs if self._args else ()
+        self._finder = GeometryFinder(input_shape, batch_size, batch_axis, dynamic)
 
     def apply(self, graph: gs.Graph) -> PassResult:
         """Insert the masks; see the class."""
@@ -56,10 +64,38 @@ class InsertAttentionMask(GraphPass):
         if METADATA_KEY in header(graph).metadata:
             result.refuse("graph", "the model is packed already")
             return result
+        geometry = self._checked_geometry(graph)
+        axes = map_axes(graph, geometry)
+        placement = place(graph, axes, graph.opset)
+        share = flop_share(graph, axes, placement, geometry.rows or 1, geometry.columns)
+        mask = _the_mask(graph, geometry, find_masks(graph, geometry.inputs, axes, placement).explicit)
+        positional = Positional(graph, axes)
+        analysis = RowAnalysis(graph, axes, positional, geometry.columns)
+        refused, plan = analysis.run(), analysis.plan
+        if self._args is None:
+            check_all_kept_apart(graph, refused)
+        if not plan.masked:
+            raise PackingError("no softmax over pairs of places was found: there is no attention to mask")
+        head = UnpackedHead(graph, axes, refused, mask, self._args) if self._args else None
+        outputs = head.cut() if head else {tensor.name: "packed" for tensor in graph.outputs}
+        binarise(graph, mask)
+        positions = _positions(geometry, mask)
+        rewriter = RowRewriter(graph, axes, positional, geometry.columns, mask, positions)
+        if rewriter.needs_positions(plan) and positions not in graph.inputs:
+            graph.inputs.append(positions)
+            result.count("position inputs added")
+        rewriter.apply(plan)
+        declare_operators(graph, ["AttentionMask", *(["Unpack"] if head else [])])
+        self._write_metadata(graph, geometry, mask, outputs, share)
+        graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
+        result.count("attentions masked", len(plan.masked))
+        result.count("Unpacks", head.count if head else 0)
+        result.details["packed share of FLOPs"] = 1.0
+        return result
+
+    def _checked_geometry(self, graph: gs.Graph) -> Geometry:
         if graph.opset < MINIMUM_OPSET:
-            raise PackingError(
-                f"insert_attention_mask needs opset {MINIMUM_OPSET} or newer, the model has {graph.opset}"
-            )
+            raise PackingError(f"this pass needs opset {MINIMUM_OPSET} or newer, the model has {graph.opset}")
         graph.toposort(mode="nodes")
         geometry = self._finder.find(graph)
         if not geometry.columns:
@@ -67,50 +103,39 @@ class InsertAttentionMask(GraphPass):
                 "samples that share a row need rows of known length; give --input_shape, for example "
                 f"--input_shape {geometry.names[0]}=16,256"
             )
-        axes = map_axes(graph, geometry)
-        placement = place(graph, axes, graph.opset)
-        mask = _the_mask(graph, geometry, find_masks(graph, geometry.inputs, axes, placement).explicit)
-        positional = Positional(graph, axes)
-        analysis = RowAnalysis(graph, axes, positional, geometry.columns)
-        check_all_kept_apart(graph, analysis.run())
-        plan = analysis.plan
-        if not plan.masked:
-            raise PackingError("this model has no softmax over pairs of places: there is no attention to mask")
-        binarise(graph, mask)
-        positions = next((tensor for tensor in geometry.inputs if tensor.name == POSITION_IDS), None)
-        given = positions is not None
-        positions = positions or gs.Variable(POSITION_IDS, np.int64, list(mask.shape))
-        rewriter = RowRewriter(graph, axes, positional, geometry.columns, mask, positions)
-        needed = rewriter.needs_positions(plan)
-        rewriter.apply(plan)
-        if needed and not given:
-            graph.inputs.append(positions)
-            result.count("position inputs added")
-        declare_operators(graph, ["AttentionMask"])
-        share = flop_share(graph, axes, placement, geometry.rows or 1, geometry.columns)
-        names = [*geometry.names, *([POSITION_IDS] if needed and not given else [])]
+        if self._args and len(self._args.segment_max_size) > 1:
+            raise PackingError("samples that share a row have one segment each; give one segment_max_size")
+        return geometry
+
+    def _write_metadata(
+        self, graph: gs.Graph, geometry: Geometry, mask: gs.Variable, outputs: dict[str, str], share: FlopShare
+    ) -> None:
+        names = [tensor.name for tensor in graph.inputs]
+        args = self._args or PackArgs((geometry.rows or 1) * geometry.columns, (geometry.columns,))
         header(graph).metadata[METADATA_KEY] = json.dumps(
             {
                 "style": "attention_mask",
                 "rows": geometry.rows,
                 "columns": geometry.columns,
-                "max_valid_num": (geometry.rows or 1) * geometry.columns,
-                "segment_max_size": [geometry.columns],
-                "unpack_info": "",
-                "dynamic_inputs": names,
+                "max_valid_num": args.max_valid_num,
+                "segment_max_size": list(args.segment_max_size),
+                "unpack_info": UNPACK_INFO if UNPACK_INFO in names else "",
+                "dynamic_inputs": [name for name in names if name != UNPACK_INFO],
                 "mask": mask.name,
-                "position_ids": POSITION_IDS if given or needed else "",
-                "outputs": {tensor.name: "packed" for tensor in graph.outputs},
+                "position_ids": POSITION_IDS if POSITION_IDS in names else "",
+                "outputs": outputs,
                 "shape_agnostic": False,
                 "packed_flops": share.total,
                 "total_flops": share.total,
             },
             sort_keys=True,
         )
-        graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
-        result.count("attentions masked", len(plan.masked))
-        result.details["packed share of FLOPs"] = 1.0
-        return result
+
+
+def _positions(geometry: Geometry, mask: gs.Variable) -> gs.Variable:
+    """The input that places each token in its sample; a new one where the model has none."""
+    given = next((tensor for tensor in geometry.inputs if tensor.name == POSITION_IDS), None)
+    return given if given is not None else gs.Variable(POSITION_IDS, np.int64, list(mask.shape))
 
 
 def _the_mask(graph: gs.Graph, geometry: Geometry, masks: Sequence[str]) -> gs.Variable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -16,6 +16,7 @@ from passes.packing.mask import binarise
 from passes.packing.pack_args import PackArgs
 from passes.packing.placement import Placement
 from passes.packing.tokenwise import is_liftable, show
+from passes.shapes.symbolic import Shape
 
 
 def rewrite(
@@ -106,7 +107,7 @@ def _read_unpacked(node: gs.Node, axes: AxisMap, placement: Placement, crossings
     for index, tensor in enumerate(node.inputs):
         if axes.is_free(tensor):
             continue
-        known = _known_extents(tensor, axes, crossings)
+        known = rebuilt_extents(tensor, axes, crossings)
         if known is not None:
             node.inputs[index] = known
         elif axes.axes(tensor) is not None and _is_packed(tensor, placement):
@@ -117,7 +118,7 @@ def _read_unpacked(node: gs.Node, axes: AxisMap, placement: Placement, crossings
                 _read_unpacked(inner, axes, placement, crossings)
 
 
-def _known_extents(tensor: gs.Tensor, axes: AxisMap, crossings: Crossings) -> gs.Tensor | None:
+def rebuilt_extents(tensor: gs.Tensor, axes: AxisMap, crossings: Crossings) -> gs.Tensor | None:
     """What a shape tensor holds, built anew; None where it is no shape tensor or holds something else."""
     contents = axes.shapes.contents.get(tensor.name)
     if contents is None or not tensor.inputs or axes.shapes.dtypes.get(tensor.name) != onnx.TensorProto.INT64:
@@ -147,8 +148,7 @@ def _rewrite_outputs(
             )
         token = axes.axes(tensor)
         kinds[tensor.name] = "tokens" if token is not None and token.canonical else "sample"
-        extents = {BATCH: args.max_valid_num, SEQ: args.width}
-        declared = [_substitute(extent, extents) for extent in shape]
+        declared = declared_shape(shape, args)
         if token is not None and _is_packed(tensor, placement):
             final = gs.Variable(tensor.name, tensor.dtype, declared)
             tensor.name += "_packed"
@@ -160,7 +160,12 @@ def _rewrite_outputs(
     return kinds
 
 
-def _substitute(extent: Any, values: dict[sympy.Symbol, Any]) -> Any:
+def declared_shape(shape: Shape, args: PackArgs) -> list[Any]:
+    """The shape that an output of one row a sample declares."""
+    return [_substitute(extent, {BATCH: args.max_valid_num, SEQ: args.width}) for extent in shape]
+
+
+def _substitute(extent: Any, values: Mapping[sympy.Symbol, Any]) -> Any:
     if not isinstance(extent, sympy.Expr):
         return extent
     if extent in values:
@@ -177,13 +182,17 @@ def _name_extents(graph: gs.Graph, nodes: Sequence[gs.Node], axes: AxisMap, plac
             for extent, name in zip(tensor.shape, ["rows", "columns", *tensor.shape[2:]], strict=True)
         ]
     for node in nodes:
-        names = PACKED_NAMES if placement.runs_packed(node) else UNPACKED_NAMES
-        for tensor in node.outputs:
-            shape = axes.shape(tensor)
-            known = shape is not None and all(_simple(extent) for extent in shape)
-            tensor.shape = [_substitute(extent, names) for extent in shape] if known and shape is not None else None
-            if tensor.dtype is None and tensor.name in axes.shapes.dtypes:
-                tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(axes.shapes.dtypes[tensor.name])
+        name_extents(node, axes, PACKED_NAMES if placement.runs_packed(node) else UNPACKED_NAMES)
+
+
+def name_extents(node: gs.Node, axes: AxisMap, names: Mapping[sympy.Symbol, str]) -> None:
+    """Give the node's results the extents of a side, and their types where they lack them."""
+    for tensor in node.outputs:
+        shape = axes.shape(tensor)
+        known = shape is not None and all(_simple(extent) for extent in shape)
+        tensor.shape = [_substitute(extent, names) for extent in shape] if known and shape is not None else None
+        if tensor.dtype is None and tensor.name in axes.shapes.dtypes:
+            tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(axes.shapes.dtypes[tensor.name])
 
 
 def _simple(extent: Any) -> bool:

@@ -53,6 +53,12 @@ class RowPlan:
     counted: list[gs.Node] = field(default_factory=list)
     states: dict[str, State] = field(default_factory=dict)
 
+    def forget(self, node: gs.Node) -> None:
+        """Drop what was planned for a node that turned out to mix samples."""
+        self.masked = [item for item in self.masked if item is not node]
+        self.placed = [item for item in self.placed if item[0] is not node]
+        self.counted = [item for item in self.counted if item is not node]
+
 
 #: The reason of a node whose input was refused.
 _FOLLOWS = "its input mixes the samples of a row"
@@ -90,6 +96,7 @@ class RowAnalysis:
             try:
                 state = self._state(node)
             except RefusedError as reason:
+                self.plan.forget(node)
                 refused[id(node)] = str(reason)
                 lost.update(tensor.name for tensor in node.outputs)
                 continue
