@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from poprt.backend import Backend
     from poprt.compiler import Compiler, CompilerOptions
-    from poprt.converter import Converter, MFConverter
+    from poprt.converter import Converter
     from poprt.executable import Executable
     from poprt.frontend import get_frontend
     from poprt.passes import Pass, PassManager, get_pass, get_registered_passes
@@ -39,7 +39,6 @@ __all__ = [
     "CompilerOptions",
     "Converter",
     "Executable",
-    "MFConverter",
     "Pass",
     "PassManager",
     "__version__",
@@ -66,7 +65,6 @@ _NAMES = {
     "CompilerOptions": "poprt.compiler",
     "Converter": "poprt.converter",
     "Executable": "poprt.executable",
-    "MFConverter": "poprt.converter",
     "Pass": "poprt.passes",
     "PassManager": "poprt.passes",
     "get_frontend": "poprt.frontend",

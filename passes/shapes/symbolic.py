@@ -17,7 +17,9 @@ import onnx_graphsurgeon as gs
 import sympy
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
+from passes.errors import RewriteError
 from passes.graph_io import export_weightless
+from passes.shapes.shape_functions import ask_shape_function, has_shape_function
 
 #: An extent: a number, or an expression of the inputs' symbols.
 Dim: TypeAlias = "int | sympy.Expr"
@@ -112,15 +114,40 @@ def _assume(value: onnx.ValueInfoProto, shape: Sequence[int | str]) -> None:
             dim.dim_value = extent
 
 
+class _Inference(SymbolicShapeInference):  # type: ignore[misc]  # onnxruntime has no types
+    """Symbolic shape inference that asks the registered shape functions where onnx does not know an operator."""
+
+    def _onnx_infer_single_node(self, node: onnx.NodeProto) -> None:
+        super()._onnx_infer_single_node(node)
+        if not has_shape_function(node.op_type):
+            return
+        unknown = [name for name in node.output if name and not self.known_vi_[name].type.tensor_type.elem_type]
+        if not unknown:
+            return
+        inputs = [self.known_vi_[name] for name in dict.fromkeys(node.input) if name]
+        constants = [self.initializers_[name] for name in dict.fromkeys(node.input) if name in self.initializers_]
+        found = ask_shape_function(node, inputs, constants, self.out_mp_.opset_import)
+        for index, name in enumerate(node.output):
+            dtype, shape = found.get(name, (0, None))
+            if name in unknown and shape is not None:
+                extents = [
+                    str(self._new_symbolic_dim_from_output(node, index, axis)) if extent is None else extent
+                    for axis, extent in enumerate(shape)
+                ]
+                self.known_vi_[name].CopyFrom(onnx.helper.make_tensor_value_info(name, dtype, extents))
+
+
 def _run(model: onnx.ModelProto) -> Any:
     # The class's public entry point raises when one tensor stays unknown and returns nothing; the shapes found up to
     # there are all we need, so its steps are called here one by one.
-    inference = SymbolicShapeInference(int_max=2**31 - 1, auto_merge=True, guess_output_rank=True, verbose=0)
+    inference = _Inference(int_max=2**31 - 1, auto_merge=True, guess_output_rank=True, verbose=0)
     inference.sympy_data_ = {}
     inference._preprocess(model)
     try:
         while inference.run_:
             inference._infer_impl()
+    except RewriteError:
+        raise
     except Exception as error:  # it reports what it does not know by failed assertions of every kind
         logger.debug("symbolic shape inference stopped early: %s: %s", type(error).__name__, error)
     return inference

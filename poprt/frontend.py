@@ -1,0 +1,51 @@
+"""Where models come from: ONNX files."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from poprt.errors import PoprtError
+
+__all__ = ["OnnxFrontend", "get_frontend"]
+
+
+class OnnxFrontend:
+    """Loads an ONNX file.
+
+    Args:
+        path: the file; weights kept beside it are read too.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def load_model(self) -> onnx.ModelProto:
+        """Read the model.
+
+        Raises:
+            PoprtError: there is no such file, it is no ONNX model, or its weights are missing; the message names it.
+        """
+        if not self.path.is_file():
+            raise PoprtError(f"no model file {str(self.path)!r}")
+        try:
+            model = onnx.load(str(self.path))
+        except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
+            raise PoprtError(f"{str(self.path)!r} cannot be read as an ONNX model: {error}") from error
+        if not model.HasField("graph"):
+            raise PoprtError(f"{str(self.path)!r} is no ONNX model: it holds no graph")
+        return model
+
+
+def get_frontend(path: str | PathLike[str], framework: str = "onnx") -> OnnxFrontend:
+    """The loader of a model file: ``get_frontend("model.onnx").load_model()``.
+
+    Raises:
+        PoprtError: ``framework`` is another than "onnx", which is all that is read here.
+    """
+    if framework.lower() != "onnx":
+        raise PoprtError(f"framework {framework!r} is not read; export the model to ONNX and use framework='onnx'")
+    return OnnxFrontend(path)

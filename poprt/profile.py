@@ -1,0 +1,59 @@
+"""How much work a model is."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+
+import onnx
+
+from passes.graph_io import import_graph
+from passes.packing.axes import AxisMap
+from passes.packing.flops import node_flops
+from passes.shapes.symbolic import infer_symbolic_shapes
+from poprt.errors import PoprtError
+
+__all__ = ["get_model_flops"]
+
+_PRODUCTS = frozenset(["Attention", "Conv", "Einsum", "Gemm", "MatMul", "MultiHeadAttention"])
+
+logger = logging.getLogger("poprt")
+
+
+def get_model_flops(model: onnx.ModelProto, verbose: bool = False) -> int:
+    """Floating-point operations of one run: two for each multiply-add of the main graph's matrix products.
+
+    Args:
+        model: a model whose inputs have fixed shapes.
+        verbose: also print the operations of each operator type.
+
+    Raises:
+        PoprtError: an input has an open extent; the message names it.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for value in model.graph.input:
+        if value.name not in weights and not all(dim.dim_value for dim in value.type.tensor_type.shape.dim):
+            raise PoprtError(
+                f"input {value.name!r} has an open extent, so the work of a run is not known; fix it first: "
+                f"Converter(input_shape={{{value.name!r}: [...]}})"
+            )
+    graph = import_graph(model)
+    axes = AxisMap(graph, infer_symbolic_shapes(graph))
+    work: dict[str, int] = defaultdict(int)
+    unknown = []
+    for node in graph.nodes:
+        if node.op in _PRODUCTS:
+            flops = int(node_flops(node, axes))
+            work[node.op] += flops
+            unknown += [] if flops else [node.name or node.outputs[0].name]
+    if unknown:
+        logger.warning("%d matrix products of unknown size are not counted, %s among them", len(unknown), unknown[0])
+    if verbose:
+        _print_work(work)
+    return sum(work.values())
+
+
+def _print_work(work: dict[str, int]) -> None:
+    for op, flops in sorted(work.items(), key=lambda item: -item[1]):
+        print(f"{op:<20} {flops:>20,} FLOPs")
+    print(f"{'total':<20} {sum(work.values()):>20,} FLOPs")
