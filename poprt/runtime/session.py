@@ -47,6 +47,11 @@ def has_fast_half(providers: Sequence[str] | None = None) -> bool:
     return any(name != "CPUExecutionProvider" for name in (default_providers() if providers is None else providers))
 
 
+#: Rewrites of onnxruntime that make a CPU slower. Its SkipLayerNormalization takes 4 times as long as Add and
+#: LayerNormalization ([512, 384] and [512, 768], two cores of an AVX-512 machine, onnxruntime 1.32).
+_SLOWER_ON_CPU = ("SkipLayerNormFusion",)
+
+
 class EngineSession:
     """Runs an executable's graph. Several threads may run it at once; no lock of ours serialises them.
 
@@ -83,9 +88,14 @@ class EngineSession:
         if values:
             options.add_external_initializers([spec.name for spec in constant], values)
         try:
-            return ort.InferenceSession(self.executable.graph, options, providers=self.providers)
+            return ort.InferenceSession(
+                self.executable.graph, options, providers=self.providers, disabled_optimizers=self._unwanted()
+            )
         except Exception as error:
             raise engine_error(error) from error
+
+    def _unwanted(self) -> list[str]:
+        return list(_SLOWER_ON_CPU) if self.providers == ["CPUExecutionProvider"] else []
 
     @property
     def input_names(self) -> list[str]:
