@@ -6,6 +6,7 @@ takes and returns a ``ModelProto``; it is the interface that scripts subclass.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -80,17 +81,28 @@ class Pass:
         return get_pass(name, *args, **options)
 
     def traverse_graph(
-        self, graph: onnx.GraphProto, transform: Callable[[onnx.GraphProto], onnx.GraphProto]
+        self, graph: onnx.GraphProto, transform: Callable[..., onnx.GraphProto], is_main_graph: bool = True
     ) -> onnx.GraphProto:
-        """Apply ``transform`` to ``graph`` and to every graph inside its nodes, innermost first."""
+        """Apply ``transform`` to ``graph`` and to every graph inside its nodes, innermost first.
+
+        ``transform`` takes the graph, or the graph and whether it is the main graph, and returns the graph.
+        """
         for node in graph.node:
             for attribute in node.attribute:
                 if attribute.type == onnx.AttributeProto.GRAPH:
-                    attribute.g.CopyFrom(self.traverse_graph(attribute.g, transform))
+                    attribute.g.CopyFrom(self.traverse_graph(attribute.g, transform, False))
                 elif attribute.type == onnx.AttributeProto.GRAPHS:
                     for subgraph in attribute.graphs:
-                        subgraph.CopyFrom(self.traverse_graph(subgraph, transform))
-        return transform(graph)
+                        subgraph.CopyFrom(self.traverse_graph(subgraph, transform, False))
+        return transform(graph, is_main_graph) if _takes_two(transform) else transform(graph)
+
+
+def _takes_two(transform: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(transform).bind(None, None)
+    except TypeError:
+        return False
+    return True
 
 
 class GraphPass(Pass, ABC):

@@ -70,6 +70,24 @@ def test_a_pass_that_edits_what_it_finds_runs_among_others():
     assert (get_shape(model.graph, "minus"), get_dtype(model.graph, "minus")) == ([2, 5], onnx.TensorProto.FLOAT)
 
 
+def test_a_transform_may_ask_whether_it_has_the_main_graph():
+    branches = "<then_branch = t () => (float[2] p) { p = Neg(x) }, else_branch = e () => (float[2] q) { q = Relu(x) }>"
+    model = parse(f"g (float[2] x, bool c) => (float[2] y) {{ i = If {branches} (c) y = Abs(i) }}")
+    seen = []
+
+    def both(graph, is_main_graph):
+        seen.append((graph.name, is_main_graph))
+        return graph
+
+    def one(graph):
+        seen.append(graph.name)
+        return graph
+
+    Pass().traverse_graph(model.graph, both)
+    Pass().traverse_graph(model.graph, one)
+    assert seen == [("t", False), ("e", False), ("g", True), "t", "e", "g"]
+
+
 def test_the_optimizer_runs_passes_by_name():
     model = Optimizer(["extract_constant_to_initializer"]).run(
         parse("g (float[2] x) => (float[2] y) { c = Constant<value = float[2] {1.0, 2.0}>() y = Add(x, c) }")
