@@ -50,6 +50,9 @@ PASS_OF_KEYWORD = {
     "apply_hcsr": "apply_host_concat_split",
 }
 
+#: The pass that packs samples within rows. Asked for by name, and run where ``packed_transformer`` would be.
+ROW_PACKING = "insert_attention_mask"
+
 #: Keywords of the 8-bit family, which is not built yet.
 EIGHT_BIT = ("quantize", "fp8_params", "fp8_skip_op_names")
 
@@ -84,6 +87,11 @@ class ConvertOptions:
     remove_outputs: list[str] = field(default_factory=list)
     keyword_passes: list[tuple[str, Any]] = field(default_factory=list)
 
+    @property
+    def packs(self) -> bool:
+        """Whether samples are packed, in either style."""
+        return bool(self.pack_args) or ROW_PACKING in self.used_passes
+
 
 def read_options(given: Mapping[str, Any], logger: logging.Logger) -> ConvertOptions:
     """Check the keywords of a Converter; None and "" mean the default.
@@ -103,8 +111,10 @@ def read_options(given: Mapping[str, Any], logger: logging.Logger) -> ConvertOpt
     acting = {item.name for item in fields(ConvertOptions)}
     values = {name: _NORMAL.get(name, _same)(value) for name, value in asked.items() if name in acting}
     options = ConvertOptions(**values, keyword_passes=_keyword_passes(asked))
-    if options.infer_shape_ahead and options.pack_args:
+    if options.infer_shape_ahead and options.packs:
         raise RewriteError("infer_shape_ahead fixes the axes that packing works on; leave out one of the two")
+    if options.pack_args and ROW_PACKING in options.used_passes:
+        raise RewriteError(f"pack_args and the pass {ROW_PACKING} are two styles of packing; leave out one of the two")
     return options
 
 

@@ -13,7 +13,7 @@ import onnx
 
 from passes import PassManager, PassRecord, get_pass, get_registered_passes
 from passes.base import Pass
-from poprt.convert_options import IPU_ONLY_PASSES, ConvertOptions, read_options
+from poprt.convert_options import IPU_ONLY_PASSES, ROW_PACKING, ConvertOptions, read_options
 from poprt.progress import pass_progress
 from poprt.verify import Verification, verify
 
@@ -33,7 +33,8 @@ class Converter:
         precision: "fp32" or "fp16".
         checkpoints, remove_outputs: tensors to add as outputs; outputs to drop (list or comma-separated).
         fp16_skip_op_types: operator types that stay in fp32.
-        skip_passes, used_passes: default passes to leave out; passes to add after the default ones, in order.
+        skip_passes, used_passes: default passes to leave out; passes to add after the default ones, in order. Only
+            ``insert_attention_mask`` runs earlier: where ``packed_transformer`` would, because it works on open axes.
         check: compare the numbers of both models afterwards; see ``verification``.
         pack_args: pack samples of many lengths (pass ``packed_transformer``).
         max_tensor_size: largest constant in bytes that folding may create; -1 is no limit.
@@ -135,7 +136,7 @@ class Converter:
         for name in options.skip_passes:
             if name not in known and name not in IPU_ONLY_PASSES:
                 get_pass(name)  # raises, and offers the nearest names
-        used = [step for step in options.used_passes if not self._is_ipu_only(step)]
+        used = [step for step in options.used_passes if step != ROW_PACKING and not self._is_ipu_only(step)]
         default = [*_opening(options, _opset(model)), *_middle(options, shapes)]
         steps: list[Step | Any] = [step for step in default if step[0] not in options.skip_passes]
         steps += [(step, {}) if isinstance(step, str) else step for step in used]
@@ -167,7 +168,7 @@ _CLOSING: list[Step] = [
 
 def _opening(options: ConvertOptions, opset: int) -> list[Step]:
     """From the model as it came to a clean graph at an opset that the passes understand."""
-    target = max(options.convert_version or 0, PACKING_OPSET if options.pack_args else LEAST_OPSET)
+    target = max(options.convert_version or 0, PACKING_OPSET if options.packs else LEAST_OPSET)
     steps: list[Step] = [("remove_initializer_from_input", {})]
     if options.remove_outputs:
         steps.append(("remove_outputs", {"names": options.remove_outputs}))
@@ -197,16 +198,23 @@ def _middle(options: ConvertOptions, shapes: Mapping[str, list[int]]) -> list[St
         )
     ]
     steps = [*fixing, *cleaning] if options.infer_shape_ahead else [*cleaning, *fixing]
-    if options.pack_args:
-        packing = ("packed_transformer", {"pack_args": options.pack_args, "input_shape": shapes, **batch})
-        steps.insert(len(cleaning), packing)  # before the shapes are fixed: it works on the axes by their names
-    else:  # known types and shapes show more that changes nothing; in a packed graph declared shapes may be stale
+    if options.packs:
+        steps.insert(len(cleaning), _packing(options, shapes, batch))  # before the shapes are fixed
+    if not options.pack_args:  # known types and shapes show more that changes nothing; Unpack makes declared ones stale
         steps += [(name, {}) for name in ("trace_folding", "eliminate_nop_cast", "eliminate_nop_reshape")]
     steps.append(("int64_to_int32", {}))
     if options.precision == "fp16":
         overflow = {"enable_avoid_overflow_patterns": options.enable_avoid_overflow_patterns}
         steps.append(("float_to_half", {"skip_op_types": options.fp16_skip_op_types, **overflow}))
     return steps + [(name, {} if value is None else {"value": value}) for name, value in options.keyword_passes]
+
+
+def _packing(options: ConvertOptions, shapes: Mapping[str, list[int]], batch: Mapping[str, int | None]) -> Step:
+    """The pass that packs. It works on the axes by their names and is told what they will be fixed to."""
+    arguments = {"input_shape": shapes, **batch}
+    if ROW_PACKING in options.used_passes:
+        return (ROW_PACKING, arguments)
+    return ("packed_transformer", {"pack_args": options.pack_args, **arguments})
 
 
 def _make(step: Step | Any) -> Pass | Callable[[onnx.ModelProto], onnx.ModelProto]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,11 @@ from numpy.typing import NDArray
 from poprt.errors import InputError
 
 Array = NDArray[Any]
+
+logger = logging.getLogger("poprt")
+
+#: The input that scripts feed to every form of a model, also to those that count positions by themselves.
+POSITION_IDS = "position_ids"
 
 
 def check_dtype(name: str, array: Array, declared: str) -> None:
@@ -34,6 +40,30 @@ def _check_range(name: str, array: Array, wanted: np.dtype[Any]) -> None:
     limits = np.iinfo(wanted)
     if low < limits.min or high > limits.max:
         raise InputError(f"input {name!r}: values from {low} to {high} do not fit {wanted}")
+
+
+class InputNames:
+    """The names of the inputs, for judging what a caller feeds.
+
+    Args:
+        names: in the order in which messages list them.
+        dispensable: names that may be fed where there is no such input.
+    """
+
+    def __init__(self, names: Iterable[str], dispensable: Collection[str] = (POSITION_IDS,)) -> None:
+        self._names = list(names)
+        self._dispensable = dispensable
+        self._warned: set[str] = set()
+
+    def check(self, given: Iterable[str]) -> None:
+        """Raise InputError for the first name that is no input. A dispensable one is a warning, given once."""
+        for name in given:
+            if name in self._names or name in self._warned:
+                continue
+            if name not in self._dispensable:
+                check_known("input", [name], self._names)
+            self._warned.add(name)
+            logger.warning("input %r is not used: the executable has %s", name, ", ".join(self._names))
 
 
 def check_buffer(name: str, buffer: object) -> Array:

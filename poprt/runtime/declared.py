@@ -8,7 +8,7 @@ import numpy as np
 
 from poprt.errors import InputError, RequestTooLongError
 from poprt.executable import Executable, Manifest, PackingSpec, TensorSpec
-from poprt.runtime.buffers import Array, check_dtype, check_known, fill
+from poprt.runtime.buffers import Array, InputNames, check_dtype, check_known, fill
 from poprt.runtime.stream import Session, StreamSession
 
 
@@ -43,6 +43,7 @@ class DeclaredSession:
         self._session = open_session(executable, threads, providers) if session is None else session
         self._inputs = {spec.name: spec for spec in manifest.inputs}
         self._outputs = {spec.name: spec for spec in manifest.outputs}
+        self._input_names = InputNames(self._inputs)
         self._packing = manifest.packing
         self._stream: StreamSession | None = None
         if self._packing is not None and self._packing.style == "unpack_repack" and self._packing.ragged:
@@ -64,7 +65,7 @@ class DeclaredSession:
         """
         names = list(output_names or self._outputs)
         check_known("output", names, self._outputs)
-        check_known("input", feeds, self._inputs)
+        self._input_names.check(feeds)
         arrays = {spec.name: self._checked(spec, feeds) for spec in self._inputs.values()}
         if self._packing is not None and self._packing.unpack_info:
             check_lengths(arrays[self._packing.unpack_info], self._packing)

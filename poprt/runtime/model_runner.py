@@ -11,7 +11,7 @@ import numpy as np
 from poprt.errors import InputError, PoprtError
 from poprt.executable import Executable, Manifest, TensorSpec
 from poprt.runtime.batching import Batcher, Request
-from poprt.runtime.buffers import Array, check_buffer, check_dtype, check_known, copy_whole
+from poprt.runtime.buffers import Array, InputNames, check_buffer, check_dtype, check_known, copy_whole
 from poprt.runtime.config import RuntimeConfig
 from poprt.runtime.declared import DeclaredSession, same_shape
 from poprt.runtime.runner import Outputs, Runner
@@ -142,6 +142,7 @@ class ModelRunner(Runner, configured_by=RuntimeConfig):
         self._config.announce_without_effect()
         manifest = self.executable.manifest
         self._inputs = manifest.inputs
+        self._input_names = InputNames(spec.name for spec in manifest.inputs)
         self._outputs = {spec.name: spec for spec in manifest.outputs}
         self._axis = self._config.batching_dim
         batch = 0 if self._axis is None else _declared_batch(manifest, self._axis)
@@ -150,7 +151,7 @@ class ModelRunner(Runner, configured_by=RuntimeConfig):
         self._batcher = Batcher(worker, timeout=timeout, send_when_idle=self._config.send_when_idle, limit=limit)
 
     def _request(self, inputs: Mapping[str, Array], outputs: Outputs) -> _Rows:
-        check_known("input", inputs, [spec.name for spec in self._inputs])
+        self._input_names.check(inputs)
         check_known("output", outputs, self._outputs)
         arrays = {spec.name: self._input(spec, inputs) for spec in self._inputs}
         size = self._size(arrays)

@@ -13,7 +13,7 @@ import numpy as np
 from poprt.errors import InputError, PoprtError, RequestTooLongError
 from poprt.executable import Executable, PackingSpec, TensorSpec
 from poprt.runtime.batching import Batcher
-from poprt.runtime.buffers import Array, check_buffer, check_dtype, check_known
+from poprt.runtime.buffers import POSITION_IDS, Array, InputNames, check_buffer, check_dtype, check_known
 from poprt.runtime.config import PackRunnerConfig
 from poprt.runtime.declared import open_session
 from poprt.runtime.pack_worker import PackRequest, PackStats, PackWorker, RowWorker, StreamWorker
@@ -53,6 +53,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         self._packing: PackingSpec = manifest.packing
         self._inputs = {spec.name: spec for spec in manifest.inputs}
         self._outputs = {spec.name: spec for spec in manifest.outputs}
+        self._input_names = InputNames(self._inputs, (POSITION_IDS, "unpack_info"))
         self._check_names()
         # The input that gives the sample's length comes first, so that messages compare the others with it.
         leader = self._config.dynamic_input_name or self._packing.dynamic_inputs[0]
@@ -114,7 +115,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
 
     def _request(self, inputs: Mapping[str, Array], outputs: Outputs) -> PackRequest:
         packing = self._packing
-        check_known("input", (name for name in inputs if name != packing.unpack_info), self._order)
+        self._input_names.check(inputs)
         check_known("output", outputs, self._outputs)
         arrays = self._tokens(inputs)
         length = len(next(iter(arrays.values())))

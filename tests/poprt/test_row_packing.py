@@ -1,0 +1,126 @@
+"""``insert_attention_mask`` by name: where the Converter runs it, and what the passes after it make of its graph."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from models.bert import SIZES, BertConfig, build_bert
+from passes.errors import RewriteError
+from poprt.convert_options import ROW_PACKING
+from poprt.converter import Converter
+from poprt.runtime import pack_data
+from tests.numerics import one_by_one, random_samples, run
+
+ROWS, COLUMNS = 3, 16
+LENGTHS = [5, 9, 1, 16, 7, 3]
+TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3}
+
+
+def bert(head: str = "qa", position_ids: bool = False) -> onnx.ModelProto:
+    return build_bert(BertConfig(**SIZES["tiny"], head=head, position_ids=position_ids))
+
+
+def shapes_for(model: onnx.ModelProto) -> dict[str, list[int]]:
+    return {value.name: [ROWS, COLUMNS] for value in model.graph.input}
+
+
+def passes_of(converter: Converter) -> list[str]:
+    return [record.name for record in converter.records]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("position_ids", [False, True])
+def test_samples_that_share_rows_get_what_they_get_alone(precision: str, position_ids: bool) -> None:
+    model = bert(position_ids=position_ids)
+    converter = Converter(used_passes=ROW_PACKING, input_shape=shapes_for(model), precision=precision)
+    converted = converter.convert(model)
+    samples = random_samples(LENGTHS, position_ids=True)
+    pack = pack_data(samples, 0, ROWS, COLUMNS, 9, 1, across_rows=False)
+    assert pack.count == len(samples)
+    results = run(converted, pack.data)
+    for place, expected in zip(pack.specs, one_by_one(model, samples), strict=True):
+        for name, values in expected.items():
+            got = results[name][place.row, place.start : place.start + place.length]
+            np.testing.assert_allclose(got, values, rtol=0, atol=TOLERANCE[precision])
+
+
+def test_it_runs_before_the_shapes_are_fixed_and_declares_every_shape_afterwards() -> None:
+    model = bert()
+    converter = Converter(used_passes=[ROW_PACKING], input_shape=shapes_for(model))
+    converted = converter.convert(model)
+    order = passes_of(converter)
+    assert order.count(ROW_PACKING) == 1
+    assert order.index("eliminate_duplicate_nodes") < order.index(ROW_PACKING) < order.index("const_input_shape")
+    for value in (*converted.graph.input, *converted.graph.output):
+        assert [dim.dim_value for dim in value.type.tensor_type.shape.dim] == [ROWS, COLUMNS], value.name
+    onnx.checker.check_model(converted, full_check=True)
+    packing = json.loads(next(prop.value for prop in converted.metadata_props if prop.key == "poprt.packing"))
+    assert (packing["rows"], packing["columns"], packing["style"]) == (ROWS, COLUMNS, "attention_mask")
+
+
+def test_shape_arithmetic_is_folded_because_nothing_inside_has_other_extents() -> None:
+    model = bert()
+    keywords: dict[str, Any] = {"used_passes": ROW_PACKING, "input_shape": shapes_for(model)}
+    folded, kept = (Converter(**keywords, skip_passes=skip).convert(model) for skip in ("", "trace_folding"))
+    assert sum(node.op_type == "Shape" for node in kept.graph.node) > 0
+    assert sum(node.op_type == "Shape" for node in folded.graph.node) == 0
+
+
+def test_fp16_masks_are_fp16_and_the_mask_input_is_int32() -> None:
+    model = bert()
+    converted = Converter(used_passes=ROW_PACKING, input_shape=shapes_for(model), precision="fp16").convert(model)
+    masks = [node for node in converted.graph.node if node.op_type == "AttentionMask"]
+    assert masks
+    for node in masks:
+        kinds = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+        assert kinds["dataType"] == b"FLOAT16"
+    assert {value.type.tensor_type.elem_type for value in converted.graph.input} == {onnx.TensorProto.INT32}
+
+
+def test_an_added_position_input_is_declared_like_the_others() -> None:
+    model = bert()
+    columns = {value.name: [ROWS, COLUMNS] for value in model.graph.input}
+    converted = Converter(used_passes=ROW_PACKING, input_shape=columns, batch_size=ROWS, batch_axis=0).convert(model)
+    shapes = {v.name: [dim.dim_value for dim in v.type.tensor_type.shape.dim] for v in converted.graph.input}
+    assert shapes == {**columns, "position_ids": [ROWS, COLUMNS]}
+
+
+def test_positions_that_the_model_does_not_take_yet_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    model = bert()
+    with caplog.at_level(logging.WARNING, "poprt"):
+        Converter(used_passes=ROW_PACKING, input_shape={**shapes_for(model), "position_ids": [ROWS, COLUMNS]}).convert(
+            model
+        )
+    (message,) = [record.message for record in caplog.records if "position_ids" in record.message]
+    assert "attention_mask" in message
+
+
+def test_an_old_model_is_raised_to_the_opset_that_packing_needs() -> None:
+    model = onnx.version_converter.convert_version(bert(), 14)
+    converted = Converter(used_passes=ROW_PACKING, input_shape=shapes_for(model)).convert(model)
+    assert {entry.domain: entry.version for entry in converted.opset_import}[""] == 17
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"pack_args": {"max_valid_num": 4}}, "two styles"),
+        ({"infer_shape_ahead": True}, "leave out one of the two"),
+    ],
+)
+def test_what_cannot_go_with_it_is_an_error(keywords: dict[str, Any], message: str) -> None:
+    with pytest.raises(RewriteError, match=message):
+        Converter(used_passes=ROW_PACKING, **keywords)
+
+
+def test_other_passes_that_the_user_names_still_run_after_the_default_ones() -> None:
+    model = bert()
+    converter = Converter(used_passes=f"eliminate_identity,{ROW_PACKING}", input_shape=shapes_for(model))
+    converter.convert(model)
+    assert passes_of(converter)[-5] == "eliminate_identity"
