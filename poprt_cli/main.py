@@ -50,7 +50,8 @@ def cli(**given: Any) -> None:
     if given["print_completion"]:
         _print_completion(given["print_completion"])
         return
-    import_files("custom_pass_config", given["custom_pass_config"])
+    for option in ("custom_pass_config", "custom_shape_inference"):
+        import_files(option, given[option])
     if given["list_all_passes"]:
         _list_passes()
         return
