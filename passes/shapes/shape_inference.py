@@ -11,8 +11,9 @@ import sympy
 
 from passes.base import GraphPass, PassResult, walk_graphs
 from passes.registry import register
-from passes.shapes.dtypes import infer_dtypes
+from passes.shapes.dtypes import as_dtype, infer_dtypes
 from passes.shapes.packed import has_declared_packs
+from passes.shapes.shape_functions import has_shape_function
 from passes.shapes.symbolic import SymbolicShapes, infer_symbolic_shapes
 
 #: An extent as graphsurgeon holds it: a number, a name or expression, or None where nothing is known.
@@ -35,6 +36,7 @@ class ShapeInference(GraphPass):
         """Fill in what is missing; see the class."""
         result = PassResult()
         untyped = _untyped(graph)
+        _set_custom_dtypes(graph)
         infer_dtypes(graph)
         result.count("types set", untyped - _untyped(graph))
         if has_declared_packs(graph):
@@ -88,6 +90,15 @@ def merge_extents(declared: Sequence[Extent] | None, inferred: Sequence[Extent])
 
 def _more_specific(declared: Extent, inferred: Extent) -> Extent:
     return inferred if declared in (None, "") or (isinstance(declared, str) and isinstance(inferred, int)) else declared
+
+
+def _set_custom_dtypes(graph: gs.Graph) -> None:
+    """Set the types that registered shape functions give; the rules of the schemas would only guess them."""
+    outputs = [t for node in graph.nodes if has_shape_function(node.op) for t in node.outputs if t.dtype is None]
+    if outputs:
+        found = infer_symbolic_shapes(graph).dtypes
+        for tensor in outputs:
+            tensor.dtype = as_dtype(found.get(tensor.name))
 
 
 def _untyped(graph: gs.Graph) -> int:

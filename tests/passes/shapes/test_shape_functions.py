@@ -78,6 +78,18 @@ def test_a_plain_function_may_read_constants_and_return_a_bool():
     assert declared(infer_shapes(model))["y"] == ["b", 12]
 
 
+def test_a_function_may_give_another_type_than_its_input_has():
+    @register_shape_func("Rank")
+    def rank(model, node):
+        shape = get_shape(model.graph, node.input[0])
+        model.graph.value_info.append(helper.make_tensor_value_info(node.output[0], TensorProto.INT32, shape[:1]))
+        return True
+
+    model = parse("g (float[b, 3] x) => (int32[?] y) { r = local.Rank(x) n = Neg(r) y = Abs(n) }")
+    inferred = infer_shapes(model).graph
+    assert [get_dtype(inferred, name) for name in "rny"] == [TensorProto.INT32] * 3
+
+
 def test_operators_that_onnx_knows_keep_their_own_rule():
     @register_shape_func(["Relu"])
     def wrong(model, node):
