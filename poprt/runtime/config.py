@@ -137,7 +137,8 @@ class PackRunnerConfig(_Options):
         dynamic_input_name: the input whose length is the sample's; "" takes the executable's first dynamic input.
         algorithm: how rows are filled when samples share rows and never cross one.
         token_budget: tokens that a pack aims at when the engine takes any number of them; 0 aims at the declared
-            capacity. Small packs keep a CPU as busy as large ones and answer sooner.
+            capacity. Small packs keep a CPU as busy as large ones and answer sooner. None finds the number when the
+            runner is made, by running a few packs for up to about 1.5 seconds.
         window: how many waiting requests are put in packs together, sorted by length.
         queue_limit: how many requests may wait; a submitter blocks while the queue is full.
         send_when_idle: send what is there whenever the engine is free; off, wait for company up to the timeout.
@@ -148,7 +149,7 @@ class PackRunnerConfig(_Options):
     max_valid_num: int = 0
     dynamic_input_name: str = ""
     algorithm: PackAlgorithm = PackAlgorithm.next_fit
-    token_budget: int = 512
+    token_budget: int | None = None
     window: int = 128
     queue_limit: int = 4096
     send_when_idle: bool = True
@@ -183,7 +184,7 @@ class PackRunnerConfig(_Options):
         """Return self; raise PoprtError naming the first option that is out of range."""
         least = {"timeout_microseconds": 0, "max_valid_num": 0, "token_budget": 0, "window": 1, "queue_limit": 1}
         for name, low in least.items():
-            if getattr(self, name) < low:
+            if getattr(self, name) is not None and getattr(self, name) < low:
                 raise PoprtError(f"{name}: expected >= {low}, got {getattr(self, name)}")
         if not isinstance(self.algorithm, PackAlgorithm):
             raise PoprtError(f"algorithm: expected PackAlgorithm.first_fit or .next_fit, got {self.algorithm!r}")

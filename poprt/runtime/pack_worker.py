@@ -11,6 +11,7 @@ import numpy as np
 
 from poprt.executable import Manifest, PackingSpec
 from poprt.runtime.batching import Request
+from poprt.runtime.budget import find_token_budget
 from poprt.runtime.buffers import Array, fill
 from poprt.runtime.config import PackAlgorithm
 from poprt.runtime.placement import Place, group_by_length, place_within_rows, stream_distances
@@ -102,17 +103,22 @@ class StreamWorker(PackWorker):
     """Samples laid end to end, a row apart only in the result (Unpack/Repack).
 
     Args:
-        token_budget: tokens that a pack aims at where the engine takes any number; 0 takes the declared capacity.
+        token_budget: tokens that a pack aims at where the engine takes any number; 0 takes the declared capacity, None
+            finds out (:mod:`poprt.runtime.budget`).
     """
 
     def __init__(
-        self, session: Session, manifest: Manifest, packing: PackingSpec, max_count: int, token_budget: int
+        self, session: Session, manifest: Manifest, packing: PackingSpec, max_count: int, token_budget: int | None
     ) -> None:
         super().__init__(session, manifest, packing, max_count)
-        # A graph of fixed rows costs the same however many tokens it holds: fill it.
-        aim = token_budget if token_budget and packing.ragged else self.capacity
-        self.budget = min(aim, self.capacity)
         self.stream = StreamSession(session, manifest, packing)
+        # A graph of fixed rows costs the same however many tokens it holds: fill it.
+        aim = self.capacity
+        if packing.ragged and token_budget is None:
+            aim = find_token_budget(self.stream, manifest, packing, max_count)
+        elif packing.ragged and token_budget:
+            aim = token_budget
+        self.budget = min(aim, self.capacity)
 
     def is_full(self, count: int, size: int) -> bool:
         """Tell whether the waiting samples fill a pack."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from poprt.executable import Executable, Manifest, PackingSpec, TensorSpec
+from poprt.runtime.config import PackRunnerConfig
 
 BAD_ID = 666
 HIDDEN = 3
@@ -122,3 +123,10 @@ class FakeEngine:
         hidden = np.stack([logits * (k + 1) for k in range(HIDDEN)], axis=-1)
         pooled = np.stack([logits.sum(axis=1), logits.max(axis=1)], axis=1).astype(np.float32)
         return {"logits": logits, "hidden": hidden, "pooled": pooled}
+
+
+def with_budget(config: PackRunnerConfig | None) -> PackRunnerConfig:
+    """``config`` with a token budget, which the runner would else find by running the engine."""
+    config = PackRunnerConfig() if config is None else config
+    config.token_budget = 512 if config.token_budget is None else config.token_budget
+    return config

@@ -5,7 +5,7 @@ import pytest
 
 from poprt.errors import InputError, RequestTooLongError, RunnerClosedError
 from poprt.runtime import PackAlgorithm, PackRunner, PackRunnerConfig
-from tests.poprt.runtime.fake_engine import BAD_ID, HIDDEN, FakeEngine, executable, expected
+from tests.poprt.runtime.fake_engine import BAD_ID, HIDDEN, FakeEngine, executable, expected, with_budget
 
 SOON = 20
 KINDS = {
@@ -17,6 +17,7 @@ KINDS = {
 
 
 def start(kind="ragged", config=None, **shape):
+    config = with_budget(config)
     made = executable(**{**KINDS[kind], **shape})
     engine = FakeEngine(made)
     return PackRunner(made, config, session=engine), engine

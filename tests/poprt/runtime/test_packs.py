@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from poprt.runtime import PackRunner, PackRunnerConfig
-from tests.poprt.runtime.fake_engine import FakeEngine, executable, expected
+from tests.poprt.runtime.fake_engine import FakeEngine, executable, expected, with_budget
 
 SOON = 20
 STYLES = {
@@ -15,6 +15,7 @@ STYLES = {
 
 
 def start(style, config, **shape):
+    config = with_budget(config)
     made = executable(**{**STYLES[style], **shape})
     engine = FakeEngine(made)
     return PackRunner(made, config, session=engine), engine

@@ -12,12 +12,13 @@ import pytest
 from poprt.errors import PoprtError, RunnerClosedError
 from poprt.executable import Executable
 from poprt.runtime import ModelRunner, PackRunner, PackRunnerConfig, Runner, RuntimeConfig
-from tests.poprt.runtime.fake_engine import FakeEngine, executable, expected
+from tests.poprt.runtime.fake_engine import FakeEngine, executable, expected, with_budget
 
 SOON = 20
 
 
 def start(config=None, **shape):
+    config = with_budget(config)
     made = executable(**shape)
     return PackRunner(made, config, session=FakeEngine(made))
 
