@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from passes.errors import PackingError
+from passes.errors import PackingError, RewriteError
+from passes.pattern import parse_pattern
 
 logger = logging.getLogger("poprt")
 
@@ -33,11 +34,13 @@ class PackArgs:
         max_valid_num: most samples in one pack.
         segment_max_size: longest sample, one number a segment.
         dynamic_inputs: one input of each group whose length varies; empty means to find them.
+        head_pattern: where the user expects the per-sample head (:mod:`passes.pattern.language`); only reported on.
     """
 
     max_valid_num: int
     segment_max_size: tuple[int, ...]
     dynamic_inputs: tuple[str, ...] = ()
+    head_pattern: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
@@ -65,7 +68,7 @@ def parse_pack_args(given: Mapping[str, Any]) -> PackArgs:
         given: the KEY=VALUE words as a mapping; values are strings or already numbers or lists.
 
     Raises:
-        PackingError: a key is unknown or missing, or a value is no positive whole number.
+        PackingError: a key is unknown or missing, a value is no positive whole number, or the pattern is malformed.
     """
     for key in given:
         if key not in _KNOWN:
@@ -78,14 +81,13 @@ def parse_pack_args(given: Mapping[str, Any]) -> PackArgs:
     for key in _NO_EFFECT:
         if key in given:
             logger.warning("pack_args %s steers the IPU only: it has no effect here", key)
-    if given.get("head_pattern"):
-        logger.info("pack_args head_pattern is not needed: where the per-sample head starts is found by its axes")
     sizes = given["segment_max_size"]
     parts = str(sizes).split("+") if isinstance(sizes, (str, int)) else list(sizes)
     return PackArgs(
         max_valid_num=_positive("max_valid_num", given["max_valid_num"]),
         segment_max_size=tuple(_positive("segment_max_size", part) for part in parts),
         dynamic_inputs=_dynamic_groups(given.get("dynamic_groups")),
+        head_pattern=_head_pattern(given.get("head_pattern")),
     )
 
 
@@ -97,6 +99,17 @@ def _positive(key: str, value: Any) -> int:
     if number < 1:
         raise PackingError(f"pack_args {key}={value!r} is no positive whole number; {_EXAMPLE}")
     return number
+
+
+def _head_pattern(value: Any) -> tuple[str, ...]:
+    """A pattern string, several in ``[a, b]``, or a list of them."""
+    if not value:
+        return ()
+    strings = value.strip(" []").split(",") if isinstance(value, str) else list(value)
+    try:
+        return parse_pattern([text.strip(" '\"") if isinstance(text, str) else text for text in strings]).text
+    except RewriteError as error:
+        raise PackingError(f"pack_args head_pattern: {error}") from error
 
 
 def _dynamic_groups(value: Any) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from passes.packing.axes import AxisMap
 from passes.packing.crossings import Crossings
 from passes.packing.flops import FlopShare, flop_share, node_flops
 from passes.packing.geometry import Geometry, GeometryFinder
+from passes.packing.head_pattern import report_head
 from passes.packing.mask import find_masks
 from passes.packing.metadata import METADATA_KEY, UNPACK_INFO
 from passes.packing.pack_args import PackArgs, parse_pack_args
@@ -70,6 +71,7 @@ class PackedTransformer(GraphPass):
         axes = map_axes(graph, geometry)
         placement = place(graph, axes, graph.opset)
         share = self._checked_share(graph, axes, placement, geometry)
+        report_head(graph, axes, placement, self._args.head_pattern)
         masks = find_masks(graph, geometry.inputs, axes, placement)
         if not masks.explicit and not masks.derived:
             raise PackingError(
