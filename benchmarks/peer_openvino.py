@@ -1,0 +1,72 @@
+"""OpenVINO on the CPU, on the same ONNX models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from benchmarks.contenders import Array
+from poprt.executable import Executable
+from poprt.runtime.session import usable_cores
+
+HOW_TO = "pip install openvino"
+
+
+class OpenVINO:
+    """An OpenVINO model that computes in float32 (where the model itself does), on all usable cores.
+
+    It is also a session over an executable's graph, for packs.
+
+    Args:
+        model: the ONNX model, serialised.
+
+    Raises:
+        ImportError: OpenVINO is not installed.
+        RuntimeError: OpenVINO does not take the model.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        import openvino
+
+        core = openvino.Core()
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": usable_cores(),
+            "PERFORMANCE_HINT": "LATENCY",  # one stream over all cores
+        }
+        # The outputs keep the ONNX model's order; their names may be lost to the Identity before them.
+        self._names = [value.name for value in onnx.load_from_string(model).graph.output]
+        compiled = core.compile_model(core.read_model(model), "CPU", settings)
+        self._inputs = {name for port in compiled.inputs for name in port.names}
+        self._request = compiled.create_infer_request()
+        self.token_outputs = frozenset(
+            name
+            for name, port in zip(self._names, compiled.outputs, strict=True)
+            if port.partial_shape.rank.get_length() > 1 and port.partial_shape[1].is_dynamic
+        )
+
+    def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Run one batch. The outputs are copied: the next run overwrites OpenVINO's own."""
+        self._request.infer({name: array for name, array in feeds.items() if name in self._inputs})
+        tensors = self._request.output_tensors
+        return {name: np.array(tensor.data) for name, tensor in zip(self._names, tensors, strict=True)}
+
+    def run(self, feeds: Mapping[str, Array], output_names: Sequence[str] | None = None) -> list[Array]:
+        """Run once; the outputs in the order asked for."""
+        found = self(feeds)
+        return [found[name] for name in output_names or self._names]
+
+
+def engine_model(executable: Executable) -> bytes:
+    """The executable's graph with its weights inside: standard operators alone, as other engines read it."""
+    model = onnx.load_from_string(executable.graph)
+    types = {spec.name: spec.engine_dtype for spec in executable.manifest.weights}
+    for tensor in model.graph.initializer:
+        if tensor.name in types:
+            array = np.asarray(executable.weight(tensor.name), types[tensor.name])
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    serialised: bytes = model.SerializeToString()
+    return serialised

@@ -1,0 +1,147 @@
+"""Timing in turns: every contender once a round, so that a disturbance of the machine meets them all."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from benchmarks.contenders import Contender, Result, sample_length
+from benchmarks.workloads import Requests
+
+#: Slices are whole batches of the fixed shape.
+MULTIPLE = 16
+#: Largest difference of a logit from the reference, or (int8) of its root mean square relative to the reference's.
+TOLERANCE = {"fp32": 1e-3, "int8": 0.25}
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One run of a contender over some requests."""
+
+    lengths: tuple[int, ...]
+    fed: int
+    seconds: float
+    engine_seconds: float | None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the requests, without padding."""
+        return sum(self.lengths)
+
+
+@dataclass
+class Timing:
+    """All slices of a contender. Figures are medians over the slices."""
+
+    slices: list[Slice] = field(default_factory=list)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens of requests, without padding, in a second."""
+        return statistics.median(item.tokens / item.seconds for item in self.slices)
+
+    @property
+    def spread(self) -> float:
+        """(fastest - slowest) / median of the slices' throughputs."""
+        rates = [item.tokens / item.seconds for item in self.slices]
+        return (max(rates) - min(rates)) / statistics.median(rates)
+
+    @property
+    def padding(self) -> float:
+        """The share of padding in what was fed."""
+        return 1 - sum(item.tokens for item in self.slices) / sum(item.fed for item in self.slices)
+
+    @property
+    def overhead(self) -> float | None:
+        """The share of the time outside the engine's run call; None where nobody counts it."""
+        known = [1 - s.engine_seconds / s.seconds for s in self.slices if s.engine_seconds is not None]
+        return statistics.median(known) if known else None
+
+
+def time_slice(contender: Contender, requests: Requests, start: int, count: int) -> Slice:
+    """Run ``count`` requests from number ``start`` on, and time it."""
+    samples = requests.take(start, count)
+    lengths = tuple(sample_length(sample) for sample in samples)
+    before, begin = contender.engine_seconds(), time.perf_counter()
+    contender.run(samples)
+    seconds, after = time.perf_counter() - begin, contender.engine_seconds()
+    engine = None if before is None or after is None else after - before
+    return Slice(lengths, contender.fed(lengths), seconds, engine)
+
+
+def fastest(candidates: Sequence[Contender], requests: Requests, count: int, report: Report) -> Contender:
+    """The fastest of some forms of one contender (batch sizes) on the same ``count`` requests, each run once warm."""
+    taken = {}
+    for index, candidate in enumerate(candidates):
+        candidate.run(requests.take(0, 2))
+        taken[index] = time_slice(candidate, requests, 0, count).seconds
+    best = min(taken, key=taken.__getitem__)
+    report(f"best of {len(candidates)}: {candidates[best].name}")
+    return candidates[best]
+
+
+def requests_for(contender: Contender, requests: Requests, seconds: float, least: int) -> int:
+    """How many requests ``contender`` runs in about ``seconds``, as whole batches of the fixed shape."""
+    tried = time_slice(contender, requests, 0, MULTIPLE)
+    if tried.seconds < seconds / 4:  # too short to tell
+        tried = time_slice(contender, requests, 0, _whole(seconds / 4 / tried.seconds * MULTIPLE))
+    return max(least, _whole(seconds / tried.seconds * len(tried.lengths)))
+
+
+def _whole(count: float) -> int:
+    return max(1, round(count / MULTIPLE)) * MULTIPLE
+
+
+def interleave(
+    contenders: Sequence[Contender],
+    requests: Requests,
+    counts: Mapping[str, int],
+    rounds: int,
+    report: Report,
+    between: Callable[[], None] = lambda: None,
+) -> dict[str, Timing]:
+    """Run all contenders in turns.
+
+    Args:
+        contenders: the ways to time.
+        requests: what they run; every round starts at another place, the same for all contenders.
+        counts: requests of a slice, by contender.
+        rounds: slices of each contender.
+        report: takes a line of progress after each round.
+        between: called once a round, to measure something else in turns with them (the roof).
+    """
+    timings = {contender.name: Timing() for contender in contenders}
+    longest = max(counts.values())
+    for turn in range(rounds):
+        begin = time.perf_counter()
+        between()
+        for contender in contenders:
+            done = time_slice(contender, requests, turn * longest, counts[contender.name])
+            timings[contender.name].slices.append(done)
+        report(f"round {turn + 1} of {rounds}: {time.perf_counter() - begin:.0f} s")
+    return timings
+
+
+def difference(found: Sequence[Result], reference: Sequence[Result], precision: str) -> float:
+    """How far results lie from the reference, in the measure that ``TOLERANCE`` limits.
+
+    Returns:
+        The largest absolute difference, or for int8 the root mean square of the differences relative to that of the
+        reference. Infinite where a result is missing, misshapen or not a number.
+    """
+    pairs = []
+    for result, wanted in zip(found, reference, strict=True):
+        for name, values in wanted.items():
+            if name not in result or result[name].shape != values.shape or not np.isfinite(result[name]).all():
+                return float("inf")
+            pairs.append((result[name].astype(np.float64).reshape(-1), values.astype(np.float64).reshape(-1)))
+    got, want = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+    if precision == "int8":
+        return float(np.sqrt(np.mean((got - want) ** 2) / np.mean(want**2)))
+    return float(np.abs(got - want).max())
