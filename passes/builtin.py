@@ -19,6 +19,7 @@ import passes.fusion.erf_gelu_pattern
 import passes.packing.insert_attention_mask
 import passes.packing.packed_transformer
 import passes.precision.float_to_half
+import passes.precision.float_to_int8
 import passes.precision.int64_to_int32
 import passes.shapes.const_batch_size
 import passes.shapes.const_input_shape

@@ -99,6 +99,14 @@ def export_weightless(graph: gs.Graph, largest: int) -> onnx.ModelProto:
     return model
 
 
+def signature(graph: gs.Graph) -> onnx.ModelProto:
+    """A model with the inputs and the metadata of ``graph`` and nothing else."""
+    inputs = [_value_info(tensor) for tensor in graph.inputs]
+    model: onnx.ModelProto = onnx.helper.make_model(onnx.helper.make_graph([], graph.name or "signature", inputs, []))
+    onnx.helper.set_model_props(model, header(graph).metadata)
+    return model
+
+
 def _export(graph: gs.Graph, *, constants: Iterable[gs.Constant], extra_inputs: Iterable[gs.Tensor]) -> onnx.ModelProto:
     """The graph with ``constants`` as its initializers. graphsurgeon's own export copies every weight three times."""
     named = {tensor.name for tensor in [*graph.inputs, *graph.outputs]}

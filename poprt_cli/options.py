@@ -47,10 +47,10 @@ model_options = _group(
 rewrite_options = _group(
     click.option(
         "--precision",
-        type=click.Choice(["fp32", "fp16"]),
+        type=click.Choice(["fp32", "fp16", "int8"]),
         default="fp32",
         show_default=True,
-        help="Type of float inputs, outputs and weights.",
+        help="Type of floats: inputs, outputs and weights in fp16; weights of products and tables alone in int8.",
     ),
     _pairs("--pack_args", KeyValue(), "Pack samples of many lengths: max_valid_num=40 segment_max_size=256."),
     _names(

@@ -120,7 +120,7 @@ def test_fp16_makes_outputs_float16_and_passes_its_own_tolerance(bert: onnx.Mode
     assert all(output.max_abs_diff > 0 for output in converter.verification.outputs)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_a_packed_model_gives_each_sample_its_unpadded_result(bert: onnx.ModelProto, precision: str) -> None:
     converter = Converter(**PACKED, precision=precision, check=True)
     converted = converter.convert(bert)
@@ -191,7 +191,7 @@ def test_an_older_model_is_raised_and_a_newer_one_is_not_lowered(bert: onnx.Mode
     ("keywords", "message"),
     [
         ({"precision": "fp8"}, "not available in this version"),
-        ({"precision": "half"}, "fp32 or fp16"),
+        ({"precision": "half"}, "fp32, fp16 or int8"),
         ({"quantize": True}, "not available in this version"),
         ({"fp8_params": "F143,F143,0,0"}, "not available in this version"),
         ({"batch_size": "4"}, "batch_size must be a whole number"),

@@ -1,0 +1,151 @@
+"""float32 weights to int8."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.base import GraphPass, PassResult
+from passes.errors import RewriteError
+from passes.graph_io import header, signature
+from passes.precision.int8_measure import Arrays, choose_zero_points, compare_outputs, product_errors, run_graph
+from passes.precision.int8_sites import Product, Table, find_products, find_tables, refuse_nested
+from passes.precision.int8_values import FULL_RANGE, MIDDLE, REDUCED_RANGE, quantise, relative_error
+from passes.precision.int8_writer import Int8Writer
+from passes.registry import register
+
+#: Feeds for a model of which only the inputs and the metadata are given.
+SampleData = Callable[[onnx.ModelProto], Arrays]
+
+Site = TypeVar("Site", Product, Table)
+
+#: Where a model says that it was quantised; a second run leaves it alone.
+METADATA_KEY = "poprt.int8"
+
+
+@register("float_to_int8")
+class FloatToInt8(GraphPass):
+    """Compute the products by constant matrices in int8, and store these matrices and large embedding tables so.
+
+    Weights: int8, symmetric, one scale a column. Activations: quantised as the model runs, uint8, one scale a row
+    (token), so that a sample's result does not depend on what else is in its batch or pack. Tables of embeddings:
+    int8, one scale a row. Everything else stays float32: inputs, outputs, attention, normalisation, biases.
+
+    A product stays float32 where int8 does not pay (few columns) or costs too much accuracy. The latter is measured:
+    on sample data each product is computed in both ways from the same float activation, and it stays float where the
+    error exceeds ``max_error``. Without data only the error of the weight itself is known.
+
+    The result is for CPUs with 8-bit dot products (AVX512-VNNI, AVX-VNNI, Arm dot product). Older x86 engines add two
+    8-bit products in 16 bits, which may overflow: ``reduce_range`` keeps weights to 7 bits for them.
+
+    Subgraphs and local functions stay float32 and are reported. Runs once: a quantised model is left alone.
+
+    Args:
+        max_error: largest error of a product, relative to its result (norms); also of a table's values.
+        reduce_range: use 7 of the 8 bits of a weight.
+        data: called with a model that holds only the inputs and the metadata; returns an array for each input.
+    """
+
+    def __init__(self, max_error: float = 0.05, reduce_range: bool = False, data: SampleData | None = None) -> None:
+        super().__init__()
+        if not max_error > 0:
+            raise RewriteError(f"max_error must be above 0, not {max_error}; 0.05 allows an error of 5 % a product")
+        self.max_error = max_error
+        self._limit = REDUCED_RANGE if reduce_range else FULL_RANGE
+        self._data = data
+
+    def apply(self, graph: gs.Graph) -> PassResult:
+        """Quantise the main graph."""
+        result = PassResult()
+        if METADATA_KEY in header(graph).metadata:
+            result.refuse("the model", "it is quantised already")
+            return result
+        refuse_nested(graph, result)
+        products, tables = find_products(graph, result), find_tables(graph)
+        if not products and not tables:
+            return result
+        feeds = self._data(signature(graph)) if self._data is not None else None
+        points, before = choose_zero_points(graph, feeds) if feeds is not None else ({}, {})
+        errors = self._errors(graph, products, feeds, points)
+        kept = self._keep(products, errors, result)
+        kept_tables = self._keep(tables, [_table_error(site) for site in tables], result)
+        self._write(graph, kept, kept_tables, points, result)
+        if feeds is not None and result.modified:
+            _report_accuracy(compare_outputs(before, run_graph(graph, feeds)), result)
+        return result
+
+    def _errors(
+        self, graph: gs.Graph, products: list[Product], feeds: Arrays | None, points: dict[str, int]
+    ) -> list[float]:
+        if feeds is not None:
+            return product_errors(graph, feeds, points, self._limit)
+        self.logger.warning("float_to_int8 has no sample data: it knows the errors of the weights, not of the results")
+        return [self._weight_error(site) for site in products]
+
+    def _weight_error(self, site: Product) -> float:
+        matrix = site.matrix()
+        levels, scale = quantise(matrix, 0, self._limit)
+        return relative_error(matrix, levels * scale)
+
+    def _keep(self, sites: list[Site], errors: list[float], result: PassResult) -> list[Site]:
+        """The sites whose error is small enough; refusals for the others."""
+        kept = []
+        for site, error in zip(sites, errors, strict=True):
+            if error <= self.max_error:
+                kept.append(site)
+            else:
+                result.refuse(
+                    site.label, f"int8 would change its result by {error:.1%}, more than {self.max_error:.1%}"
+                )
+        what = "error of a product" if sites and isinstance(sites[0], Product) else "error of a table"
+        if kept:
+            result.details[f"largest {what}"] = f"{max(error for error in errors if error <= self.max_error):.2%}"
+        return kept
+
+    def _write(
+        self, graph: gs.Graph, products: list[Product], tables: list[Table], points: dict[str, int], result: PassResult
+    ) -> None:
+        before, writer = _constant_bytes(graph), Int8Writer(graph, self._limit)
+        sites: list[Product | Table] = [*products, *tables]
+        replaced = {id(site.node): site for site in sites}
+        nodes = []
+        for node in graph.nodes:
+            site = replaced.get(id(node))
+            if site is None:
+                nodes.append(node)
+                continue
+            output = node.outputs[0]
+            node.outputs.clear()
+            if isinstance(site, Product):
+                nodes += writer.product(site, points.get(site.activation.name, MIDDLE), output)
+            else:
+                nodes += writer.table(site, output)
+            node.inputs.clear()
+        graph.nodes = nodes
+        result.count("products in int8", len(products))
+        result.count("table lookups in int8", len(tables))
+        if result.modified:
+            result.details["bytes of weights"] = f"{before} -> {_constant_bytes(graph)}"
+            header(graph).metadata[METADATA_KEY] = json.dumps({"max_error": self.max_error})
+
+
+def _table_error(site: Table) -> float:
+    levels, scale = quantise(site.weight.values, 1)
+    return relative_error(site.weight.values, levels * scale)
+
+
+def _constant_bytes(graph: gs.Graph) -> int:
+    constants = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
+    return sum(math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize for tensor in constants)
+
+
+def _report_accuracy(compared: Mapping[str, tuple[float, float]], result: PassResult) -> None:
+    for name, (cosine, difference) in compared.items():
+        result.details[f"cosine of {name}"] = f"{cosine:.6f}"
+        result.details[f"largest difference of {name}"] = f"{difference:.3g}"

@@ -1,0 +1,132 @@
+"""Which nodes of a graph can have their weights in int8."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.base import PassResult, node_label, subgraphs, walk_graphs
+from passes.precision.int8_values import Floats
+from passes.shapes.dtypes import has_dtype
+
+#: Below so many columns it takes longer to quantise the activation than int8 saves (measured with 384 to 768 rows).
+LEAST_COLUMNS = 64
+#: Smaller tables save too little memory to be worth an error: relative position biases, segment tables.
+LEAST_TABLE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Product:
+    """A MatMul or Gemm of an activation by a constant matrix.
+
+    Attributes:
+        transposed: the constant is [columns, rows].
+        bias: what Gemm adds; None where there is nothing.
+    """
+
+    node: gs.Node
+    activation: gs.Tensor
+    weight: gs.Constant
+    transposed: bool = False
+    bias: gs.Tensor | None = None
+
+    @property
+    def label(self) -> str:
+        """How reports name it."""
+        return node_label(self.node)
+
+    def matrix(self) -> Floats:
+        """The weight, float32 [rows, columns]."""
+        values: Floats = self.weight.values
+        return values.T if self.transposed else values
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Gather of rows from a constant matrix, float32 [rows, columns]."""
+
+    node: gs.Node
+    weight: gs.Constant
+
+    @property
+    def label(self) -> str:
+        """How reports name it."""
+        return node_label(self.node)
+
+
+def find_products(graph: gs.Graph, result: PassResult) -> list[Product]:
+    """The products of the main graph in its order; refusals for those with a constant matrix that stay float."""
+    found = []
+    for node in graph.nodes:
+        if not _is_product(node):
+            continue
+        reason = _why_not(node)
+        if reason:
+            result.refuse(node, reason)
+        elif node.op == "MatMul":
+            found.append(Product(node, node.inputs[0], node.inputs[1]))
+        else:
+            bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
+            found.append(Product(node, node.inputs[0], node.inputs[1], bool(node.attrs.get("transB", 0)), bias))
+    return found
+
+
+def find_tables(graph: gs.Graph) -> list[Table]:
+    """The Gathers of whole rows from large tables of the main graph that nothing but such Gathers reads."""
+    return [
+        Table(node, node.inputs[0])
+        for node in graph.nodes
+        if _is_lookup(node) and all(_is_lookup(reader) for reader in node.inputs[0].outputs)
+    ]
+
+
+def refuse_nested(graph: gs.Graph, result: PassResult) -> None:
+    """Name the products inside subgraphs and local functions: they stay float."""
+    nested = [inner for node in graph.nodes for inner in subgraphs(node)]
+    for root in [*nested, *graph.functions]:
+        for scope in walk_graphs(root, functions=False):
+            for node in filter(_is_product, scope.nodes):
+                result.refuse(node, "lies in a subgraph or a local function; only the main graph is quantised")
+
+
+def _is_product(node: gs.Node) -> bool:
+    return (
+        node.op in ("MatMul", "Gemm")
+        and node.domain in (None, "", "ai.onnx")
+        and any(isinstance(tensor, gs.Constant) for tensor in node.inputs[:2])
+    )
+
+
+def _why_not(node: gs.Node) -> str:
+    weight = node.inputs[1]
+    if not isinstance(weight, gs.Constant):
+        return "the constant is on the left, where rows would be columns"
+    if not has_dtype(weight, np.float32):
+        return f"its weight is {np.dtype(weight.dtype).name if weight.dtype is not None else 'of no known type'}"
+    if len(weight.shape) != 2:
+        return f"its weight has {len(weight.shape)} axes, not 2"
+    if node.op == "Gemm" and not _is_plain(node):
+        return "only a Gemm with alpha = beta = 1 that does not transpose its activation is quantised"
+    columns = weight.shape[0 if node.attrs.get("transB", 0) else 1]
+    if columns < LEAST_COLUMNS:
+        return f"{columns} columns: quantising its activation would take longer than int8 saves below {LEAST_COLUMNS}"
+    return ""
+
+
+def _is_plain(gemm: gs.Node) -> bool:
+    attrs = gemm.attrs
+    return attrs.get("alpha", 1.0) == 1.0 and attrs.get("beta", 1.0) == 1.0 and not attrs.get("transA", 0)
+
+
+def _is_lookup(node: gs.Node) -> bool:
+    if node.op != "Gather" or node.domain not in (None, "", "ai.onnx") or node.attrs.get("axis", 0) != 0:
+        return False
+    table = node.inputs[0]
+    return (
+        isinstance(table, gs.Constant)
+        and has_dtype(table, np.float32)
+        and len(table.shape) == 2
+        and table.shape[0] * table.shape[1] >= LEAST_TABLE
+    )

@@ -1,0 +1,130 @@
+"""Writes int8 products and tables into a graph, in standard operators.
+
+An activation becomes uint8 with a scale of its own for each row, that is for each token, and a zero point that is
+fixed: a token's result depends on no other token, so not on its neighbours in a pack nor on padding. One scale for the
+whole tensor (DynamicQuantizeLinear) is somewhat cheaper, but then the samples of a pack share it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from passes.precision.int8_sites import Product, Table
+from passes.precision.int8_values import FULL_RANGE, quantise
+from passes.precision.names import tensor_names, unique_name
+
+_F32, _U8, _I8, _I32 = (np.dtype(kind) for kind in (np.float32, np.uint8, np.int8, np.int32))
+_TINY = np.float32(1e-30)  # the scale of a row of zeros; it must not be 0
+_REDUCTION_AXES_ARE_INPUT = 18
+
+
+class Int8Writer:
+    """Makes the nodes for one graph. Equal activations, weights and constants are quantised once.
+
+    Args:
+        limit: the largest magnitude of an int8 weight.
+    """
+
+    def __init__(self, graph: gs.Graph, limit: int = FULL_RANGE) -> None:
+        self._opset, self._limit = graph.opset, limit
+        self._taken = tensor_names(graph)
+        self._nodes: list[gs.Node] = []
+        self._constants: dict[str, gs.Constant] = {}
+        self._weights: dict[tuple[int, bool], tuple[gs.Constant, gs.Constant]] = {}
+        self._activations: dict[tuple[int, int], tuple[gs.Tensor, gs.Tensor]] = {}
+
+    def product(self, site: Product, zero_point: int, output: gs.Tensor) -> list[gs.Node]:
+        """Nodes that compute ``site`` in int8 and give ``output``."""
+        self._nodes = []
+        point = self._constant(f"int8_zero_point_{zero_point}", np.uint8(zero_point))
+        levels, steps = self._activation(site.activation, zero_point, point)
+        weight, scale = self._product_weight(site)
+        name = output.name
+        sums = self._add("MatMulInteger", [levels, weight, point], f"{name}_int32", _I32)
+        floats = self._add("Cast", [sums], f"{name}_sums", _F32, to=onnx.TensorProto.FLOAT)
+        columns = self._add("Mul", [floats, scale], f"{name}_columns", _F32)
+        if site.bias is None:
+            self._node("Mul", [columns, steps], output)
+        else:
+            rows = self._add("Mul", [columns, steps], f"{name}_rows", _F32)
+            self._node("Add", [rows, site.bias], output)
+        return self._nodes
+
+    def table(self, site: Table, output: gs.Tensor) -> list[gs.Node]:
+        """Nodes that look up int8 rows and their scales and give ``output``."""
+        self._nodes = []
+        weight, scale = self._table_weight(site.weight)
+        indices, name = site.node.inputs[1], output.name
+        levels = self._add("Gather", [weight, indices], f"{name}_int8", _I8, axis=0)
+        floats = self._add("Cast", [levels], f"{name}_levels", _F32, to=onnx.TensorProto.FLOAT)
+        steps = self._add("Gather", [scale, indices], f"{name}_steps", _F32, axis=0)
+        self._node("Mul", [floats, steps], output)
+        return self._nodes
+
+    def extremes(self, activation: gs.Tensor) -> tuple[list[gs.Node], gs.Tensor, gs.Tensor]:
+        """Nodes that find the largest and the smallest value of each row, and these two tensors [..., 1]."""
+        self._nodes = []
+        high = self._reduce("ReduceMax", activation, f"{activation.name}_largest")
+        low = self._reduce("ReduceMin", activation, f"{activation.name}_smallest")
+        return self._nodes, high, low
+
+    def _activation(self, tensor: gs.Tensor, zero_point: int, point: gs.Constant) -> tuple[gs.Tensor, gs.Tensor]:
+        """``tensor`` as uint8, and the scale of each of its rows."""
+        key = (id(tensor), zero_point)
+        if key not in self._activations:
+            name = tensor.name
+            high = self._reduce("ReduceMax", tensor, f"{name}_largest")
+            low = self._reduce("ReduceMin", tensor, f"{name}_smallest")
+            above = self._constant(f"int8_above_{zero_point}", np.float32(1 / (255 - zero_point)))
+            below = self._constant(f"int8_below_{zero_point}", np.float32(-1 / zero_point))
+            up = self._add("Mul", [high, above], f"{name}_step_up", _F32)
+            down = self._add("Mul", [low, below], f"{name}_step_down", _F32)
+            steps = self._add("Max", [up, down, self._constant("int8_least_step", _TINY)], f"{name}_step", _F32)
+            scaled = self._add("Div", [tensor, steps], f"{name}_scaled", _F32)
+            one = self._constant("int8_one", np.float32(1))
+            levels = self._add("QuantizeLinear", [scaled, one, point], f"{name}_uint8", _U8)
+            self._activations[key] = levels, steps
+        return self._activations[key]
+
+    def _reduce(self, op: str, tensor: gs.Tensor, name: str) -> gs.Tensor:
+        if self._opset >= _REDUCTION_AXES_ARE_INPUT:
+            axes = self._constant("int8_last_axis", np.array([-1], np.int64))
+            return self._add(op, [tensor, axes], name, _F32, keepdims=1)
+        return self._add(op, [tensor], name, _F32, axes=[-1], keepdims=1)
+
+    def _product_weight(self, site: Product) -> tuple[gs.Constant, gs.Constant]:
+        key = (id(site.weight), site.transposed)
+        if key not in self._weights:
+            levels, scale = quantise(site.matrix(), 0, self._limit)
+            self._weights[key] = self._store(site.weight.name, np.ascontiguousarray(levels), scale[0])
+        return self._weights[key]
+
+    def _table_weight(self, table: gs.Constant) -> tuple[gs.Constant, gs.Constant]:
+        key = (id(table), False)
+        if key not in self._weights:
+            self._weights[key] = self._store(table.name, *quantise(table.values, 1))
+        return self._weights[key]
+
+    def _store(self, name: str, levels: NDArray[Any], scale: NDArray[Any]) -> tuple[gs.Constant, gs.Constant]:
+        return (
+            gs.Constant(unique_name(f"{name}_int8", self._taken), levels),
+            gs.Constant(unique_name(f"{name}_scale", self._taken), scale),
+        )
+
+    def _constant(self, name: str, value: Any) -> gs.Constant:
+        if name not in self._constants:
+            self._constants[name] = gs.Constant(unique_name(name, self._taken), np.asarray(value))
+        return self._constants[name]
+
+    def _add(self, op: str, inputs: list[gs.Tensor], name: str, dtype: np.dtype[Any], **attrs: Any) -> gs.Tensor:
+        output = gs.Variable(unique_name(name, self._taken), dtype)
+        self._node(op, inputs, output, **attrs)
+        return output
+
+    def _node(self, op: str, inputs: list[gs.Tensor], output: gs.Tensor, **attrs: Any) -> None:
+        self._nodes.append(gs.Node(op, output.name, attrs, inputs, [output]))

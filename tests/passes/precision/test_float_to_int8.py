@@ -1,0 +1,249 @@
+"""Products and tables in int8: what is written, what stays float and why, and what it costs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from passes.base import PassResult
+from passes.errors import RewriteError
+from passes.graph_io import export_graph, import_graph
+from passes.precision.float_to_int8 import FloatToInt8
+from tests.numerics import run
+from tests.passes.rewrites import copy_of, ops, parse, rewritten
+
+RNG = np.random.default_rng(0)
+
+
+def weight(rows: int, columns: int) -> NDArray[np.float32]:
+    return RNG.standard_normal((rows, columns)).astype(np.float32)
+
+
+def with_weights(text: str, weights: Mapping[str, NDArray[Any]], *, opset: int = 17) -> onnx.ModelProto:
+    model = parse(text, opset=opset)
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
+    return model
+
+
+def one_product(rows: int = 96, columns: int = 80, *, opset: int = 17) -> onnx.ModelProto:
+    text = f"g (float[b,s,{rows}] x) => (float[b,s,{columns}] y) {{ y = MatMul (x, w) }}"
+    return with_weights(text, {"w": weight(rows, columns)}, opset=opset)
+
+
+def apply(model: onnx.ModelProto, **options: Any) -> tuple[onnx.ModelProto, PassResult]:
+    graph = import_graph(copy_of(model))
+    result = FloatToInt8(**options).apply(graph)
+    return export_graph(graph.toposort()), result
+
+
+def relative(expected: NDArray[Any], got: NDArray[Any]) -> float:
+    return float(np.linalg.norm(expected - got) / np.linalg.norm(expected))
+
+
+def types(model: onnx.ModelProto) -> dict[str, int]:
+    return {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+
+
+def reasons(result: PassResult) -> str:
+    return " / ".join(f"{refusal.node}: {refusal.reason}" for refusal in result.refusals)
+
+
+@pytest.mark.parametrize("opset", [13, 17, 21])
+def test_a_product_becomes_an_integer_product_with_int8_weights_alone(opset: int) -> None:
+    model = one_product(opset=opset)
+    converted = rewritten(FloatToInt8(), model)
+    assert ops(converted).count("MatMulInteger") == 1
+    assert "MatMul" not in ops(converted)
+    assert types(converted)["w_int8"] == TensorProto.INT8
+    assert "w" not in types(converted)
+    x = RNG.standard_normal((2, 5, 96)).astype(np.float32)
+    assert 0 < relative(run(model, {"x": x})["y"], run(converted, {"x": x})["y"]) < 0.015
+
+
+def test_a_token_does_not_depend_on_its_neighbours() -> None:
+    converted, _ = apply(one_product())
+    x = RNG.standard_normal((1, 6, 96)).astype(np.float32)
+    loud = x.copy()
+    loud[0, 1:] *= 1000
+    np.testing.assert_array_equal(run(converted, {"x": x})["y"][0, 0], run(converted, {"x": loud})["y"][0, 0])
+    np.testing.assert_array_equal(run(converted, {"x": x})["y"][0, 0], run(converted, {"x": x[:, :1]})["y"][0, 0])
+
+
+def test_rows_of_zeros_give_zeros() -> None:
+    converted, _ = apply(one_product())
+    np.testing.assert_array_equal(run(converted, {"x": np.zeros((1, 3, 96), np.float32)})["y"], 0)
+
+
+def test_columns_and_rows_of_very_different_size_keep_their_own_precision() -> None:
+    model = one_product()
+    wide = weight(96, 80) * np.logspace(-4, 4, 80, dtype=np.float32)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(wide, "w"))
+    converted, _ = apply(model)
+    x = RNG.standard_normal((1, 8, 96)).astype(np.float32) * np.logspace(-5, 5, 8, dtype=np.float32)[:, None]
+    expected, got = run(model, {"x": x})["y"], run(converted, {"x": x})["y"]
+    scale = np.linalg.norm(x, axis=-1)[..., None] * np.linalg.norm(wide, axis=0)
+    assert np.max(np.abs(expected - got) / scale) < 0.01
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+@pytest.mark.parametrize("bias", [", b", ""])
+def test_a_gemm_becomes_an_integer_product_and_an_addition(transposed: int, bias: str) -> None:
+    text = f"g (float[n,96] x) => (float[n,80] y) {{ y = Gemm <transB = {transposed}> (x, w{bias}) }}"
+    w = weight(96, 80)
+    weights = {"w": np.ascontiguousarray(w.T) if transposed else w, "b": weight(1, 80)[0] * 100}
+    model = with_weights(text, weights if bias else {"w": weights["w"]})
+    converted = rewritten(FloatToInt8(), model)
+    assert ops(converted).count("Add") == bool(bias)
+    x = RNG.standard_normal((7, 96)).astype(np.float32)
+    assert relative(run(model, {"x": x})["y"], run(converted, {"x": x})["y"]) < 0.015
+
+
+def test_products_of_one_activation_share_its_quantisation_and_a_shared_weight_is_stored_once() -> None:
+    text = "g (float[n,96] x) => (float[n,80] p, float[n,80] q) { p = MatMul (x, w)  q0 = MatMul (x, w)  q = Neg (q0) }"
+    converted, result = apply(with_weights(text, {"w": weight(96, 80)}))
+    assert ops(converted).count("QuantizeLinear") == 1
+    assert ops(converted).count("MatMulInteger") == 2
+    assert list(types(converted).values()).count(TensorProto.INT8) == 1
+    assert result.counts["products in int8"] == 2
+
+
+def test_a_large_table_is_looked_up_in_int8_rows() -> None:
+    text = "g (int64[n] ids) => (float[n,128] y) { y = Gather (t, ids) }"
+    table = weight(1000, 128) * np.logspace(-3, 3, 1000, dtype=np.float32)[:, None]
+    model = with_weights(text, {"t": table})
+    converted = rewritten(FloatToInt8(), model)
+    assert types(converted) == {"t_int8": TensorProto.INT8, "t_scale": TensorProto.FLOAT}
+    got = run(converted, {"ids": np.array([0, 500, 999])})["y"]
+    for row, expected in zip(got, table[[0, 500, 999]], strict=True):
+        assert relative(expected, row) < 0.015
+
+
+def test_a_table_that_other_nodes_read_or_that_is_small_stays_float() -> None:
+    text = "g (int64[n] ids) => (float[n,128] y, float[1000,128] z) { y = Gather (t, ids)  z = Neg (t) }"
+    assert not apply(with_weights(text, {"t": weight(1000, 128)}))[1].modified
+    small = "g (int64[n] ids) => (float[n,128] y) { y = Gather (t, ids) }"
+    assert not apply(with_weights(small, {"t": weight(16, 128)}))[1].modified
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "reason"),
+    [
+        ("g (float[n,96] x) => (float[n,2] y) { y = MatMul (x, w) }", (96, 2), "2 columns"),
+        ("g (float[4,96,8] x) => (float[4,80,8] y) { y = MatMul (w, x) }", (80, 96), "on the left"),
+        ("g (float[4,n,96] x) => (float[4,n,80] y) { y = MatMul (x, w) }", (4, 96, 80), "3 axes"),
+        ("g (float[n,96] x) => (float[n,80] y) { y = Gemm <alpha = 0.5> (x, w) }", (96, 80), "alpha"),
+    ],
+)
+def test_a_product_that_stays_float_has_a_reason(text: str, shape: tuple[int, ...], reason: str) -> None:
+    model = with_weights(text, {"w": RNG.standard_normal(shape).astype(np.float32)})
+    converted, result = apply(model)
+    assert reason in reasons(result)
+    assert ops(converted) == ops(model)
+
+
+def test_a_float16_weight_and_a_product_in_a_subgraph_stay_as_they_are() -> None:
+    half = with_weights(
+        "g (float16[n,96] x) => (float16[n,80] y) { y = MatMul (x, w) }", {"w": weight(96, 80).astype(np.float16)}
+    )
+    assert "float16" in reasons(apply(half)[1])
+    nested = """g (bool c, float[n,96] x) => (float[n,80] y) {
+        y = If (c) <then_branch = t () => (float[n,80] p) { p = MatMul (x, w) },
+                    else_branch = e () => (float[n,80] q) { r = MatMul (x, w)  q = Neg (r) }> }"""
+    result = apply(with_weights(nested, {"w": weight(96, 80)}))[1]
+    assert reasons(result).count("subgraph") == 2
+    assert not result.modified
+
+
+def test_a_product_of_two_activations_is_none_of_its_business() -> None:
+    _, result = apply(parse("g (float[n,64] x, float[64,64] z) => (float[n,64] y) { y = MatMul (x, z) }"))
+    assert not result.modified
+    assert not result.refusals
+
+
+def two_products() -> tuple[onnx.ModelProto, NDArray[np.float32]]:
+    """One ordinary product, and one whose activation has an outlier that drowns the rest in every token."""
+    text = """g (float[n,96] x) => (float[n,80] tame, float[n,80] wild) {
+        tame = MatMul (x, w)  bent = Mul (x, gain)  wild = MatMul (bent, v) }"""
+    gain, v = np.ones(96, np.float32), weight(96, 80)
+    gain[0], v[0] = 1000, 0
+    model = with_weights(text, {"w": weight(96, 80), "v": v, "gain": gain})
+    return model, RNG.standard_normal((32, 96)).astype(np.float32)
+
+
+def test_a_product_that_measures_badly_on_the_data_stays_float_alone() -> None:
+    model, x = two_products()
+    converted, result = apply(model, data=lambda signature: {"x": x})
+    assert result.counts == {"products in int8": 1}
+    assert "wild" in reasons(result)
+    assert "more than 5.0%" in reasons(result)
+    assert {"w_int8", "v"} <= set(types(converted))
+    outputs = run(converted, {"x": x})
+    assert relative(run(model, {"x": x})["tame"], outputs["tame"]) < 0.015
+    np.testing.assert_allclose(outputs["wild"], run(model, {"x": x})["wild"], rtol=1e-5, atol=1e-4)
+
+
+def test_the_limit_of_the_error_is_the_callers(caplog: pytest.LogCaptureFixture) -> None:
+    model, x = two_products()
+    assert apply(model, data=lambda signature: {"x": x}, max_error=10)[1].counts == {"products in int8": 2}
+    assert not apply(model, data=lambda signature: {"x": x}, max_error=1e-4)[1].modified
+    with pytest.raises(RewriteError, match="max_error"):
+        FloatToInt8(max_error=0)
+    with caplog.at_level(logging.WARNING, "poprt"):
+        assert apply(model)[1].counts == {"products in int8": 2}
+    assert "no sample data" in caplog.text
+
+
+def test_the_report_says_what_it_cost() -> None:
+    model, x = two_products()
+    converted, result = apply(model, data=lambda signature: {"x": x})
+    expected, got = run(model, {"x": x})["tame"], run(converted, {"x": x})["tame"]
+    assert float(result.details["largest difference of tame"]) == pytest.approx(np.abs(expected - got).max(), rel=0.01)
+    cosine = np.sum(expected * got) / np.linalg.norm(expected) / np.linalg.norm(got)
+    assert float(result.details["cosine of tame"]) == pytest.approx(cosine, abs=1e-5)
+    before, after = map(int, result.details["bytes of weights"].split(" -> "))
+    assert before == (2 * 96 * 80 + 96) * 4
+    assert before - after == pytest.approx(96 * 80 * 3, rel=0.05)
+
+
+def test_the_data_source_gets_the_inputs_and_the_metadata() -> None:
+    model, x = two_products()
+    onnx.helper.set_model_props(model, {"key": "value"})
+    seen = []
+
+    def data(signature: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+        seen.append(signature)
+        return {"x": x}
+
+    apply(model, data=data)
+    assert [value.name for value in seen[0].graph.input] == ["x"]
+    assert seen[0].metadata_props[0].value == "value"
+
+
+def test_data_that_the_model_cannot_take_is_an_error_that_says_so() -> None:
+    model, x = two_products()
+    with pytest.raises(RewriteError, match="sample data"):
+        apply(model, data=lambda signature: {"x": x[:, :5]})
+
+
+def test_an_activation_of_one_sign_gets_finer_steps_than_one_of_both() -> None:
+    text = "g (float[n,96] x) => (float[n,80] y) { a = Relu (x)  y = MatMul (a, w) }"
+    model = with_weights(text, {"w": weight(96, 80)})
+    x = RNG.standard_normal((64, 96)).astype(np.float32)
+    expected = run(model, {"x": x})["y"]
+    blind = relative(expected, run(apply(model)[0], {"x": x})["y"])
+    told = relative(expected, run(apply(model, data=lambda signature: {"x": x})[0], {"x": x})["y"])
+    assert told < 0.85 * blind
+
+
+def test_the_reduced_range_keeps_sums_of_two_products_within_16_bits() -> None:
+    converted, _ = apply(one_product(), reduce_range=True)
+    levels = next(numpy_helper.to_array(t) for t in converted.graph.initializer if t.name == "w_int8")
+    assert 60 <= np.abs(levels.astype(int)).max() <= 63
+    assert 2 * 255 * np.abs(levels.astype(int)).max() < 2**15
