@@ -17,7 +17,7 @@ from passes.packing.metadata import UNPACK_INFO
 from passes.registry import register
 from passes.shapes.baked_shapes import LARGEST_VALUE_READ, find_contradiction
 from passes.shapes.dtypes import infer_dtypes
-from passes.shapes.packed import crosses_rows, is_packed
+from passes.shapes.packed import is_packed, is_unpacked_inside
 from passes.shapes.shape_inference import Extent, declared_names, known_extents, merge_extents
 from passes.shapes.symbolic import infer_symbolic_shapes
 
@@ -70,7 +70,7 @@ class ConstInputShape(GraphPass):
             shape = changed.get(tensor.name, tensor.shape)
             tensor.shape = None if shape is None else [symbols.get(n, n) for n in shape]
             result.count("inputs fixed", int(tensor.shape != before[tensor.name]))
-        if crosses_rows(graph):
+        if is_unpacked_inside(graph):
             _declare_outputs(graph, names)
         else:
             contents = _infer_again(graph, symbols, names, result)

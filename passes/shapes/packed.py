@@ -15,14 +15,18 @@ def is_packed(graph: gs.Graph) -> bool:
     return METADATA_KEY in header(graph).metadata
 
 
-def crosses_rows(graph: gs.Graph) -> bool:
-    """Whether the graph was packed by Unpack and Repack, so that what flows inside has other extents than its inputs
-    declare. Where samples stay within rows (AttentionMask) every tensor has the declared extents.
+def is_unpacked_inside(graph: gs.Graph) -> bool:
+    """Whether the graph was packed with Unpack, so that what flows inside has other extents than its inputs declare.
+
+    Where samples only share rows (AttentionMask without a final Unpack) every tensor has the declared extents.
     """
-    return is_packed(graph) and json.loads(header(graph).metadata[METADATA_KEY]).get("style") != "attention_mask"
+    if not is_packed(graph):
+        return False
+    packing = json.loads(header(graph).metadata[METADATA_KEY])
+    return packing.get("style") != "attention_mask" or bool(packing.get("unpack_info"))
 
 
 def has_declared_packs(graph: gs.Graph) -> bool:
-    """Whether declared rows or columns are fixed where samples cross rows: what follows holds for full packs only."""
+    """Whether declared rows or columns are fixed in such a graph: what follows holds for full packs only."""
     inputs = [tensor for tensor in graph.inputs if tensor.name != UNPACK_INFO]
-    return crosses_rows(graph) and any(isinstance(n, int) for tensor in inputs for n in (tensor.shape or ())[:2])
+    return is_unpacked_inside(graph) and any(isinstance(n, int) for tensor in inputs for n in (tensor.shape or ())[:2])

@@ -28,8 +28,8 @@ class ShapeInference(GraphPass):
 
     Extents that the model carries already win over inferred ones. Extents that depend on the inputs are written as
     expressions of the inputs' dimension names (``2*seq``). Types are also set in subgraphs and local functions,
-    shapes are not. In a model packed by Unpack and Repack with declared inputs only types are set: how much a pack
-    holds is known at run time.
+    shapes are not. In a model packed with Unpack and with declared inputs only types are set: how much a pack holds
+    is known at run time.
     """
 
     def apply(self, graph: gs.Graph) -> PassResult:

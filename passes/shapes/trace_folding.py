@@ -17,7 +17,7 @@ from passes.errors import RewriteError
 from passes.graph_io import opset_imports
 from passes.registry import register
 from passes.shapes.baked_shapes import constant_ints
-from passes.shapes.packed import crosses_rows
+from passes.shapes.packed import is_unpacked_inside
 
 Array = np.ndarray[Any, Any]
 
@@ -75,16 +75,16 @@ class TraceFolding(GraphPass):
     known ones are followed through Gather, Slice and Concat) and goes on through integer operators with results of at
     most 1024 elements. A folded tensor keeps its name. Floating-point results are left to constant_folding.
 
-    Does nothing in models packed by Unpack and Repack: their shape arithmetic reads at run time how much a pack holds.
+    Does nothing in models packed with Unpack: their shape arithmetic reads at run time how much a pack holds.
     Works on the main graph; subgraphs and functions are left alone.
     """
 
     def apply(self, graph: gs.Graph) -> PassResult:
         """Fold, then drop the nodes that nothing reads any more."""
         result = PassResult()
-        if crosses_rows(graph):
+        if is_unpacked_inside(graph):
             if any(node.op == "Shape" for node in graph.nodes):
-                result.refuse("the model", "is packed across rows: its shape arithmetic must stay")
+                result.refuse("the model", "is packed with Unpack: its shape arithmetic must stay")
             return result
         known: dict[int, _Known] = {}
         opsets = opset_imports(graph)

@@ -110,8 +110,8 @@ def test_an_old_model_is_raised_to_the_opset_that_packing_needs() -> None:
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"pack_args": {"max_valid_num": 4}}, "two styles"),
         ({"infer_shape_ahead": True}, "leave out one of the two"),
+        ({"pack_args": {"max_valid_num": 4}, "infer_shape_ahead": True}, "leave out one of the two"),
     ],
 )
 def test_what_cannot_go_with_it_is_an_error(keywords: dict[str, Any], message: str) -> None:
@@ -124,3 +124,33 @@ def test_other_passes_that_the_user_names_still_run_after_the_default_ones() -> 
     converter = Converter(used_passes=f"eliminate_identity,{ROW_PACKING}", input_shape=shapes_for(model))
     converter.convert(model)
     assert passes_of(converter)[-5] == "eliminate_identity"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("head", ["sequence", "mean", "qa"])
+def test_with_pack_args_a_head_over_whole_samples_reads_one_final_unpack(head: str, precision: str) -> None:
+    model, most = bert(head), 9
+    converter = Converter(
+        used_passes=ROW_PACKING,
+        pack_args={"max_valid_num": most, "segment_max_size": COLUMNS},
+        input_shape=shapes_for(model),
+        precision=precision,
+    )
+    converted = converter.convert(model)
+    assert "packed_transformer" not in passes_of(converter)
+    samples = random_samples(LENGTHS, position_ids=True)
+    pack = pack_data(samples, 0, ROWS, COLUMNS, most, 1, across_rows=False)
+    results = run(converted, {**pack.data, "unpack_info": pack.unpack_info})
+    for index, expected in enumerate(one_by_one(model, samples)):
+        place = pack.specs[index]
+        for name, values in expected.items():
+            shared = results[name][place.row, place.start : place.start + place.length]
+            got = shared if head == "qa" else results[name][index]
+            np.testing.assert_allclose(got, values, rtol=0, atol=TOLERANCE[precision])
+
+
+@pytest.mark.parametrize("head", ["sequence", "mean"])
+def test_without_pack_args_a_head_over_whole_samples_is_refused_by_name(head: str) -> None:
+    model = bert(head)
+    with pytest.raises(RewriteError, match=ROW_PACKING):
+        Converter(used_passes=ROW_PACKING, input_shape=shapes_for(model)).convert(model)
