@@ -6,9 +6,10 @@ import logging
 from collections import defaultdict
 
 import onnx
+import onnx_graphsurgeon as gs
 
 from passes.graph_io import import_graph
-from passes.packing.axes import AxisMap
+from passes.packing.axes import SEQ, AxisMap
 from passes.packing.flops import node_flops
 from passes.shapes.symbolic import infer_symbolic_shapes
 from poprt.errors import PoprtError
@@ -22,6 +23,9 @@ logger = logging.getLogger("poprt")
 
 def get_model_flops(model: onnx.ModelProto, verbose: bool = False) -> int:
     """Floating-point operations of one run: two for each multiply-add of the main graph's matrix products.
+
+    A product whose size is only known at run time, such as one on the unpacked side of a packed model, is not counted;
+    a warning says how many there are.
 
     Args:
         model: a model whose inputs have fixed shapes.
@@ -43,7 +47,7 @@ def get_model_flops(model: onnx.ModelProto, verbose: bool = False) -> int:
     unknown = []
     for node in graph.nodes:
         if node.op in _PRODUCTS:
-            flops = int(node_flops(node, axes))
+            flops = _node_work(node, axes)
             work[node.op] += flops
             unknown += [] if flops else [node.name or node.outputs[0].name]
     if unknown:
@@ -51,6 +55,16 @@ def get_model_flops(model: onnx.ModelProto, verbose: bool = False) -> int:
     if verbose:
         _print_work(work)
     return sum(work.values())
+
+
+def _node_work(node: gs.Node, axes: AxisMap) -> int:
+    """The work of one product; 0 where its size is unknown."""
+    work = node_flops(node, axes)
+    if work.free_symbols == {SEQ}:  # fused attention is counted by the length it attends to
+        result, other = axes.shape(node.outputs[0]), axes.shape(node.inputs[1]) if len(node.inputs) > 1 else None
+        keys = other if other is not None and len(other) > 2 else result
+        work = work.subs(SEQ, keys[-2]) if keys is not None and len(keys) > 2 else work
+    return int(work) if work.is_number else 0
 
 
 def _print_work(work: dict[str, int]) -> None:

@@ -100,6 +100,29 @@ def test_flops_are_two_for_each_multiply_add():
     assert get_model_flops(parse(MODEL)) == 2 * 2 * 3 * 5
 
 
+def test_fused_attention_counts_scores_and_context_over_the_keys():
+    attention = "g (float[2, 5, 8] q, float[2, 7, 8] k) => (float[2, 5, 8] y)"
+    model = parse(f"{attention} {{ y = com.microsoft.MultiHeadAttention <num_heads = 2> (q, k, k) }}")
+    assert get_model_flops(model) == 2 * 2 * (2 * 5 * 7 * 8)
+
+
+def test_fused_attention_with_weights_counts_its_projections_too():
+    weights = "float[8, 24] w, float[24] b"
+    model = parse(
+        f"g (float[2, 5, 8] x, {weights}) => (float[2, 5, 8] y)"
+        "{ y = com.microsoft.Attention <num_heads = 2> (x, w, b) }"
+    )
+    assert get_model_flops(model) == 2 * (2 * 5 * 8 * 24) + 2 * 2 * (2 * 5 * 5 * 8)
+
+
+def test_gemm_and_conv_count_what_they_contract():
+    model = parse(
+        "g (float[2, 3] x, float[3, 4] w, float[1, 2, 8] s, float[6, 2, 3] k) => (float[2, 4] y, float[1, 6, 6] z)"
+        "{ y = Gemm(x, w) z = Conv(s, k) }"
+    )
+    assert get_model_flops(model) == 2 * 2 * 3 * 4 + 2 * (6 * 6) * (2 * 3)
+
+
 def test_verbose_flops_print_each_operator_type(capsys):
     assert get_model_flops(parse(MODEL), True) == 60
     lines = capsys.readouterr().out.splitlines()
