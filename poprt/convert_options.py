@@ -63,7 +63,7 @@ class ConvertOptions:
 
     Attributes:
         input_shape: input name -> extents.
-        precision: "fp32" or "fp16".
+        precision: "fp32", "fp16" or "int8".
         skip_passes, used_passes: pass names; ``used_passes`` also takes passes and callables on ModelProto.
         max_tensor_size: bytes; -1 is no limit.
         keyword_passes: passes that single keywords ask for, with the keyword's value where it has one.
@@ -188,10 +188,10 @@ def _shapes(name: str, value: Any) -> None:
 
 
 def _precision(name: str, value: Any) -> None:
-    if value in ("fp8", "fp8_weight", "int8"):
-        raise RewriteError(f"precision {value!r} is not available in this version; use fp32 or fp16")
-    if value not in ("fp32", "fp16"):
-        raise _wrong(name, value, "fp32 or fp16")
+    if value in ("fp8", "fp8_weight"):
+        raise RewriteError(f"precision {value!r} is not available in this version; use fp32, fp16 or int8")
+    if value not in ("fp32", "fp16", "int8"):
+        raise _wrong(name, value, "fp32, fp16 or int8")
 
 
 def _anything(name: str, value: Any) -> None:

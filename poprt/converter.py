@@ -13,12 +13,16 @@ import onnx
 
 from passes import PassManager, PassRecord, get_pass, get_registered_passes
 from passes.base import Pass
+from passes.precision.float_to_int8 import SampleData
 from poprt.convert_options import IPU_ONLY_PASSES, ROW_PACKING, ConvertOptions, read_options
 from poprt.progress import pass_progress
-from poprt.verify import Verification, verify
+from poprt.sample_data import model_inputs
+from poprt.verify import Verification, sample_case, verify
 
 #: The least opset that the passes work on, and the one that packing needs.
 LEAST_OPSET, PACKING_OPSET = 13, 17
+
+_CALIBRATION_SEED = 1
 
 #: A pass and the arguments to make it with.
 Step = tuple[str, dict[str, Any]]
@@ -30,7 +34,8 @@ class Converter:
     Args:
         input_shape: input name -> extents; fixes variable dimensions. An unknown name is a warning.
         convert_version: opset to raise the model to; a model is never lowered.
-        precision: "fp32" or "fp16".
+        precision: "fp32", "fp16" or "int8": products by constant matrices and embedding tables in int8, the rest in
+            fp32 (pass ``float_to_int8``, which measures on random data what each product costs).
         checkpoints, remove_outputs: tensors to add as outputs; outputs to drop (list or comma-separated).
         fp16_skip_op_types: operator types that stay in fp32.
         skip_passes, used_passes: default passes to leave out; passes to add after the default ones, in order. Only
@@ -139,6 +144,8 @@ class Converter:
                 get_pass(name)  # raises, and offers the nearest names
         used = [step for step in options.used_passes if step != ROW_PACKING and not self._is_ipu_only(step)]
         default = [*_opening(options, _opset(model)), *_middle(options, shapes)]
+        if options.precision == "int8":
+            default.append(("float_to_int8", {"data": _calibration(model)}))
         steps: list[Step | Any] = [step for step in default if step[0] not in options.skip_passes]
         steps += [(step, {}) if isinstance(step, str) else step for step in used]
         return steps + [step for step in _CLOSING if step[0] not in options.skip_passes]
@@ -208,6 +215,12 @@ def _middle(options: ConvertOptions, shapes: Mapping[str, list[int]]) -> list[St
         overflow = {"enable_avoid_overflow_patterns": options.enable_avoid_overflow_patterns}
         steps.append(("float_to_half", {"skip_op_types": options.fp16_skip_op_types, **overflow}))
     return steps + [(name, {} if value is None else {"value": value}) for name, value in options.keyword_passes]
+
+
+def _calibration(model: onnx.ModelProto) -> SampleData:
+    """What float_to_int8 measures on: other data than `check` compares with, of the same kind."""
+    inputs = model_inputs(model)  # now: the passes may consume the model
+    return lambda converted: sample_case(inputs, converted, _CALIBRATION_SEED).converted_feeds
 
 
 def _packing(options: ConvertOptions, shapes: Mapping[str, list[int]], batch: Mapping[str, int | None]) -> Step:
