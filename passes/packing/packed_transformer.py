@@ -19,6 +19,7 @@ from passes.packing.crossings import Crossings
 from passes.packing.flops import FlopShare, flop_share, node_flops
 from passes.packing.geometry import Geometry, GeometryFinder
 from passes.packing.head_pattern import report_head
+from passes.packing.leaks import Leak, LeakFinder
 from passes.packing.mask import find_masks
 from passes.packing.metadata import METADATA_KEY, UNPACK_INFO
 from passes.packing.pack_args import PackArgs, parse_pack_args
@@ -68,7 +69,8 @@ class PackedTransformer(GraphPass):
         geometry = self._finder.find(graph)
         if geometry.rows and geometry.columns:
             self._args.check_capacity(geometry.rows, geometry.columns)
-        axes = map_axes(graph, geometry)
+        axes, unbaked = map_axes(graph, geometry)
+        unbaked.check(self._args, geometry)
         placement = place(graph, axes, graph.opset)
         share = self._checked_share(graph, axes, placement, geometry)
         report_head(graph, axes, placement, self._args.head_pattern)
@@ -78,7 +80,11 @@ class PackedTransformer(GraphPass):
                 "no input of this model masks padding, so samples of different length cannot share a run; export the "
                 f"model with its attention mask as an input (inputs now: {', '.join(t.name for t in graph.inputs)})"
             )
-        agnostic = geometry.shape_agnostic
+        leaks = LeakFinder(graph, axes, placement, masks.explicit + masks.derived).find()
+        _refuse_leaks([leak for leak in leaks if leak.certain])
+        for leak in leaks:
+            result.refuse(leak.node, f"{leak.reason}, so every run pads to {self._args.width}")
+        agnostic = not unbaked.problems and not leaks
         anchor = next((t for t in geometry.inputs if t.name in masks.explicit), geometry.inputs[0])
         info = gs.Variable(UNPACK_INFO, np.int32, [self._args.max_valid_num, len(self._args.segment_max_size)])
         original_ops = len(graph.nodes)
@@ -107,6 +113,16 @@ class PackedTransformer(GraphPass):
         raise PackingError(
             "no matrix product of this model treats every token alone, so packing would save nothing: "
             + ("; ".join(why[:3]) or "no matrix product with a known shape was found")
+        )
+
+
+def _refuse_leaks(leaks: Sequence[Leak]) -> None:
+    if leaks:
+        shown = "; ".join(f"{node_label(leak.node)}: {leak.reason}" for leak in leaks[:3])
+        raise PackingError(
+            f"padding shows in this model's results, so they would depend on the neighbours in a pack: {shown}. The "
+            "original's results depend on the padding of the batch too; mask it in the model, or drop the output with "
+            "--remove_outputs"
         )
 
 
