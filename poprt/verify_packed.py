@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from poprt.runtime.placement import Place, stream_distances
 from poprt.sample_data import Array, InputInfo, random_array
 
 _FEW = 8  # enough samples to cross rows and share them; each costs a run of the original
@@ -76,7 +77,7 @@ def pack_samples(
     for info in converted:
         if info.name == packing["unpack_info"]:
             table = np.zeros((packing["max_valid_num"], len(packing["segment_max_size"])), info.dtype)
-            table[: len(lengths)] = lengths
+            table[: len(lengths)] = lengths if across else _distances(places, packing["columns"])
             feeds[info.name] = table
         elif info.name in packing["dynamic_inputs"]:
             feeds[info.name] = _stream(info, samples, places, columns, packing)
@@ -107,6 +108,12 @@ def _place(lengths: Array, rows: int, columns: int, *, across: bool) -> list[Arr
         places.append(np.arange(start, start + total))
         start += int(total)
     return places
+
+
+def _distances(places: Sequence[Array], width: int) -> Array:
+    """What a final Unpack over shared rows reads, [n, 1]: it has to step over the unused end of each row."""
+    starts = [Place(int(where[0]) // width, int(where[0]) % width, len(where)) for where in places]
+    return np.array(stream_distances(starts, width))[:, None]
 
 
 def _columns(sample: Array, longest: Sequence[int]) -> Array:

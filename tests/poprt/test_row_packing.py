@@ -12,12 +12,14 @@ import pytest
 
 from models.bert import SIZES, BertConfig, build_bert
 from passes.errors import RewriteError
+from poprt.compiler import Compiler
 from poprt.convert_options import ROW_PACKING
 from poprt.converter import Converter
-from poprt.runtime import pack_data
+from poprt.runtime import PackAlgorithm, PackRunner, PackRunnerConfig, pack_data
 from tests.numerics import one_by_one, random_samples, run
 
 ROWS, COLUMNS = 3, 16
+SOON = 20
 LENGTHS = [5, 9, 1, 16, 7, 3]
 TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3}
 
@@ -135,8 +137,11 @@ def test_with_pack_args_a_head_over_whole_samples_reads_one_final_unpack(head: s
         pack_args={"max_valid_num": most, "segment_max_size": COLUMNS},
         input_shape=shapes_for(model),
         precision=precision,
+        check=True,
     )
     converted = converter.convert(model)
+    assert converter.verification is not None
+    assert converter.verification.passed
     assert "packed_transformer" not in passes_of(converter)
     samples = random_samples(LENGTHS, position_ids=True)
     pack = pack_data(samples, 0, ROWS, COLUMNS, most, 1, across_rows=False)
@@ -154,3 +159,29 @@ def test_without_pack_args_a_head_over_whole_samples_is_refused_by_name(head: st
     model = bert(head)
     with pytest.raises(RewriteError, match=ROW_PACKING):
         Converter(used_passes=ROW_PACKING, input_shape=shapes_for(model)).convert(model)
+
+
+@pytest.mark.parametrize("algorithm", PackAlgorithm)
+@pytest.mark.parametrize("delimiter", [0, 1])
+def test_requests_to_a_model_with_one_final_unpack_get_what_they_get_alone(
+    algorithm: PackAlgorithm, delimiter: int
+) -> None:
+    model = bert("mean")
+    converter = Converter(
+        used_passes=ROW_PACKING,
+        pack_args={"max_valid_num": 5, "segment_max_size": COLUMNS},
+        input_shape=shapes_for(model),
+    )
+    config = PackRunnerConfig(timeout_microseconds=1000)
+    config.algorithm = algorithm
+    config.enable_input_single_row_mode("attention_mask", "unpack_info", delimiter)
+    samples = random_samples(LENGTHS * 3)
+    expected = [result["embedding"] for result in one_by_one(model, samples)]
+    results = [np.full_like(want, 9) for want in expected]
+    with PackRunner(Compiler.compile(converter.convert(model)), config) as runner:
+        futures = [
+            runner.execute_async(sample, {"embedding": out}) for sample, out in zip(samples, results, strict=True)
+        ]
+        for future in futures:
+            future.wait(SOON)
+    np.testing.assert_allclose(results, expected, rtol=0, atol=1e-5)
