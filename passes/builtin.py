@@ -16,6 +16,7 @@ import passes.cleanup.remove_initializer_from_input
 import passes.cleanup.sort_graph
 import passes.cleanup.unique_name_for_nodes
 import passes.fusion.erf_gelu_pattern
+import passes.fusion.expand_fused_ops
 import passes.packing.insert_attention_mask
 import passes.packing.packed_transformer
 import passes.precision.float_to_half

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
+from passes.base import node_label
+from passes.errors import PackingError
+from passes.fusion.attention_ops import attention_inputs, inputs_at
+from passes.fusion.expand_fused_ops import expand_fused_ops
 from passes.packing.axes import AxisMap
 from passes.packing.branches import resolve_branches
 from passes.packing.geometry import Geometry
@@ -12,10 +16,29 @@ from passes.shapes.symbolic import infer_symbolic_shapes
 
 
 def map_axes(graph: gs.Graph, geometry: Geometry) -> AxisMap:
-    """Where each tensor of ``graph`` keeps its tokens. Shape arithmetic of known result becomes constants."""
+    """Where each tensor of ``graph`` keeps its tokens. Shape arithmetic of known result becomes constants.
+
+    Fused operators that hide matrix products or masks are taken apart first.
+
+    Raises:
+        PackingError: a fused attention continues from the keys and values of an earlier run.
+    """
+    _refuse_past(graph)
+    expand_fused_ops(graph, geometry.symbolic_shapes())
     shapes = infer_symbolic_shapes(graph, geometry.symbolic_shapes())
     while resolve_branches(graph, shapes):
         graph.toposort(mode="nodes")
         shapes = infer_symbolic_shapes(graph, geometry.symbolic_shapes())
     fold_known_extents(graph, shapes)
     return AxisMap(graph, shapes)
+
+
+def _refuse_past(graph: gs.Graph) -> None:
+    for node in graph.nodes:
+        known = attention_inputs(node)
+        past = inputs_at(node, known.past) if known else []
+        if past:
+            raise PackingError(
+                f"{node_label(node)} continues from an earlier run by its input {past[0].name!r}; packing runs whole "
+                "samples: export the model without past keys and values"
+            )

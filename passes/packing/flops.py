@@ -8,6 +8,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 import sympy
 
+from passes.fusion.attention_ops import CONTRIB, attention_inputs, input_at
 from passes.packing.axes import BATCH, SEQ, AxisMap
 from passes.packing.placement import Placement
 
@@ -55,16 +56,32 @@ def node_flops(node: gs.Node, axes: AxisMap) -> sympy.Expr:
         contracted = sympy.prod(weight[1:]) if weight else 0
     elif node.op == "Einsum":
         contracted = _einsum_contracted(node, axes)
-    elif node.op in ("Attention", "MultiHeadAttention"):
-        # Scores and context: two products of seq x seq x hidden; the fused projections are counted by their weight.
-        weight = axes.shape(node.inputs[1]) if node.op == "Attention" and len(node.inputs) > 1 else None
-        projections = 2 * sympy.prod(left) * weight[-1] if weight is not None and len(weight) == 2 else 0
-        return sympy.sympify(projections + 4 * sympy.prod(result) * SEQ)
+    elif attention_inputs(node) is not None:
+        return _attention_flops(node, axes)
     else:
         return sympy.Integer(0)
     work = 2 * sympy.prod(result) * contracted
     known = sympy.sympify(work)
     return known if known.free_symbols <= {BATCH, SEQ} else sympy.Integer(0)
+
+
+def _attention_flops(node: gs.Node, axes: AxisMap) -> sympy.Expr:
+    """Scores and context of a fused attention, and the projections of one that holds them."""
+    query, result = axes.shape(node.inputs[0]), axes.shape(node.outputs[0])
+    assert query is not None
+    assert result is not None
+    if node.domain == CONTRIB and node.op == "Attention":
+        weight, sizes = axes.shape(node.inputs[1]), node.attrs.get("qkv_hidden_sizes")
+        if weight is None or len(query) != 3:
+            return sympy.Integer(0)
+        hidden = sizes[0] if sizes else weight[1] // 3
+        tokens = query[0] * query[1]
+        return sympy.sympify(2 * tokens * weight[0] * weight[1] + 2 * tokens * query[1] * (hidden + result[-1]))
+    key = axes.shape(input_at(node, 1) or node.inputs[0])
+    keys = key[2] if key is not None and len(key) == 4 else key[1] if key else SEQ
+    if len(query) == 5:  # query, key and value in one
+        return sympy.sympify(4 * sympy.prod(result) * keys)
+    return sympy.sympify(2 * (sympy.prod(query) + sympy.prod(result)) * keys)
 
 
 def _einsum_contracted(node: gs.Node, axes: AxisMap) -> sympy.Expr:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes.fusion.attention_ops import attention_inputs, inputs_at
 from passes.packing.axes import AxisMap
 from passes.packing.placement import Placement
 
@@ -58,12 +59,20 @@ def _follow(graph: gs.Graph, start: gs.Tensor, axes: AxisMap, placement: Placeme
             # Token ids index a table as they are; a mask may at most be counted into positions.
             looked_up = looked_up or node.inputs[1].name in same_value
             continue
-        if id(node) in placement.reasons and _mixes(node, axes):
+        if id(node) in placement.reasons and _reaches(node, tainted, axes):
             reaches = True
         tainted.update(tensor.name for tensor in node.outputs)
         if node.op in _KEEPS_VALUE and node.inputs[0].name in same_value:
             same_value.update(tensor.name for tensor in node.outputs)
     return reaches, looked_up
+
+
+def _reaches(node: gs.Node, tainted: set[str], axes: AxisMap) -> bool:
+    """Whether what is followed decides what ``node`` sees of other tokens."""
+    attention = attention_inputs(node)
+    if attention is None:
+        return _mixes(node, axes)
+    return any(tensor.name in tainted for tensor in inputs_at(node, attention.masks))
 
 
 def _mixes(node: gs.Node, axes: AxisMap) -> bool:

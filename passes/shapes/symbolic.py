@@ -19,6 +19,7 @@ from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
 from passes.errors import RewriteError
 from passes.graph_io import export_weightless
+from passes.shapes.attention_shapes import standard_attention_shapes
 from passes.shapes.shape_functions import ask_shape_function, has_shape_function
 
 #: An extent: a number, or an expression of the inputs' symbols.
@@ -115,7 +116,20 @@ def _assume(value: onnx.ValueInfoProto, shape: Sequence[int | str]) -> None:
 
 
 class _Inference(SymbolicShapeInference):  # type: ignore[misc]  # onnxruntime has no types
-    """Symbolic shape inference that asks the registered shape functions where onnx does not know an operator."""
+    """Symbolic shape inference that asks the registered shape functions where onnx does not know an operator.
+
+    onnxruntime goes by an operator's name and takes the standard Attention for com.microsoft's, which has other inputs.
+    """
+
+    def _infer_Attention(self, node: onnx.NodeProto) -> None:  # noqa: N802  (overrides)
+        if node.domain:
+            super()._infer_Attention(node)
+            return
+        shapes = [self._get_shape(node, index) for index in range(3)]
+        dtype = self.known_vi_[node.input[0]].type.tensor_type.elem_type
+        for name, shape in zip(node.output, standard_attention_shapes(node, *shapes), strict=False):
+            if name:
+                self.known_vi_[name].CopyFrom(onnx.helper.make_tensor_value_info(name, dtype, shape))
 
     def _onnx_infer_single_node(self, node: onnx.NodeProto) -> None:
         super()._onnx_infer_single_node(node)
