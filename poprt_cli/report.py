@@ -18,6 +18,8 @@ from poprt.sizes import weight_bytes
 from poprt.verify import Verification
 
 _MOST_REASONS = 12
+#: Passes whose figures and refusals are printed: how a figure's line starts, and a refusal's.
+_DETAILED = {"packed_transformer": ("packing", "unpacked"), "float_to_int8": ("int8", "float32")}
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def print_summary(
     for record in records:
         table.add_row(record.name, _done(record), _change(record), f"{record.seconds:.3f}")
     table.add_section()
-    _add_packing(table, records)
+    _add_details(table, records)
     _add_check(table, verification)
     table.add_row("after", f"opset {after.opset}, {_bytes(after.nbytes)} of weights", str(after.nodes), "")
     console = Console()
@@ -84,19 +86,21 @@ def _bytes(number: int) -> str:
     return f"{number / 1e6:.1f} MB" if number >= 100_000 else f"{number / 1e3:.1f} kB"
 
 
-def _add_packing(table: Table, records: Sequence[PassRecord]) -> None:
-    packing = next((record for record in records if record.name == "packed_transformer"), None)
-    if packing is None:
-        return
-    for what, figure in packing.result.details.items():
-        share = isinstance(figure, float) and "share" in what
-        table.add_row("packing", escape(f"{what}: {f'{figure:.1%}' if share else figure}"), "", "")
-    refusals = packing.result.refusals
-    for refusal in refusals[:_MOST_REASONS]:
-        table.add_row("unpacked", escape(f"{refusal.node}: {refusal.reason}"), "", "")
-    if len(refusals) > _MOST_REASONS:
-        table.add_row("unpacked", f"and {len(refusals) - _MOST_REASONS} more nodes", "", "")
-    table.add_section()
+def _add_details(table: Table, records: Sequence[PassRecord]) -> None:
+    """The figures and reasons of the passes in :data:`_DETAILED`."""
+    for record in records:
+        if record.name not in _DETAILED or not (record.result.details or record.result.refusals):
+            continue
+        title, refused = _DETAILED[record.name]
+        for what, figure in record.result.details.items():
+            share = isinstance(figure, float) and "share" in what
+            table.add_row(title, escape(f"{what}: {f'{figure:.1%}' if share else figure}"), "", "")
+        refusals = record.result.refusals
+        for refusal in refusals[:_MOST_REASONS]:
+            table.add_row(refused, escape(f"{refusal.node}: {refusal.reason}"), "", "")
+        if len(refusals) > _MOST_REASONS:
+            table.add_row(refused, f"and {len(refusals) - _MOST_REASONS} more nodes", "", "")
+        table.add_section()
 
 
 def _add_check(table: Table, verification: Verification | None) -> None:

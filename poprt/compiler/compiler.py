@@ -16,6 +16,7 @@ from onnx import helper
 from passes.fusion.erf_gelu_pattern import ErfGeluPattern
 from poprt.compiler.cache import cached
 from poprt.compiler.lower_half import lower_half, uses_half
+from poprt.compiler.lower_int8 import lower_int8
 from poprt.compiler.normalise import (
     cast_around_narrow_arithmetic,
     drop_unread_initializers,
@@ -101,6 +102,7 @@ def _compile(source: Source, outputs: list[str], options: CompilerOptions, progr
     if uses_half(model) and not has_fast_half():
         logger.debug("%d float16 places lowered to float32", lower_half(model))
     model = ErfGeluPattern().run(model)  # the engine knows GELU in fewer spellings than exporters have
+    lower_int8(model)
     drop_unread_initializers(model)
     progress.step("placing the weights")
     manifest = _manifest(source, model, declared, packing, options)
