@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cost import Cost, CostResult
+from benchmarks.load import LoadResult
 from benchmarks.throughput import CaseResult
 
 HOW_TO = "no picture: pip install matplotlib"
@@ -44,5 +46,59 @@ def plot_throughput(results: Sequence[CaseResult], path: Path) -> None:
         axis.margins(x=0.35)
     for axis in list(axes.flat)[len(results) :]:
         axis.set_visible(False)
+    _save(drawn, path)
+
+
+def plot_load(result: LoadResult, path: Path) -> None:
+    """Throughput and latency against the load that was offered.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    drawn, ((served, latency),) = figure(1, 2, 6, 4.5)
+    for name in result.peaks:
+        points = [point for point in result.points if point.server == name]
+        offered = [point.offered for point in points]
+        served.plot(offered, [point.served for point in points], marker="o", label=name)
+        for quantile, style in (("p50", "-"), ("p99", "--")):
+            values = [getattr(point, quantile) * 1e3 for point in points]
+            latency.plot(offered, values, style, marker="o", label=f"{name}, {quantile}")
+    for axis, title in ((served, "requests served a second"), (latency, "latency, ms")):
+        axis.set_xlabel("requests offered a second")
+        axis.set_ylabel(title)
+        axis.legend(fontsize=8)
+        axis.grid(alpha=0.3)
+    latency.set_yscale("log")
+    drawn.suptitle(f"{result.size}, {result.lengths}")
+    _save(drawn, path)
+
+
+def plot_cost(result: CostResult, path: Path) -> None:
+    """Time for a token against sample length, and against hidden size.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    drawn, ((left, right),) = figure(1, 2, 6, 4.5)
+    by_hidden = f"{result.layers} layers, {result.length} tokens a sample"
+    curves: tuple[tuple[Any, list[Cost], str, str], ...] = (
+        (left, result.by_length, "tokens a sample", result.size),
+        (right, result.by_hidden, "hidden size", by_hidden),
+    )
+    for axis, costs, label, title in curves:
+        for name in dict.fromkeys(cost.contender for cost in costs):
+            chosen = [cost for cost in costs if cost.contender == name]
+            axis.plot([c.at for c in chosen], [c.microseconds for c in chosen], marker="o", label=name)
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set_xlabel(label)
+        axis.set_ylabel("microseconds a token")
+        axis.set_title(title, fontsize=10)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    _save(drawn, path)
+
+
+def _save(drawn: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn.savefig(path, dpi=130)

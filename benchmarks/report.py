@@ -1,38 +1,16 @@
-"""Tables on the terminal, and the JSON beside them."""
+"""The tables that the commands print."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import platform
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
+from benchmarks.cost import Cost, CostResult
+from benchmarks.load import LoadResult
+from benchmarks.profiling import OpTime, Profile
+from benchmarks.startup import Startup
 from benchmarks.throughput import CaseResult, Row
-from poprt.runtime.session import usable_cores
-
-_PACKAGES = ("poprt", "onnxruntime", "numpy", "ctranslate2", "openvino")
-
-
-def machine() -> dict[str, Any]:
-    """What the figures hold for: processor, cores, versions (None for a package that is not installed)."""
-    return {
-        "processor": _processor(),
-        "cores": usable_cores(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
-    }
-
-
-def write_json(path: Path, **content: Any) -> None:
-    """Write the machine and ``content``; dataclasses become objects."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    body = {"machine": machine(), **content}
-    path.write_text(json.dumps(body, indent=1, default=_as_dict) + "\n", encoding="utf-8")
 
 
 def case_table(result: CaseResult) -> Table:
@@ -74,26 +52,92 @@ def _style(row: Row) -> str:
     return "green" if row.kind == "poprt" else "cyan"
 
 
-def _as_dict(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    raise TypeError(f"cannot write {type(value).__name__} as JSON")
+def load_table(result: LoadResult) -> Table:
+    """Throughput and latency under each load."""
+    peaks = "; ".join(f"{name} {peak:.1f}/s" for name, peak in result.peaks.items())
+    table = Table(
+        title=f"{result.size}, {result.lengths}; open loop, Poisson arrivals",
+        caption=f"Peak with all requests waiting: {peaks}. Latency is from due arrival to answer.",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("server")
+    for title in ("load", "offered/s", "served/s", "p50 ms", "p99 ms", ""):
+        table.add_column(title, justify="right")
+    for point in result.points:
+        table.add_row(
+            point.server,
+            f"{point.fraction:.0%}",
+            f"{point.offered:.1f}",
+            f"{point.served:.1f}",
+            f"{point.p50 * 1e3:.1f}",
+            f"{point.p99 * 1e3:.1f}",
+            "" if point.kept_up else "cannot keep up",
+            style="green" if point.server.startswith("poprt") else "",
+        )
+    return table
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.machine())
+def cost_tables(result: CostResult) -> list[Table]:
+    """Time for a token: a table against length and one against hidden size."""
+    by_hidden = f"{result.layers} layers, samples of {result.length} tokens: against hidden size"
+    curves = ((f"{result.size}: against sample length", result.by_length), (by_hidden, result.by_hidden))
+    return [_cost_table(f"{title}; microseconds a token (useful GFLOP/s)", costs) for title, costs in curves]
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def _cost_table(title: str, costs: Sequence[Cost]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("contender")
+    for at in dict.fromkeys(cost.at for cost in costs):
+        table.add_column(str(at), justify="right")
+    for name in dict.fromkeys(cost.contender for cost in costs):
+        cells = [f"{c.microseconds:.1f} ({c.gflops:.0f})" for c in costs if c.contender == name]
+        table.add_row(name, *cells, style="green" if name.startswith("poprt") else "")
+    return table
+
+
+def profile_table(profiles: Sequence[Profile]) -> Table:
+    """Time by operator type, one column a profile; operators under 0.1 % everywhere are summed up."""
+    table = Table(
+        title=f"{profiles[0].requests} requests, {profiles[0].tokens} tokens: time in kernels by operator type",
+        title_justify="left",
+    )
+    table.add_column("operator")
+    for profile in profiles:
+        table.add_column(f"{profile.name}\nms (calls)", justify="right")
+        table.add_column("share", justify="right")
+    columns = [{op.op: op for op in profile.ops} for profile in profiles]
+    every = sorted({op for column in columns for op in column}, key=lambda op: -sum(_ms(c, op) for c in columns))
+    shown = [op for op in every if any(op in column and column[op].share >= 0.001 for column in columns)]
+    for op in shown:
+        cells = [_profile_cells(column.get(op)) for column in columns]
+        table.add_row(op, *(cell for pair in cells for cell in pair))
+    rest = [sum(_ms(column, op) for op in every if op not in shown) for column in columns]
+    table.add_row("others", *(cell for value in rest for cell in (f"{value:.2f}", "")))
+    table.add_section()
+    table.add_row("total", *(cell for profile in profiles for cell in (f"{profile.milliseconds:.2f}", "")))
+    return table
+
+
+def _ms(column: Mapping[str, OpTime], op: str) -> float:
+    return column[op].milliseconds if op in column else 0.0
+
+
+def _profile_cells(op: OpTime | None) -> tuple[str, str]:
+    return ("", "") if op is None else (f"{op.milliseconds:.2f} ({op.calls:.0f})", f"{op.share:.1%}")
+
+
+def startup_table(found: Sequence[Startup], size: str) -> Table:
+    """Seconds and memory of loading."""
+    table = Table(title=f"{size}: loading in a fresh process (file cache warm)", title_justify="left")
+    table.add_column("what")
+    for title in ("file MiB", "imports s", "load s", "resident MiB", "peak MiB"):
+        table.add_column(title, justify="right")
+    for item in found:
+        mebibytes = (f"{n / 2**20:.0f}" for n in (item.file_bytes, item.resident_bytes, item.peak_bytes))
+        size_of_file, resident, peak = mebibytes
+        table.add_row(item.name, size_of_file, f"{item.import_seconds:.2f}", f"{item.load_seconds:.2f}", resident, peak)
+    return table
 
 
 def announce(results: Sequence[CaseResult]) -> str:

@@ -83,6 +83,12 @@ def compile_packed(model: onnx.ModelProto, longest: int, precision: str = "fp32"
     return Compiler.compile(convert_packed(model, longest, precision))
 
 
+def compile_padded(model: onnx.ModelProto, longest: int) -> Executable:
+    """Convert ``model`` to batches of 16 x ``longest`` without packing, and compile it."""
+    shapes = {value.name: [ROWS, longest] for value in model.graph.input}
+    return Compiler.compile(Converter(input_shape=shapes, disable_progress_bar=True).convert(model))
+
+
 def convert_packed(model: onnx.ModelProto, longest: int, precision: str = "fp32") -> onnx.ModelProto:
     """Convert ``model`` with style A packing. A pack holds up to as many samples as it has places for 4 tokens."""
     return Converter(

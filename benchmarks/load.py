@@ -1,0 +1,185 @@
+"""Open-loop load: requests arrive by a Poisson process, whether or not the server keeps up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from benchmarks.contenders import OnnxRuntime, Packed, Sample, sample_length
+from benchmarks.ours import runner_contender
+from benchmarks.plain_queue import PlainQueue
+from benchmarks.rounds import Report
+from benchmarks.workloads import ROWS, Lengths, Requests, build, compile_packed, config_of
+
+FRACTIONS = (0.3, 0.5, 0.7, 0.9)
+
+
+class Server(Protocol):
+    """Answers requests."""
+
+    def submit(self, sample: Sample) -> Future[Any]:
+        """Queue a request."""
+
+    def close(self) -> None:
+        """Answer what waits, and stop."""
+
+
+class PackServer:
+    """A pack runner as a server."""
+
+    def __init__(self, contender: Packed) -> None:
+        self._contender = contender
+
+    def submit(self, sample: Sample) -> Future[Any]:
+        """Queue a request with buffers of its own."""
+        return self._contender.runner.execute_async(sample, self._contender.buffers(sample_length(sample)))
+
+    def close(self) -> None:
+        """Answer what waits, and stop."""
+        self._contender.runner.close()
+
+
+@dataclass(frozen=True)
+class Point:
+    """One server under one load.
+
+    Attributes:
+        fraction: of the pack runner's peak that is offered.
+        offered, served: requests a second.
+        p50, p99: latency in seconds, from the moment a request was due to arrive until its answer.
+        requests: that were sent.
+    """
+
+    server: str
+    fraction: float
+    offered: float
+    served: float
+    p50: float
+    p99: float
+    requests: int
+
+    @property
+    def kept_up(self) -> bool:
+        """Whether the server answered about as fast as requests came; if not, its latency grows with the time."""
+        return self.served >= 0.9 * self.offered
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """Every server under every load.
+
+    Attributes:
+        peaks: requests a second with all requests waiting, by server.
+    """
+
+    size: str
+    lengths: Lengths
+    peaks: dict[str, float]
+    points: list[Point]
+
+
+def measure_load(size: str, lengths: Lengths, seconds: float, rounds: int, report: Report) -> LoadResult:
+    """Find each server's peak, then offer both the same loads in turns: fractions of the pack runner's peak.
+
+    Args:
+        size, lengths: model and requests.
+        seconds: of a load, about.
+        rounds: times that each load is offered to each server; latencies of all are taken together.
+        report: takes lines of progress.
+    """
+    model = build(size)
+    servers: dict[str, Server] = {
+        "poprt: pack runner": PackServer(runner_contender(compile_packed(model, lengths.longest))),
+        "plain batching queue": PlainQueue(OnnxRuntime(model.SerializeToString()), ROWS, lengths.longest),
+    }
+    requests = Requests(lengths, config_of(size).vocab)
+    try:
+        peaks = {name: _peak(server, requests, seconds) for name, server in servers.items()}
+        for name, peak in peaks.items():
+            report(f"{name}: {peak:.1f} requests/s with all requests waiting")
+        top = next(iter(peaks.values()))
+        points = []
+        for fraction in FRACTIONS:
+            points += _at_load(servers, requests, fraction, fraction * top, seconds, rounds)
+            report(f"{fraction:.0%} of the pack runner's peak: done")
+    finally:
+        for server in servers.values():
+            server.close()
+    return LoadResult(size, lengths, peaks, points)
+
+
+def _peak(server: Server, requests: Requests, seconds: float) -> float:
+    """Requests a second with all of them waiting, over about ``seconds``."""
+    count, taken = 2 * ROWS, 0.0
+    while True:
+        begin = time.perf_counter()
+        for future in [server.submit(sample) for sample in requests.take(0, count)]:
+            future.result()
+        taken = time.perf_counter() - begin
+        if taken >= seconds / 2:
+            return count / taken
+        count = int(count * min(8.0, max(1.5, seconds / taken)))
+
+
+def _at_load(
+    servers: dict[str, Server], requests: Requests, fraction: float, rate: float, seconds: float, rounds: int
+) -> list[Point]:
+    count = max(2 * ROWS, round(rate * seconds))
+    latencies: dict[str, list[float]] = {name: [] for name in servers}
+    taken = dict.fromkeys(servers, 0.0)
+    for turn in range(rounds):
+        arrivals = poisson_arrivals(rate, count, seed=turn)
+        samples = requests.take(turn * count, count)
+        for name, server in servers.items():
+            found, wall = offer(server, samples, arrivals)
+            latencies[name] += found
+            taken[name] += wall
+    sent = count * rounds
+    points = []
+    for name, found in latencies.items():
+        p50, p99 = (float(value) for value in np.quantile(found, [0.5, 0.99]))
+        points.append(Point(name, fraction, rate, sent / taken[name], p50, p99, sent))
+    return points
+
+
+def poisson_arrivals(rate: float, count: int, seed: int) -> list[float]:
+    """When each of ``count`` requests arrives, in seconds from the start."""
+    gaps = np.random.default_rng(seed).exponential(1 / rate, count)
+    # A few gaps scatter widely in their sum: bring them to the rate that is asked for.
+    return [float(at) for at in np.cumsum(gaps) * (count / rate / gaps.sum())]
+
+
+def offer(server: Server, samples: Sequence[Sample], arrivals: Sequence[float]) -> tuple[list[float], float]:
+    """Send each request when it is due, and wait for all answers.
+
+    Returns:
+        The latencies in seconds, from due arrival to answer, and the seconds from the start to the last answer.
+
+    Raises:
+        Exception: the error of the first request that failed.
+    """
+    answered = [0.0] * len(samples)
+    all_done = threading.Semaphore(0)
+    futures: list[Future[Any]] = []
+
+    def note(index: int) -> None:
+        answered[index] = time.perf_counter()
+        all_done.release()
+
+    start = time.perf_counter()
+    for index, (sample, due) in enumerate(zip(samples, arrivals, strict=True)):
+        time.sleep(max(0.0, start + due - time.perf_counter()))
+        future = server.submit(sample)
+        futures.append(future)
+        future.add_done_callback(lambda _, index=index: note(index))  # type: ignore[misc]
+    for _ in samples:
+        all_done.acquire()
+    for future in futures:
+        future.result()
+    return [at - start - due for at, due in zip(answered, arrivals, strict=True)], max(answered) - start
