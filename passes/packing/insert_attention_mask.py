@@ -19,6 +19,7 @@ from passes.packing.geometry import Geometry, GeometryFinder
 from passes.packing.mask import binarise, find_masks
 from passes.packing.metadata import METADATA_KEY, UNPACK_INFO
 from passes.packing.pack_args import PackArgs, parse_pack_args
+from passes.packing.padding_masks import drop_padding_masks
 from passes.packing.placement import place
 from passes.packing.positional import Positional
 from passes.packing.row_head import UnpackedHead
@@ -69,6 +70,7 @@ class InsertAttentionMask(GraphPass):
         placement = place(graph, axes, graph.opset)
         share = flop_share(graph, axes, placement, geometry.rows or 1, geometry.columns)
         mask = _the_mask(graph, geometry, find_masks(graph, geometry.inputs, axes, placement).explicit)
+        drop_padding_masks(graph, axes, mask, geometry.columns)
         positional = Positional(graph, axes)
         analysis = RowAnalysis(graph, axes, positional, geometry.columns)
         refused, plan = analysis.run(), analysis.plan

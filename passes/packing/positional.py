@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-import onnxruntime as ort
 import sympy
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from passes.base import subgraphs
-from passes.graph_io import opset_imports
 from passes.packing.axes import BATCH, SEQ, AxisMap, mentions_tokens
+from passes.packing.evaluation import evaluate
 
 
 class Positional:
@@ -78,22 +76,8 @@ class Positional:
         nodes = self._ancestors(tensor, seq, known)
         if tensor.name in known:
             return known[tensor.name]
-        exporter = OnnxExporter()
-        constants = {t.name: t for node in nodes for t in node.inputs if isinstance(t, gs.Constant)}
-        graph = onnx.helper.make_graph(
-            [exporter.export_node(node) for node in nodes],
-            "positional",
-            [],
-            [onnx.helper.make_empty_tensor_value_info(tensor.name)],
-            [exporter.export_tensor_proto(constant) for constant in constants.values()]
-            + [onnx.numpy_helper.from_array(value, name) for name, value in known.items()],
-        )
         element = self._axes.shapes.dtypes.get(tensor.name, onnx.TensorProto.FLOAT)
-        graph.output[0].type.tensor_type.elem_type = element
-        opsets = [onnx.helper.make_opsetid(*item) for item in opset_imports(self._graph).items()]
-        model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
-        session = ort.InferenceSession(model.SerializeToString(), _quiet(), providers=["CPUExecutionProvider"])
-        return np.asarray(session.run(None, {})[0])
+        return evaluate(self._graph, nodes, tensor.name, element, known)
 
     def _ancestors(self, tensor: gs.Tensor, seq: int, known: dict[str, np.ndarray[Any, Any]]) -> list[gs.Node]:
         """The nodes that make ``tensor``, cut at extents, whose values go into ``known``."""
@@ -142,10 +126,3 @@ def _same(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> bool:
     if np.issubdtype(left.dtype, np.floating):
         return bool(np.allclose(left, right, rtol=1e-5, atol=1e-6, equal_nan=True))
     return bool(np.array_equal(left, right))
-
-
-def _quiet() -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    return options

@@ -11,13 +11,12 @@ import sympy
 
 from passes.base import node_label
 from passes.errors import PackingError
+from passes.fusion.attention_ops import attention_inputs
 from passes.ops import DOMAIN
+from passes.ops.attention_mask import FORBIDDEN
 from passes.packing.axes import BATCH, SEQ, AxisMap
 from passes.packing.positional import Positional
 from passes.packing.rows import RowPlan
-
-#: Where fused attention operators take what is added to the scores.
-_BIAS_INPUT = {("com.microsoft", "MultiHeadAttention"): 5, ("com.microsoft", "Attention"): 5, ("", "Attention"): 3}
 
 
 class RowRewriter:
@@ -142,17 +141,25 @@ class RowRewriter:
         return False
 
     def _mask_fused(self, node: gs.Node) -> None:
-        index = _BIAS_INPUT[(node.domain or "", node.op)]
-        while len(node.inputs) <= index:
+        known = attention_inputs(node)
+        assert known is not None
+        while len(node.inputs) <= known.bias:
             node.inputs.append(gs.Variable.empty())
         mask = self._attention_mask(self._dtype(node.inputs[0]))
-        bias = node.inputs[index]
-        if bias.is_empty():
-            node.inputs[index] = mask
-        elif self._dtype(bias) == np.bool_:
-            raise PackingError(f"{node_label(node)}: its mask is boolean; convert it to an additive one first")
-        else:
-            node.inputs[index] = self._add("Add", f"{bias.name}_within_samples", [bias, mask])
+        bias = node.inputs[known.bias]
+        node.inputs[known.bias] = mask if bias.is_empty() else self._with_bias(mask, bias)
+
+    def _with_bias(self, mask: gs.Tensor, bias: gs.Tensor) -> gs.Tensor:
+        """What the model adds to the scores (or the pairs that it allows) and the AttentionMask, in one."""
+        key = ("bias", bias.name, mask.name)
+        if key not in self._made:
+            name = f"{bias.name}_within_samples"
+            if self._dtype(bias) == np.bool_:
+                forbidden = gs.Constant(f"{name}_forbidden", np.array(FORBIDDEN, mask.dtype))
+                self._made[key] = self._add("Where", name, [bias, mask, forbidden], mask.dtype)
+            else:
+                self._made[key] = self._add("Add", name, [bias, mask])
+        return self._made[key]
 
     # Positions.
 

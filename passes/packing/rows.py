@@ -23,6 +23,7 @@ import sympy
 
 from passes.base import node_label
 from passes.errors import PackingError
+from passes.fusion.attention_ops import attention_inputs, input_at
 from passes.packing.axes import AxisMap
 from passes.packing.positional import Positional, sequence_axes
 from passes.packing.tokenwise import axes_argument, constant, show, why_not_token_wise
@@ -293,13 +294,18 @@ def _softmax(rows: RowAnalysis, node: gs.Node) -> State:
 
 
 @_rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
-@_rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain="com.microsoft")
 def _normalisation(rows: RowAnalysis, node: gs.Node) -> State:
     tensor = node.inputs[0]
     first = int(node.attrs.get("axis", -1)) % rows.rank(tensor)
     if any(axis >= first for axis in rows.seq(tensor)):
         raise RefusedError("it normalises over the places of a row")
     return rows.by_rank(node)
+
+
+@_rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain="com.microsoft")
+def _skip_normalisation(rows: RowAnalysis, node: gs.Node) -> State:
+    rows.operands(node, range(2))
+    return _normalisation(rows, node)
 
 
 @_rule(
@@ -436,10 +442,43 @@ def _einsum(rows: RowAnalysis, node: gs.Node) -> State:
 @_rule("MultiHeadAttention", "Attention", domain="com.microsoft")
 @_rule("Attention")
 def _fused_attention(rows: RowAnalysis, node: gs.Node) -> State:
-    if any(rows.of(tensor) is not State.TOKEN for tensor in node.inputs[:1]):
-        raise RefusedError("its query does not carry tokens")
+    known = attention_inputs(node)
+    assert known is not None
+    if len(known.tokens) == 1:
+        raise RefusedError("it projects its input itself, in a way that expand_fused_ops leaves alone")
+    if any(tensor.name for tensor in node.outputs[1:]):
+        raise RefusedError("it gives more than its first output")
+    for index in known.tokens:
+        tensor = input_at(node, index)
+        rank = rows.rank(tensor) if tensor is not None else 0
+        if (
+            tensor is None
+            or rank not in (3, 4)
+            or rows.of(tensor) is not State.TOKEN
+            or rows.seq(tensor) != (rank - 2,)
+        ):
+            raise RefusedError("its query, key and value are not three tensors of the tokens of one row")
+    for index in known.masks:
+        _check_attention_mask(rows, node, index)
     rows.plan.masked.append(node)
     return rows.by_rank(node)
+
+
+def _check_attention_mask(rows: RowAnalysis, node: gs.Node, index: int) -> None:
+    tensor = input_at(node, index)
+    if tensor is None:
+        return
+    rank, own = rows.rank(tensor), rows.seq(tensor)
+    if rank == 1:
+        raise RefusedError(f"{tensor.name!r} counts the tokens of a row, and is not known to count those of its mask")
+    if rows.is_free(tensor):
+        rows._check_free(tensor, 0, (rank - 2, rank - 1))
+    elif tensor in rows_positional(rows):
+        if len(own) == 1:
+            raise RefusedError(f"{tensor.name!r} is a mask of the places of a row")
+        rows.positional_operand(node, index, own, 0)
+    elif not own or rows.of(tensor) is None:
+        raise RefusedError(f"{tensor.name!r} {show(rows.shape(tensor))} belongs to the row, not to a sample")
 
 
 def check_all_kept_apart(graph: gs.Graph, refused: dict[int, str]) -> None:
