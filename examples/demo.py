@@ -8,22 +8,22 @@ onnxruntime, with all its optimisations and the same number of threads.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from rich.console import Console
 from rich.table import Table
 
-from examples.contenders import Contender, Embeddings, Sample, measure, packed, padded, plain_session
+from benchmarks.contenders import Array, Contender, OnnxRuntime, Packed, Padded, Result, sample_length
+from examples.timing import measure
 from models.minilm import MiniLM, MiniLMNotFoundError, load_minilm
 from models.texts import Text, texts
 from poprt import runtime
 from poprt.compiler import Compiler
 from poprt.converter import Converter
+from poprt.runtime.session import usable_cores
 
 ROWS, COLUMNS = 16, 256
 MAX_VALID_NUM = 128  # most texts in one pack of 16 x 256 tokens
@@ -50,16 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     library = texts()[: options.texts or None]
     executable = build(minilm, options.output_dir, report)
     samples = minilm.tokenize([item.text for item in library])
-    session = plain_session(minilm.model.SerializeToString(), usable_cores())
+    engine = OnnxRuntime(minilm.model.SerializeToString())
     runner = runtime.Runner(str(executable), runtime.PackRunnerConfig(timeout_microseconds=2000))
-    for contender in make_contenders(session, runner, samples[: 2 * ROWS]):
-        contender.run()  # warm up: thread pools and memory arenas
-    contenders = make_contenders(session, runner, samples)
+    contenders = make_contenders(engine, runner)
+    for contender in contenders:
+        contender.run(samples[: 2 * ROWS])  # warm up: thread pools and memory arenas
     report(f"{len(library)} texts, every way warmed up on {usable_cores()} cores")
-    seconds, found = measure(contenders, options.rounds, report)
-    alone, ours = found[contenders[0].name], found[contenders[-1].name].astype(np.float32)
+    seconds, found = measure(contenders, samples, options.rounds, report)
+    alone, ours = (embeddings(found[contender.name]) for contender in (contenders[0], contenders[-1]))
     console.print(neighbours(library, ours))
-    console.print(comparison(contenders, seconds, len(library)))
+    console.print(comparison(contenders, seconds, [sample_length(sample) for sample in samples]))
     difference = np.abs(ours - alone).max(axis=1)
     console.print(
         f"Largest difference between a packed text and the original model on that text alone, unpadded: "
@@ -67,11 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "The packed way pads nothing in the projections and feed-forward layers; "
         "attention alone pads, to the longest text of its pack."
     )
-
-
-def usable_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def build(minilm: MiniLM, folder: Path, report: Callable[[str], None]) -> Path:
@@ -92,20 +87,23 @@ def build(minilm: MiniLM, folder: Path, report: Callable[[str], None]) -> Path:
     return path
 
 
-def make_contenders(
-    session: ort.InferenceSession, runner: runtime.Runner, samples: Sequence[Sample]
-) -> list[Contender]:
+def make_contenders(engine: OnnxRuntime, runner: runtime.Runner) -> list[Contender]:
     """The original model without padding first, three ways to pad, and the packed executable last."""
     return [
-        padded("one text at a time, unpadded", session, samples, 1),
-        padded(f"padded to {ROWS} x {COLUMNS}", session, samples, ROWS, columns=COLUMNS),
-        padded("padded to the longest of 16, in order of arrival", session, samples, ROWS),
-        padded("padded to the longest of 16, sorted by length", session, samples, ROWS, sort=True),
-        packed("packed with poprt, in order of arrival", runner, samples),
+        Padded("one text at a time, unpadded", engine, 1),
+        Padded(f"padded to {ROWS} x {COLUMNS}", engine, ROWS, columns=COLUMNS),
+        Padded("padded to the longest of 16, in order of arrival", engine, ROWS),
+        Padded("padded to the longest of 16, sorted by length", engine, ROWS, sort=True),
+        Packed("packed with poprt, in order of arrival", runner),
     ]
 
 
-def neighbours(library: Sequence[Text], found: Embeddings) -> Table:
+def embeddings(found: Sequence[Result]) -> Array:
+    """The embeddings of all texts, float32 [texts, hidden]."""
+    return np.stack([result["embedding"] for result in found]).astype(np.float32)
+
+
+def neighbours(library: Sequence[Text], found: Array) -> Table:
     """The two texts that lie nearest to each query."""
     table = Table(title="Nearest texts, from the packed model", title_justify="left")
     table.add_column("query", style="bold")
@@ -120,10 +118,10 @@ def neighbours(library: Sequence[Text], found: Embeddings) -> Table:
     return table
 
 
-def comparison(contenders: Sequence[Contender], seconds: dict[str, float], number: int) -> Table:
+def comparison(contenders: Sequence[Contender], seconds: dict[str, float], lengths: Sequence[int]) -> Table:
     """Padding and throughput of each way, and how much faster the packed one is."""
-    needed, ours = contenders[0].computed, seconds[contenders[-1].name]
-    table = Table(title=f"{number} texts, {needed} tokens, median throughput", title_justify="left")
+    needed, ours = sum(lengths), seconds[contenders[-1].name]
+    table = Table(title=f"{len(lengths)} texts, {needed} tokens, median throughput", title_justify="left")
     table.add_column("way")
     for title in ("padding", "texts/s", "packed is"):
         table.add_column(title, justify="right")
@@ -131,8 +129,8 @@ def comparison(contenders: Sequence[Contender], seconds: dict[str, float], numbe
         taken = seconds[contender.name]
         table.add_row(
             contender.name,
-            f"{1 - needed / contender.computed:.0%}",
-            f"{number / taken:.0f}",
+            f"{1 - needed / contender.fed(lengths):.0%}",
+            f"{len(lengths) / taken:.0f}",
             f"{taken / ours:.2f} x as fast" if contender is not contenders[-1] else "",
             style="bold green" if contender is contenders[-1] else "",
         )
