@@ -19,7 +19,9 @@ from poprt.compiler import Compiler
 from poprt.converter import Converter
 from poprt.executable import Executable
 from poprt.runtime import PackRunnerConfig, Runner
+from poprt.verify import verify
 from tests.numerics import Arrays, one_by_one, random_samples, session
+from tests.passes.rewrites import parse
 
 ROWS, COLUMNS, MOST = 3, 32, 10
 LENGTHS = [5, 32, 1, 17, 9, 30, 2, 12]
@@ -72,6 +74,13 @@ def test_an_executable_stores_int8_and_a_request_gives_the_same_alone_and_in_com
         np.testing.assert_allclose(got[:length], want["logits"], atol=0.01)
         alone = packed_results(path, [sample], "logits")[0]
         np.testing.assert_allclose(got, alone, atol=1e-5)
+
+
+def test_the_tolerance_is_relative_to_small_outputs_too() -> None:
+    text = "g (float[n,4] x) => (float[n,4] y) <float s = {0.01}> { y = Mul (x, s) }"
+    opposite = "g (float[n,4] x) => (float[n,4] y) <float s = {-0.01}> { y = Mul (x, s) }"
+    assert verify(parse(text), parse(text), "int8").passed
+    assert not verify(parse(text), parse(opposite), "int8").passed
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "t5-encoder", "modernbert"])

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from poprt.compiler.lower_int8 import lower_int8
-from tests.numerics import run
+from models.bert import SIZES, BertConfig, build_bert
+from poprt.compiler import Compiler
+from poprt.compiler.lower_int8 import lower_int8, unsign_weights
+from poprt.converter import Converter
+from poprt.runtime.cpu import lacks_int8_dot_products
+from poprt.runtime.session import EngineSession
+from tests.numerics import padded, random_samples, run
 from tests.passes.rewrites import copy_of, ops, parse
 
 RNG = np.random.default_rng(0)
@@ -51,3 +58,51 @@ def test_a_result_that_something_else_reads_or_another_type_or_shape_stays(model
     lowered = copy_of(model)
     assert lower_int8(lowered) == 0
     assert lowered == model
+
+
+@pytest.mark.parametrize("outside", [True, False])
+def test_unsigned_weights_give_the_same_numbers(outside: bool) -> None:
+    model = product(PLAIN)
+    lower_int8(model)
+    expected = run(model, {"x": X})["y"]
+    weights = {"w": numpy_helper.to_array(model.graph.initializer[1])} if outside else {}
+    assert model.graph.initializer[1].name == "w"
+    assert unsign_weights(model, weights) == 1
+    if outside:
+        model.graph.initializer[1].CopyFrom(numpy_helper.from_array(weights["w"], "w"))
+    assert model.graph.initializer[1].data_type == onnx.TensorProto.UINT8
+    np.testing.assert_array_equal(run(model, {"x": X})["y"], expected)
+
+
+def test_a_weight_that_another_node_reads_keeps_its_sign() -> None:
+    model = product(PLAIN + "  v = Cast <to = 1> (w)", "float[n,8] y, float[16,8] v")
+    assert lower_int8(model) == 1
+    before = copy_of(model)
+    assert unsign_weights(model, {}) == 0
+    assert model == before
+
+
+def test_a_cpu_without_dot_products_gets_unsigned_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = build_bert(BertConfig(**SIZES["tiny"], head="token"))
+    converted = Converter(precision="int8").convert(model)
+    feeds = padded(random_samples([7, 12]))
+    results = []
+    for flags, stored in (("avx2 avx512_vnni", "int8"), ("avx2 fma", "uint8")):
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: sse {flags} sse2\n")
+        monkeypatch.setattr("poprt.runtime.cpu._CPUINFO", tmp_path / "cpuinfo")
+        monkeypatch.setattr("platform.machine", lambda: "x86_64")
+        executable = Compiler.compile(converted)
+        types = [spec.dtype for spec in executable.manifest.weights]
+        assert types.count(stored) == 12
+        results.append(EngineSession(executable, threads=1).run(feeds)[0])
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-6)
+
+
+def test_who_does_not_say_what_it_has_is_not_said_to_lack_anything(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("poprt.runtime.cpu._CPUINFO", tmp_path / "missing")
+    assert not lacks_int8_dot_products()
+    (tmp_path / "missing").write_text("flags : fpu\n")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert not lacks_int8_dot_products()
