@@ -16,6 +16,7 @@ from passes.ops import MINIMUM_OPSET, declare_operators
 from passes.packing.analysis import map_axes
 from passes.packing.flops import FlopShare, flop_share
 from passes.packing.geometry import Geometry, GeometryFinder
+from passes.packing.head_pattern import report_head
 from passes.packing.mask import binarise, find_masks
 from passes.packing.metadata import METADATA_KEY, UNPACK_INFO
 from passes.packing.pack_args import PackArgs, parse_pack_args
@@ -68,6 +69,7 @@ class InsertAttentionMask(GraphPass):
         geometry = self._checked_geometry(graph)
         axes = map_axes(graph, geometry)
         placement = place(graph, axes, graph.opset)
+        report_head(graph, axes, placement, self._args.head_pattern if self._args else ())
         share = flop_share(graph, axes, placement, geometry.rows or 1, geometry.columns)
         mask = _the_mask(graph, geometry, find_masks(graph, geometry.inputs, axes, placement).explicit)
         drop_padding_masks(graph, axes, mask, geometry.columns)

@@ -2,9 +2,13 @@ import logging
 
 import pytest
 
+from models.bert import SIZES, BertConfig, build_bert
 from passes.errors import PackingError
+from passes.manager import PassManager
+from passes.packing.insert_attention_mask import InsertAttentionMask
 from passes.packing.pack_args import parse_pack_args
-from tests.passes.packing.packs import PACK_ARGS, around, packed
+from passes.shapes.convert_opset import ConvertOpset
+from tests.passes.packing.packs import COLUMNS, PACK_ARGS, ROWS, around, packed
 
 BODY = "y = MatMul (x, W1)"
 
@@ -53,3 +57,11 @@ def test_several_strings_are_one_pattern(given):
 def test_a_malformed_pattern_is_an_error_that_names_the_option(given):
     with pytest.raises(PackingError, match=r"pack_args head_pattern: (pattern 'Split|a pattern is a list of strings)"):
         parse_pack_args({**PACK_ARGS, "head_pattern": given})
+
+
+def test_packing_within_rows_reports_the_pattern_too(caplog):
+    bert = build_bert(BertConfig(**SIZES["tiny"], head="qa"))
+    shapes = {value.name: [ROWS, COLUMNS] for value in bert.graph.input}
+    step = InsertAttentionMask(shapes, pack_args={**PACK_ARGS, "head_pattern": "Split:1->Split:2"})
+    PassManager(["extract_constant_to_initializer", ConvertOpset(17), step]).run(bert)
+    assert messages(caplog) == ["pack_args head_pattern 'Split:1->Split:2' matches no nodes of this model"]
