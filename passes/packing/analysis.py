@@ -12,25 +12,30 @@ from passes.packing.axes import AxisMap
 from passes.packing.branches import resolve_branches
 from passes.packing.geometry import Geometry
 from passes.packing.known_extents import fold_known_extents
+from passes.packing.unbake import Unbaked, unbake
 from passes.shapes.symbolic import infer_symbolic_shapes
 
 
-def map_axes(graph: gs.Graph, geometry: Geometry) -> AxisMap:
-    """Where each tensor of ``graph`` keeps its tokens. Shape arithmetic of known result becomes constants.
+def map_axes(graph: gs.Graph, geometry: Geometry) -> tuple[AxisMap, Unbaked]:
+    """Where each tensor of ``graph`` keeps its tokens, and what became of extents that were fixed before.
 
-    Fused operators that hide matrix products or masks are taken apart first.
+    Shape arithmetic of known result becomes constants. Fused operators that hide
+    matrix products or masks are taken apart.
+    Nodes must be in topological order.
 
     Raises:
         PackingError: a fused attention continues from the keys and values of an earlier run.
     """
     _refuse_past(graph)
     expand_fused_ops(graph, geometry.symbolic_shapes())
+    unbaked = unbake(graph, geometry)
     shapes = infer_symbolic_shapes(graph, geometry.symbolic_shapes())
     while resolve_branches(graph, shapes):
         graph.toposort(mode="nodes")
+        unbaked = unbake(graph, geometry)
         shapes = infer_symbolic_shapes(graph, geometry.symbolic_shapes())
     fold_known_extents(graph, shapes)
-    return AxisMap(graph, shapes)
+    return AxisMap(graph, shapes), unbaked
 
 
 def _refuse_past(graph: gs.Graph) -> None:

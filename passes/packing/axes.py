@@ -75,7 +75,7 @@ class AxisMap:
     def __init__(self, graph: gs.Graph, shapes: SymbolicShapes) -> None:
         self.shapes = shapes
         self._axes = {name: token_axes(shape) for name, shape in shapes.items()}
-        self._dependent = _input_dependent(graph)
+        self._dependent = input_dependent(graph)
         for node in graph.nodes:
             if any(True for _ in subgraphs(node)):
                 # The branches of an If may differ in rank: what was inferred holds for one of them.
@@ -111,7 +111,7 @@ class AxisMap:
         self._dependent.add(tensor.name)
 
 
-def _input_dependent(graph: gs.Graph) -> set[str]:
+def input_dependent(graph: gs.Graph) -> set[str]:
     """Names of the tensors that depend on an input. Nodes must be in topological order."""
     dependent = {tensor.name for tensor in graph.inputs}
     for node in graph.nodes:

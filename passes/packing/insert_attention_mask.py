@@ -67,7 +67,9 @@ class InsertAttentionMask(GraphPass):
             result.refuse("graph", "the model is packed already")
             return result
         geometry = self._checked_geometry(graph)
-        axes = map_axes(graph, geometry)
+        axes, unbaked = map_axes(graph, geometry)
+        if self._args:
+            unbaked.check(self._args, geometry)
         placement = place(graph, axes, graph.opset)
         report_head(graph, axes, placement, self._args.head_pattern if self._args else ())
         share = flop_share(graph, axes, placement, geometry.rows or 1, geometry.columns)

@@ -27,7 +27,7 @@ Dim: TypeAlias = "int | sympy.Expr"
 Shape: TypeAlias = tuple[Dim, ...]
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
-_LARGEST_VALUE_READ = 1024  # elements; shape arithmetic never needs larger constants
+LARGEST_VALUE_READ = 1024  # elements; shape arithmetic never needs larger constants
 
 logger = logging.getLogger("poprt")
 
@@ -66,10 +66,10 @@ def infer_symbolic_shapes(
     """
     assumed = dict(input_shapes or {})
     renamed, fixed_before = _reinterpret(graph, assumed)
-    model = export_weightless(graph, _LARGEST_VALUE_READ)
+    model = export_weightless(graph, LARGEST_VALUE_READ)
     for value in model.graph.input:
         if value.name in assumed:
-            _assume(value, assumed[value.name])
+            assume(value, assumed[value.name])
     inference = _run(model)
     found = SymbolicShapes()
     for name, value in inference.known_vi_.items():
@@ -105,7 +105,8 @@ def _reinterpret(graph: gs.Graph, assumed: Mapping[str, Sequence[int | str]]) ->
     return renamed, fixed_before
 
 
-def _assume(value: onnx.ValueInfoProto, shape: Sequence[int | str]) -> None:
+def assume(value: onnx.ValueInfoProto, shape: Sequence[int | str]) -> None:
+    """Declare the shape of an input; a string is a symbol."""
     del value.type.tensor_type.shape.dim[:]
     for extent in shape:
         dim = value.type.tensor_type.shape.dim.add()

@@ -1,0 +1,475 @@
+"""Symbolic shape inference of a model whose batch and sequence were fixed: it reads constants as what they mean.
+
+onnxruntime's inference walks the nodes. Before each, :class:`BakedInference` looks at the constants that it reads.
+Where data flow shows which extent a number stands for, inference goes on with that extent, and the change that
+the graph needs is noted. Where it does not, the node is noted as a problem: nothing can be said of other shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import sympy
+from onnx import helper, numpy_helper
+from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+from passes.packing.atoms import AxisOrders, divide
+from passes.packing.axes import BATCH, SEQ, mentions_tokens
+
+_INT_MAX = 2**31 - 1
+_MOST_ROUNDS = 10  # of onnxruntime, which starts again after it merges two extents
+_BROADCASTING = frozenset(
+    {
+        "Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less",
+        "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor",
+    }
+)  # fmt: skip
+_ARITHMETIC = frozenset({"Add", "Div", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Mod", "Mul", "Sub"})
+#: Operators that pair the places of their operands in ways that only they know.
+_PAIRING = frozenset(
+    {
+        "Attention", "Einsum", "GatherElements", "GatherND", "Gemm", "MultiHeadAttention", "OneHot", "RotaryEmbedding",
+        "ScatterElements", "ScatterND",
+    }
+)  # fmt: skip
+_KEEPS_AXES = frozenset({"Abs", "Cast", "CastLike", "Clip", "Identity", "Neg", "Not", "Softmax", "Erf", "Exp"})
+
+
+class RestartError(Exception):
+    """Something was learnt about an earlier node; walk again."""
+
+
+@dataclass
+class Findings:
+    """What a walk found.
+
+    Attributes:
+        targets: output name of a Reshape, Expand or Tile -> the extents that its shape input should hold.
+        cuts: (output name of the reader, input index) -> {axis: extent} of constants to be cut to an actual extent.
+        whole: output names of Slices whose end is the whole axis -> their ends.
+        grown: (output name of an Expand or Tile, axis) -> the extent that it gives that axis.
+        problems: why the model holds for its own shapes alone, by node.
+    """
+
+    targets: dict[str, list[Any]] = field(default_factory=dict)
+    cuts: dict[tuple[str, int], dict[int, Any]] = field(default_factory=dict)
+    whole: dict[str, list[int]] = field(default_factory=dict)
+    grown: dict[tuple[str, int], Any] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxruntime has no types
+    """See the module.
+
+    Args:
+        model: with the symbols BATCH and SEQ declared on its inputs, without large weights.
+        sizes: the numbers that BATCH and SEQ were fixed to.
+        dependent: names of the tensors that depend on an input.
+        same_rows: tells whether a constant tensor is the same everywhere along an axis.
+        findings: what earlier walks found.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        sizes: Mapping[Any, int],
+        dependent: set[str],
+        same_rows: Callable[[str, int], bool],
+        findings: Findings,
+    ) -> None:
+        super().__init__(int_max=_INT_MAX, auto_merge=True, guess_output_rank=True, verbose=0)
+        self.sympy_data_: dict[str, Any] = {}
+        self._preprocess(model)
+        self._sizes, self._dependent, self._same_rows, self.findings = sizes, dependent, same_rows, findings
+        self._producers = {name: node for node in model.graph.node for name in node.output}
+        self._orders = AxisOrders()
+        self._borrowed: list[tuple[dict[str, Any], str, Any]] = []
+        self._node: onnx.NodeProto | None = None
+
+    def walk(self) -> None:
+        """Walk the graph until inference is complete."""
+        for _ in range(_MOST_ROUNDS):
+            if not self.run_:
+                return
+            self._infer_impl()
+        self._problem("has a shape on which inference does not come to rest")
+
+    # What inference calls.
+
+    def _onnx_infer_single_node(self, node: onnx.NodeProto) -> None:
+        self._give_back()
+        self._node = node
+        if any(name in self._dependent for name in node.input):
+            self._look_at(node)
+        super()._onnx_infer_single_node(node)
+
+    def _add_suggested_merge(self, symbols: Sequence[Any], apply: bool = False) -> None:
+        if not self._conflict(symbols):
+            super()._add_suggested_merge(symbols, apply)
+
+    def _merge_symbols(self, dims: Sequence[Any]) -> Any:
+        if self._conflict(dims):
+            return next(dim for dim in dims if _is_exact(dim))
+        return super()._merge_symbols(dims)
+
+    def _conflict(self, dims: Sequence[Any]) -> bool:
+        """Whether batch or sequence would be taken for each other or for a number."""
+        exact = {str(dim) for dim in dims if _is_exact(dim) or (isinstance(dim, int) and dim > 1)}
+        if len(exact) < 2 or not any(_is_exact(dim) for dim in dims):
+            return False
+        self._problem(f"takes {' and '.join(sorted(exact))} for the same extent")
+        return True
+
+    def _problem(self, text: str) -> None:
+        assert self._node is not None
+        self.findings.problems.setdefault(_label(self._node), text)
+
+    def _lend(self, table: dict[str, Any], name: str, value: Any) -> None:
+        """Let the present node see ``value``; other readers of the same constant do not."""
+        self._borrowed.append((table, name, table.get(name)))
+        table[name] = value
+
+    def _give_back(self) -> None:
+        for table, name, value in reversed(self._borrowed):
+            if value is None:
+                table.pop(name, None)
+            else:
+                table[name] = value
+        self._borrowed.clear()
+
+    # What is known of tensors.
+
+    def _extents(self, name: str) -> list[Any] | None:
+        """The symbolic shape; None where the rank or an extent is unknown."""
+        value = self.known_vi_.get(name)
+        if value is None or not value.type.tensor_type.HasField("shape"):
+            return None
+        found: list[Any] = []
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value"):
+                found.append(int(dim.dim_value))
+            else:
+                found.append(self.symbolic_dims_.get(dim.dim_param))
+        return None if None in found else found
+
+    def _size(self, extent: Any) -> int | None:
+        number = sympy.sympify(extent).subs(self._sizes)
+        return int(number) if number.is_Integer else None
+
+    def _constant(self, node: onnx.NodeProto, index: int) -> list[int] | None:
+        """The integers of a constant input; None for anything computed."""
+        name = node.input[index] if len(node.input) > index else ""
+        if name in self.initializers_:
+            return [int(value) for value in numpy_helper.to_array(self.initializers_[name]).reshape(-1)]
+        producer = self._producers.get(name)
+        if producer is not None and producer.op_type == "Constant":
+            value = self.sympy_data_.get(name)
+            return None if value is None else [int(item) for item in np.asarray(value).reshape(-1)]
+        return None
+
+    # The nodes.
+
+    def _look_at(self, node: onnx.NodeProto) -> None:
+        if any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
+            self._problem("holds a graph of its own")
+        shapes = [self._extents(name) if name else [] for name in node.input]
+        if None in shapes:
+            return
+        known = [shape for shape in shapes if shape is not None]
+        rule = _RULES.get(node.op_type)
+        if node.op_type in _BROADCASTING:
+            self._check_scalars(node, known)
+            self._align(node, known, 0)
+        elif rule is not None:
+            rule(self, node, known)
+        elif node.op_type in _PAIRING and any(mentions_tokens(extent) for shape in known for extent in shape):
+            sizes = set(self._sizes.values()) - {1}
+            found = [name for name, shape in zip(node.input, known, strict=True) if sizes & set(shape)]
+            if found:
+                self._problem(f"pairs places with those of {found[0]!r}, whose extents are numbers")
+
+    def _check_scalars(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+        """A constant equal to the sequence length may have been computed from it (the divisor of a mean)."""
+        if node.op_type not in _ARITHMETIC or not any(mentions_tokens(extent) for shape in shapes for extent in shape):
+            return
+        for number in filter(None, map(self._scalar, node.input)):
+            if any(np.isclose(number, own) for own in (self._sizes[SEQ], 1 / self._sizes[SEQ])):
+                self._problem(f"computes with {number:g}, which may be the sequence length")
+
+    def _scalar(self, name: str) -> float | None:
+        """The value of a constant of one element."""
+        producer = self._producers.get(name)
+        if producer is not None and producer.op_type in ("Cast", "Identity", "Unsqueeze"):
+            return self._scalar(producer.input[0])
+        value = self.initializers_.get(name)
+        if producer is not None and producer.op_type == "Constant":
+            value = _attribute(producer, "value")
+        if value is None or int(np.prod(value.dims)) != 1:
+            return None
+        return float(numpy_helper.to_array(value).reshape(-1)[0])
+
+    def _align(self, node: onnx.NodeProto, shapes: Sequence[list[Any]], spared: int) -> None:
+        """Bring numbers that meet an extent when operands broadcast (but for the last ``spared`` axes) to it."""
+        rank = max(len(shape) for shape in shapes)
+        for axis in range(spared + 1, rank + 1):
+            extents = [shape[-axis] for shape in shapes if len(shape) >= axis]
+            symbolic = {extent for extent in extents if mentions_tokens(extent) and not extent.has(sympy.Min)}
+            if len(symbolic) > 1:
+                self._problem(f"takes {' and '.join(sorted(map(str, symbolic)))} for the same extent")
+            elif symbolic:
+                for index, shape in enumerate(shapes):
+                    if len(shape) >= axis and isinstance(shape[-axis], int) and shape[-axis] != 1:
+                        self._meet(node, index, len(shape) - axis, shape[-axis], next(iter(symbolic)))
+
+    def _meet(self, node: onnx.NodeProto, index: int, axis: int, number: int, extent: Any) -> None:
+        """Operand ``index`` has a number where the others have ``extent``."""
+        name = node.input[index]
+        if self._sizes.get(extent) != number:
+            self._problem(f"pairs {name!r} of extent {number} with {extent}")
+        elif name in self._dependent:
+            if not self._demand(name, axis, extent):
+                self._problem(f"reads {name!r}, whose extent {number} cannot be shown to be {extent}")
+        elif extent == BATCH and not self._same_rows(name, axis):
+            self._problem(f"reads {name!r}, which differs from row to row of the batch")
+        else:
+            self.findings.cuts.setdefault((node.output[0], index), {})[axis] = extent
+            value = onnx.ValueInfoProto.FromString(self.known_vi_[name].SerializeToString())
+            if extent == BATCH:
+                value.type.tensor_type.shape.dim[axis].dim_value = 1
+            else:
+                value.type.tensor_type.shape.dim[axis].dim_param = str(extent)
+            self._lend(self.known_vi_, name, value)
+
+    def _demand(self, name: str, axis: int, extent: Any) -> bool:
+        """Find the node that gave ``name`` a number as its extent, and let it give ``extent``."""
+        node = self._producers.get(name)
+        shape = self._extents(name)
+        if node is None or shape is None or name not in self._dependent:
+            return False
+        inputs = [(index, self._extents(item)) for index, item in enumerate(node.input) if item]
+        if node.op_type in ("Expand", "Tile"):
+            own = inputs[0][1]
+            if own is None:
+                return False
+            inner = axis - (len(shape) - len(own))
+            if inner >= 0 and own[inner] != 1:
+                return self._demand(node.input[0], inner, extent)
+            key = (node.output[0], axis)
+            if key in self.findings.grown:
+                return False
+            self.findings.grown[key] = extent
+            raise RestartError
+        if node.op_type in _BROADCASTING or node.op_type in _KEEPS_AXES:
+            return self._demand_operands(node, inputs, axis - len(shape), extent)
+        inner_axis = self._axis_before(node, axis, len(shape))
+        return inner_axis is not None and self._demand(node.input[0], inner_axis, extent)
+
+    def _demand_operands(self, node: onnx.NodeProto, inputs: Sequence[Any], from_end: int, extent: Any) -> bool:
+        wanted = [(index, s) for index, s in inputs if s is not None and len(s) >= -from_end and s[from_end] != 1]
+        dependent = [(index, s) for index, s in wanted if node.input[index] in self._dependent]
+        return bool(dependent) and all(
+            self._demand(node.input[index], len(s) + from_end, extent) for index, s in dependent
+        )
+
+    def _axis_before(self, node: onnx.NodeProto, axis: int, rank: int) -> int | None:
+        """The axis of the first input that becomes ``axis`` of the result, for operators that move axes."""
+        if node.op_type == "Transpose":
+            perm = _attribute(node, "perm")
+            return int(perm[axis]) if perm is not None else rank - 1 - axis
+        if node.op_type == "Unsqueeze":
+            added = _attribute(node, "axes") or self._constant(node, 1)
+            if added is None:
+                return None
+            taken = {int(item) % rank for item in added}
+            return None if axis in taken else axis - sum(item < axis for item in taken)
+        return None
+
+    def _reshape(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+        source, output = shapes[0], node.output[0]
+        if not any(mentions_tokens(extent) for extent in source):
+            return
+        given = self._constant(node, 1)
+        asked: Any = given if given is not None else self.sympy_data_.get(node.input[1])
+        target = None if asked is None else self._asked_sizes(list(asked), source, node)
+        atoms = [self._orders.atoms(extent) for extent in source]
+        sizes = {atom: self._size(atom) for axis in atoms for atom in axis if not isinstance(atom, int)}
+        if target is None or None in sizes.values():
+            self._problem("its result has a shape that is not known")
+            return
+        divided = divide(atoms, target, {atom: size for atom, size in sizes.items() if size is not None})
+        if divided is None:
+            self._problem(f"turns {source} into {target}, which divides the batch or the sequence")
+            return
+        extents = [self._orders.merge(axis) for axis in divided]
+        if given is None:
+            self._compare(asked, extents, source)
+            return
+        self._lend(self.sympy_data_, node.input[1], extents)
+        if any(item > 0 and mentions_tokens(extent) for item, extent in zip(given, extents, strict=True)):
+            self.findings.targets[output] = _target(source, extents)
+
+    def _asked_sizes(self, asked: list[Any], source: list[Any], node: onnx.NodeProto) -> list[int] | None:
+        """The extents of a Reshape's result as numbers."""
+        sizes = [self._size(extent) for extent in source]
+        if None in sizes or (_attribute(node, "allowzero") and 0 in asked):
+            return None
+        found = []
+        for axis, item in enumerate(asked):
+            value = sizes[axis] if item == 0 and axis < len(sizes) else self._size(item)
+            if value is None:
+                return None
+            found.append(value)
+        total, rest = int(np.prod([size or 0 for size in sizes])), int(np.prod([n for n in found if n != -1]))
+        if rest == 0 or (found.count(-1) == 1 and total % rest) or found.count(-1) > 1:
+            return None
+        return [total // rest if item == -1 else item for item in found]
+
+    def _compare(self, asked: Sequence[Any], extents: Sequence[Any], source: Sequence[Any]) -> None:
+        for axis, (item, extent) in enumerate(zip(asked, extents, strict=True)):
+            said = source[axis] if item == 0 else item
+            if item != -1 and sympy.simplify(sympy.sympify(said) - sympy.sympify(extent)) != 0:
+                self._problem(f"asks for {said} where its input has {extent}")
+
+    def _expand(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+        given, source, output = self._constant(node, 1), shapes[0], node.output[0]
+        if given is None:
+            return
+        rank = max(len(given), len(source))
+        own = [1] * (rank - len(source)) + source
+        asked = [1] * (rank - len(given)) + given
+        extents: list[Any] = []
+        for axis, (extent, item) in enumerate(zip(own, asked, strict=True)):
+            if mentions_tokens(extent):
+                if item not in (1, self._size(extent)):
+                    self._problem(f"spreads {extent} to {item}")
+                extents.append(extent)
+            else:
+                extents.append(self.findings.grown.get((output, axis), item))
+        if any(mentions_tokens(extent) for extent in extents):
+            self._lend(self.sympy_data_, node.input[1], extents)
+            self.findings.targets[output] = [
+                1 if mentions_tokens(before) else extent for before, extent in zip(own, extents, strict=True)
+            ]
+
+    def _tile(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+        given, source, output = self._constant(node, 1), shapes[0], node.output[0]
+        grown = {axis: extent for (name, axis), extent in self.findings.grown.items() if name == output}
+        if given is None or not grown:
+            return
+        repeats = [grown.get(axis, item) for axis, item in enumerate(given)]
+        if any(source[axis] != 1 for axis in grown):
+            self._problem("repeats an axis that is more than one")
+        self._lend(self.sympy_data_, node.input[1], repeats)
+        self.findings.targets[output] = repeats
+
+    def _matmul(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+        left, right = shapes
+        if len(left) > 1 and len(right) > 1:
+            self._align(node, shapes, 2)
+        summed = [left[-1], right[-2] if len(right) > 1 else right[-1]]
+        if any(map(mentions_tokens, summed)) and summed[0] != summed[1]:
+            self._problem(f"sums over {summed[0]} and {summed[1]} as the same extent")
+
+    def _concat(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+        rank = len(shapes[0])
+        joined = int(_attribute(node, "axis") or 0) % rank
+        for axis in range(rank):
+            symbolic = {shape[axis] for shape in shapes if mentions_tokens(shape[axis])}
+            if axis == joined or not symbolic:
+                continue
+            if len(symbolic) > 1 or any(shape[axis] == 1 for shape in shapes):
+                self._problem("joins tensors of different extents")
+                continue
+            for index, shape in enumerate(shapes):
+                if isinstance(shape[axis], int) and next(iter(symbolic)) == BATCH:
+                    self._problem(f"joins {node.input[index]!r}, whose batch is a number")
+                elif isinstance(shape[axis], int):
+                    self._meet(node, index, axis, shape[axis], next(iter(symbolic)))
+
+    def _slice(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+        given = [self._constant(node, index) for index in range(1, len(node.input))]
+        if len(given) < 2 or given[0] is None or given[1] is None:
+            return
+        starts, ends = given[0], list(given[1])
+        cut = given[2] if len(given) > 2 and given[2] is not None else list(range(len(starts)))
+        steps = given[3] if len(given) > 3 and given[3] is not None else [1] * len(starts)
+        changed = False
+        for number, (start, end, axis, step) in enumerate(zip(starts, ends, cut, steps, strict=True)):
+            extent = shapes[0][axis]
+            size = self._size(extent) if mentions_tokens(extent) else None
+            if size is None or end < 0 or end >= _INT_MAX or (start, end) == (0, 1):
+                continue
+            if end >= size and step > 0 and (start <= 1 or start < 0):
+                ends[number], changed = _INT_MAX, True
+            else:
+                self._problem(f"cuts {extent} at {start}:{end}")
+        if changed:
+            self._lend(self.sympy_data_, node.input[2], ends)
+            self.findings.whole[node.output[0]] = ends
+
+    def _gather(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+        axis = int(_attribute(node, "axis") or 0)
+        if not shapes[0] or not mentions_tokens(shapes[0][axis]):
+            return
+        places = self._constant(node, 1)
+        if places is None or any(place > 0 for place in places):
+            self._problem(f"takes chosen places of {shapes[0][axis]}")
+
+    def _split(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+        extent = shapes[0][int(_attribute(node, "axis") or 0)]
+        if mentions_tokens(extent):
+            self._problem(f"splits {extent}")
+
+    def _squeeze(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+        axes = _attribute(node, "axes") or self._constant(node, 1)
+        dropped = range(len(shapes[0])) if axes is None else axes
+        if any(mentions_tokens(shapes[0][axis]) and self._size(shapes[0][axis]) == 1 for axis in dropped):
+            self._problem("drops the batch or the sequence, whose extent is 1")
+
+    def _flatten(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+        axis = _attribute(node, "axis")
+        for part in (shapes[0][: 1 if axis is None else axis], shapes[0][1 if axis is None else axis :]):
+            self._orders.merge(tuple(atom for extent in part for atom in self._orders.atoms(extent)))
+
+
+_RULES: dict[str, Callable[[BakedInference, onnx.NodeProto, Sequence[list[Any]]], None]] = {
+    "Concat": BakedInference._concat,
+    "Expand": BakedInference._expand,
+    "Flatten": BakedInference._flatten,
+    "Gather": BakedInference._gather,
+    "MatMul": BakedInference._matmul,
+    "Reshape": BakedInference._reshape,
+    "Slice": BakedInference._slice,
+    "Split": BakedInference._split,
+    "Squeeze": BakedInference._squeeze,
+    "Tile": BakedInference._tile,
+}
+
+
+def _is_exact(dim: Any) -> bool:
+    """Whether an extent's name mentions batch or sequence, and not as a bound."""
+    return isinstance(dim, str) and (str(BATCH) in dim or str(SEQ) in dim) and "Min(" not in dim
+
+
+def _target(source: Sequence[Any], extents: Sequence[Any]) -> list[Any]:
+    """A Reshape's target: 0 where an axis stays, -1 where one other extent is no number."""
+    target = [
+        0 if axis < len(source) and mentions_tokens(extent) and extent == source[axis] else extent
+        for axis, extent in enumerate(extents)
+    ]
+    symbolic = [axis for axis, extent in enumerate(target) if mentions_tokens(extent)]
+    if len(symbolic) == 1:
+        target[symbolic[0]] = -1
+    return target
+
+
+def _attribute(node: onnx.NodeProto, name: str) -> Any:
+    return next((helper.get_attribute_value(item) for item in node.attribute if item.name == name), None)
+
+
+def _label(node: onnx.NodeProto) -> str:
+    return f"{node.op_type} {node.name or node.output[0]!r}"

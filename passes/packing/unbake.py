@@ -1,0 +1,175 @@
+"""Make a model whose batch and sequence were fixed hold for any shape again, as far as that can be shown.
+
+Exports with fixed shapes, and models that went through ``const_input_shape`` and ``trace_folding``, hold the batch size
+and the sequence length as numbers: in targets of Reshape and Expand, in tables cut to the sequence length. What each
+number stands for follows from the data flow (:mod:`passes.packing.baked_inference`): a Reshape keeps the order of its
+elements, and an operand that broadcasts against tokens has their extents.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from passes.errors import PackingError
+from passes.graph_io import export_weightless
+from passes.packing.axes import BATCH, SEQ, input_dependent
+from passes.packing.baked_inference import BakedInference, Findings, RestartError
+from passes.packing.extents import Extents
+from passes.packing.geometry import Geometry
+from passes.packing.pack_args import PackArgs
+from passes.shapes.symbolic import LARGEST_VALUE_READ, assume
+
+#: Stand in for extents that are open: primes, so that no constant of the model is taken for one.
+_OPEN_BATCH, _OPEN_SEQ = 7919, 6007
+_MOST_WALKS = 50
+
+logger = logging.getLogger("poprt")
+
+
+@dataclass(frozen=True)
+class Unbaked:
+    """What became of a model's baked extents.
+
+    Attributes:
+        changes: nodes that now read the actual extents.
+        problems: why the model holds for its declared shapes alone; empty where it holds for any.
+        longest: the longest sequence that its tables have room for; None where none was cut from a fixed length.
+    """
+
+    changes: int = 0
+    problems: tuple[str, ...] = ()
+    longest: int | None = None
+
+    def check(self, args: PackArgs, geometry: Geometry) -> None:
+        """Refuse packs of other shapes than those that the model was fixed to.
+
+        Raises:
+            PackingError: the model does not hold for ``max_valid_num`` samples of ``segment_max_size`` tokens.
+        """
+        if self.problems and (args.max_valid_num, args.width) != (geometry.rows, geometry.columns):
+            raise PackingError(
+                f"this model was fixed to the shape [{geometry.rows}, {geometry.columns}], which cannot be undone "
+                f"({'; '.join(self.problems[:3])}); export it with dynamic axes, or use "
+                f"max_valid_num={geometry.rows} segment_max_size={geometry.columns}"
+            )
+        if self.longest is not None and args.width > self.longest:
+            raise PackingError(
+                f"this model was fixed to sequences of {self.longest} tokens; segment_max_size={args.width} is longer"
+            )
+
+
+def unbake(graph: gs.Graph, geometry: Geometry) -> Unbaked:
+    """Change ``graph``, whose nodes must be in topological order, in place.
+
+    Does nothing to a model with variable extents. Where something cannot be shown, nothing is changed.
+    """
+    if geometry.shape_agnostic:
+        return Unbaked()
+    shape = geometry.inputs[0].shape
+    sizes = {
+        BATCH: shape[0] if isinstance(shape[0], int) and shape[0] > 0 else _OPEN_BATCH,
+        SEQ: shape[1] if isinstance(shape[1], int) and shape[1] > 0 else _OPEN_SEQ,
+    }
+    if any(tuple(tensor.shape[:2]) != tuple(shape[:2]) for tensor in geometry.inputs):
+        return Unbaked(problems=("its inputs declare different shapes",))
+    findings = _walk(graph, geometry, sizes)
+    if findings.problems:
+        problems = tuple(f"{node} {reason}" for node, reason in findings.problems.items())
+        logger.debug("baked extents stay: %s", "; ".join(problems))
+        return Unbaked(problems=problems)
+    cuts = any(extent == SEQ for axes in findings.cuts.values() for extent in axes.values())
+    changes = _Changes(graph, geometry).apply(findings)
+    return Unbaked(changes, longest=sizes[SEQ] if cuts else None)
+
+
+def _walk(graph: gs.Graph, geometry: Geometry, sizes: dict[Any, int]) -> Findings:
+    assumed = geometry.symbolic_shapes()
+    model = export_weightless(graph, LARGEST_VALUE_READ)
+    for value in model.graph.input:
+        if value.name in assumed:
+            assume(value, assumed[value.name])
+    dependent, rows = input_dependent(graph), _Rows(graph)
+    grown: dict[tuple[str, int], Any] = {}
+    for _ in range(_MOST_WALKS):
+        findings = Findings(grown=grown)
+        inference = BakedInference(model, sizes, dependent, rows.same, findings)
+        try:
+            inference.walk()
+        except RestartError:
+            continue
+        except Exception as error:  # inference reports what it does not know by failed assertions of every kind
+            findings.problems["the model"] = f"has shapes that cannot be inferred ({type(error).__name__}: {error})"
+        return findings
+    return Findings(problems={"the model": "has too many constants of unclear extent"})
+
+
+class _Rows:
+    """Tells whether constants are the same along an axis."""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self._tensors = graph.tensors()
+
+    def same(self, name: str, axis: int) -> bool:
+        return self._same(self._tensors[name], axis)
+
+    def _same(self, tensor: gs.Tensor, axis: int) -> bool:
+        if isinstance(tensor, gs.Constant):
+            values = np.asarray(tensor.values)
+            first = np.take(values, [0], axis=axis)
+            return bool(((values == first) | ((values != values) & (first != first))).all())
+        node = tensor.inputs[0] if tensor.inputs else None
+        if node is not None and node.op == "Gather" and int(node.attrs.get("axis", 0)) == 0:
+            return axis < len(node.inputs[1].shape or ()) and self._same(node.inputs[1], axis)
+        if node is not None and node.op in ("Cast", "Identity"):
+            return self._same(node.inputs[0], axis)
+        return False
+
+
+class _Changes:
+    """Carries out what was found."""
+
+    def __init__(self, graph: gs.Graph, geometry: Geometry) -> None:
+        self._graph = graph
+        self._extents = Extents(graph, lambda: geometry.inputs[0], "actual_extent")
+        self._cut: dict[tuple[str, tuple[Any, ...]], gs.Tensor] = {}
+
+    def apply(self, findings: Findings) -> int:
+        """Rewire the graph; returns how many nodes changed."""
+        changed = 0
+        for node in list(self._graph.nodes):
+            name = node.outputs[0].name if node.outputs else ""
+            before = list(node.inputs)
+            if name in findings.targets:
+                target = self._extents.vector(findings.targets[name])
+                assert target is not None, findings.targets[name]  # made of batch, sequence and numbers
+                node.inputs[1] = target
+                node.attrs.pop("allowzero", None)
+            if name in findings.whole:
+                node.inputs[2] = self._extents.constant(findings.whole[name])
+            for index, tensor in enumerate(before):
+                axes = findings.cuts.get((name, index))
+                if axes:
+                    node.inputs[index] = self._cut_to(tensor, axes)
+            changed += any(old is not new for old, new in zip(before, node.inputs, strict=True))
+        if changed:
+            self._graph.toposort(mode="nodes")
+        return changed
+
+    def _cut_to(self, tensor: gs.Tensor, axes: dict[int, Any]) -> gs.Tensor:
+        """The first places of a constant along ``axes``; one row where the axis is the batch."""
+        key = (tensor.name, tuple(sorted(axes.items())))
+        if key not in self._cut:
+            where = sorted(axes)
+            ends = self._extents.vector([1 if axes[axis] == BATCH else axes[axis] for axis in where])
+            assert ends is not None
+            starts = self._extents.constant([0] * len(where))
+            output = gs.Variable(f"{tensor.name}_cut_{len(self._cut)}", tensor.dtype)
+            inputs = [tensor, starts, ends, self._extents.constant(where)]
+            self._graph.nodes.append(gs.Node("Slice", output.name, {}, inputs, [output]))
+            self._cut[key] = output
+        return self._cut[key]
