@@ -98,7 +98,7 @@ class _Embedding:
         affine = [tensor for tensor in (summed, self._scale, self._shift) if tensor is not None]
         epsilon = float(node.attrs.get("epsilon", _EMBED_EPSILON))
         self._make.add("LayerNormalization", "normalised", affine, into=outputs[0], axis=-1, epsilon=epsilon)
-        if outputs[1].name and outputs[1].outputs:
+        if outputs[1].name:
             self._count_mask(outputs[1])
         node.inputs.clear()
 
