@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from passes.errors import RewriteError
 from passes.graph_io import header, signature
 from passes.precision.int8_measure import Arrays, choose_zero_points, compare_outputs, product_errors, run_graph
 from passes.precision.int8_sites import Product, Table, find_products, find_tables, refuse_nested
-from passes.precision.int8_values import FULL_RANGE, MIDDLE, REDUCED_RANGE, quantise, relative_error
+from passes.precision.int8_values import FULL_RANGE, MIDDLE, REDUCED_RANGE, QuantisedWeights, relative_error
 from passes.precision.int8_writer import Int8Writer
 from passes.registry import register
 
@@ -71,48 +71,59 @@ class FloatToInt8(GraphPass):
         if not products and not tables:
             return result
         feeds = self._data(signature(graph)) if self._data is not None else None
+        weights = QuantisedWeights(self._limit)
         points, before = choose_zero_points(graph, feeds) if feeds is not None else ({}, {})
-        errors = self._errors(graph, products, feeds, points)
-        kept = self._keep(products, errors, result)
-        kept_tables = self._keep(tables, [_table_error(site) for site in tables], result)
-        self._write(graph, kept, kept_tables, points, result)
+        errors = self._errors(graph, products, feeds, points, weights)
+        kept = self._keep(products, errors, "product", result)
+        kept_tables = self._keep(tables, [_table_error(site, weights) for site in tables], "table", result)
+        self._write(graph, [*kept, *kept_tables], Int8Writer(graph, weights), points, result)
         if feeds is not None and result.modified:
             _report_accuracy(compare_outputs(before, run_graph(graph, feeds)), result)
         return result
 
     def _errors(
-        self, graph: gs.Graph, products: list[Product], feeds: Arrays | None, points: dict[str, int]
+        self,
+        graph: gs.Graph,
+        products: list[Product],
+        feeds: Arrays | None,
+        points: dict[str, int],
+        weights: QuantisedWeights,
     ) -> list[float]:
+        """The error of each product: of its result where there is data, else of its weight."""
+        if not products:
+            return []
         if feeds is not None:
-            return product_errors(graph, feeds, points, self._limit)
+            return product_errors(graph, feeds, points, weights)
         self.logger.warning("float_to_int8 has no sample data: it knows the errors of the weights, not of the results")
-        return [self._weight_error(site) for site in products]
+        return [_weight_error(site, weights) for site in products]
 
-    def _weight_error(self, site: Product) -> float:
-        matrix = site.matrix()
-        levels, scale = quantise(matrix, 0, self._limit)
-        return relative_error(matrix, levels * scale)
-
-    def _keep(self, sites: list[Site], errors: list[float], result: PassResult) -> list[Site]:
+    def _keep(self, sites: list[Site], errors: list[float], kind: str, result: PassResult) -> list[Site]:
         """The sites whose error is small enough; refusals for the others."""
         kept = []
         for site, error in zip(sites, errors, strict=True):
             if error <= self.max_error:
                 kept.append(site)
+            elif not math.isfinite(error):
+                result.refuse(site.label, "its weight or its result on the sample data is not finite")
             else:
                 result.refuse(
                     site.label, f"int8 would change its result by {error:.1%}, more than {self.max_error:.1%}"
                 )
-        what = "error of a product" if sites and isinstance(sites[0], Product) else "error of a table"
         if kept:
-            result.details[f"largest {what}"] = f"{max(error for error in errors if error <= self.max_error):.2%}"
+            largest = max(error for error in errors if error <= self.max_error)
+            result.details[f"largest error of a {kind}"] = f"{largest:.2%}"
         return kept
 
     def _write(
-        self, graph: gs.Graph, products: list[Product], tables: list[Table], points: dict[str, int], result: PassResult
+        self,
+        graph: gs.Graph,
+        sites: Sequence[Product | Table],
+        writer: Int8Writer,
+        points: dict[str, int],
+        result: PassResult,
     ) -> None:
-        before, writer = _constant_bytes(graph), Int8Writer(graph, self._limit)
-        sites: list[Product | Table] = [*products, *tables]
+        """Put the nodes that ``writer`` makes for ``sites`` in the place of theirs."""
+        before = _constant_bytes(graph)
         replaced = {id(site.node): site for site in sites}
         nodes = []
         for node in graph.nodes:
@@ -124,20 +135,23 @@ class FloatToInt8(GraphPass):
             node.outputs.clear()
             if isinstance(site, Product):
                 nodes += writer.product(site, points.get(site.activation.name, MIDDLE), output)
+                result.count("products in int8")
             else:
                 nodes += writer.table(site, output)
+                result.count("table lookups in int8")
             node.inputs.clear()
         graph.nodes = nodes
-        result.count("products in int8", len(products))
-        result.count("table lookups in int8", len(tables))
         if result.modified:
             result.details["bytes of weights"] = f"{before} -> {_constant_bytes(graph)}"
             header(graph).metadata[METADATA_KEY] = json.dumps({"max_error": self.max_error})
 
 
-def _table_error(site: Table) -> float:
-    levels, scale = quantise(site.weight.values, 1)
-    return relative_error(site.weight.values, levels * scale)
+def _weight_error(site: Product, weights: QuantisedWeights) -> float:
+    return relative_error(site.matrix(), *weights.columns(site.weight.name, site.matrix(), site.transposed))
+
+
+def _table_error(site: Table, weights: QuantisedWeights) -> float:
+    return relative_error(site.weight.values, *weights.rows(site.weight.name, site.weight.values))
 
 
 def _constant_bytes(graph: gs.Graph) -> int:

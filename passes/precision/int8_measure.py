@@ -15,7 +15,7 @@ from passes.base import PassResult
 from passes.errors import RewriteError
 from passes.graph_io import export_weightless
 from passes.precision.int8_sites import find_products
-from passes.precision.int8_values import MIDDLE, best_zero_point
+from passes.precision.int8_values import MIDDLE, QuantisedWeights, best_zero_point
 from passes.precision.int8_writer import Int8Writer
 from passes.precision.names import tensor_names, unique_name
 
@@ -51,7 +51,7 @@ def choose_zero_points(graph: gs.Graph, feeds: Arrays) -> tuple[dict[str, int], 
     """The best zero point for each activation of a product, by its name; and the graph's own outputs."""
     probe = graph.copy()
     activations = {site.activation.name: site.activation for site in find_products(probe, PassResult())}
-    writer = Int8Writer(probe)
+    writer = Int8Writer(probe, QuantisedWeights())
     own, ends = len(probe.outputs), []
     for name, tensor in activations.items():
         nodes, high, low = writer.extremes(tensor)
@@ -63,14 +63,14 @@ def choose_zero_points(graph: gs.Graph, feeds: Arrays) -> tuple[dict[str, int], 
     return points, {tensor.name: outputs[tensor.name] for tensor in probe.outputs[:own]}
 
 
-def product_errors(graph: gs.Graph, feeds: Arrays, points: Mapping[str, int], limit: int) -> list[float]:
+def product_errors(graph: gs.Graph, feeds: Arrays, points: Mapping[str, int], weights: QuantisedWeights) -> list[float]:
     """For each product of ``graph``, quantised alone: norm of its error over the norm of its result.
 
     Each gets a second, quantised computation of the same activation beside it, and two sums of squares as outputs.
     """
     probe = graph.copy()
     sites = find_products(probe, PassResult())
-    writer, taken = Int8Writer(probe, limit), tensor_names(probe)
+    writer, taken = Int8Writer(probe, weights), tensor_names(probe)
     probe.outputs = []
     for site in sites:
         exact = site.node.outputs[0]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,15 +27,47 @@ def quantise(values: Floats, axis: int, limit: int = FULL_RANGE) -> tuple[NDArra
     Returns:
         int8 [rows, columns], and float32 scales with extent 1 at ``axis``.
     """
-    largest = np.abs(values).max(axis=axis, keepdims=True, initial=0.0)
+    largest = np.maximum(values.max(axis, keepdims=True, initial=0), -values.min(axis, keepdims=True, initial=0))
     scale = np.where(largest > 0, largest / limit, 1).astype(np.float32)
-    return np.rint(values / scale).astype(np.int8), scale
+    with np.errstate(invalid="ignore"):  # a weight that is not finite shows in its error
+        levels = values / scale
+        return np.rint(levels, out=levels).astype(np.int8), scale
 
 
-def relative_error(values: Floats, got: NDArray[Any]) -> float:
-    """The norm of the difference over the norm of ``values``; 0 where both are zero."""
-    norm = float(np.linalg.norm(values))
-    return float(np.linalg.norm(values - got)) / norm if norm else 0.0
+class QuantisedWeights:
+    """Quantises each weight once, though it is measured, judged and written.
+
+    Args:
+        limit: the largest magnitude in a product's weight; tables always use all 8 bits.
+    """
+
+    def __init__(self, limit: int = FULL_RANGE) -> None:
+        self._limit = limit
+        self._known: dict[tuple[str, bool], tuple[NDArray[np.int8], Floats]] = {}
+
+    def columns(self, name: str, matrix: Floats, transposed: bool) -> tuple[NDArray[np.int8], Floats]:
+        """int8 [rows, columns] and a scale [1, columns] for the weight ``name``, whose matrix is stored transposed."""
+        key = (name, transposed)
+        if key not in self._known:
+            levels, scale = quantise(matrix, 0, self._limit)
+            self._known[key] = np.ascontiguousarray(levels), scale
+        return self._known[key]
+
+    def rows(self, name: str, table: Floats) -> tuple[NDArray[np.int8], Floats]:
+        """int8 [rows, columns] and a scale [rows, 1] for the table ``name``."""
+        key = (f"{name} by rows", False)
+        if key not in self._known:
+            self._known[key] = quantise(table, 1)
+        return self._known[key]
+
+
+def relative_error(values: Floats, levels: NDArray[np.int8], scale: Floats) -> float:
+    """Norm of what ``levels * scale`` lacks of ``values``, over the norm of these; infinite where they are not finite."""
+    with np.errstate(invalid="ignore"):
+        norm, error = float(np.linalg.norm(values)), float(np.linalg.norm(values - levels * scale))
+    if not np.isfinite(norm) or not np.isfinite(error):
+        return np.inf
+    return error / norm if norm else 0.0
 
 
 def best_zero_point(largest: Floats, smallest: Floats) -> int:

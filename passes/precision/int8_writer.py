@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from passes.precision.int8_sites import Product, Table
-from passes.precision.int8_values import FULL_RANGE, quantise
+from passes.precision.int8_values import QuantisedWeights
 from passes.precision.names import tensor_names, unique_name
 
 _F32, _U8, _I8, _I32 = (np.dtype(kind) for kind in (np.float32, np.uint8, np.int8, np.int32))
@@ -27,11 +27,11 @@ class Int8Writer:
     """Makes the nodes for one graph. Equal activations, weights and constants are quantised once.
 
     Args:
-        limit: the largest magnitude of an int8 weight.
+        weights: quantises them, and knows those of earlier writers.
     """
 
-    def __init__(self, graph: gs.Graph, limit: int = FULL_RANGE) -> None:
-        self._opset, self._limit = graph.opset, limit
+    def __init__(self, graph: gs.Graph, weights: QuantisedWeights) -> None:
+        self._opset, self._quantised = graph.opset, weights
         self._taken = tensor_names(graph)
         self._nodes: list[gs.Node] = []
         self._constants: dict[str, gs.Constant] = {}
@@ -100,14 +100,15 @@ class Int8Writer:
     def _product_weight(self, site: Product) -> tuple[gs.Constant, gs.Constant]:
         key = (id(site.weight), site.transposed)
         if key not in self._weights:
-            levels, scale = quantise(site.matrix(), 0, self._limit)
-            self._weights[key] = self._store(site.weight.name, np.ascontiguousarray(levels), scale[0])
+            name = site.weight.name
+            levels, scale = self._quantised.columns(name, site.matrix(), site.transposed)
+            self._weights[key] = self._store(name, levels, scale[0])
         return self._weights[key]
 
     def _table_weight(self, table: gs.Constant) -> tuple[gs.Constant, gs.Constant]:
         key = (id(table), False)
         if key not in self._weights:
-            self._weights[key] = self._store(table.name, *quantise(table.values, 1))
+            self._weights[key] = self._store(table.name, *self._quantised.rows(table.name, table.values))
         return self._weights[key]
 
     def _store(self, name: str, levels: NDArray[Any], scale: NDArray[Any]) -> tuple[gs.Constant, gs.Constant]:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
@@ -16,6 +18,7 @@ from passes.base import PassResult
 from passes.errors import RewriteError
 from passes.graph_io import export_graph, import_graph
 from passes.precision.float_to_int8 import FloatToInt8
+from passes.precision.int8_values import best_zero_point
 from tests.numerics import run
 from tests.passes.rewrites import copy_of, ops, parse, rewritten
 
@@ -247,3 +250,47 @@ def test_the_reduced_range_keeps_sums_of_two_products_within_16_bits() -> None:
     levels = next(numpy_helper.to_array(t) for t in converted.graph.initializer if t.name == "w_int8")
     assert 60 <= np.abs(levels.astype(int)).max() <= 63
     assert 2 * 255 * np.abs(levels.astype(int)).max() < 2**15
+
+
+def test_a_weight_that_is_not_finite_stays_float() -> None:
+    w = weight(96, 80)
+    w[3, 5] = np.inf
+    text = "g (float[n,96] x) => (float[n,80] y) { y = MatMul (x, w) }"
+    for options in ({}, {"data": lambda signature: {"x": np.ones((2, 96), np.float32)}}):
+        result = apply(with_weights(text, {"w": w}), **options)[1]
+        assert "not finite" in reasons(result)
+        assert not result.modified
+
+
+def test_a_model_of_tables_alone_is_measured_as_well() -> None:
+    text = "g (int64[n] ids) => (float[n,128] y) { y = Gather (t, ids) }"
+    _, result = apply(with_weights(text, {"t": weight(1000, 128)}), data=lambda signature: {"ids": np.arange(9)})
+    assert result.counts == {"table lookups in int8": 1}
+    assert float(result.details["cosine of y"]) > 0.9999
+
+
+@pytest.mark.parametrize("shape", [(96,), (2, 3, 4, 96), (1, 0, 96)])
+def test_activations_of_any_rank_and_of_no_rows_are_quantised(shape: tuple[int, ...]) -> None:
+    letters = ",".join("abc"[: len(shape) - 1])
+    text = f"g (float[{letters}{',' * bool(letters)}96] x) => (float y) {{ y = MatMul (x, w) }}"
+    model = with_weights(text, {"w": weight(96, 80)})
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    x = RNG.standard_normal(shape).astype(np.float32)
+    expected, got = run(model, {"x": x})["y"], run(apply(model)[0], {"x": x})["y"]
+    assert got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, atol=1.0)
+    assert got.size == 0 or relative(expected, got) < 0.015
+
+
+@given(st.integers(0, 2**31), st.floats(-1, 1), st.sampled_from([1e-20, 1e-3, 1.0, 1e20]))
+@settings(max_examples=60, deadline=None)
+def test_no_zero_point_ever_cuts_off_a_value(seed: int, lean: float, size: float) -> None:
+    rows = (np.random.default_rng(seed).standard_normal((20, 96)) + 3 * lean).astype(np.float32) * np.float32(size)
+    point = best_zero_point(rows.max(axis=1), rows.min(axis=1))
+    assert 0 < point < 255
+    step = np.maximum(rows.max(axis=1) / (255 - point), -rows.min(axis=1) / point)[:, None]
+    levels = np.rint(rows / step) + point
+    assert levels.min() >= 0
+    assert levels.max() <= 255
+    symmetric = np.maximum(rows.max(axis=1) / 127, -rows.min(axis=1) / 128)[:, None]
+    assert np.mean(np.square(step / symmetric)) <= 1 + 1e-6
