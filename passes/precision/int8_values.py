@@ -62,7 +62,7 @@ class QuantisedWeights:
 
 
 def relative_error(values: Floats, levels: NDArray[np.int8], scale: Floats) -> float:
-    """Norm of what ``levels * scale`` lacks of ``values``, over the norm of these; infinite where they are not finite."""
+    """Norm of ``values - levels * scale`` over the norm of ``values``; infinite where that is not finite."""
     with np.errstate(invalid="ignore"):
         norm, error = float(np.linalg.norm(values)), float(np.linalg.norm(values - levels * scale))
     if not np.isfinite(norm) or not np.isfinite(error):

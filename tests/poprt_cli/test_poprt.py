@@ -108,6 +108,17 @@ def test_a_packed_fp16_model_is_checked_run_and_exported(poprt: Poprt, model_pat
     assert packing.max_valid_num == 6
 
 
+def test_an_int8_model_says_what_stayed_float_and_what_it_cost(poprt: Poprt, model_path: Path) -> None:
+    result = poprt("-i", model_path, "--precision", "int8", "--check", "--export_popef")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"float_to_int8 +products in int8: \d+", result.stdout)
+    assert re.search(r"int8 +bytes of weights: \d+ -> \d+", result.stdout)
+    assert re.search(r"int8 +cosine of start_logits: (0\.999|1\.000)", result.stdout)
+    assert re.search(r"float32 +MatMul .*: 2 columns", result.stdout)
+    assert re.search(r"check +start_logits: pass", result.stdout)
+    assert "int8" in {spec.dtype for spec in Executable(Path("executable.popef")).manifest.weights}
+
+
 def test_show_prints_inputs_then_outputs_and_stops(poprt: Poprt, model_path: Path, tmp_path: Path) -> None:
     result = poprt("-i", model_path, "--show")
     assert result.stdout.splitlines() == [
