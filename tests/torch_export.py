@@ -63,15 +63,20 @@ class WithHead(torch.nn.Module):  # type: ignore[misc]  # torch may be absent wh
         return (torch.nn.functional.normalize(mean, dim=1),)
 
 
-def write(row: Family, head: str, exporter: str, attention: str, path: Path) -> None:
-    """Make the model and export it to ``path``; the file appears only when it is whole."""
+def write(
+    row: Family, head: str, exporter: str, attention: str, path: Path, *, shape: tuple[int, int] | None = None
+) -> None:
+    """Make the model and export it to ``path``; the file appears only when it is whole.
+
+    ``shape`` fixes batch and sequence; without it both are open.
+    """
     model = _model(row, head, attention)
     partial = path.with_name(f"{path.stem}.partial.onnx")
     with _quiet():
         if exporter == "transformers-onnx":
             _transformers_onnx(model, head, partial)
         else:
-            _torch_onnx(WithHead(model, head), row, head, partial, dynamo=exporter == "torch-new")
+            _torch_onnx(WithHead(model, head), row, head, partial, dynamo=exporter == "torch-new", shape=shape)
     os.replace(partial, path)
 
 
@@ -91,23 +96,26 @@ def _model(row: Family, head: str, attention: str) -> Any:
     return made.eval()
 
 
-def _torch_onnx(model: WithHead, row: Family, head: str, path: Path, *, dynamo: bool) -> None:
-    ids = torch.randint(5, VOCAB, (2, 11))
+def _torch_onnx(
+    model: WithHead, row: Family, head: str, path: Path, *, dynamo: bool, shape: tuple[int, int] | None
+) -> None:
+    ids = torch.randint(5, VOCAB, shape or (2, 11))
     feeds = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if row.types:
         feeds["token_type_ids"] = torch.zeros_like(ids)
     options: dict[str, Any] = {"input_names": list(feeds), "output_names": _OUTPUTS[head]}
     if dynamo:
         axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("seq")}
-        options.update(kwargs=feeds, dynamic_shapes=dict.fromkeys(feeds, axes), external_data=False, verbose=False)
+        if shape is None:
+            options["dynamic_shapes"] = dict.fromkeys(feeds, axes)
+        options.update(kwargs=feeds, external_data=False, verbose=False)
         torch.onnx.export(model, (), str(path), dynamo=True, **options)
     else:
         open_axes = {name: {0: "batch", 1: "seq"} for name in feeds}
         by_token = {"qa": {0: "batch", 1: "seq"}, "token": {0: "batch", 1: "seq"}, "hidden": {0: "batch", 1: "seq"}}
         open_axes.update({name: by_token.get(head, {0: "batch"}) for name in _OUTPUTS[head]})
-        torch.onnx.export(
-            model, tuple(feeds.values()), str(path), dynamo=False, opset_version=17, dynamic_axes=open_axes, **options
-        )
+        options["dynamic_axes"] = open_axes if shape is None else None
+        torch.onnx.export(model, tuple(feeds.values()), str(path), dynamo=False, opset_version=17, **options)
 
 
 def _transformers_onnx(model: Any, head: str, path: Path) -> None:

@@ -19,6 +19,7 @@ from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
 from passes.packing.atoms import AxisOrders, divide
 from passes.packing.axes import BATCH, SEQ, mentions_tokens
+from passes.shapes.symbolic import teach_reductions
 
 _INT_MAX = 2**31 - 1
 _MOST_ROUNDS = 10  # of onnxruntime, which starts again after it merges two extents
@@ -84,6 +85,7 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
         super().__init__(int_max=_INT_MAX, auto_merge=True, guess_output_rank=True, verbose=0)
         self.sympy_data_: dict[str, Any] = {}
         self._preprocess(model)
+        teach_reductions(self)
         self._sizes, self._dependent, self._same_rows, self.findings = sizes, dependent, same_rows, findings
         self._producers = {name: node for node in model.graph.node for name in node.output}
         self._orders = AxisOrders()
@@ -292,12 +294,11 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
         source, output = shapes[0], node.output[0]
         if not any(mentions_tokens(extent) for extent in source):
             return
-        given = self._constant(node, 1)
-        asked: Any = given if given is not None else self.sympy_data_.get(node.input[1])
-        target = None if asked is None else self._asked_sizes(list(asked), source, node)
+        asked = self._asked(node)
+        target = None if asked is None else self._asked_sizes(asked, source, node)
         atoms = [self._orders.atoms(extent) for extent in source]
         sizes = {atom: self._size(atom) for axis in atoms for atom in axis if not isinstance(atom, int)}
-        if target is None or None in sizes.values():
+        if asked is None or target is None or None in sizes.values():
             self._problem("its result has a shape that is not known")
             return
         divided = divide(atoms, target, {atom: size for atom, size in sizes.items() if size is not None})
@@ -305,12 +306,28 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
             self._problem(f"turns {source} into {target}, which divides the batch or the sequence")
             return
         extents = [self._orders.merge(axis) for axis in divided]
-        if given is None:
-            self._compare(asked, extents, source)
-            return
-        self._lend(self.sympy_data_, node.input[1], extents)
-        if any(item > 0 and mentions_tokens(extent) for item, extent in zip(given, extents, strict=True)):
+        if self._baked(asked, extents, source):
+            self._lend(self.sympy_data_, node.input[1], extents)
             self.findings.targets[output] = _target(source, extents)
+
+    def _asked(self, node: onnx.NodeProto) -> list[Any] | None:
+        """What a shape input holds: numbers, or extents where it is computed; None where that is not known."""
+        asked: Any = self._constant(node, 1)
+        if asked is None:
+            asked = self.sympy_data_.get(node.input[1])
+        return None if asked is None else [_plain(item) for item in asked]
+
+    def _baked(self, asked: Sequence[Any], extents: Sequence[Any], source: Sequence[Any]) -> bool:
+        """Whether a Reshape names an extent by a number; notes a problem where it names another extent."""
+        found = False
+        for axis, (item, extent) in enumerate(zip(asked, extents, strict=True)):
+            if isinstance(item, int) and item > 0 and mentions_tokens(extent):
+                found = True
+            elif item != -1:
+                said = source[axis] if item == 0 else item
+                if sympy.simplify(sympy.sympify(said) - sympy.sympify(extent)) != 0:
+                    self._problem(f"asks for {said} where its input has {extent}")
+        return found
 
     def _asked_sizes(self, asked: list[Any], source: list[Any], node: onnx.NodeProto) -> list[int] | None:
         """The extents of a Reshape's result as numbers."""
@@ -328,15 +345,10 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
             return None
         return [total // rest if item == -1 else item for item in found]
 
-    def _compare(self, asked: Sequence[Any], extents: Sequence[Any], source: Sequence[Any]) -> None:
-        for axis, (item, extent) in enumerate(zip(asked, extents, strict=True)):
-            said = source[axis] if item == 0 else item
-            if item != -1 and sympy.simplify(sympy.sympify(said) - sympy.sympify(extent)) != 0:
-                self._problem(f"asks for {said} where its input has {extent}")
-
     def _expand(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
-        given, source, output = self._constant(node, 1), shapes[0], node.output[0]
+        given, source, output = self._asked(node), shapes[0], node.output[0]
         if given is None:
+            self._problem("its result has a shape that is not known")
             return
         rank = max(len(given), len(source))
         own = [1] * (rank - len(source)) + source
@@ -344,12 +356,12 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
         extents: list[Any] = []
         for axis, (extent, item) in enumerate(zip(own, asked, strict=True)):
             if mentions_tokens(extent):
-                if item not in (1, self._size(extent)):
+                if item not in (1, extent, self._size(extent)):
                     self._problem(f"spreads {extent} to {item}")
                 extents.append(extent)
             else:
                 extents.append(self.findings.grown.get((output, axis), item))
-        if any(mentions_tokens(extent) for extent in extents):
+        if any(mentions_tokens(extent) and extent != item for extent, item in zip(extents, asked, strict=True)):
             self._lend(self.sympy_data_, node.input[1], extents)
             self.findings.targets[output] = [
                 1 if mentions_tokens(before) else extent for before, extent in zip(own, extents, strict=True)
@@ -448,6 +460,12 @@ _RULES: dict[str, Callable[[BakedInference, onnx.NodeProto, Sequence[list[Any]]]
     "Squeeze": BakedInference._squeeze,
     "Tile": BakedInference._tile,
 }
+
+
+def _plain(value: Any) -> Any:
+    """A number as an int; an extent as it is."""
+    number = sympy.sympify(value)
+    return int(number) if number.is_Integer else number
 
 
 def _is_exact(dim: Any) -> bool:

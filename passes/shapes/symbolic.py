@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import onnx
 import onnx_graphsurgeon as gs
 import sympy
-from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference, get_opset
 
 from passes.errors import RewriteError
 from passes.graph_io import export_weightless
@@ -27,6 +27,9 @@ Dim: TypeAlias = "int | sympy.Expr"
 Shape: TypeAlias = tuple[Dim, ...]
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+_REDUCTIONS = (
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMin", "ReduceSumSquare"
+)  # fmt: skip
 LARGEST_VALUE_READ = 1024  # elements; shape arithmetic never needs larger constants
 
 logger = logging.getLogger("poprt")
@@ -85,6 +88,15 @@ def infer_symbolic_shapes(
         elif tensor.shape is not None and name not in assumed and not fixed_before:
             found[name] = _merge(found.get(name), tensor.shape, renamed)
     return found
+
+
+def teach_reductions(inference: Any) -> None:
+    """Let inference know reductions whose axes are an input, for a model that was preprocessed.
+
+    onnxruntime's knows ReduceSum, ReduceMean and ReduceProd alone, and stops at the others from opset 18 on.
+    """
+    if get_opset(inference.out_mp_) >= 18:
+        inference.dispatcher_.update(dict.fromkeys(_REDUCTIONS, inference._infer_ReduceSum))
 
 
 def _reinterpret(graph: gs.Graph, assumed: Mapping[str, Sequence[int | str]]) -> tuple[dict[str, Dim], bool]:
@@ -158,6 +170,7 @@ def _run(model: onnx.ModelProto) -> Any:
     inference = _Inference(int_max=2**31 - 1, auto_merge=True, guess_output_rank=True, verbose=0)
     inference.sympy_data_ = {}
     inference._preprocess(model)
+    teach_reductions(inference)
     try:
         while inference.run_:
             inference._infer_impl()
