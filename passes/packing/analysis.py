@@ -32,7 +32,7 @@ def map_axes(graph: gs.Graph, geometry: Geometry) -> tuple[AxisMap, Unbaked]:
     shapes = infer_symbolic_shapes(graph, geometry.symbolic_shapes())
     while resolve_branches(graph, shapes):
         graph.toposort(mode="nodes")
-        unbaked = unbake(graph, geometry)
+        unbaked = unbaked.then(unbake(graph, geometry))
         shapes = infer_symbolic_shapes(graph, geometry.symbolic_shapes())
     fold_known_extents(graph, shapes)
     return AxisMap(graph, shapes), unbaked

@@ -179,9 +179,10 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
         if any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
             self._problem("holds a graph of its own")
         shapes = [self._extents(name) if name else [] for name in node.input]
-        if None in shapes:
+        known = [shape for shape in shapes if shape is not None and all(map(_is_understood, shape))]
+        if len(known) < len(shapes):
+            self._problem("reads a tensor of unknown shape")
             return
-        known = [shape for shape in shapes if shape is not None]
         rule = _RULES.get(node.op_type)
         if node.op_type in _BROADCASTING:
             self._check_scalars(node, known)
@@ -466,6 +467,11 @@ def _plain(value: Any) -> Any:
     """A number as an int; an extent as it is."""
     number = sympy.sympify(value)
     return int(number) if number.is_Integer else number
+
+
+def _is_understood(extent: Any) -> bool:
+    """Whether an extent is a number, or follows from batch and sequence."""
+    return isinstance(extent, int) or not extent.free_symbols - {BATCH, SEQ}
 
 
 def _is_exact(dim: Any) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+import sympy
 
 from passes.errors import PackingError
 from passes.graph_io import export_weightless
@@ -22,7 +23,8 @@ from passes.packing.baked_inference import BakedInference, Findings, RestartErro
 from passes.packing.extents import Extents
 from passes.packing.geometry import Geometry
 from passes.packing.pack_args import PackArgs
-from passes.shapes.symbolic import LARGEST_VALUE_READ, assume
+from passes.packing.tokenwise import is_known, show
+from passes.shapes.symbolic import LARGEST_VALUE_READ, SymbolicShapes, assume, infer_symbolic_shapes
 
 #: Stand in for extents that are open: primes, so that no constant of the model is taken for one.
 _OPEN_BATCH, _OPEN_SEQ = 7919, 6007
@@ -44,6 +46,10 @@ class Unbaked:
     changes: int = 0
     problems: tuple[str, ...] = ()
     longest: int | None = None
+
+    def then(self, later: Unbaked) -> Unbaked:
+        """This and what a second look made of the same graph."""
+        return Unbaked(self.changes + later.changes, later.problems, self.longest or later.longest)
 
     def check(self, args: PackArgs, geometry: Geometry) -> None:
         """Refuse packs of other shapes than those that the model was fixed to.
@@ -82,8 +88,10 @@ def unbake(graph: gs.Graph, geometry: Geometry) -> Unbaked:
         problems = tuple(f"{node} {reason}" for node, reason in findings.problems.items())
         logger.debug("baked extents stay: %s", "; ".join(problems))
         return Unbaked(problems=problems)
+    declared = infer_symbolic_shapes(graph)
     cuts = any(extent == SEQ for axes in findings.cuts.values() for extent in axes.values())
     changes = _Changes(graph, geometry).apply(findings)
+    _check_shapes(declared, infer_symbolic_shapes(graph, geometry.symbolic_shapes()), sizes)
     return Unbaked(changes, longest=sizes[SEQ] if cuts else None)
 
 
@@ -106,6 +114,21 @@ def _walk(graph: gs.Graph, geometry: Geometry, sizes: dict[Any, int]) -> Finding
             findings.problems["the model"] = f"has shapes that cannot be inferred ({type(error).__name__}: {error})"
         return findings
     return Findings(problems={"the model": "has too many constants of unclear extent"})
+
+
+def _check_shapes(before: SymbolicShapes, after: SymbolicShapes, sizes: dict[Any, int]) -> None:
+    """Raise PackingError where a tensor would not have its declared shape any more at the declared extents."""
+    for name, shape in before.items():
+        now = after.get(name)
+        if now is None:
+            continue
+        found = [sympy.sympify(extent).subs(sizes) for extent in now]
+        known = [(one, other) for one, other in zip(shape, found, strict=False) if is_known(one) and is_known(other)]
+        if len(shape) != len(found) or any(one != other for one, other in known):
+            raise PackingError(
+                f"the shape {show(shape)} of {name!r} cannot be made to follow the inputs: it would be {show(now)}; "
+                "export the model with dynamic axes"
+            )
 
 
 class _Rows:
