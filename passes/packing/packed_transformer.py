@@ -24,6 +24,7 @@ from passes.packing.mask import find_masks
 from passes.packing.metadata import METADATA_KEY, UNPACK_INFO
 from passes.packing.pack_args import PackArgs, parse_pack_args
 from passes.packing.placement import Placement, place
+from passes.packing.report import explain_unpacks
 from passes.packing.rewrite import rewrite
 from passes.registry import register
 
@@ -89,7 +90,7 @@ class PackedTransformer(GraphPass):
         info = gs.Variable(UNPACK_INFO, np.int32, [self._args.max_valid_num, len(self._args.segment_max_size)])
         original_ops = len(graph.nodes)
         crossings = Crossings(graph, axes, self._args, info, anchor)
-        _report(result, graph, axes, placement)
+        result.refusals.extend(explain_unpacks(graph, axes, placement))
         outputs = rewrite(graph, axes, placement, crossings, self._args, masks.explicit)
         graph.inputs.append(info)
         declare_operators(graph, ["Repack", "Unpack"])
@@ -128,17 +129,6 @@ def _refuse_leaks(leaks: Sequence[Leak]) -> None:
 
 def _count(graph: gs.Graph, op: str) -> int:
     return sum(node.op == op and node.domain == DOMAIN for node in graph.nodes)
-
-
-def _report(result: PassResult, graph: gs.Graph, axes: AxisMap, placement: Placement) -> None:
-    """One refusal for each node that mixes tokens and reads what the packed side makes."""
-    for node in graph.nodes:
-        reason = placement.reasons.get(id(node))
-        if reason is None or node.op == "Shape":
-            continue
-        from_packed = [t for t in node.inputs if axes.axes(t) and t.inputs and placement.runs_packed(t.inputs[0])]
-        if from_packed:
-            result.refuse(node, reason)
 
 
 def _write_metadata(
