@@ -16,7 +16,7 @@ from onnx import helper
 from passes.fusion.erf_gelu_pattern import ErfGeluPattern
 from poprt.compiler.cache import cached
 from poprt.compiler.lower_half import lower_half, uses_half
-from poprt.compiler.lower_int8 import lower_int8, unsign_weights
+from poprt.compiler.lower_int8 import unsign_weights
 from poprt.compiler.normalise import (
     cast_around_narrow_arithmetic,
     drop_unread_initializers,
@@ -103,11 +103,10 @@ def _compile(source: Source, outputs: list[str], options: CompilerOptions, progr
     if uses_half(model) and not has_fast_half():
         logger.debug("%d float16 places lowered to float32", lower_half(model))
     model = ErfGeluPattern().run(model)  # the engine knows GELU in fewer spellings than exporters have
-    if lower_int8(model) and lacks_int8_dot_products():
+    if lacks_int8_dot_products() and unsign_weights(model, source.weights):
         logger.warning(
             "this CPU has no 8-bit dot products: int8 weights are stored unsigned, exact here and slow on other CPUs"
         )
-        unsign_weights(model, source.weights)
     drop_unread_initializers(model)
     progress.step("placing the weights")
     manifest = _manifest(source, model, declared, packing, options)

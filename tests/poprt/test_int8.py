@@ -65,7 +65,7 @@ def test_an_executable_stores_int8_and_a_request_gives_the_same_alone_and_in_com
     stored = {spec.name: spec.dtype for spec in Executable(path).manifest.weights}
     assert sum(dtype == "int8" for dtype in stored.values()) == 12
     engine_ops = [node.op_type for node in onnx.load_from_string(Executable(path).graph).graph.node]
-    assert engine_ops.count("MatMulIntegerToFloat") == 12
+    assert engine_ops.count("MatMulInteger") == 12
     samples = random_samples(LENGTHS)
     together = packed_results(path, samples, "logits")
     expected = one_by_one(model, samples)
@@ -135,3 +135,9 @@ def test_the_real_model_is_a_quarter_of_its_size(
     assert result.counts == {"products in int8": 36, "table lookups in int8": 2}
     before, after = map(int, result.details["bytes of weights"].split(" -> "))
     assert after < 0.26 * before
+
+
+def test_the_same_model_gives_the_same_bytes() -> None:
+    model = build_bert(BertConfig(**SIZES["tiny"], head="sequence"))
+    once, again = (convert(model, packed=True)[0].SerializeToString(deterministic=True) for _ in range(2))
+    assert once == again
