@@ -16,6 +16,7 @@ from passes.registry import register
 from passes.shapes.symbolic import SymbolicShapes, infer_symbolic_shapes
 
 _EMBED_EPSILON = 1e-12
+_MINIMUM_OPSET = 13  # Split and ReduceSum take sizes and axes as inputs
 #: Attributes that MultiHeadAttention understands as com.microsoft's Attention does.
 _SHARED = ("num_heads", "scale", "unidirectional", "mask_filter_value")
 
@@ -49,7 +50,10 @@ def expand_fused_ops(graph: gs.Graph, input_shapes: Mapping[str, Sequence[int | 
     """
     result = PassResult()
     found = [node for node in graph.nodes if node.domain == CONTRIB and node.op in _EXPANDED]
-    if not found:
+    if found and graph.opset < _MINIMUM_OPSET:
+        for node in found:
+            result.refuse(node, f"what replaces it needs opset {_MINIMUM_OPSET}, the model has {graph.opset}")
+    if not found or graph.opset < _MINIMUM_OPSET:
         return result
     shapes = infer_symbolic_shapes(graph, input_shapes)
     for node in found:
@@ -123,7 +127,7 @@ class _Embedding:
         shape = make.add("Shape", "ids_shape", [self._ids], np.int64)
         one, two = make.constant("one", [1]), make.constant("two", [2])
         seq = make.add("Slice", "seq", [shape, one, two], np.int64)
-        every = make.constant("every_place", np.arange(self._positions.shape[0])[None])
+        every = make.constant("every_place", np.arange(int(self._shapes[self._positions.name][0]))[None])
         return make.add("Slice", "places", [every, make.constant("zero", [0]), seq, one], np.int64)
 
     def _count_mask(self, into: gs.Tensor) -> None:
@@ -139,6 +143,10 @@ class _Embedding:
 
 
 def _expand_embedding(graph: gs.Graph, node: gs.Node, shapes: SymbolicShapes, result: PassResult) -> None:
+    places = shapes.get(node.inputs[3].name)
+    if places is None or not isinstance(places[0], (int, sympy.Integer)):
+        result.refuse(node, f"the shape of its position table {node.inputs[3].name!r} is unknown")
+        return
     _Embedding(graph, node, shapes).expand()
     result.count("embeddings expanded")
 

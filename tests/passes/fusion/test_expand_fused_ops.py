@@ -172,8 +172,25 @@ def test_what_cannot_be_expanded_is_left_alone_with_a_reason(body: str, reason: 
     assert [node.op for node in graph.nodes] == ops(before)
 
 
+def test_below_opset_13_nothing_is_expanded_and_the_reason_says_so() -> None:
+    before = attention("y = com.microsoft.Attention <num_heads = 2> (x, qkv, qkv_bias)")
+    before.opset_import[0].version = 12
+    result = ExpandFusedOps().apply(import_graph(before))
+    assert not result.modified
+    assert "needs opset 13" in result.refusals[0].reason
+
+
+def test_a_position_table_that_is_computed_is_looked_up_as_well() -> None:
+    before = embedding(ALL.replace("places", "cast"))
+    before.graph.initializer.append(numpy_helper.from_array(WEIGHTS["places"].astype(np.float64), "wide"))
+    before.graph.node.insert(0, onnx.helper.make_node("Cast", ["wide"], ["cast"], to=onnx.TensorProto.FLOAT))
+    assert "Gather" in ops(assert_same(before, EMBEDDING_FEEDS))
+
+
 def test_operators_of_other_domains_are_not_taken_for_fused_ones() -> None:
     body = "y = Attention <q_num_heads = 2, kv_num_heads = 2> (x, x, x)"
+    if onnx.defs.onnx_opset_version() < 23:
+        pytest.skip("the installed onnx has no opset 23")
     before = parse(f"plain (float[2, 4, 8] x) => (float[2, 4, 8] y) {{ {body} }}", opset=23)
     graph = import_graph(before)
     assert not ExpandFusedOps().apply(graph).modified
