@@ -53,6 +53,8 @@ class Findings:
         cuts: (output name of the reader, input index) -> {axis: extent} of constants to be cut to an actual extent.
         whole: output names of Slices whose end is the whole axis -> their ends.
         grown: (output name of an Expand or Tile, axis) -> the extent that it gives that axis.
+        early: (output name of the reader, input index) -> {axis: extent} of constants that must be cut because a later
+            node shows what their extent means.
         problems: why the model holds for its own shapes alone, by node.
     """
 
@@ -60,6 +62,7 @@ class Findings:
     cuts: dict[tuple[str, int], dict[int, Any]] = field(default_factory=dict)
     whole: dict[str, list[int]] = field(default_factory=dict)
     grown: dict[tuple[str, int], Any] = field(default_factory=dict)
+    early: dict[tuple[str, int], dict[int, Any]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
 
 
@@ -218,6 +221,10 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
     def _align(self, node: onnx.NodeProto, shapes: Sequence[list[Any]], spared: int) -> None:
         """Bring numbers that meet an extent when operands broadcast (but for the last ``spared`` axes) to it."""
         rank = max(len(shape) for shape in shapes)
+        for index, shape in enumerate(shapes):
+            for axis, extent in self.findings.early.get((node.output[0], index), {}).items():
+                self._meet(node, index, axis, shape[axis], extent)
+                shape[axis] = 1 if extent == BATCH else extent
         for axis in range(spared + 1, rank + 1):
             extents = [shape[-axis] for shape in shapes if len(shape) >= axis]
             symbolic = {extent for extent in extents if mentions_tokens(extent) and not extent.has(sympy.Min)}
@@ -240,7 +247,7 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
             self._problem(f"reads {name!r}, which differs from row to row of the batch")
         else:
             self.findings.cuts.setdefault((node.output[0], index), {})[axis] = extent
-            value = onnx.ValueInfoProto.FromString(self.known_vi_[name].SerializeToString())
+            value = onnx.ValueInfoProto.FromString(self.known_vi_[name].SerializeToString())  # as cut so far
             if extent == BATCH:
                 value.type.tensor_type.shape.dim[axis].dim_value = 1
             else:
@@ -273,6 +280,12 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
 
     def _demand_operands(self, node: onnx.NodeProto, inputs: Sequence[Any], from_end: int, extent: Any) -> bool:
         wanted = [(index, s) for index, s in inputs if s is not None and len(s) >= -from_end and s[from_end] != 1]
+        if node.op_type in _BROADCASTING:
+            for index, s in wanted:
+                known = self.findings.early.setdefault((node.output[0], index), {})
+                if node.input[index] not in self._dependent and len(s) + from_end not in known:
+                    known[len(s) + from_end] = extent
+                    raise RestartError
         dependent = [(index, s) for index, s in wanted if node.input[index] in self._dependent]
         return bool(dependent) and all(
             self._demand(node.input[index], len(s) + from_end, extent) for index, s in dependent

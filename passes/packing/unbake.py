@@ -103,8 +103,9 @@ def _walk(graph: gs.Graph, geometry: Geometry, sizes: dict[Any, int]) -> Finding
             assume(value, assumed[value.name])
     dependent, rows = input_dependent(graph), _Rows(graph)
     grown: dict[tuple[str, int], Any] = {}
+    early: dict[tuple[str, int], dict[int, Any]] = {}
     for _ in range(_MOST_WALKS):
-        findings = Findings(grown=grown)
+        findings = Findings(grown=grown, early=early)
         inference = BakedInference(model, sizes, dependent, rows.same, findings)
         try:
             inference.walk()

@@ -84,7 +84,7 @@ def test_a_converted_model_packs_as_the_original_does(dialect: str, head: str) -
 
 @pytest.mark.export
 @pytest.mark.parametrize("exporter", ["torch-old", "torch-new"])
-@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "mpnet"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "mpnet", "t5-encoder"])
 def test_an_export_of_one_shape_packs_as_the_dynamic_export_does(
     family: str, exporter: str, exported: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -145,6 +145,11 @@ _SCORES = "turned = Transpose <perm = [0, 2, 1]> (x)  scores = MatMul (x, turned
 _MASKED = "none = Sub (row, unit)  hidden = Mul (none, large)  masked_scores = Add (scores, hidden)"
 _CAUSAL = f"{_SCORES} {_MASKED} told = Add (masked_scores, causal)  p = Softmax <axis = -1> (told)  y = MatMul (p, x)"
 
+_SUMMED_BIAS = (
+    f"{_SCORES} none = Sub (row, unit)  hidden = Mul (none, large)  bias = Add (causal, hidden)  "
+    "told = Add (scores, bias)  p = Softmax <axis = -1> (told)  y = MatMul (p, x)"
+)
+
 
 def small(body: str, **constants: Any) -> onnx.ModelProto:
     """The graph of ``packs`` around ``body``, declared [3, 9]."""
@@ -186,6 +191,7 @@ CAUSAL = np.triu(np.full((1, 9, 9), -1e9, np.float32), 1)
     [
         (_POSITIONS, {}),
         (_CAUSAL, {"causal": CAUSAL}),
+        (_SUMMED_BIAS, {"causal": CAUSAL}),
         ("y = Add (x, table)", {"table": np.tile(np.arange(72, dtype=np.float32).reshape(1, 9, 8), (3, 1, 1))}),
         (("t = Constant <value_ints = [27, 8]> ()  f = Reshape (x, t)  g = MatMul (f, W1)  "
          "u = Constant <value_ints = [3, 9, 8]> ()  y = Reshape (g, u)"), {}),
@@ -193,7 +199,8 @@ CAUSAL = np.triu(np.full((1, 9, 9), -1e9, np.float32), 1)
         ("e = Constant <value_ints = [1, 1, 8]> ()  s = Tile (column, e)  y = Mul (x, s)", {}),
         ("z = Slice (x, zero, nine, one)  y = Add (z, V)", {"nine": np.array([9])}),
     ],
-    ids=["positions", "causal-mask", "same-row-for-each-sample", "flat-and-back", "expand", "tile", "whole-slice"],
+    ids=["positions", "causal-mask", "bias-and-mask-summed-first", "same-row-for-each-sample",
+         "flat-and-back", "expand", "tile", "whole-slice"],
 )  # fmt: skip
 def test_what_a_fixed_shape_left_in_the_graph_is_made_general(body: str, constants: dict[str, Any]) -> None:
     model = small(body, **constants)
