@@ -13,7 +13,7 @@ import onnx
 
 from passes import PassManager, PassRecord, get_pass, get_registered_passes
 from passes.base import Pass
-from passes.precision.float_to_int8 import SampleData
+from passes.precision.float_to_int8 import FloatToInt8
 from poprt.convert_options import IPU_ONLY_PASSES, ROW_PACKING, ConvertOptions, read_options
 from poprt.progress import pass_progress
 from poprt.sample_data import model_inputs
@@ -35,7 +35,8 @@ class Converter:
         input_shape: input name -> extents; fixes variable dimensions. An unknown name is a warning.
         convert_version: opset to raise the model to; a model is never lowered.
         precision: "fp32", "fp16" or "int8": products by constant matrices and embedding tables in int8, the rest in
-            fp32 (pass ``float_to_int8``, which measures on random data what each product costs).
+            fp32 (pass ``float_to_int8``, which measures on random data what each product costs; one of your own in
+            ``used_passes``, with other options or data, takes its place).
         checkpoints, remove_outputs: tensors to add as outputs; outputs to drop (list or comma-separated).
         fp16_skip_op_types: operator types that stay in fp32.
         skip_passes, used_passes: default passes to leave out; passes to add after the default ones, in order. Only
@@ -124,7 +125,7 @@ class Converter:
         Raises:
             RewriteError: as for :meth:`convert`.
         """
-        steps = [_make(step) for step in self._steps(model)]
+        steps = [_with_data(_make(step), model) for step in self._steps(model)]
         with pass_progress(len(steps), disabled=self.options.disable_progress_bar) as on_pass:
             manager = PassManager(steps, on_pass=on_pass)
             try:
@@ -144,8 +145,8 @@ class Converter:
                 get_pass(name)  # raises, and offers the nearest names
         used = [step for step in options.used_passes if step != ROW_PACKING and not self._is_ipu_only(step)]
         default = [*_opening(options, _opset(model)), *_middle(options, shapes)]
-        if options.precision == "int8":
-            default.append(("float_to_int8", {"data": _calibration(model)}))
+        if options.precision == "int8" and not any(isinstance(step, FloatToInt8) for step in used):
+            default.append(("float_to_int8", {}))
         steps: list[Step | Any] = [step for step in default if step[0] not in options.skip_passes]
         steps += [(step, {}) if isinstance(step, str) else step for step in used]
         return steps + [step for step in _CLOSING if step[0] not in options.skip_passes]
@@ -217,10 +218,12 @@ def _middle(options: ConvertOptions, shapes: Mapping[str, list[int]]) -> list[St
     return steps + [(name, {} if value is None else {"value": value}) for name, value in options.keyword_passes]
 
 
-def _calibration(model: onnx.ModelProto) -> SampleData:
-    """What float_to_int8 measures on: other data than `check` compares with, of the same kind."""
+def _with_data(step: Any, model: onnx.ModelProto) -> Any:
+    """float_to_int8 with random data to measure on: other data than `check` compares with, of the same kind."""
+    if not isinstance(step, FloatToInt8):
+        return step
     inputs = model_inputs(model)  # now: the passes may consume the model
-    return lambda converted: sample_case(inputs, converted, _CALIBRATION_SEED).converted_feeds
+    return step.with_data(lambda converted: sample_case(inputs, converted, _CALIBRATION_SEED).converted_feeds)
 
 
 def _packing(options: ConvertOptions, shapes: Mapping[str, list[int]], batch: Mapping[str, int | None]) -> Step:

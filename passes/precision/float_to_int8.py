@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -59,6 +60,14 @@ class FloatToInt8(GraphPass):
         self.max_error = max_error
         self._limit = REDUCED_RANGE if reduce_range else FULL_RANGE
         self._data = data
+
+    def with_data(self, data: SampleData) -> FloatToInt8:
+        """This pass where it has sample data of its own, else a copy of it that has ``data``."""
+        if self._data is not None:
+            return self
+        made = copy.copy(self)
+        made._data = data
+        return made
 
     def apply(self, graph: gs.Graph) -> PassResult:
         """Quantise the main graph."""

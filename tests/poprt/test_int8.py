@@ -15,6 +15,7 @@ from models.dialects import DIALECTS
 from models.minilm import MiniLM
 from models.texts import texts
 from passes.base import PassResult
+from passes.precision.float_to_int8 import FloatToInt8
 from poprt.compiler import Compiler
 from poprt.converter import Converter
 from poprt.executable import Executable
@@ -141,3 +142,22 @@ def test_the_same_model_gives_the_same_bytes() -> None:
     model = build_bert(BertConfig(**SIZES["tiny"], head="sequence"))
     once, again = (convert(model, packed=True)[0].SerializeToString(deterministic=True) for _ in range(2))
     assert once == again
+
+
+def test_the_users_own_quantiser_takes_the_place_of_the_default_one() -> None:
+    model = build_bert(BertConfig(**SIZES["tiny"], head="qa"))
+    own = FloatToInt8(max_error=0.008)
+    converter = Converter(precision="int8", used_passes=[own])
+    converter.convert(model)
+    results = [record.result for record in converter.records if record.name == "float_to_int8"]
+    assert len(results) == 1
+    assert any("more than 0.8%" in refusal.reason for refusal in results[0].refusals)
+    assert any(name.startswith("cosine") for name in results[0].details) == results[0].modified
+    assert own._data is None
+
+
+def test_the_quantiser_asked_for_by_name_is_given_data_too(caplog: pytest.LogCaptureFixture) -> None:
+    converter = Converter(used_passes="float_to_int8")
+    converter.convert(build_bert(BertConfig(**SIZES["tiny"], head="qa")))
+    assert "cosine of start_logits" in converter.records[-5].result.details
+    assert "no sample data" not in caplog.text
