@@ -45,6 +45,8 @@ class FloatToInt8(GraphPass):
     The result is for CPUs with 8-bit dot products (AVX512-VNNI, AVX-VNNI, Arm dot product). Older x86 engines add two
     8-bit products in 16 bits, which may overflow: ``reduce_range`` keeps weights to 7 bits for them.
 
+    A NaN in an activation is lost: no integer stands for it. Infinite values spoil their own token, as in float32.
+
     Subgraphs and local functions stay float32 and are reported. Runs once: a quantised model is left alone.
 
     Args:
