@@ -85,10 +85,11 @@ def _add_throughput(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=default.seconds, help="of a measured slice, about")
     parser.add_argument("--rounds", type=int, default=default.rounds, help="slices of each contender; medians count")
     parser.add_argument("--least", type=int, default=default.least, help="requests of a slice at least")
+    parser.add_argument("--minutes", type=float, default=default.minutes, help="for all cases; slices shrink to fit")
 
 
 def _throughput(options: argparse.Namespace, output: Output) -> None:
-    budget = Budget(options.seconds, options.rounds, options.least)
+    budget = Budget(options.seconds, options.rounds, options.least, options.minutes)
     precisions = options.precision or [name for name in ("fp32", "int8") if precision_available(name)]
     if not options.precision and "int8" not in precisions:
         output.line("int8: not available in this version of poprt; --precision int8 runs the others alone")
@@ -100,7 +101,8 @@ def _throughput(options: argparse.Namespace, output: Output) -> None:
     ]
     output.line(
         f"{len(cases)} cases; each contender gets as many requests as it runs in about {budget.seconds:g} s "
-        f"(at least {budget.least}), {budget.rounds} times, in turns; medians count"
+        f"(at least {budget.least}; fewer where {budget.minutes:g} minutes are short), {budget.rounds} times, "
+        "in turns; medians count"
     )
     results = measure_all(cases, budget, output.line)
     tables = [report.case_table(result) for result in results]

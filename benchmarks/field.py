@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import onnx
-
 from benchmarks import ours, peer_ctranslate2, peer_openvino
 from benchmarks.contenders import Contender, Engine, OnnxRuntime, Padded, Result
 from benchmarks.quantise import quantise
@@ -14,7 +12,8 @@ from benchmarks.rounds import TOLERANCE, Report, difference, fastest
 from benchmarks.workloads import ROWS, Lengths, Requests, build, compile_packed, config_of
 
 CHECKED = 8  # requests whose numbers are compared before anything is timed
-SEARCH_TOKENS = 2048  # of the requests that batch sizes are tried on, about
+SEARCH_TOKENS = 4096  # of the requests that batch sizes are tried on, at most
+SEARCH_SECONDS = 2.0  # of a batch size's trial, about
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,8 @@ class FieldBuilder:
         self._requests = requests
         self._report = report
         self._model = build(case.size)
+        plain = quantise(self._model) if case.precision == "int8" else self._model
+        self._plain: bytes = plain.SerializeToString()
         self._config = config_of(case.size)
         self._searched = max(ROWS, round(SEARCH_TOKENS / case.lengths.mean))
         self._reference = self._run_reference()
@@ -88,16 +89,13 @@ class FieldBuilder:
             self._field.absent["poprt"] = f"not available: this version does not convert to {self.case.precision}"
         return self._field
 
-    def _plain_model(self) -> onnx.ModelProto:
-        return quantise(self._model) if self.case.precision == "int8" else self._model
-
     def _run_reference(self) -> list[Result]:
         """The float32 model as it is written, each request alone."""
         engine = OnnxRuntime(self._model.SerializeToString(), optimise=False)
         return Padded("reference", engine, 1).run(self._requests.take(0, CHECKED))
 
     def _add_baselines(self) -> None:
-        engine = OnnxRuntime(self._plain_model().SerializeToString())
+        engine = OnnxRuntime(self._plain)
         longest = self.case.lengths.longest
         name = f"onnxruntime: padded to {ROWS} x {longest}"
         self._add(Padded(name, engine, ROWS, columns=longest), "baseline")
@@ -112,7 +110,7 @@ class FieldBuilder:
         self._add_sorted("CTranslate2", engine, "peer")
 
     def _add_openvino(self) -> None:
-        engine = peer_openvino.OpenVINO(self._plain_model().SerializeToString())
+        engine = peer_openvino.OpenVINO(self._plain)
         sizes = [1, *batch_sizes(self.case.lengths)]
         self._add(self._best("OpenVINO: order of arrival", engine, sizes), "peer")
 
@@ -137,7 +135,7 @@ class FieldBuilder:
             Padded(f"{name}, batches of {rows}" if rows > 1 else f"{name}, one at a time", engine, rows, sort=sort)
             for rows in sizes
         ]
-        return fastest(forms, self._requests, self._searched, self._report)
+        return fastest(forms, self._requests, self._searched, max(sizes), SEARCH_SECONDS, self._report)
 
     def _add(self, contender: Contender, kind: str, offline: bool = False) -> None:
         """Check the numbers, and let the contender in if they are right."""

@@ -24,7 +24,16 @@ def case_table(result: CaseResult) -> Table:
         caption_justify="left",
     )
     table.add_column("contender", max_width=64)
-    for title in ("tokens/s", "samples/s", "vs best\nbaseline", "of roof", "padding", "outside\nengine", "spread"):
+    for title in (
+        "tokens/s",
+        "samples/s",
+        "vs best\nbaseline",
+        "of roof",
+        "padding",
+        "outside\nengine",
+        "spread",
+        "requests\na slice",
+    ):
         table.add_column(title, justify="right")
     for row in result.rows:
         table.add_row(*_cells(row), style=_style(row))
@@ -43,6 +52,7 @@ def _cells(row: Row) -> list[str]:
         f"{row.padding:.0%}",
         "" if row.overhead is None else f"{row.overhead:.1%}",
         f"{row.spread:.0%}",
+        str(row.requests),
     ]
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.contenders import Array, OnnxRuntime
+from benchmarks import peer_openvino
+from benchmarks.contenders import Array, Engine, OnnxRuntime
 from benchmarks.quantise import quantise
 from models.bert import BertConfig
 
@@ -32,7 +36,8 @@ def products(config: BertConfig) -> list[_Product]:
 
 
 class Roof:
-    """A model of the encoder's products alone, each with weights of its own, in onnxruntime and in numpy.
+    """A model of the encoder's products alone, each with weights of its own, in onnxruntime, numpy and
+    (where installed) OpenVINO.
 
     Args:
         config: the encoder.
@@ -45,25 +50,27 @@ class Roof:
         # Of variance 1 / inner, so that values neither grow nor vanish along the chain.
         self._weights = [rng.standard_normal((p.inner, p.outer), np.float32) * np.float32(p.inner**-0.5) for p in chain]
         model = _chain_model(self._weights, config.hidden)
-        self._engine = OnnxRuntime((quantise(model) if precision == "int8" else model).SerializeToString())
+        serialised = (quantise(model) if precision == "int8" else model).SerializeToString()
+        self._engines: dict[str, Engine] = {"onnxruntime": OnnxRuntime(serialised)}
+        with contextlib.suppress(ImportError):  # an absent peer lowers no roof
+            self._engines["openvino"] = peer_openvino.OpenVINO(serialised)
         self._feeds: dict[str, Array] = {"x": rng.standard_normal((tokens, config.hidden), np.float32)}
         self._with_numpy = precision == "fp32"
         self.flops = float(sum(2 * tokens * p.inner * p.outer for p in chain))
 
     def measure(self, seconds: float) -> dict[str, float]:
         """Floating-point operations a second by library, over about ``seconds`` each. numpy computes no int8."""
-        found = {"onnxruntime": self._rate(lambda: self._engine(self._feeds), seconds)}
+        found = {name: self._rate(partial(engine, self._feeds), seconds) for name, engine in self._engines.items()}
         if self._with_numpy:
             found["numpy"] = self._rate(self._run_numpy, seconds)
         return found
 
-    def _rate(self, run: object, seconds: float) -> float:
-        assert callable(run)
+    def _rate(self, run: Callable[[], object], seconds: float) -> float:
         runs, start = 0, time.perf_counter()
-        while (taken := time.perf_counter() - start) < seconds or not runs:
+        while not runs or time.perf_counter() - start < seconds:
             run()
             runs += 1
-        return self.flops * runs / max(time.perf_counter() - start, taken)
+        return self.flops * runs / (time.perf_counter() - start)
 
     def _run_numpy(self) -> None:
         x = self._feeds["x"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -75,26 +76,37 @@ def time_slice(contender: Contender, requests: Requests, start: int, count: int)
     return Slice(lengths, contender.fed(lengths), seconds, engine)
 
 
-def fastest(candidates: Sequence[Contender], requests: Requests, count: int, report: Report) -> Contender:
-    """The fastest of some forms of one contender (batch sizes) on the same ``count`` requests, each run once warm."""
-    taken = {}
-    for index, candidate in enumerate(candidates):
-        candidate.run(requests.take(0, 2))
-        taken[index] = time_slice(candidate, requests, 0, count).seconds
+def fastest(
+    candidates: Sequence[Contender], requests: Requests, most: int, least: int, seconds: float, report: Report
+) -> Contender:
+    """The fastest of some forms of one contender (batch sizes), all on the same requests.
+
+    Args:
+        candidates: the forms.
+        requests: what they run.
+        most, least: how many requests at most, and at least: a batch of the largest size.
+        seconds: that a form may take, about; it decides on the number of requests.
+        report: takes a line that names the fastest.
+    """
+    rate = requests_per_second(candidates[0], requests, seconds / 4)
+    count = int(min(most, max(least, rate * seconds)))
+    taken = {index: time_slice(each, requests, 0, count).seconds for index, each in enumerate(candidates)}
     best = min(taken, key=taken.__getitem__)
     report(f"best of {len(candidates)}: {candidates[best].name}")
     return candidates[best]
 
 
-def requests_for(contender: Contender, requests: Requests, seconds: float, least: int) -> int:
-    """How many requests ``contender`` runs in about ``seconds``, as whole batches of the fixed shape."""
+def requests_per_second(contender: Contender, requests: Requests, seconds: float) -> float:
+    """How fast ``contender`` is, roughly, from a run of about ``seconds`` or of one batch of the fixed shape."""
+    contender.run(requests.take(0, 2))  # warm
     tried = time_slice(contender, requests, 0, MULTIPLE)
-    if tried.seconds < seconds / 4:  # too short to tell
-        tried = time_slice(contender, requests, 0, _whole(seconds / 4 / tried.seconds * MULTIPLE))
-    return max(least, _whole(seconds / tried.seconds * len(tried.lengths)))
+    if tried.seconds < seconds / 2:  # too short to tell
+        tried = time_slice(contender, requests, 0, whole_batches(seconds / tried.seconds * MULTIPLE))
+    return len(tried.lengths) / tried.seconds
 
 
-def _whole(count: float) -> int:
+def whole_batches(count: float) -> int:
+    """The number of requests near ``count`` that makes whole batches of the fixed shape, one at least."""
     return max(1, round(count / MULTIPLE)) * MULTIPLE
 
 
@@ -104,7 +116,9 @@ def interleave(
     counts: Mapping[str, int],
     rounds: int,
     report: Report,
+    *,
     between: Callable[[], None] = lambda: None,
+    deadline: float = math.inf,
 ) -> dict[str, Timing]:
     """Run all contenders in turns.
 
@@ -115,15 +129,21 @@ def interleave(
         rounds: slices of each contender.
         report: takes a line of progress after each round.
         between: called once a round, to measure something else in turns with them (the roof).
+        deadline: ``time.perf_counter()`` at which no further round would end in time; the first is always run.
     """
     timings = {contender.name: Timing() for contender in contenders}
     longest = max(counts.values())
+    slowest = 0.0
     for turn in range(rounds):
         begin = time.perf_counter()
+        if turn and begin + slowest > deadline:
+            report(f"stopped after {turn} of {rounds} rounds: the machine is slow or busy")
+            break
         between()
         for contender in contenders:
             done = time_slice(contender, requests, turn * longest, counts[contender.name])
             timings[contender.name].slices.append(done)
+        slowest = max(slowest, time.perf_counter() - begin)
         report(f"round {turn + 1} of {rounds}: {time.perf_counter() - begin:.0f} s")
     return timings
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from benchmarks.field import Case, Entry, Field, FieldBuilder
 from benchmarks.roof import Roof
-from benchmarks.rounds import Report, Timing, interleave, requests_for
+from benchmarks.rounds import MULTIPLE, Report, Timing, interleave, requests_per_second, whole_batches
 from benchmarks.workloads import Requests, config_of, useful_flops
 
 
@@ -23,11 +24,14 @@ class Budget:
         seconds: of a slice, about.
         rounds: slices of each contender.
         least: requests of a slice at least; with fewer there would be little to sort.
+        minutes: for all cases together. Where they are short, slices shrink (to a batch of the fixed shape), then
+            rounds are left out, all but the first.
     """
 
     seconds: float = 4.0
     rounds: int = 3
     least: int = 32
+    minutes: float = 18.0
 
 
 @dataclass(frozen=True)
@@ -82,24 +86,44 @@ class CaseResult:
 
 
 def measure_case(case: Case, budget: Budget, report: Report) -> CaseResult:
-    """Build the field of a case, check it, and time it in turns with the roof."""
+    """Build the field of a case, check it, and time it in turns with the roof. ``budget.minutes`` is for this case."""
     begin = time.perf_counter()
+    deadline = begin + 60 * budget.minutes
     config = config_of(case.size)
     requests = Requests(case.lengths, config.vocab)
     field = FieldBuilder(case, requests, report).build()
     contenders = [entry.contender for entry in field.entries]
-    counts = {c.name: requests_for(c, requests, budget.seconds, budget.least) for c in contenders}
+    speeds = {c.name: requests_per_second(c, requests, budget.seconds / 4) for c in contenders}
+    counts = slice_counts(speeds, budget, deadline - time.perf_counter())
     roof = Roof(config, case.precision)
-    measured: list[dict[str, float]] = []
     roof.measure(0)  # warm
-    timings = interleave(
-        contenders, requests, counts, budget.rounds, report, lambda: measured.append(roof.measure(budget.seconds / 4))
-    )
+    measured: list[dict[str, float]] = []
+
+    def measure_roof() -> None:
+        measured.append(roof.measure(budget.seconds / 4))
+
+    timings = interleave(contenders, requests, counts, budget.rounds, report, between=measure_roof, deadline=deadline)
     rates = {name: statistics.median(turn[name] for turn in measured) for name in measured[0]}
     lengths = [n for timing in timings.values() for item in timing.slices for n in item.lengths]
     mean = float(np.mean(lengths))
     rows = make_rows(case, field, timings, max(rates.values()), mean)
     return CaseResult(case, rates, mean, rows, field.absent, time.perf_counter() - begin)
+
+
+def slice_counts(speeds: Mapping[str, float], budget: Budget, seconds: float) -> dict[str, int]:
+    """How many requests each contender gets in a slice, if all slices are to take ``seconds`` together.
+
+    Args:
+        speeds: requests a second by contender.
+        budget: what is wanted.
+        seconds: what there is.
+    """
+    each = seconds / budget.rounds / len(speeds)
+    counts = {}
+    for name, speed in speeds.items():
+        wanted = max(budget.least, whole_batches(budget.seconds * speed))
+        counts[name] = min(wanted, max(MULTIPLE, int(each * speed / MULTIPLE) * MULTIPLE))
+    return counts
 
 
 def make_rows(case: Case, field: Field, timings: dict[str, Timing], roof: float, mean: float) -> list[Row]:
@@ -129,8 +153,14 @@ def _row(case: Case, entry: Entry, timing: Timing, best: float, roof: float, mea
 
 def measure_all(cases: Sequence[Case], budget: Budget, report: Report) -> list[CaseResult]:
     """Measure the cases one after the other."""
-    results = []
+    results: list[CaseResult] = []
+    deadline = time.perf_counter() + 60 * budget.minutes
     for case in cases:
-        results.append(measure_case(case, budget, lambda line, case=case: report(f"{case}: {line}")))  # type: ignore[misc]
+        share = (deadline - time.perf_counter()) / (len(cases) - len(results))
+        results.append(measure_case(case, replace(budget, minutes=share / 60), partial(_report_case, report, case)))
         report(f"{case}: done in {results[-1].seconds:.0f} s")
     return results
+
+
+def _report_case(report: Report, case: Case, line: str) -> None:
+    report(f"{case}: {line}")
