@@ -7,7 +7,7 @@ the graph object.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -26,6 +26,8 @@ class ModelHeader:
     Attributes:
         metadata: the model's ``metadata_props``; passes may read and write it.
         node_metadata: the nodes' ``metadata_props``, by the node's name and operator.
+        initializers: names of the main graph's initializers, which graphsurgeon takes for a subgraph's own where only
+            subgraphs read them.
     """
 
     ir_version: int = 8
@@ -36,6 +38,7 @@ class ModelHeader:
     doc_string: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     node_metadata: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    initializers: frozenset[str] = frozenset()
 
 
 def header(graph: gs.Graph) -> ModelHeader:
@@ -61,6 +64,7 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
             for node in model.graph.node
             if node.name and node.metadata_props
         },
+        initializers=frozenset(tensor.name for tensor in model.graph.initializer),
     )
     return graph
 
@@ -75,7 +79,13 @@ def export_graph(graph: gs.Graph) -> onnx.ModelProto:
             model.graph.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
         else:
             model.graph.initializer.append(OnnxExporter.export_tensor_proto(tensor))
-    _drop_captured(model.graph, {tensor.name for tensor in constants})
+    held = {tensor.name for tensor in constants}
+    for nested in _nested(model.graph):
+        for tensor in nested.initializer:
+            if tensor.name in info.initializers - held:
+                model.graph.initializer.append(tensor)
+                held.add(tensor.name)
+    _drop_captured(model.graph, held)
     model.ir_version = max(info.ir_version, 8)  # 8: the first with model-local functions
     for name in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
         setattr(model, name, getattr(info, name))
@@ -137,6 +147,14 @@ def _value_info(tensor: gs.Tensor) -> onnx.ValueInfoProto:
         raise RewriteError(f"tensor {tensor.name!r} is of the kind {tensor.type}, which no rewrite can carry")
     value: onnx.ValueInfoProto = OnnxExporter.export_value_info_proto(tensor, False)
     return value
+
+
+def _nested(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    for node in graph.node:
+        for attribute in node.attribute:
+            for nested in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
+                yield nested
+                yield from _nested(nested)
 
 
 def _drop_captured(graph: onnx.GraphProto, outer: set[str]) -> None:

@@ -1,0 +1,23 @@
+"""A model that goes through a graph and back keeps its weights where they were."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from passes.graph_io import export_graph, import_graph
+from tests.numerics import run
+from tests.passes.rewrites import copy_of, parse
+
+
+def test_a_weight_that_only_subgraphs_read_stays_in_the_main_graph_once() -> None:
+    model = parse("""g (bool c, float[2] x) => (float[2] y) <float[2] w = {1, 2}> {
+        y = If (c) <then_branch = t () => (float[2] p) { p = Add (x, w) },
+                    else_branch = e () => (float[2] q) <float[2] v = {5, 6}> { r = Mul (x, w)  q = Add (r, v) }> }""")
+    again = export_graph(import_graph(copy_of(model)))
+    assert [tensor.name for tensor in again.graph.initializer] == ["w"]
+    branches = {attribute.name: attribute.g for attribute in again.graph.node[0].attribute}
+    assert not branches["then_branch"].initializer
+    assert [tensor.name for tensor in branches["else_branch"].initializer] == ["v"]
+    for flag in (True, False):
+        feeds = {"c": np.array(flag), "x": np.array([3, 4], np.float32)}
+        np.testing.assert_array_equal(run(again, feeds)["y"], run(model, feeds)["y"])
