@@ -81,13 +81,14 @@ class GeometryFinder:
 
     def _first(self, graph: gs.Graph, candidates: Sequence[gs.Variable]) -> gs.Variable:
         names = ", ".join(f"{tensor.name} {tensor.shape}" for tensor in graph.inputs) or "none"
-        for name in self._dynamic_inputs:
-            found = next((tensor for tensor in candidates if tensor.name == name), None)
+        named = [next((t for t in candidates if t.name == name), None) for name in self._dynamic_inputs]
+        for name, found in zip(self._dynamic_inputs, named, strict=True):
             if found is None:
                 raise PackingError(
                     f"pack_args dynamic_groups names {name!r}, which is no input [batch, sequence]; inputs: {names}"
                 )
-            return found
+        if named:
+            return named[0]
         ids = [t for t in candidates if len(t.shape) == 2 and np.issubdtype(t.dtype, np.integer)]
         if not candidates:
             raise PackingError(f"no input has the axes [batch, sequence]; inputs: {names}")

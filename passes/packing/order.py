@@ -7,16 +7,21 @@ batch * seq may hold its tokens batch first or sequence first. Such tensors stay
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.base import subgraphs
 from passes.packing.axes import AxisMap
+from passes.packing.positional import Positional
 from passes.packing.tokenwise import blocks, constant
 
 #: Operators that move values along an axis, by the input they move.
 _REORDERING = frozenset(
     {"ReverseSequence", "Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND", "TopK"}
 )
+
+#: Extents at which indices are looked at.
+_SAMPLES, _PLACES = 3, 8
 
 
 def forget_disordered(graph: gs.Graph, axes: AxisMap) -> None:
@@ -25,8 +30,9 @@ def forget_disordered(graph: gs.Graph, axes: AxisMap) -> None:
     All that is computed from a reordered tensor counts as reordered: nothing shows where the order is restored.
     """
     reordered: set[str] = set()
+    positional = Positional(graph, axes)
     for node in graph.nodes:
-        if _reads(node, reordered) or _reorders(node, axes):
+        if _reads(node, reordered) or (_reorders(node, axes) and not _takes_each_place(node, axes, positional)):
             reordered.update(tensor.name for tensor in node.outputs)
             for tensor in node.outputs:
                 axes.forget(tensor)
@@ -50,6 +56,21 @@ def _reorders(node: gs.Node, axes: AxisMap) -> bool:
         steps = constant(node.inputs[4]) if len(node.inputs) > 4 else None
         return len(node.inputs) > 4 and (steps is None or bool((steps < 0).any())) and _touches_tokens(node, axes)
     return node.op in _REORDERING and _touches_tokens(node, axes)
+
+
+def _takes_each_place(node: gs.Node, axes: AxisMap, positional: Positional) -> bool:
+    """Whether a GatherND of [batch, seq] takes at each place what stands there; exporters index a mask so."""
+    data, *indices = node.inputs
+    token, taken = axes.axes(data), axes.axes(node.outputs[0])
+    if node.op != "GatherND" or node.attrs.get("batch_dims", 0) or token is None or not token.canonical:
+        return False
+    if taken is None or taken.flat or indices[0] not in positional:
+        return False
+    picked = positional.value(indices[0], _PLACES, batch=_SAMPLES)
+    if picked.shape[-1] != 2 or picked.shape[taken.batch] != _SAMPLES or picked.shape[taken.seq] != _PLACES:
+        return False
+    own = np.indices(picked.shape[:-1])
+    return bool((picked[..., 0] == own[taken.batch]).all() and (picked[..., 1] == own[taken.seq]).all())
 
 
 def _touches_tokens(node: gs.Node, axes: AxisMap) -> bool:

@@ -8,7 +8,7 @@ by its distance.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -19,6 +19,8 @@ from passes.base import subgraphs
 from passes.packing.axes import BATCH, SEQ, AxisMap, mentions_tokens
 from passes.packing.evaluation import evaluate
 
+Extents: TypeAlias = Mapping[sympy.Symbol, int]
+
 
 class Positional:
     """Finds and evaluates positional tensors of ``graph``, whose nodes must be in topological order."""
@@ -26,7 +28,7 @@ class Positional:
     def __init__(self, graph: gs.Graph, axes: AxisMap) -> None:
         self._graph, self._axes = graph, axes
         self._names = {tensor.name for node in graph.nodes for tensor in node.outputs if self._is_extent(tensor)}
-        self._cache: dict[tuple[str, int], np.ndarray[Any, Any]] = {}
+        self._cache: dict[tuple[str, int, int], np.ndarray[Any, Any]] = {}
         for node in graph.nodes:
             if any(True for _ in subgraphs(node)) or not node.inputs:
                 continue
@@ -36,11 +38,11 @@ class Positional:
     def __contains__(self, tensor: gs.Tensor) -> bool:
         return tensor.name in self._names
 
-    def value(self, tensor: gs.Tensor, seq: int) -> np.ndarray[Any, Any]:
-        """The tensor's value for a batch of one and a sequence of ``seq`` places."""
-        key = (tensor.name, seq)
+    def value(self, tensor: gs.Tensor, seq: int, batch: int = 1) -> np.ndarray[Any, Any]:
+        """The tensor's value for a batch of ``batch`` and a sequence of ``seq`` places."""
+        key = (tensor.name, seq, batch)
         if key not in self._cache:
-            self._cache[key] = self._evaluate(tensor, seq)
+            self._cache[key] = self._evaluate(tensor, {BATCH: batch, SEQ: seq})
         return self._cache[key]
 
     def table(self, tensor: gs.Tensor, axis: int, seq: int) -> np.ndarray[Any, Any] | None:
@@ -71,22 +73,22 @@ class Positional:
     def _extents(self) -> Mapping[str, Any]:
         return self._axes.shapes.contents
 
-    def _evaluate(self, tensor: gs.Tensor, seq: int) -> np.ndarray[Any, Any]:
+    def _evaluate(self, tensor: gs.Tensor, extents: Extents) -> np.ndarray[Any, Any]:
         known: dict[str, np.ndarray[Any, Any]] = {}
-        nodes = self._ancestors(tensor, seq, known)
+        nodes = self._ancestors(tensor, extents, known)
         if tensor.name in known:
             return known[tensor.name]
         element = self._axes.shapes.dtypes.get(tensor.name, onnx.TensorProto.FLOAT)
         return evaluate(self._graph, nodes, tensor.name, element, known)
 
-    def _ancestors(self, tensor: gs.Tensor, seq: int, known: dict[str, np.ndarray[Any, Any]]) -> list[gs.Node]:
+    def _ancestors(self, tensor: gs.Tensor, extents: Extents, known: dict[str, np.ndarray[Any, Any]]) -> list[gs.Node]:
         """The nodes that make ``tensor``, cut at extents, whose values go into ``known``."""
         wanted, found = {tensor.name}, []
         for node in reversed(self._graph.nodes):
             output = next((output for output in node.outputs if output.name in wanted), None)
             if output is None:
                 continue
-            value = self._extent_value(output, seq)
+            value = self._extent_value(output, extents)
             if value is not None:
                 known[output.name] = value
                 continue
@@ -94,13 +96,13 @@ class Positional:
             wanted.update(item.name for item in node.inputs)
         return found[::-1]
 
-    def _extent_value(self, tensor: gs.Tensor, seq: int) -> np.ndarray[Any, Any] | None:
+    def _extent_value(self, tensor: gs.Tensor, extents: Extents) -> np.ndarray[Any, Any] | None:
         contents = self._extents().get(tensor.name)
         shape = self._axes.shape(tensor)
         if contents is None or self._axes.is_free(tensor) or shape is None:
             return None
         values = list(contents) if isinstance(contents, (list, tuple)) else [contents]
-        numbers = [sympy.sympify(value).subs({BATCH: 1, SEQ: seq}) for value in values]
+        numbers = [sympy.sympify(value).subs(extents) for value in values]
         if not all(getattr(number, "is_Integer", False) for number in numbers):
             return None
         dtype = onnx.helper.tensor_dtype_to_np_dtype(self._axes.shapes.dtypes.get(tensor.name, onnx.TensorProto.INT64))
