@@ -1,4 +1,4 @@
-"""What the packing tests share: a small graph around what is tested, packed, run in both forms, judged sample by sample.
+"""What the packing tests share: a small graph around what is tested, packed, run in both forms, judged by sample.
 
 The graph is ``x = hidden state [batch, seq, 8]`` (token embedding times a constant matrix), then the lines under test,
 which make ``y``, and a masked sum over the sequence, so that there is a mask.
