@@ -33,8 +33,8 @@ format: $(VENV)/.lint  ## Rewrite the sources in the project's style
 bench: $(VENV)/.bench  ## Measure throughput against the baselines, the peers and the machine's roof (under 20 minutes)
 	$(BIN)/python -m benchmarks
 
-zoo: $(VENV)/.test  ## Run the tests on models exported by torch and transformers alone
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -q -m export
+zoo: $(VENV)/.test  ## Export every encoder family, pack it in both styles, and print what came of it
+	$(BIN)/python -m tests.zoo
 
 clean:  ## Remove the virtual environment, caches and what the demo and the benchmarks wrote
 	rm -rf $(VENV) build dist *.egg-info demo_output bench_output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

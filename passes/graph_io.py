@@ -50,6 +50,7 @@ def header(graph: gs.Graph) -> ModelHeader:
 
 def import_graph(model: onnx.ModelProto) -> gs.Graph:
     """Import ``model``. Its tensors stay where they are and are read when a pass asks for their values."""
+    _check_single_producers(model.graph)
     graph = gs.import_onnx(model)
     graph.model_header = ModelHeader(
         ir_version=model.ir_version,
@@ -67,6 +68,19 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
         initializers=frozenset(tensor.name for tensor in model.graph.initializer),
     )
     return graph
+
+
+def _check_single_producers(graph: onnx.GraphProto) -> None:
+    """Exporters have been seen to give an output the name of a tensor inside; graphsurgeon would see a cycle."""
+    made: dict[str, str] = {value.name: "an input" for value in graph.input}
+    for node in graph.node:
+        for name in filter(None, node.output):
+            if name in made:
+                raise RewriteError(
+                    f"the model is not valid: tensor {name!r} is made by {node.op_type} {node.name!r} and by "
+                    f"{made[name]}; export it again with other output names"
+                )
+            made[name] = f"{node.op_type} {node.name!r}"
 
 
 def export_graph(graph: gs.Graph) -> onnx.ModelProto:

@@ -14,7 +14,7 @@ HEADS = {
     "qa": "start_logits and end_logits [B, S]",
     "sequence": "logits [B, L]",
     "token": "logits [B, S, L]",
-    "mean": "embedding [B, H], the mean over the mask, of unit length",
+    "mean": "sentence_embedding [B, H], the mean over the mask, of unit length",
     "hidden": "last_hidden_state [B, S, H]",
     "pooled": "pooler_output [B, H]",
 }

@@ -18,7 +18,7 @@ SHAPES = {
     "qa": {"start_logits": (9,), "end_logits": (9,)},
     "sequence": {"logits": (LABELS,)},
     "token": {"logits": (9, LABELS)},
-    "mean": {"embedding": (64,)},
+    "mean": {"sentence_embedding": (64,)},
     "hidden": {"last_hidden_state": (9, 64)},
     "pooled": {"pooler_output": (64,)},
 }

@@ -27,7 +27,7 @@ _OUTPUTS = {
     "qa": ["start_logits", "end_logits"],
     "sequence": ["logits"],
     "token": ["logits"],
-    "mean": ["embedding"],
+    "mean": ["sentence_embedding"],
     "hidden": ["last_hidden_state"],
     "pooled": ["pooler_output"],
 }

@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 import sympy
 
-from passes.packing.axes import SEQ, AxisMap
+from passes.packing.axes import BATCH, SEQ, AxisMap
 from passes.packing.placement import Placement
 from passes.packing.positional import Positional
 from passes.packing.tokenwise import axes_argument, constant
@@ -68,10 +70,11 @@ class LeakFinder:
         """The nodes, in order."""
         found = []
         for node in self._graph.nodes:
-            if not self._placement.runs_packed(node):
-                certain, possible = self._certain(node), self._possible(node)
-                if certain or possible:
-                    found.append(Leak(node, certain or possible or "", certain is not None))
+            packed = self._placement.runs_packed(node)
+            certain = None if packed else self._certain(node)
+            possible = self._length(node) if packed else self._possible(node)
+            if certain or possible:
+                found.append(Leak(node, certain or possible or "", certain is not None))
         return found
 
     def _certain(self, node: gs.Node) -> str | None:
@@ -107,6 +110,8 @@ class LeakFinder:
             reduced = axes_argument(node) or list(range(rank))
         else:
             reduced = [int(node.attrs.get("axis", -1 if node.op == "TopK" else 0))]
+        if self._is_float(tensor) and any(self._mentions(tensor, axis, BATCH) for axis in reduced):
+            return "it reduces over the samples of a batch"
         if not any(self._is_seq(tensor, axis) for axis in reduced):
             return None
         if node.op in _SUMS and (self._is_zero(tensor) or self._is_masked(tensor)):
@@ -131,12 +136,20 @@ class LeakFinder:
         first, second = (self._positional.value(tensor, length) for length in _LENGTHS)
         return first.shape == second.shape and bool((first == second).all())
 
+    def _is_float(self, tensor: gs.Tensor) -> bool:
+        """Whether the tensor holds values; numbers and truth values over a whole batch choose between branches."""
+        dtype = self._axes.shapes.dtypes.get(tensor.name)
+        return dtype is not None and np.issubdtype(onnx.helper.tensor_dtype_to_np_dtype(dtype), np.floating)
+
     def _is_seq(self, tensor: gs.Tensor, axis: int) -> bool:
+        return self._mentions(tensor, axis, SEQ)
+
+    def _mentions(self, tensor: gs.Tensor, axis: int, symbol: sympy.Symbol) -> bool:
         shape = self._axes.shape(tensor)
         if shape is None or not -len(shape) <= axis < len(shape) or self._axes.is_free(tensor):
             return False
         extent = shape[axis]
-        return isinstance(extent, sympy.Expr) and SEQ in extent.free_symbols
+        return isinstance(extent, sympy.Expr) and symbol in extent.free_symbols
 
     def _is_masked(self, tensor: gs.Tensor) -> bool:
         return tensor.name in self._masked

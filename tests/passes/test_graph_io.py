@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from passes.errors import RewriteError
 from passes.graph_io import export_graph, import_graph
 from tests.numerics import run
 from tests.passes.rewrites import copy_of, parse
@@ -21,3 +23,10 @@ def test_a_weight_that_only_subgraphs_read_stays_in_the_main_graph_once() -> Non
     for flag in (True, False):
         feeds = {"c": np.array(flag), "x": np.array([3, 4], np.float32)}
         np.testing.assert_array_equal(run(again, feeds)["y"], run(model, feeds)["y"])
+
+
+def test_a_tensor_with_two_producers_is_named() -> None:
+    model = parse("g (float[2] x) => (float[2] y) { y = Neg (x)  z = Abs (x) }")
+    model.graph.node[1].output[0] = "y"
+    with pytest.raises(RewriteError, match="tensor 'y' is made by Abs '' and by Neg ''"):
+        import_graph(model)

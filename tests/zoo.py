@@ -1,0 +1,134 @@
+"""Packs every encoder of the export zoo in both styles and prints what came of it: ``python -m tests.zoo``.
+
+Each model goes the whole way: converted, compiled, run through the pack runner; every answer is compared with the
+unpadded run of the export, alone, in onnxruntime with its optimiser off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from rich.console import Console
+from rich.table import Table
+
+from passes.errors import RewriteError
+from poprt import runtime
+from poprt.compiler import Compiler
+from poprt.converter import Converter
+from tests import numerics
+from tests.exports import EXPORTERS, FAMILIES, export
+
+ROWS, COLUMNS, SAMPLES = 4, 32, 8
+LENGTHS = (5, 32, 1, 17, 9, 3, 20, 2)
+STYLES = ("A", "B")
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What packing one export in one style gave.
+
+    Attributes:
+        share: packed share of the FLOPs.
+        unpacks, repacks: crossings in the converted model.
+        difference: largest difference from the unpadded runs, over all samples and outputs.
+        refused: why the model was refused; "" where it was not, and then the figures hold.
+    """
+
+    share: float = 0.0
+    unpacks: int = 0
+    repacks: int = 0
+    difference: float = 0.0
+    refused: str = ""
+
+
+def pack(path: Path, style: str, precision: str = "fp32") -> Packed:
+    """Convert, compile and run the export at ``path``."""
+    model = onnx.load(str(path))
+    shapes = {value.name: [ROWS, COLUMNS] for value in model.graph.input}
+    converter = Converter(
+        input_shape=shapes,
+        precision=precision,
+        pack_args={"max_valid_num": SAMPLES, "segment_max_size": COLUMNS},
+        used_passes=["insert_attention_mask"] if style == "B" else [],
+        disable_progress_bar=True,
+    )
+    try:
+        converted = converter.convert(model)
+    except RewriteError as error:
+        return Packed(refused=str(error))
+    ops = [node.op_type for node in converted.graph.node]
+    details = {key: value for record in converter.records for key, value in record.result.details.items()}
+    return Packed(
+        share=details["packed share of FLOPs"],
+        unpacks=ops.count("Unpack"),
+        repacks=ops.count("Repack"),
+        difference=_difference(model, converted),
+    )
+
+
+def _difference(model: onnx.ModelProto, converted: onnx.ModelProto) -> float:
+    samples = numerics.random_samples(LENGTHS)
+    expected = numerics.one_by_one(model, samples)
+    inputs = {value.name for value in model.graph.input}
+    with runtime.Runner(Compiler.compile(converted, None), runtime.PackRunnerConfig(token_budget=0)) as runner:
+        pending = []
+        for sample, wanted in zip(samples, expected, strict=True):
+            buffers = {name: np.zeros(array.shape, np.float32) for name, array in wanted.items()}
+            feeds = {name: array for name, array in sample.items() if name in inputs}
+            pending.append((runner.execute_async(feeds, buffers), buffers, wanted))
+        worst = 0.0
+        for future, buffers, wanted in pending:
+            future.wait()
+            worst = max(worst, *(float(np.abs(buffers[name] - wanted[name]).max()) for name in wanted))
+    return worst
+
+
+def _rows(families: list[str], folder: Path) -> Iterator[list[str]]:
+    for family in families:
+        row = FAMILIES[family]
+        for exporter in row.exporters:
+            try:
+                path = export(family, "hidden", exporter, row.attention[-1], folder=folder)
+            except Exception as error:  # the exporter's, of whatever type
+                yield [family, exporter, f"not exported: {str(error).splitlines()[0][:60]}"]
+                continue
+            for style in STYLES:
+                yield [family, exporter, *_cells(path, style)]
+
+
+def _cells(path: Path, style: str) -> list[str]:
+    full = pack(path, style)
+    if full.refused:
+        return [style, "", "", "", "", "", full.refused[:160]]
+    half = pack(path, style, "fp16")
+    crossings = [str(full.unpacks), str(full.repacks)]
+    return [style, f"{full.share:.1%}", *crossings, f"{full.difference:.1e}", f"{half.difference:.1e}", ""]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("families", nargs="*", help=f"some of {', '.join(FAMILIES)}; default: all")
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)
+    console = Console()
+    table = Table(
+        "family", "exporter", "style", "packed FLOPs", "Unpacks", "Repacks", "fp32", "fp16", "refused because"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for cells in _rows(arguments.families or list(FAMILIES), Path(folder)):
+            console.print(" ".join(cells[:3]), style="dim", highlight=False)
+            table.add_row(*cells)
+    console.print(f"{len(EXPORTERS)} exporters; fp32, fp16: largest difference from the unpadded run, alone")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
