@@ -17,6 +17,7 @@ from poprt.compiler import Compiler
 from poprt.converter import Converter
 from poprt.runtime.declared import DeclaredSession
 from tests import numerics
+from tests.passes.packing.packs import around, metadata, packed
 
 WIDTH = 16
 #: Head on last_hidden_state -> whether padding shows in its result.
@@ -82,3 +83,14 @@ def _run(session: DeclaredSession, samples: list[numerics.Arrays]) -> np.ndarray
     feeds["unpack_info"][: len(samples), 0] = [len(sample["input_ids"]) for sample in samples]
     result: np.ndarray = session.run(feeds, ["pooled"])[0]
     return result
+
+
+def test_a_reduction_over_the_samples_of_a_batch_is_refused_by_name() -> None:
+    body = "m = Mul (x, column)  mean = ReduceMean <axes = [0]> (m)  y = Sub (x, mean)"
+    with pytest.raises(PackingError, match=r"ReduceMean 'mean': it reduces over the samples of a batch"):
+        packed(around(body))
+
+
+def test_tokens_divided_by_the_length_of_the_row_keep_the_declared_extents() -> None:
+    model = around("s = Shape <start = 1, end = 2> (ids)  n = Cast <to = 1> (s)  d = Div (x, n)  y = MatMul (d, W1)")
+    assert metadata(packed(model))["shape_agnostic"] is False

@@ -1,0 +1,75 @@
+"""Which axis carries the batch and which the sequence, for whatever spelling of shape arithmetic."""
+
+import onnx_graphsurgeon as gs
+import pytest
+import sympy
+
+from passes.graph_io import import_graph
+from passes.shapes.symbolic import infer_symbolic_shapes, symbol
+from tests.passes.rewrites import parse
+
+B, S = symbol("B"), symbol("S")
+
+
+def shapes_of(body: str, assumed: dict[str, list[int | str]] | None = None, value_info: str = ""):
+    text = f"m (float[batch, seq, 8] x) => (float[o0, o1, o2] y) {value_info} {{ {body} }}"
+    model = parse(text)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    graph: gs.Graph = import_graph(model)
+    return infer_symbolic_shapes(graph, {"x": ["B", "S", 8]} if assumed is None else assumed)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("y = Relu (x)", (B, S, 8)),
+        ("y = Transpose <perm = [1, 0, 2]> (x)", (S, B, 8)),
+        ("to = Constant <value_ints = [0, 0, 4, 2]> ()  y = Reshape (x, to)", (B, S, 4, 2)),
+        ("to = Constant <value_ints = [-1, 8]> ()  y = Reshape (x, to)", (B * S, 8)),
+        ("t = Transpose <perm = [0, 2, 1]> (x)  y = MatMul (x, t)", (B, S, S)),
+        ("y = ReduceSum <keepdims = 0> (x)", ()),
+        ("s = Shape <start = 1, end = 2> (x)  y = ConstantOfShape (s)", (S,)),
+        ("y = Concat <axis = 1> (x, x)", (B, 2 * S, 8)),
+    ],
+)  # fmt: skip
+def test_axes_keep_their_symbols(body, expected):
+    got = shapes_of(body)["y"]
+    assert len(got) == len(expected)
+    assert all(sympy.simplify(found - wanted) == 0 for found, wanted in zip(got, expected, strict=True))
+
+
+def test_without_assumptions_the_declared_names_are_the_symbols():
+    assert shapes_of("y = Relu (x)", {})["y"] == (symbol("batch"), symbol("seq"), 8)
+
+
+def test_what_a_shape_tensor_holds_is_known():
+    found = shapes_of("s = Shape (x)  y = ConstantOfShape (s)")
+    assert list(found.contents["s"]) == [B, S, 8]
+
+
+def test_an_operator_that_nobody_knows_leaves_no_symbol_of_the_inputs_behind():
+    found = shapes_of("y = local.Unknown (x)")
+    assert not any(extent in (B, S) for extent in found.get("y", ()))
+
+
+def test_what_was_found_before_inference_stopped_is_kept():
+    found = shapes_of("r = Relu (x)  u = local.Unknown (r)  y = local.Other (u)")
+    assert found["r"] == (B, S, 8)
+
+
+def test_a_shape_that_the_exporter_left_in_the_model_stands_where_inference_knows_nothing():
+    found = shapes_of("t = local.Unknown (x)  y = Relu (t)", value_info="<float[batch, seq, 4] t>")
+    assert found["t"] == (B, S, 4)
+
+
+def test_shapes_left_by_an_export_of_a_fixed_size_do_not_contradict_an_open_one():
+    text = "m (float[2, 16, 8] x) => (float[2, 16, 8] y) <float[2, 16, 8] r> { r = Relu (x)  y = Exp (r) }"
+    found = infer_symbolic_shapes(import_graph(parse(text)), {"x": ["B", "S", 8]})
+    assert found["r"] == (B, S, 8)
+
+
+def test_the_graph_is_left_as_it_was():
+    graph = import_graph(parse("m (float[batch, seq, 8] x) => (float[o0, o1, o2] y) { r = Relu (x)  y = Exp (r) }"))
+    infer_symbolic_shapes(graph, {"x": ["B", "S", 8]})
+    assert graph.inputs[0].shape == ["batch", "seq", 8]
+    assert [node.op for node in graph.nodes] == ["Relu", "Exp"]
