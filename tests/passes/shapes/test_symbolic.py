@@ -1,8 +1,10 @@
 """Which axis carries the batch and which the sequence, for whatever spelling of shape arithmetic."""
 
+import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 import sympy
+from onnx import numpy_helper
 
 from passes.graph_io import import_graph
 from passes.shapes.symbolic import infer_symbolic_shapes, symbol
@@ -14,6 +16,8 @@ B, S = symbol("B"), symbol("S")
 def shapes_of(body: str, assumed: dict[str, list[int | str]] | None = None, value_info: str = ""):
     text = f"m (float[batch, seq, 8] x) => (float[o0, o1, o2] y) {value_info} {{ {body} }}"
     model = parse(text)
+    constants = {"heads": [0, 0, 4, 2], "rows": [-1, 8]}
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(v), name) for name, v in constants.items())
     model.graph.output[0].type.tensor_type.ClearField("shape")
     graph: gs.Graph = import_graph(model)
     return infer_symbolic_shapes(graph, {"x": ["B", "S", 8]} if assumed is None else assumed)
@@ -24,8 +28,8 @@ def shapes_of(body: str, assumed: dict[str, list[int | str]] | None = None, valu
     [
         ("y = Relu (x)", (B, S, 8)),
         ("y = Transpose <perm = [1, 0, 2]> (x)", (S, B, 8)),
-        ("to = Constant <value_ints = [0, 0, 4, 2]> ()  y = Reshape (x, to)", (B, S, 4, 2)),
-        ("to = Constant <value_ints = [-1, 8]> ()  y = Reshape (x, to)", (B * S, 8)),
+        ("y = Reshape (x, heads)", (B, S, 4, 2)),
+        ("y = Reshape (x, rows)", (B * S, 8)),
         ("t = Transpose <perm = [0, 2, 1]> (x)  y = MatMul (x, t)", (B, S, S)),
         ("y = ReduceSum <keepdims = 0> (x)", ()),
         ("s = Shape <start = 1, end = 2> (x)  y = ConstantOfShape (s)", (S,)),
