@@ -9,7 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, PassResult, walk_graphs
-from passes.packing.tokenwise import constant
+from passes.node_values import constant
 from passes.registry import register
 
 _DOMAIN = "com.microsoft"

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.base import subgraphs
-from passes.shapes.symbolic import Shape, SymbolicShapes, symbol
+from passes.shapes.symbolic import Dim, Shape, SymbolicShapes, symbol
 
 BATCH = symbol("poprt_batch")
 SEQ = symbol("poprt_seq")
@@ -67,6 +67,33 @@ def token_axes(shape: Shape | None) -> TokenAxes | None:
     if extents == [SEQ, BATCH]:
         return TokenAxes(mentioning[1], mentioning[0])
     return None
+
+
+def blocks(shape: Shape, token: TokenAxes) -> tuple[Dim, ...]:
+    """Products of the extents before, between and after the token axes, with the order of the token axes.
+
+    Two shapes with equal blocks hold every token's values in the same order.
+    """
+    first, last = token.positions[0], token.positions[-1]
+    between = sympy.prod(shape[first + 1 : last]) if last > first else sympy.Integer(1)
+    order = 1 if token.batch <= token.seq else -1
+    return (sympy.prod(shape[:first]), between, sympy.prod(shape[last + 1 :]), order)
+
+
+def is_known(extent: Dim) -> bool:
+    """Whether an extent is a number."""
+    return isinstance(extent, (int, sympy.Integer))
+
+
+def show(shape: Shape | None) -> str:
+    """A shape as messages print it."""
+    if shape is None:
+        return "of unknown rank"
+    names = {"poprt_batch": "batch", "poprt_seq": "seq"}
+    text = ", ".join(str(extent) for extent in shape)
+    for internal, readable in names.items():
+        text = text.replace(internal, readable)
+    return f"[{text}]"
 
 
 class AxisMap:

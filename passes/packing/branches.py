@@ -11,7 +11,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 import sympy
 
-from passes.packing.tokenwise import constant
+from passes.node_values import constant
 from passes.shapes.symbolic import SymbolicShapes
 
 _KEEPS_VALUE = frozenset({"Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape"})

@@ -25,6 +25,7 @@ from passes.packing.placement import place
 from passes.packing.positional import Positional
 from passes.packing.row_head import UnpackedHead
 from passes.packing.row_rewrite import RowRewriter
+from passes.packing.row_rules import ROW_RULES
 from passes.packing.rows import RowAnalysis, check_all_kept_apart
 from passes.registry import register
 
@@ -76,7 +77,7 @@ class InsertAttentionMask(GraphPass):
         mask = _the_mask(graph, geometry, find_masks(graph, geometry.inputs, axes, placement).explicit)
         drop_padding_masks(graph, axes, mask, geometry.columns)
         positional = Positional(graph, axes)
-        analysis = RowAnalysis(graph, axes, positional, geometry.columns)
+        analysis = RowAnalysis(graph, axes, positional, geometry.columns, ROW_RULES)
         refused, plan = analysis.run(), analysis.plan
         if self._args is None:
             check_all_kept_apart(graph, refused)

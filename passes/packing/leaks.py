@@ -16,10 +16,10 @@ import onnx
 import onnx_graphsurgeon as gs
 import sympy
 
+from passes.node_values import axes_argument, constant
 from passes.packing.axes import BATCH, SEQ, AxisMap
 from passes.packing.placement import Placement
 from passes.packing.positional import Positional
-from passes.packing.tokenwise import axes_argument, constant
 
 _SUMS = frozenset({"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"})
 _SELECTS = frozenset(

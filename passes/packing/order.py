@@ -11,9 +11,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.base import subgraphs
-from passes.packing.axes import AxisMap
+from passes.node_values import constant
+from passes.packing.axes import AxisMap, blocks
 from passes.packing.positional import Positional
-from passes.packing.tokenwise import blocks, constant
 
 #: Operators that move values along an axis, by the input they move.
 _REORDERING = frozenset(

@@ -7,14 +7,14 @@ without a rule is taken to mix tokens: not knowing costs speed, never correctnes
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-import sympy
 
-from passes.packing.axes import AxisMap, TokenAxes, mentions_tokens
-from passes.shapes.symbolic import Dim, Shape
+from passes.node_values import axes_argument, constant, constant_or_empty
+from passes.packing.axes import AxisMap, TokenAxes, blocks, is_known, show
+from passes.packing.broadcasting import operand_problem
+from passes.shapes.symbolic import Shape
 
 #: Why a node mixes tokens, or None.
 Verdict = str | None
@@ -44,44 +44,6 @@ def _rule(*ops: str, domain: str = "") -> Callable[[Rule], Rule]:
         return rule
 
     return decorate
-
-
-def is_liftable(tensor: gs.Tensor, axes: AxisMap, like: gs.Tensor) -> bool:
-    """Whether ``tensor`` broadcasts over the tokens of ``like``, so that Expand brings it to them (positions)."""
-    shape, target = axes.shape(tensor), axes.shape(like)
-    token = axes.axes(like)
-    if shape is None or target is None or token is None or token.flat or len(shape) > len(target):
-        return False
-    padded: Shape = (1,) * (len(target) - len(shape)) + shape
-    for axis, (extent, wanted) in enumerate(zip(padded, target, strict=True)):
-        if axis in token.positions:
-            if extent not in (1, wanted):
-                return False
-        elif not is_known(extent):
-            return False
-    # One with both token axes carries tokens; where it is not known to, they lie in another order.
-    return sum(mentions_tokens(extent) for extent in shape) == 1
-
-
-def operand_problem(tensor: gs.Tensor, output: gs.Tensor, axes: AxisMap) -> Verdict:
-    """Why an operand that broadcasts to ``output`` cannot be read token by token; None when it can."""
-    token = axes.axes(output)
-    out_shape, shape = axes.shape(output), axes.shape(tensor)
-    if token is None or out_shape is None or shape is None:
-        return f"the rank of {tensor.name!r} is unknown"
-    own = axes.axes(tensor)
-    shift = len(out_shape) - len(shape)
-    if own is not None:
-        if TokenAxes(own.batch + shift, own.seq + shift) == token:
-            return None
-        return f"{tensor.name!r} {show(shape)} keeps its tokens in other axes than the result {show(out_shape)}"
-    at_tokens = [shape[axis - shift] for axis in token.positions if axis >= shift]
-    if all(extent == 1 for extent in at_tokens):
-        if axes.is_free(tensor) or axes.is_uniform(tensor):
-            return None
-    elif not axes.is_free(tensor) and is_liftable(tensor, axes, output):
-        return None
-    return f"{tensor.name!r} {show(shape)} differs from sample to sample or place to place"
 
 
 def _broadcast(tensors: Iterable[gs.Tensor], node: gs.Node, axes: AxisMap) -> Verdict:
@@ -363,49 +325,6 @@ def _einsum(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return None
 
 
-def is_known(extent: Dim) -> bool:
-    """Whether an extent is a number."""
-    return isinstance(extent, (int, sympy.Integer))
-
-
-def blocks(shape: Shape, token: TokenAxes) -> tuple[Dim, ...]:
-    """Products of the extents before, between and after the token axes, with the order of the token axes.
-
-    Two shapes with equal blocks hold every token's values in the same order.
-    """
-    first, last = token.positions[0], token.positions[-1]
-    between = sympy.prod(shape[first + 1 : last]) if last > first else sympy.Integer(1)
-    order = 1 if token.batch <= token.seq else -1
-    return (sympy.prod(shape[:first]), between, sympy.prod(shape[last + 1 :]), order)
-
-
-def axes_argument(node: gs.Node) -> list[int] | None:
-    """The axes of a Reduce, Squeeze or Unsqueeze, as attribute or as second input; None where they are computed."""
-    if "axes" in node.attrs:
-        return [int(axis) for axis in node.attrs["axes"]]
-    if len(node.inputs) < 2 or node.inputs[1].is_empty():
-        return []
-    values = constant(node.inputs[1])
-    return None if values is None else [int(axis) for axis in values.reshape(-1)]
-
-
-def constant(tensor: gs.Tensor) -> np.ndarray | None:
-    """The value of an initializer or of a Constant node's output; None for anything computed."""
-    if isinstance(tensor, gs.Constant):
-        return np.asarray(tensor.values)
-    if tensor.inputs and tensor.inputs[0].op == "Constant":
-        value = tensor.inputs[0].attrs.get("value")
-        if value is not None:
-            return np.asarray(value.values)
-    return None
-
-
-def constant_or_empty(tensor: gs.Tensor) -> list[Any]:
-    """The constant's elements, or an empty list."""
-    values = constant(tensor)
-    return [] if values is None else values.reshape(-1).tolist()
-
-
 def _normalised(axis: int, rank: int) -> int:
     return int(axis) + rank if axis < 0 else int(axis)
 
@@ -432,14 +351,3 @@ def _must_not_carry(tensors: Iterable[gs.Tensor], axes: AxisMap) -> Verdict:
 def _is_false(tensor: gs.Tensor) -> bool:
     values = constant(tensor)
     return tensor.is_empty() or (values is not None and not bool(values.reshape(-1)[0]))
-
-
-def show(shape: Shape | None) -> str:
-    """A shape as messages print it."""
-    if shape is None:
-        return "of unknown rank"
-    names = {"poprt_batch": "batch", "poprt_seq": "seq"}
-    text = ", ".join(str(extent) for extent in shape)
-    for internal, readable in names.items():
-        text = text.replace(internal, readable)
-    return f"[{text}]"

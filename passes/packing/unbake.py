@@ -18,12 +18,11 @@ import sympy
 
 from passes.errors import PackingError
 from passes.graph_io import export_weightless
-from passes.packing.axes import BATCH, SEQ, input_dependent
+from passes.packing.axes import BATCH, SEQ, input_dependent, is_known, show
 from passes.packing.baked_inference import BakedInference, Findings, RestartError
 from passes.packing.extents import Extents
 from passes.packing.geometry import Geometry
 from passes.packing.pack_args import PackArgs
-from passes.packing.tokenwise import is_known, show
 from passes.shapes.symbolic import LARGEST_VALUE_READ, SymbolicShapes, assume, infer_symbolic_shapes
 
 #: Stand in for extents that are open: primes, so that no constant of the model is taken for one.

@@ -1,0 +1,35 @@
+"""Constants that nodes read, as initializers, Constant nodes or attributes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+
+def axes_argument(node: gs.Node) -> list[int] | None:
+    """The axes of a Reduce, Squeeze or Unsqueeze, as attribute or as second input; None where they are computed."""
+    if "axes" in node.attrs:
+        return [int(axis) for axis in node.attrs["axes"]]
+    if len(node.inputs) < 2 or node.inputs[1].is_empty():
+        return []
+    values = constant(node.inputs[1])
+    return None if values is None else [int(axis) for axis in values.reshape(-1)]
+
+
+def constant(tensor: gs.Tensor) -> np.ndarray | None:
+    """The value of an initializer or of a Constant node's output; None for anything computed."""
+    if isinstance(tensor, gs.Constant):
+        return np.asarray(tensor.values)
+    if tensor.inputs and tensor.inputs[0].op == "Constant":
+        value = tensor.inputs[0].attrs.get("value")
+        if value is not None:
+            return np.asarray(value.values)
+    return None
+
+
+def constant_or_empty(tensor: gs.Tensor) -> list[Any]:
+    """The constant's elements, or an empty list."""
+    values = constant(tensor)
+    return [] if values is None else values.reshape(-1).tolist()
