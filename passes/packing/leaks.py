@@ -80,6 +80,8 @@ class LeakFinder:
     def _certain(self, node: gs.Node) -> str | None:
         if node.op.startswith("Reduce") or node.op in _SELECTS:
             return self._reduction(node)
+        if node.op == "DynamicQuantizeLinear":
+            return "it takes one scale from all samples of a run; quantise after packing, with --precision int8"
         if node.op in ("Softmax", "LogSoftmax"):
             axis = int(node.attrs.get("axis", -1))
             unmasked = self._is_seq(node.inputs[0], axis) and not self._is_masked(node.inputs[0])

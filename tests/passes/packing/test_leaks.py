@@ -94,3 +94,9 @@ def test_a_reduction_over_the_samples_of_a_batch_is_refused_by_name() -> None:
 def test_tokens_divided_by_the_length_of_the_row_keep_the_declared_extents() -> None:
     model = around("s = Shape <start = 1, end = 2> (ids)  n = Cast <to = 1> (s)  d = Div (x, n)  y = MatMul (d, W1)")
     assert metadata(packed(model))["shape_agnostic"] is False
+
+
+def test_one_scale_for_all_samples_of_a_run_is_refused_by_name() -> None:
+    body = "q, scale, zero_point = DynamicQuantizeLinear (x)  y = DequantizeLinear (q, scale, zero_point)"
+    with pytest.raises(PackingError, match=r"DynamicQuantizeLinear.*one scale from all samples"):
+        packed(around(body))
