@@ -29,7 +29,8 @@ logger = logging.getLogger("poprt")
 #: Options of the command that are keywords of the Converter under the same name.
 _CONVERTER_KEYWORDS = (
     *("input_shape", "batch_size", "batch_axis", "convert_version", "precision", "pack_args", "skip_passes"),
-    *("checkpoints", "remove_outputs", "fp16_skip_op_types", "enable_avoid_overflow_patterns", "max_tensor_size"),
+    *("checkpoints", "remove_outputs", "fp16_skip_op_types", "max_tensor_size"),
+    *("enable_avoid_overflow_patterns", "enable_erf_gelu"),
     *("infer_shape_ahead", "check"),
 )
 

@@ -64,6 +64,7 @@ rewrite_options = _group(
     _names("--remove_outputs", "Outputs to drop, with what only they need."),
     _names("--fp16_skip_op_types", "Operator types that stay in fp32."),
     _flag("--enable_avoid_overflow_patterns", "Keep in fp32 what overflows in fp16."),
+    _flag("--enable_erf_gelu", "Make one node of a GELU that is spelled out."),
     click.option("--max_tensor_size", type=click.IntRange(-1), default=-1, help="Largest folded constant in bytes."),
     _flag("--infer_shape_ahead", "Fix and infer shapes before folding constants."),
 )
