@@ -104,9 +104,11 @@ def _throughput(options: argparse.Namespace, output: Output) -> None:
         f"(at least {budget.least}; fewer where {budget.minutes:g} minutes are short), {budget.rounds} times, "
         "in turns; medians count"
     )
-    results = measure_all(cases, budget, output.line)
-    tables = [report.case_table(result) for result in results]
-    output.finish("throughput", tables, results, lambda path: plot.plot_throughput(results, path))
+    results = []
+    for result in measure_all(cases, budget, output.line):
+        output.console.print(report.case_table(result))
+        results.append(result)
+    output.finish("throughput", [], results, lambda path: plot.plot_throughput(results, path))
     output.console.print(report.announce(results))
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
@@ -151,16 +152,21 @@ def _row(case: Case, entry: Entry, timing: Timing, best: float, roof: float, mea
     )
 
 
-def measure_all(cases: Sequence[Case], budget: Budget, report: Report) -> list[CaseResult]:
-    """Measure the cases one after the other."""
-    results: list[CaseResult] = []
+def measure_all(cases: Sequence[Case], budget: Budget, report: Report) -> Iterator[CaseResult]:
+    """Measure the cases one after the other, each in a process of its own: engines keep the memory that they had."""
     deadline = time.perf_counter() + 60 * budget.minutes
-    for case in cases:
-        share = (deadline - time.perf_counter()) / (len(cases) - len(results))
-        results.append(measure_case(case, replace(budget, minutes=share / 60), partial(_report_case, report, case)))
-        report(f"{case}: done in {results[-1].seconds:.0f} s")
-    return results
+    for done, case in enumerate(cases):
+        share = (deadline - time.perf_counter()) / (len(cases) - done)
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+            result = process.submit(_measure_alone, case, replace(budget, minutes=share / 60)).result()
+        report(f"{case}: done in {result.seconds:.0f} s")
+        yield result
 
 
-def _report_case(report: Report, case: Case, line: str) -> None:
-    report(f"{case}: {line}")
+def _measure_alone(case: Case, budget: Budget) -> CaseResult:
+    start = time.perf_counter()
+
+    def report(line: str) -> None:
+        print(f"{time.perf_counter() - start:8.1f} s  {case}: {line}", flush=True)
+
+    return measure_case(case, budget, report)
