@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import secrets
 import struct
@@ -115,8 +116,8 @@ def _add(archive: zipfile.ZipFile, file: IO[bytes], name: str, payload: Payload)
     return start, digest.hexdigest()
 
 
-def read_container(path: str | Path, *, check_hash: bool = True) -> tuple[dict[str, Any], dict[str, Bytes]]:
-    """Read a container: its manifest, and each payload member as a read-only memory-mapped array of bytes.
+def read_container(path: str | Path, *, check_hash: bool = True) -> tuple[dict[str, Any], dict[str, Bytes], mmap.mmap]:
+    """Read a container: its manifest, each payload member as a read-only array of bytes, and the mapping behind them.
 
     Args:
         path: the file.
@@ -131,7 +132,9 @@ def read_container(path: str | Path, *, check_hash: bool = True) -> tuple[dict[s
     path = Path(path)
     if path.stat().st_size == 0:
         raise NotAnExecutableError(f"{path} is empty")
-    mapped: Bytes = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
+    with open(path, "rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    mapped: Bytes = np.frombuffer(mapping, np.uint8)
     claims_to_be_ours = _MEDIA_TYPE in mapped[: 2 * ALIGNMENT].tobytes()
     try:
         manifest, ranges, comment = _read_directory(path)
@@ -147,7 +150,7 @@ def read_container(path: str | Path, *, check_hash: bool = True) -> tuple[dict[s
     _check_frame(path, mapped, list(ranges.values()), comment)
     members = {name: mapped[found.start : found.end] for name, found in ranges.items()}
     _check_members(path, manifest, members, check_hash)
-    return manifest, members
+    return manifest, members, mapping
 
 
 def _read_directory(path: Path) -> tuple[dict[str, Any], dict[str, _Range], bytes]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,8 +155,10 @@ class Executable:
         DamagedExecutableError: the file is truncated or altered.
     """
 
+    _mapping: mmap.mmap | None = None
+
     def __init__(self, path: str | Path, *, check_hash: bool = True) -> None:
-        body, members = read_container(path, check_hash=check_hash)
+        body, members, mapping = read_container(path, check_hash=check_hash)
         try:
             manifest = _manifest_from_json(body)
             weights = {spec.name: _weight_view(spec, members[_WEIGHTS]) for spec in manifest.weights}
@@ -163,6 +166,7 @@ class Executable:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DamagedExecutableError(f"{path}: the manifest does not describe the file: {error}") from error
         self._set(manifest, graph, weights)
+        self._mapping = mapping
 
     @classmethod
     def build(
@@ -194,6 +198,11 @@ class Executable:
 
     def _set(self, manifest: Manifest, graph: bytes, weights: dict[str, npt.NDArray[Any]]) -> None:
         self._manifest, self._graph, self._weights = manifest, graph, weights
+
+    def release_pages(self) -> None:
+        """Give the memory of the mapped file back. The weights stay readable: they are read from the file again."""
+        if self._mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapping.madvise(mmap.MADV_DONTNEED)
 
     def __repr__(self) -> str:
         return f"Executable(inputs={[s.name for s in self.inputs]}, outputs={[s.name for s in self.outputs]})"

@@ -88,11 +88,13 @@ class EngineSession:
         if values:
             options.add_external_initializers([spec.name for spec in constant], values)
         try:
-            return ort.InferenceSession(
+            started = ort.InferenceSession(
                 self.executable.graph, options, providers=self.providers, disabled_optimizers=self._unwanted()
             )
         except Exception as error:
             raise engine_error(error) from error
+        self.executable.release_pages()
+        return started
 
     def _unwanted(self) -> list[str]:
         return list(_SLOWER_ON_CPU) if self.providers == ["CPUExecutionProvider"] else []

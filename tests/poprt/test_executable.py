@@ -275,3 +275,15 @@ def test_importing_the_runtime_loads_neither_onnx_nor_the_passes() -> None:
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_weights_stay_readable_after_their_pages_went_back(tmp_path: Path) -> None:
+    made = make_executable()
+    made.save(tmp_path / "a.popef")
+    loaded = Executable(tmp_path / "a.popef")
+    before = {spec.name: loaded.weight(spec.name).copy() for spec in loaded.manifest.weights}
+    loaded.release_pages()
+    made.release_pages()  # in memory: nothing to give back
+    assert before
+    for name, weight in before.items():
+        np.testing.assert_array_equal(loaded.weight(name), weight)
