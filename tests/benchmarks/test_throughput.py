@@ -38,7 +38,6 @@ def test_the_command_prints_a_table_and_writes_json_and_a_picture(
 ) -> None:
     pytest.importorskip("matplotlib", reason="not installed: pip install '.[bench]'")
     monkeypatch.setenv("COLUMNS", "200")
-    without_peers(monkeypatch)
     options = [
         "--sizes",
         "tiny",
@@ -57,7 +56,11 @@ def test_the_command_prints_a_table_and_writes_json_and_a_picture(
     printed = capsys.readouterr().out
     body = json.loads((tmp_path / "throughput.json").read_text())
     rows = body["results"][0]["rows"]
-    assert [row["kind"] for row in rows] == ["baseline"] * 4 + ["poprt"] * 2
+    kinds = [row["kind"] for row in rows]  # the peers, too, where they are installed
+    assert kinds.count("baseline") == 4
+    assert {"poprt: pack runner, order of arrival", "poprt: packs laid offline, sorted"} <= {
+        row["name"] for row in rows
+    }
     assert all(row["name"] in printed for row in rows)
     assert max(row["ratio"] for row in rows if row["kind"] == "baseline") == 1
     assert (tmp_path / "throughput.png").read_bytes().startswith(b"\x89PNG")
