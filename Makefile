@@ -30,7 +30,7 @@ format: $(VENV)/.lint  ## Rewrite the sources in the project's style
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: $(VENV)/.bench  ## Measure throughput against the baselines, the peers and the machine's roof (under 20 minutes)
+bench: $(VENV)/.bench  ## Measure throughput against the baselines, the peers and the machine's roof (about 20 minutes)
 	$(BIN)/python -m benchmarks
 
 zoo: $(VENV)/.test  ## Export every encoder family, pack it in both styles, and print what came of it

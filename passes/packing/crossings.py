@@ -31,7 +31,7 @@ class Crossings:
         self._info, self._anchor = info, anchor
         self._unpacked: dict[str, gs.Tensor] = {}
         self._packed: dict[str, gs.Tensor] = {}
-        self.unpack_count = self.repack_count = 0
+        self.unpack_count = 0
         #: extents of the unpacked side (samples, longest) and of the packed side (R, C)
         self.unpacked_extents = Extents(graph, lambda: self.unpacked(anchor), "unpacked_extent")
         self.packed_extents = Extents(graph, lambda: anchor, "packed_extent")
@@ -117,10 +117,7 @@ class Crossings:
 
     def _crossing(self, op: str, name: str, inputs: list[gs.Tensor], rest: Sequence[Any]) -> gs.Tensor:
         dtype = inputs[0].dtype
-        if op == "Unpack":
-            self.unpack_count += 1
-        else:
-            self.repack_count += 1
+        self.unpack_count += op == "Unpack"
         sizes = {"segment_max_size": list(self._args.segment_max_size), "max_valid_num": self._args.max_valid_num}
         made = self._add(op, name, inputs, dtype, domain=DOMAIN, **sizes)
         made.shape = [*(UNPACKED_NAMES if op == "Unpack" else PACKED_NAMES).values(), *rest]

@@ -21,7 +21,7 @@ from passes.packing.mask import binarise, find_masks
 from passes.packing.metadata import METADATA_KEY, UNPACK_INFO
 from passes.packing.pack_args import PackArgs, parse_pack_args
 from passes.packing.padding_masks import drop_padding_masks
-from passes.packing.placement import place
+from passes.packing.placement import Placement, place
 from passes.packing.positional import Positional
 from passes.packing.row_head import UnpackedHead
 from passes.packing.row_rewrite import RowRewriter
@@ -73,7 +73,6 @@ class InsertAttentionMask(GraphPass):
             unbaked.check(self._args, geometry)
         placement = place(graph, axes, graph.opset)
         report_head(graph, axes, placement, self._args.head_pattern if self._args else ())
-        share = flop_share(graph, axes, placement, geometry.rows or 1, geometry.columns)
         mask = _the_mask(graph, geometry, find_masks(graph, geometry.inputs, axes, placement).explicit)
         drop_padding_masks(graph, axes, mask, geometry.columns)
         positional = Positional(graph, axes)
@@ -83,6 +82,8 @@ class InsertAttentionMask(GraphPass):
             check_all_kept_apart(graph, refused)
         if not plan.masked:
             raise PackingError("no softmax over pairs of places was found: there is no attention to mask")
+        in_rows = Placement({id(node) for node in graph.nodes if id(node) not in refused})
+        share = flop_share(graph, axes, in_rows, geometry.rows or 1, geometry.columns)
         head = UnpackedHead(graph, axes, refused, mask, self._args) if self._args else None
         outputs = head.cut() if head else {tensor.name: "packed" for tensor in graph.outputs}
         binarise(graph, mask)
@@ -97,7 +98,7 @@ class InsertAttentionMask(GraphPass):
         graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
         result.count("attentions masked", len(plan.masked))
         result.count("Unpacks", head.count if head else 0)
-        result.details["packed share of FLOPs"] = 1.0
+        result.details["packed share of FLOPs"] = round(share.share, 4)
         return result
 
     def _checked_geometry(self, graph: gs.Graph) -> Geometry:
@@ -132,7 +133,7 @@ class InsertAttentionMask(GraphPass):
                 "position_ids": POSITION_IDS if POSITION_IDS in names else "",
                 "outputs": outputs,
                 "shape_agnostic": False,
-                "packed_flops": share.total,
+                "packed_flops": share.packed,
                 "total_flops": share.total,
             },
             sort_keys=True,

@@ -31,7 +31,7 @@ from passes.registry import register
 
 @register("packed_transformer")
 class PackedTransformer(GraphPass):
-    """Packs an encoder by its axes, whatever its family (docs/architecture.md, "Packing by axes").
+    """Packs an encoder by its axes, whatever its family (docs/architecture.md, "Packing").
 
     Matches every node that treats each (batch, seq) place alone and runs it on tokens laid end to end. Puts ``Unpack``
     on each edge to a node that does not, ``Repack`` on each edge back. Adds the input ``unpack_info``, int32

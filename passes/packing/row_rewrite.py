@@ -43,7 +43,6 @@ class RowRewriter:
         self._graph, self._axes, self._positional, self._columns = graph, axes, positional, columns
         self._mask, self._positions = mask, positions
         self._made: dict[Any, gs.Tensor] = {}
-        self.mask_count = 0
 
     def apply(self, plan: RowPlan) -> None:
         """Rewrite the graph."""
@@ -98,7 +97,6 @@ class RowRewriter:
             inputs = [self._mask, self._mask]
             self._graph.nodes.append(gs.Node("AttentionMask", name, attrs, inputs, [output], domain=DOMAIN))
             self._made[key] = output
-            self.mask_count += 1
         return self._made[key]
 
     def _arrange(self, base: gs.Tensor, order: list[int], rank: int) -> gs.Tensor:

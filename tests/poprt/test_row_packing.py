@@ -185,3 +185,20 @@ def test_requests_to_a_model_with_one_final_unpack_get_what_they_get_alone(
         for future in futures:
             future.wait(SOON)
     np.testing.assert_allclose(results, expected, rtol=0, atol=1e-5)
+
+
+def test_the_packed_share_leaves_out_a_head_that_reads_the_unpack() -> None:
+    shapes = {name: [4, 32] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    shares = {}
+    for head in ("token", "sequence"):
+        model = build_bert(BertConfig(**SIZES["tiny"], head=head, dialect="new-torch"), seed=0)
+        converter = Converter(
+            input_shape=shapes,
+            pack_args={"max_valid_num": 8, "segment_max_size": 32},
+            used_passes=["insert_attention_mask"],
+        )
+        converter.convert(model)
+        found = [r.result.details for r in converter.records if r.name == "insert_attention_mask"]
+        shares[head] = found[0]["packed share of FLOPs"]
+    assert shares["token"] == 1
+    assert 0.9 < shares["sequence"] < 1
