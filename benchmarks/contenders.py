@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from poprt import runtime
-from poprt.runtime.session import usable_cores
+from poprt.runtime.cpu import usable_cores
 
 Array = NDArray[Any]
 #: One request: inputs [length] by name.
@@ -157,8 +157,10 @@ class Packed:
         return sum(lengths)
 
     def engine_seconds(self) -> float | None:
-        """Seconds spent in the engine's run call so far."""
-        return self.runner.stats().engine_seconds if isinstance(self.runner, runtime.PackRunner) else None
+        """Seconds spent in the engine's run call so far, by each lane on average."""
+        if not isinstance(self.runner, runtime.PackRunner):
+            return None
+        return self.runner.stats().engine_seconds / self.runner.lanes
 
 
 def sample_length(sample: Sample) -> int:

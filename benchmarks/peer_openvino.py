@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from benchmarks.contenders import Array
 from poprt.executable import Executable
-from poprt.runtime.session import usable_cores
+from poprt.runtime.cpu import usable_cores
 
 HOW_TO = "pip install openvino"
 

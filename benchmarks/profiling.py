@@ -18,7 +18,7 @@ from benchmarks.peer_openvino import engine_model
 from benchmarks.workloads import ROWS
 from poprt.errors import PoprtError
 from poprt.executable import Executable
-from poprt.runtime.session import usable_cores
+from poprt.runtime.cpu import usable_cores
 from poprt.runtime.stream import Session
 
 

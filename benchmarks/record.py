@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from poprt.runtime.session import usable_cores
+from poprt.runtime.cpu import usable_cores
 
 _PACKAGES = ("poprt", "onnxruntime", "numpy", "ctranslate2", "openvino")
 

@@ -20,8 +20,9 @@ from poprt.compiler import Compiler, CompilerOptions
 from poprt.compiler.source import ModelLike
 from poprt.errors import InputError, PoprtError
 from poprt.executable import Executable
+from poprt.runtime.cpu import usable_cores
 from poprt.runtime.declared import DeclaredSession
-from poprt.runtime.session import default_providers, engine_error, usable_cores
+from poprt.runtime.session import default_providers, engine_error
 from poprt.utils import onnx_tensor_dtype_to_np_dtype
 
 __all__ = ["Backend", "OnnxRuntimeBackend", "PoprtBackend", "get_session"]

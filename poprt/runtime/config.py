@@ -139,7 +139,10 @@ class PackRunnerConfig(_Options):
         token_budget: tokens that a pack aims at when the engine takes any number of them; 0 aims at the declared
             capacity. Small packs keep a CPU as busy as large ones and answer sooner. None finds the number when the
             runner is made, by running a few packs for up to about 1.5 seconds.
-        window: how many waiting requests are put in packs together, sorted by length.
+        window: among how many of the oldest requests a pack is chosen; those of similar length go together.
+        lanes: packs that run at the same time, each on its share of the cores. More lanes answer more requests, fewer
+            lanes answer a request that comes alone sooner. None takes a core a lane, up to 4 lanes, where the engine
+            is a CPU and takes any number of tokens, and 1 elsewhere.
         queue_limit: how many requests may wait; a submitter blocks while the queue is full.
         send_when_idle: send what is there whenever the engine is free; off, wait for company up to the timeout.
         single_row_mode, padding_remove_mode: set by the methods below.
@@ -151,6 +154,7 @@ class PackRunnerConfig(_Options):
     algorithm: PackAlgorithm = PackAlgorithm.next_fit
     token_budget: int | None = None
     window: int = 128
+    lanes: int | None = None
     queue_limit: int = 4096
     send_when_idle: bool = True
     single_row_mode: SingleRowMode | None = field(default=None, repr=False)
@@ -182,7 +186,8 @@ class PackRunnerConfig(_Options):
 
     def checked(self) -> PackRunnerConfig:
         """Return self; raise PoprtError naming the first option that is out of range."""
-        least = {"timeout_microseconds": 0, "max_valid_num": 0, "token_budget": 0, "window": 1, "queue_limit": 1}
+        least = {"timeout_microseconds": 0, "max_valid_num": 0, "token_budget": 0}
+        least |= {"window": 1, "lanes": 1, "queue_limit": 1}
         for name, low in least.items():
             if getattr(self, name) is not None and getattr(self, name) < low:
                 raise PoprtError(f"{name}: expected >= {low}, got {getattr(self, name)}")

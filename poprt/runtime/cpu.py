@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from pathlib import Path
@@ -23,3 +24,10 @@ def lacks_int8_dot_products() -> bool:
     except OSError:
         return False
     return found is not None and _DOT_PRODUCTS.isdisjoint(found[1].split())
+
+
+def usable_cores() -> int:
+    """How many cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

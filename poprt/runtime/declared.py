@@ -19,6 +19,13 @@ def open_session(executable: Executable, threads: int | None, providers: Sequenc
     return EngineSession(executable, threads=threads, providers=providers)
 
 
+def runs_on_cpu(providers: Sequence[str] | None) -> bool:
+    """Whether a session with these execution providers computes on the CPU alone."""
+    from poprt.runtime.session import default_providers
+
+    return (default_providers() if providers is None else list(providers)) == ["CPUExecutionProvider"]
+
+
 class DeclaredSession:
     """Runs an executable in the shapes and types that it declares.
 

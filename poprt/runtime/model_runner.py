@@ -39,25 +39,17 @@ class _BatchWorker:
     def is_full(self, count: int, size: int) -> bool:
         return self._axis is None or (self._batch_size > 0 and size >= self._batch_size)
 
-    def plan(self, window: Sequence[_Rows]) -> list[list[_Rows]]:
+    def choose(self, window: Sequence[_Rows], free_lanes: int) -> list[_Rows]:
         """Let later requests fill the rows that the oldest leaves free in its last batch."""
         if self._axis is None:
-            return [[request] for request in window]
-        batches: list[list[_Rows]] = []
-        waiting = list(window)
-        while waiting:
-            room = self._whole(waiting[0].size) if self._batch_size else sum(r.size for r in waiting)
-            batch: list[_Rows] = []
-            later: list[_Rows] = []
-            for request in waiting:
-                if request.size <= room:
-                    batch.append(request)
-                    room -= request.size
-                else:
-                    later.append(request)
-            batches.append(batch)
-            waiting = later
-        return batches
+            return [window[0]]
+        room = self._whole(window[0].size) if self._batch_size else sum(r.size for r in window)
+        batch: list[_Rows] = []
+        for request in window:
+            if request.size <= room:
+                batch.append(request)
+                room -= request.size
+        return batch
 
     def run(self, batch: Sequence[_Rows]) -> None:
         names = list(dict.fromkeys(name for request in batch for name in request.outputs))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from poprt.executable import Executable, PackingSpec, TensorSpec
 from poprt.runtime.batching import Batcher
 from poprt.runtime.buffers import POSITION_IDS, Array, InputNames, check_buffer, check_dtype, check_known
 from poprt.runtime.config import PackRunnerConfig
-from poprt.runtime.declared import open_session
+from poprt.runtime.cpu import usable_cores
+from poprt.runtime.declared import open_session, runs_on_cpu
+from poprt.runtime.lanes import share_cores
 from poprt.runtime.pack_worker import PackRequest, PackStats, PackWorker, RowWorker, StreamWorker
 from poprt.runtime.runner import Outputs, Runner
 from poprt.runtime.stream import Session
@@ -60,9 +62,8 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         self._order = sorted(self._packing.dynamic_inputs, key=lambda name: name != leader)
         self._longest = self._longest_sample()
         self._positions = np.arange(self._longest)
-        session = options.get("session") or open_session(
-            self.executable, options.get("threads"), options.get("providers")
-        )
+        #: Packs that run at the same time.
+        self.lanes, session = self._open(**options)
         self._worker = self._make_worker(session)
         self._batcher = Batcher(
             self._worker,
@@ -70,7 +71,20 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
             send_when_idle=self._config.send_when_idle,
             limit=self._config.queue_limit,
             window=self._config.window,
+            lanes=self.lanes,
         )
+
+    def _open(
+        self, session: Session | None = None, threads: int | None = None, providers: Sequence[str] | None = None
+    ) -> tuple[int, Session]:
+        """Open the engine where no session is given, and tell how many runs it takes at the same time."""
+        lanes = self._config.lanes
+        if session is not None:
+            return lanes or 1, session
+        # A GPU does one run after the other, and a graph of fixed shape costs a lone request the whole of a pack.
+        side_by_side = self._packing.ragged and runs_on_cpu(providers)
+        shared = share_cores(usable_cores(), lanes, threads, side_by_side=side_by_side)
+        return shared.count, open_session(self.executable, shared.threads, providers)
 
     def stats(self) -> PackStats:
         """Return what has been run so far: ``packs``, ``samples``, ``tokens``, ``engine_seconds``."""

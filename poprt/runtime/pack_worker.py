@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,12 +15,15 @@ from poprt.runtime.batching import Request
 from poprt.runtime.budget import find_token_budget
 from poprt.runtime.buffers import Array, fill
 from poprt.runtime.config import PackAlgorithm
-from poprt.runtime.placement import Place, group_by_length, place_within_rows, stream_distances
+from poprt.runtime.placement import Place, choose_pack, place_within_rows, stream_distances
 from poprt.runtime.stream import Session, StreamSession
 
 
 class PackStats(NamedTuple):
-    """What a pack runner has done so far: packs, samples and tokens run, and seconds spent in the engine."""
+    """What a pack runner has done so far: packs, samples and tokens run, and seconds spent in the engine.
+
+    Seconds of all lanes are added up: two lanes spend two a second.
+    """
 
     packs: int = 0
     samples: int = 0
@@ -60,6 +64,7 @@ class PackWorker(ABC):
         self.max_count = max_count
         self.capacity = packing.rows * packing.columns
         self.stats = PackStats()
+        self._counting = threading.Lock()
         self.dtypes = {spec.name: np.dtype(spec.engine_dtype) for spec in manifest.inputs}
 
     def is_full(self, count: int, size: int) -> bool:
@@ -67,8 +72,8 @@ class PackWorker(ABC):
         return count >= self.max_count or size >= self.capacity
 
     @abstractmethod
-    def plan(self, window: Sequence[PackRequest]) -> list[list[PackRequest]]:
-        """Split waiting samples, oldest first, in packs; the pack with the oldest comes first."""
+    def choose(self, window: Sequence[PackRequest], free_lanes: int) -> list[PackRequest]:
+        """Choose the next pack among waiting samples, oldest first; the oldest is in it."""
 
     @abstractmethod
     def results(self, batch: Sequence[PackRequest], names: list[str]) -> list[list[Array]]:
@@ -93,10 +98,12 @@ class PackWorker(ABC):
         }
 
     def count(self, batch: Sequence[PackRequest], started: float) -> None:
-        """Add a pack to the statistics; only the dispatcher calls this."""
-        packs, samples, tokens, seconds = self.stats
-        tokens += sum(request.size for request in batch)
-        self.stats = PackStats(packs + 1, samples + len(batch), tokens, seconds + time.perf_counter() - started)
+        """Add a pack to the statistics."""
+        taken = time.perf_counter() - started
+        added = sum(request.size for request in batch)
+        with self._counting:
+            packs, samples, tokens, seconds = self.stats
+            self.stats = PackStats(packs + 1, samples + len(batch), tokens + added, seconds + taken)
 
 
 class StreamWorker(PackWorker):
@@ -124,10 +131,11 @@ class StreamWorker(PackWorker):
         """Tell whether the waiting samples fill a pack."""
         return count >= self.max_count or size >= self.budget
 
-    def plan(self, window: Sequence[PackRequest]) -> list[list[PackRequest]]:
+    def choose(self, window: Sequence[PackRequest], free_lanes: int) -> list[PackRequest]:
         """Put samples of similar length together: the engine unpacks each to the longest of its pack."""
-        groups = group_by_length([r.size for r in window], self.budget, self.capacity, self.max_count)
-        return [[window[i] for i in group] for group in groups]
+        sizes = [request.size for request in window]
+        chosen = choose_pack(sizes, self.budget, self.capacity, self.max_count, free_lanes)
+        return [window[i] for i in chosen]
 
     def results(self, batch: Sequence[PackRequest], names: list[str]) -> list[list[Array]]:
         """Run one pack; return for each named output the values of each sample."""
@@ -173,15 +181,9 @@ class RowWorker(PackWorker):
         rows, columns = self.packing.rows, self.packing.columns
         return place_within_rows(lengths, rows, columns, self.max_count, self.algorithm, self.delimiter)
 
-    def plan(self, window: Sequence[PackRequest]) -> list[list[PackRequest]]:
-        """Fill one pack after the other, the oldest samples first."""
-        packs: list[list[PackRequest]] = []
-        waiting = list(window)
-        while waiting:
-            places = self._place(waiting)
-            packs.append([r for r, place in zip(waiting, places, strict=True) if place is not None])
-            waiting = [r for r, place in zip(waiting, places, strict=True) if place is None]
-        return packs
+    def choose(self, window: Sequence[PackRequest], free_lanes: int) -> list[PackRequest]:
+        """Fill a pack, the oldest samples first."""
+        return [request for request, place in zip(window, self._place(window), strict=True) if place is not None]
 
     def results(self, batch: Sequence[PackRequest], names: list[str]) -> list[list[Array]]:
         """Run one pack; return for each named output the values of each sample."""

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from poprt.runtime.config import PackAlgorithm
 
+#: Tokens below which a pack is not divided among lanes: matrix products of fewer rows are not worth their start.
+LEAST_TOKENS = 64
+
 
 @dataclass(frozen=True)
 class Place:
@@ -87,29 +90,29 @@ def stream_distances(places: Sequence[Place], columns: int) -> list[int]:
     ]
 
 
-def group_by_length(lengths: Sequence[int], budget: int, capacity: int, max_count: int) -> list[list[int]]:
-    """Split samples in packs of similar lengths and of about equally many tokens.
+def choose_pack(lengths: Sequence[int], budget: int, capacity: int, max_count: int, parts: int) -> list[int]:
+    """Choose the samples of a pack: the oldest, and those that are nearest to it in length.
 
     Args:
-        lengths: tokens of each sample, oldest sample first.
+        lengths: tokens of each waiting sample, oldest sample first.
         budget: tokens that a pack aims at; a pack may pass it by half a sample.
         capacity: tokens that a pack never passes (a sample alone in its pack may).
         max_count: samples that a pack never passes.
+        parts: packs that should share the samples, if each gets enough tokens to be worth a run.
 
     Returns:
-        Lists of positions in ``lengths``. The pack with the oldest sample comes first.
+        Positions in ``lengths``; the first is 0. Packs that are chosen one after the other hold about equally many
+        tokens: the rest makes no small pack of its own.
     """
     total = sum(lengths)
-    target = total / max(1, math.ceil(total / budget))
-    packs: list[list[int]] = []
-    tokens = 0
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+    packs = max(math.ceil(total / budget), min(parts, total // LEAST_TOKENS), 1)
+    target = total / packs
+    chosen = [0]
+    tokens = lengths[0]
+    for i in sorted(range(1, len(lengths)), key=lambda i: abs(lengths[i] - lengths[0])):
         length = lengths[i]
-        fits = packs and len(packs[-1]) < max_count and tokens + length <= capacity
-        if fits and tokens + length / 2 <= target:
-            packs[-1].append(i)
-            tokens += length
-        else:
-            packs.append([i])
-            tokens = length
-    return sorted(packs, key=min)
+        if len(chosen) == max_count or tokens + length > capacity or tokens + length / 2 > target:
+            break
+        chosen.append(i)
+        tokens += length
+    return chosen

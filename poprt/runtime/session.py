@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
 from poprt.errors import ExecutableError, InputError, UnsupportedOperatorError
 from poprt.executable import Executable, TensorSpec, WeightSpec
+from poprt.runtime.cpu import usable_cores
 
 logger = logging.getLogger("poprt")
 
@@ -27,13 +27,6 @@ _MISSING_OPERATOR = (
     "is under development and support for this is limited",
     "No opset import for domain",
 )
-
-
-def usable_cores() -> int:
-    """How many cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def default_providers() -> list[str]:

@@ -25,10 +25,10 @@ class Recorder:
     def is_full(self, count, size):
         return count >= self.most
 
-    def plan(self, window):
-        if "plan" in self.errors:
-            raise self.errors["plan"]
-        return [list(window[i : i + self.most]) for i in range(0, len(window), self.most)]
+    def choose(self, window, free_lanes):
+        if "choose" in self.errors:
+            raise self.errors["choose"]
+        return list(window[: self.most])
 
     def run(self, batch):
         self.batches.append([request.size for request in batch])

@@ -52,12 +52,12 @@ def test_a_request_that_spoils_its_batch_fails_alone_with_its_own_error():
     batcher.close()
 
 
-def test_a_failing_plan_fails_its_window_and_the_batcher_goes_on():
+def test_a_failing_choice_fails_its_window_and_the_batcher_goes_on():
     recorder, batcher, _ = blocked()
-    recorder.errors = {"plan": ValueError("no plan")}
+    recorder.errors = {"choose": ValueError("no choice")}
     future = batcher.submit(Request(1))
     recorder.gate.set()
-    with pytest.raises(ValueError, match="no plan"):
+    with pytest.raises(ValueError, match="no choice"):
         future.wait(SOON)
     recorder.errors = {}
     batcher.submit(Request(2)).wait(SOON)
@@ -143,16 +143,60 @@ def test_an_idle_dispatcher_holds_no_answered_request():
     batcher.close()
 
 
-def test_a_request_is_overtaken_only_within_its_window():
+def test_a_batch_is_chosen_among_the_oldest_requests_and_the_rest_keep_their_order():
     recorder, batcher, _ = blocked(most=1, window=3)
+    windows = []
 
-    def newest_first(window):
-        return [[request] for request in reversed(window)]
+    def oldest_and_newest(window, free_lanes):
+        windows.append([request.size for request in window])
+        return [window[0], window[-1]] if len(window) > 1 else list(window)
 
-    recorder.plan = newest_first
+    recorder.choose = oldest_and_newest
     futures = [batcher.submit(Request(i)) for i in range(1, 8)]
     recorder.gate.set()
     for future in futures:
         future.wait(SOON)
-    assert [batch[0] for batch in recorder.batches] == [0, 3, 2, 1, 6, 5, 4, 7]
+    assert windows == [[1, 2, 3], [2, 4, 5], [4, 6, 7], [6]]
+    assert recorder.batches == [[0], [1, 3], [2, 5], [4, 7], [6]]
     batcher.close()
+
+
+def test_lanes_run_batches_side_by_side_and_each_is_told_how_many_are_free():
+    recorder = Recorder(most=1)
+    recorder.gate.clear()
+    free, entered = [], threading.Semaphore(0)
+    choose, run = recorder.choose, recorder.run
+
+    def watched_choose(window, free_lanes):
+        free.append(free_lanes)
+        return choose(window, free_lanes)
+
+    def watched_run(batch):
+        entered.release()
+        run(batch)
+
+    recorder.choose, recorder.run = watched_choose, watched_run
+    batcher = Batcher(recorder, lanes=2)
+    futures = []
+    for i in range(2):
+        futures.append(batcher.submit(Request(i)))
+        assert entered.acquire(timeout=SOON)
+    assert free[-1] == 1
+    futures += [batcher.submit(Request(i)) for i in range(2, 5)]
+    assert not entered.acquire(timeout=0.05)
+    assert batcher.pending() == 3
+    recorder.gate.set()
+    for future in futures:
+        future.wait(SOON)
+    assert sorted(batch[0] for batch in recorder.batches) == list(range(5))
+    batcher.close()
+
+
+def test_closing_ends_every_lane_and_answers_what_waits():
+    recorder = Recorder(most=1)
+    batcher = Batcher(recorder, lanes=3)
+    lanes = list(batcher._queue.lanes)
+    futures = [batcher.submit(Request(i)) for i in range(20)]
+    batcher.close()
+    assert all(future.done() for future in futures)
+    assert not any(lane.is_alive() for lane in lanes)

@@ -24,7 +24,7 @@ def test_a_dead_dispatcher_fails_what_is_pending_and_what_comes_later_and_names_
     batcher.close()
 
 
-def test_death_within_a_window_fails_the_batches_that_were_planned_after_it():
+def test_death_fails_the_requests_that_wait_behind_it():
     recorder, batcher, first = blocked(most=1, window=8)
     recorder.errors = {2: Death("power cut")}
     futures = [batcher.submit(Request(i)) for i in range(1, 5)]
@@ -65,7 +65,7 @@ def test_close_with_cancel_fails_what_waits_and_answers_what_runs():
     assert recorder.batches == [[0]]
 
 
-def test_close_with_cancel_also_fails_batches_that_are_planned_already():
+def test_close_with_cancel_while_a_batch_runs_fails_those_that_wait_behind_it():
     recorder, batcher, first = blocked(most=1, window=8)
     futures = [batcher.submit(Request(i)) for i in range(1, 4)]
     shut = threading.Event()
@@ -78,7 +78,7 @@ def test_close_with_cancel_also_fails_batches_that_are_planned_already():
     first.add_done_callback(shut_the_gate)
     recorder.gate.set()
     assert shut.wait(SOON)
-    assert recorder.entered.wait(SOON)  # request 1 runs; 2 and 3 are planned behind it
+    assert recorder.entered.wait(SOON)  # request 1 runs; 2 and 3 wait behind it
     batcher._queue.close(cancel=True)
     recorder.gate.set()
     batcher.close()
@@ -112,7 +112,7 @@ def test_closing_wakes_a_submitter_that_waits_for_room():
 
 def test_a_batcher_that_is_dropped_answers_its_requests_and_ends_its_thread():
     recorder, batcher, first = blocked()
-    thread, gone = batcher._thread, weakref.ref(batcher)
+    thread, gone = batcher._queue.lanes[0], weakref.ref(batcher)
     second = batcher.submit(Request(1))
     del batcher
     gc.collect()

@@ -173,9 +173,14 @@ def test_types_are_cast_when_checks_are_off():
 
 
 def test_requests_fill_the_rows_that_the_oldest_leaves_free():
-    requests = [_Rows(size, {}, {}) for size in (1, 2, 3, 5, 1, 2)]
-    batches = _BatchWorker(None, 0, 4).plan(requests)
-    assert [[r.size for r in batch] for batch in batches] == [[1, 2, 1], [3], [5, 2]]
+    waiting = [_Rows(size, {}, {}) for size in (1, 2, 3, 5, 1, 2)]
+    worker, batches = _BatchWorker(None, 0, 4), []
+    while waiting:
+        batch = worker.choose(waiting, 1)
+        assert batch[0] is waiting[0]
+        batches.append([request.size for request in batch])
+        waiting = [request for request in waiting if request not in batch]
+    assert batches == [[1, 2, 1], [3], [5, 2]]
 
 
 def test_batching_along_an_axis_that_tensors_do_not_share_is_refused():

@@ -118,7 +118,7 @@ def test_timeouts_are_nanoseconds_or_a_timedelta():
 
 def test_a_runner_that_is_dropped_ends_its_thread():
     runner = start()
-    thread, gone = runner._batcher._thread, weakref.ref(runner)
+    thread, gone = runner._batcher._queue.lanes[0], weakref.ref(runner)
     future = runner.execute_async(sample([1]), {})
     del runner
     gc.collect()

@@ -1,0 +1,27 @@
+"""The cores are shared among lanes as the caller asks, or as it suits the engine."""
+
+from __future__ import annotations
+
+import pytest
+
+from poprt.runtime.lanes import Lanes, share_cores
+
+
+@pytest.mark.parametrize(
+    ("cores", "lanes", "threads", "side_by_side", "count", "each"),
+    [
+        (1, None, None, True, 1, 1),
+        (2, None, None, True, 2, 1),
+        (16, None, None, True, 4, 4),
+        (16, None, None, False, 1, 16),
+        (16, 8, None, False, 8, 2),
+        (2, 8, None, True, 8, 1),
+        (16, None, 8, True, 2, 8),
+        (2, None, 3, True, 1, 3),
+        (16, 3, 2, True, 3, 2),
+    ],
+)
+def test_the_cores_are_shared(
+    cores: int, lanes: int | None, threads: int | None, side_by_side: bool, count: int, each: int
+) -> None:
+    assert share_cores(cores, lanes, threads, side_by_side=side_by_side) == Lanes(count, each)
