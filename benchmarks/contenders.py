@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -38,7 +39,7 @@ class Contender(Protocol):
 
 
 class Engine(Protocol):
-    """Runs one padded batch."""
+    """Runs padded batches, several at the same time if it is asked to."""
 
     #: Outputs with a token axis after the batch axis.
     token_outputs: frozenset[str]
@@ -84,6 +85,7 @@ class Padded:
         rows: samples in a batch; 1 runs each alone, without padding.
         columns: pad every batch to [rows, columns]; 0 pads to the batch's longest sample, and the last batch is short.
         sort: sort all samples by length first, which takes having them all.
+        workers: batches that run at the same time.
     """
 
     name: str
@@ -91,17 +93,27 @@ class Padded:
     rows: int
     columns: int = 0
     sort: bool = False
+    workers: int = 1
 
     def run(self, samples: Sequence[Sample]) -> list[Result]:
         """Run all samples and return the result of each, in their order."""
         lengths = [sample_length(sample) for sample in samples]
         found: list[Result] = [{} for _ in samples]
-        for batch, rows, width in self._batches(lengths):
+
+        def run_batch(batch: Sequence[int], rows: int, width: int) -> None:
             outputs = self.engine(pad([samples[i] for i in batch], rows, width))
             for name, values in outputs.items():
                 per_token = name in self.engine.token_outputs
                 for i, row in zip(batch, values, strict=False):
                     found[i][name] = row[: lengths[i]] if per_token else row
+
+        if self.workers == 1:
+            for batch in self._batches(lengths):
+                run_batch(*batch)
+        else:
+            with ThreadPoolExecutor(self.workers) as pool:
+                for done in [pool.submit(run_batch, *batch) for batch in self._batches(lengths)]:
+                    done.result()
         return found
 
     def fed(self, lengths: Sequence[int]) -> int:

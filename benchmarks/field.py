@@ -10,6 +10,7 @@ from benchmarks.contenders import Contender, Engine, OnnxRuntime, Padded, Result
 from benchmarks.quantise import quantise
 from benchmarks.rounds import TOLERANCE, Report, difference, fastest
 from benchmarks.workloads import ROWS, Lengths, Requests, build, compile_packed, config_of
+from poprt.runtime.cpu import usable_cores
 
 CHECKED = 8  # requests whose numbers are compared before anything is timed
 SEARCH_TOKENS = 4096  # of the requests that batch sizes are tried on, at most
@@ -102,17 +103,31 @@ class FieldBuilder:
         self._add(self._best("onnxruntime: padded to the longest", engine, batch_sizes(self.case.lengths)), "baseline")
         self._add_sorted("onnxruntime", engine, "baseline")
         self._add(Padded("onnxruntime: one at a time, unpadded", engine, 1), "baseline")
+        if (cores := usable_cores()) > 1:
+            name = "onnxruntime: one at a time on each core, unpadded"
+            self._add(Padded(name, OnnxRuntime(self._plain, threads=1), 1, workers=cores), "baseline")
 
     def _add_ctranslate2(self) -> None:
-        engine = peer_ctranslate2.CTranslate2(self._model, self._config, self.case.precision)
-        sizes = [1, *batch_sizes(self.case.lengths)]
-        self._add(self._best("CTranslate2: order of arrival", engine, sizes), "peer")
-        self._add_sorted("CTranslate2", engine, "peer")
+        def engine(workers: int) -> Engine:
+            return peer_ctranslate2.CTranslate2(self._model, self._config, self.case.precision, workers)
+
+        together = engine(1)
+        self._add_fastest_peer("CTranslate2: order of arrival", together, engine)
+        self._add_sorted("CTranslate2", together, "peer")
 
     def _add_openvino(self) -> None:
-        engine = peer_openvino.OpenVINO(self._plain)
+        def engine(streams: int) -> Engine:
+            return peer_openvino.OpenVINO(self._plain, streams)
+
+        self._add_fastest_peer("OpenVINO: order of arrival", engine(1), engine)
+
+    def _add_fastest_peer(self, name: str, together: Engine, engine: Callable[[int], Engine]) -> None:
+        """Add a peer at its best batch size, with all cores at one batch or a batch on each core."""
         sizes = [1, *batch_sizes(self.case.lengths)]
-        self._add(self._best("OpenVINO: order of arrival", engine, sizes), "peer")
+        forms = self._forms(name, together, sizes)
+        if (cores := usable_cores()) > 1:
+            forms += self._forms(name, engine(cores), sizes, workers=cores)
+        self._add(self._fastest(forms), "peer")
 
     def _add_ours(self) -> None:
         executable = compile_packed(self._model, self.case.lengths.longest, self.case.precision)
@@ -131,11 +146,26 @@ class FieldBuilder:
         self._add(self._best(f"{label}: sorted by length", engine, sizes, sort=True), kind, offline=True)
 
     def _best(self, name: str, engine: Engine, sizes: Sequence[int], sort: bool = False) -> Contender:
-        forms = [
-            Padded(f"{name}, batches of {rows}" if rows > 1 else f"{name}, one at a time", engine, rows, sort=sort)
+        return self._fastest(self._forms(name, engine, sizes, sort))
+
+    def _forms(
+        self, name: str, engine: Engine, sizes: Sequence[int], sort: bool = False, workers: int = 1
+    ) -> list[Padded]:
+        where = " on each core" if workers > 1 else ""
+        return [
+            Padded(
+                f"{name}, batches of {rows}{where}" if rows > 1 else f"{name}, one at a time{where}",
+                engine,
+                rows,
+                sort=sort,
+                workers=workers,
+            )
             for rows in sizes
         ]
-        return fastest(forms, self._requests, self._searched, max(sizes), SEARCH_SECONDS, self._report)
+
+    def _fastest(self, forms: Sequence[Padded]) -> Contender:
+        least = max(form.rows * form.workers for form in forms)
+        return fastest(forms, self._requests, self._searched, least, SEARCH_SECONDS, self._report)
 
     def _add(self, contender: Contender, kind: str, offline: bool = False) -> None:
         """Check the numbers, and let the contender in if they are right."""

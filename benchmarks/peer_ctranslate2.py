@@ -24,6 +24,7 @@ class CTranslate2:
         model: the question-answering model of :mod:`models.bert`, whose weights are taken.
         config: its sizes.
         precision: "fp32" or "int8".
+        workers: batches that run at the same time; the cores are shared among them.
 
     Raises:
         ImportError: CTranslate2 is not installed.
@@ -31,7 +32,7 @@ class CTranslate2:
 
     token_outputs = frozenset({"start_logits", "end_logits"})
 
-    def __init__(self, model: onnx.ModelProto, config: BertConfig, precision: str = "fp32") -> None:
+    def __init__(self, model: onnx.ModelProto, config: BertConfig, precision: str = "fp32", workers: int = 1) -> None:
         import ctranslate2
 
         self._ct2 = ctranslate2
@@ -46,8 +47,8 @@ class CTranslate2:
             self._encoder = ctranslate2.Encoder(
                 folder,
                 device="cpu",
-                inter_threads=1,
-                intra_threads=usable_cores(),
+                inter_threads=workers,
+                intra_threads=max(1, usable_cores() // workers),
                 compute_type="int8" if precision == "int8" else "float32",
             )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,26 +24,29 @@ class OpenVINO:
 
     Args:
         model: the ONNX model, serialised.
+        streams: batches that run at the same time; the cores are shared among them.
 
     Raises:
         ImportError: OpenVINO is not installed.
         RuntimeError: OpenVINO does not take the model.
     """
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, streams: int = 1) -> None:
         import openvino
 
         core = openvino.Core()
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": usable_cores(),
-            "PERFORMANCE_HINT": "LATENCY",  # one stream over all cores
+            "NUM_STREAMS": streams,
         }
         # The outputs keep the ONNX model's order; their names may be lost to the Identity before them.
         self._names = [value.name for value in onnx.load_from_string(model).graph.output]
         compiled = core.compile_model(core.read_model(model), "CPU", settings)
         self._inputs = {name for port in compiled.inputs for name in port.names}
-        self._request = compiled.create_infer_request()
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(streams):
+            self._idle.put(compiled.create_infer_request())
         self.token_outputs = frozenset(
             name
             for name, port in zip(self._names, compiled.outputs, strict=True)
@@ -50,9 +55,13 @@ class OpenVINO:
 
     def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run one batch. The outputs are copied: the next run overwrites OpenVINO's own."""
-        self._request.infer({name: array for name, array in feeds.items() if name in self._inputs})
-        tensors = self._request.output_tensors
-        return {name: np.array(tensor.data) for name, tensor in zip(self._names, tensors, strict=True)}
+        request = self._idle.get()
+        try:
+            request.infer({name: array for name, array in feeds.items() if name in self._inputs})
+            tensors = request.output_tensors
+            return {name: np.array(tensor.data) for name, tensor in zip(self._names, tensors, strict=True)}
+        finally:
+            self._idle.put(request)
 
     def run(self, feeds: Mapping[str, Array], output_names: Sequence[str] | None = None) -> list[Array]:
         """Run once; the outputs in the order asked for."""

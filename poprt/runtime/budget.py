@@ -13,7 +13,7 @@ from poprt.runtime.stream import StreamSession
 logger = logging.getLogger("poprt")
 
 #: Pack sizes to try, in tokens. Below, the engine's matrix products are too small; above, activations leave the caches.
-CANDIDATES = (128, 256, 512, 1024, 2048)
+CANDIDATES = (256, 512, 1024, 2048)
 #: A larger pack must be faster by this factor to be worth its longer wait.
 WORTHWHILE = 1.03
 #: Seconds after which no further size is tried.

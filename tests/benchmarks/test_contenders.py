@@ -43,10 +43,11 @@ def assert_right(found: list[Result]) -> None:
             np.testing.assert_allclose(result[name], values, atol=1e-5)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(("rows", "columns", "sort"), [(1, 0, False), (3, 0, False), (3, 0, True), (3, 64, False)])
-def test_each_way_to_pad_gives_every_sample_its_own_result(rows: int, columns: int, sort: bool) -> None:
+def test_each_way_to_pad_gives_every_sample_its_own_result(rows: int, columns: int, sort: bool, workers: int) -> None:
     engine = OnnxRuntime(model().SerializeToString(), threads=1)
-    assert_right(Padded("padded", engine, rows, columns, sort).run(SAMPLES))
+    assert_right(Padded("padded", engine, rows, columns, sort, workers).run(SAMPLES))
 
 
 def test_outputs_without_a_token_axis_are_not_cut() -> None:
@@ -91,6 +92,7 @@ def test_ctranslate2_computes_the_same_numbers() -> None:
     from benchmarks.peer_ctranslate2 import CTranslate2
 
     assert_right(Padded("peer", CTranslate2(model(), config_of("tiny")), 3, columns=64).run(SAMPLES))
+    assert_right(Padded("peer", CTranslate2(model(), config_of("tiny"), workers=2), 2, workers=2).run(SAMPLES))
     found = Padded("peer", CTranslate2(model(), config_of("tiny"), "int8"), 3).run(SAMPLES)
     assert 0 < difference(found, reference(), "int8") < TOLERANCE["int8"]
 
@@ -100,6 +102,7 @@ def test_openvino_computes_the_same_numbers_on_the_model_and_on_the_packed_graph
     from benchmarks.peer_openvino import OpenVINO, engine_model
 
     assert_right(Padded("peer", OpenVINO(model().SerializeToString()), 3).run(SAMPLES))
+    assert_right(Padded("peer", OpenVINO(model().SerializeToString(), streams=2), 2, workers=2).run(SAMPLES))
     assert_right(OfflinePacks(executable(), "packed", OpenVINO(engine_model(executable()))).run(SAMPLES))
 
 

@@ -20,7 +20,7 @@ def _found(
 
 
 def test_equal_speed_takes_the_smallest_pack(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _found(monkeypatch, lambda size: size * 1e-6) == 128
+    assert _found(monkeypatch, lambda size: size * 1e-6) == 256
 
 
 def test_a_cost_a_run_takes_a_larger_pack(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,8 +38,8 @@ def test_a_slow_engine_is_not_tried_for_long(monkeypatch: pytest.MonkeyPatch) ->
         tried.append(size)
         return float(size)
 
-    assert _found(monkeypatch, slow) == 128
-    assert set(tried) == {128}
+    assert _found(monkeypatch, slow) == 256
+    assert set(tried) == {256}
 
 
 @pytest.mark.parametrize(("rows", "count", "limit"), [(8, 1000, 512), (64, 8, 512), (1, 1000, 64)])
