@@ -15,6 +15,7 @@ from onnx import helper
 
 from passes.fusion.erf_gelu_pattern import ErfGeluPattern
 from poprt.compiler.cache import cached
+from poprt.compiler.fuse_int8 import fuse_int8
 from poprt.compiler.lower_half import lower_half, uses_half
 from poprt.compiler.lower_int8 import unsign_weights
 from poprt.compiler.normalise import (
@@ -107,6 +108,7 @@ def _compile(source: Source, outputs: list[str], options: CompilerOptions, progr
         logger.warning(
             "this CPU has no 8-bit dot products: int8 weights are stored unsigned, exact here and slow on other CPUs"
         )
+    logger.debug("%d quantisations and %d integer products fused", *fuse_int8(model))
     drop_unread_initializers(model)
     progress.step("placing the weights")
     manifest = _manifest(source, model, declared, packing, options)

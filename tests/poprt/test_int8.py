@@ -66,7 +66,7 @@ def test_an_executable_stores_int8_and_a_request_gives_the_same_alone_and_in_com
     stored = {spec.name: spec.dtype for spec in Executable(path).manifest.weights}
     assert sum(dtype == "int8" for dtype in stored.values()) == 12
     engine_ops = [node.op_type for node in onnx.load_from_string(Executable(path).graph).graph.node]
-    assert engine_ops.count("MatMulInteger") == 12
+    assert engine_ops.count("MatMulIntegerToFloat") == 12
     samples = random_samples(LENGTHS)
     together = packed_results(path, samples, "logits")
     expected = one_by_one(model, samples)
