@@ -30,8 +30,8 @@ format: $(VENV)/.lint  ## Rewrite the sources in the project's style
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: $(VENV)/.bench  ## Measure throughput against the baselines, the peers and the machine's roof (about 20 minutes)
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.bench  ## Measure throughput against baselines, peers and the machine's roof, then load, startup and cost (20 minutes)
+	$(BIN)/python -m benchmarks all
 
 zoo: $(VENV)/.test  ## Export every encoder family, pack it in both styles, and print what came of it
 	$(BIN)/python -m tests.zoo

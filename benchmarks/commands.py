@@ -175,8 +175,31 @@ def _startup(options: argparse.Namespace, output: Output) -> None:
     output.finish("startup", [report.startup_table(found, options.size)], found)
 
 
+def _add_all(parser: argparse.ArgumentParser) -> None:
+    text = f"for all commands; those other than throughput take about {_OTHERS_MINUTES:g}"
+    parser.add_argument("--minutes", type=float, default=19.0, help=text)
+
+
+def _all(options: argparse.Namespace, output: Output) -> None:
+    folder = ["--output_dir", str(options.output_dir)]
+    throughput = max(1.0, options.minutes - _OTHERS_MINUTES)
+    main(["throughput", "--minutes", str(throughput), *folder])
+    for command in _OTHERS:
+        main([*command, *folder])
+    output.line("all done")
+
+
+#: What ``all`` runs after throughput, and the minutes that it takes, about.
+_OTHERS = (
+    ("load", "--lengths", "short", "--seconds", "8"),
+    ("startup", "--runs", "3"),
+    ("cost", "--seconds", "0.3"),
+)
+_OTHERS_MINUTES = 6.0
+
 _Run = tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace, Output], None], str]
 _COMMANDS: dict[str, _Run] = {
+    "all": (_add_all, _all, "throughput, load, startup and cost, one after the other"),
     "throughput": (_add_throughput, _throughput, "all contenders against the best baseline and the roof (the default)"),
     "load": (_add_load, _load, "throughput and latency of a pack runner and a plain queue under rising load"),
     "cost": (_add_cost, _cost, "time for a token against sample length and hidden size"),

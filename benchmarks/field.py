@@ -14,7 +14,7 @@ from poprt.runtime.cpu import usable_cores
 
 CHECKED = 8  # requests whose numbers are compared before anything is timed
 SEARCH_TOKENS = 4096  # of the requests that batch sizes are tried on, at most
-SEARCH_SECONDS = 2.0  # of a batch size's trial, about
+SEARCH_SECONDS = 1.0  # of a batch size's trial, about
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class FieldBuilder:
         sizes = [1, *batch_sizes(self.case.lengths)]
         forms = self._forms(name, together, sizes)
         if (cores := usable_cores()) > 1:
-            forms += self._forms(name, engine(cores), sizes, workers=cores)
+            forms += self._forms(name, engine(cores), sizes[:3], workers=cores)  # small batches: each has one core
         self._add(self._fastest(forms), "peer")
 
     def _add_ours(self) -> None:

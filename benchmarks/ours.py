@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from passes.errors import RewriteError
 from poprt import runtime
 from poprt.converter import Converter
 from poprt.executable import Executable
+from poprt.runtime.cpu import usable_cores
+from poprt.runtime.lanes import share_cores
 from poprt.runtime.session import EngineSession
 from poprt.runtime.stream import Session, StreamSession
 
@@ -39,7 +42,8 @@ class OfflinePacks:
     Args:
         executable: packed in style A.
         name: of the contender.
-        session: runs the executable's graph; None opens one of onnxruntime.
+        session: runs the executable's graph, one pack at a time; None opens one of onnxruntime, and packs run side by
+            side as the pack runner's do.
     """
 
     def __init__(
@@ -53,7 +57,11 @@ class OfflinePacks:
         assert packing is not None, "the executable is not packed"
         self._packing = packing
         self._outputs = list(packing.outputs)
-        self._stream = StreamSession(session or EngineSession(executable), executable.manifest, packing)
+        lanes = share_cores(usable_cores(), None, None, side_by_side=session is None)
+        session = session or EngineSession(executable, threads=lanes.threads)
+        self._stream = StreamSession(session, executable.manifest, packing)
+        self._pool = ThreadPoolExecutor(lanes.count)
+        self._lanes = lanes.count
         self._seconds = 0.0
 
     def run(self, samples: Sequence[Sample]) -> list[Result]:
@@ -61,31 +69,39 @@ class OfflinePacks:
         order = sorted(range(len(samples)), key=lambda i: sample_length(samples[i]))
         ordered = [samples[i] for i in order]
         found: list[Result] = [{} for _ in samples]
+        running = []
         done = 0
         while done < len(ordered):
-            done = self._run_pack(ordered, order, done, found)
+            pack = self._pack(ordered, done)
+            running.append(self._pool.submit(self._run_pack, pack, order[done : pack.count], found))
+            done = pack.count
+        self._seconds += sum(each.result() for each in running)
         return found
 
-    def _run_pack(self, ordered: Sequence[Sample], order: Sequence[int], start: int, found: list[Result]) -> int:
+    def _pack(self, ordered: Sequence[Sample], start: int) -> runtime.PackedData:
         packing = self._packing
         rows = max(1, OFFLINE_TOKENS // packing.columns)
-        pack = runtime.pack_data(ordered, start, rows, packing.columns, packing.max_valid_num, 1, True)
+        return runtime.pack_data(ordered, start, rows, packing.columns, packing.max_valid_num, 1, True)
+
+    def _run_pack(self, pack: runtime.PackedData, numbers: Sequence[int], found: list[Result]) -> float:
+        """Run a pack, file the results under the samples' numbers, and return the seconds in the engine."""
+        packing = self._packing
         lengths = np.array([[place.length] for place in pack.specs], np.int32)
         streams = {name: pack.data[name].reshape(-1)[: lengths.sum()] for name in packing.dynamic_inputs}
         streams[packing.mask] = np.ones_like(streams[packing.mask])
         begin = time.perf_counter()
         outputs = self._stream.run(streams, lengths, self._outputs)
-        self._seconds += time.perf_counter() - begin
+        seconds = time.perf_counter() - begin
         for name, output in zip(self._outputs, outputs, strict=True):
             values = self._stream.sample_tokens(output, lengths) if packing.outputs[name] == "tokens" else list(output)
-            for position, row in zip(range(start, pack.count), values, strict=False):
-                found[order[position]][name] = row
-        return pack.count
+            for number, row in zip(numbers, values, strict=False):
+                found[number][name] = row
+        return seconds
 
     def fed(self, lengths: Sequence[int]) -> int:
         """The samples' own tokens: none is added."""
         return sum(lengths)
 
     def engine_seconds(self) -> float | None:
-        """Seconds spent in the engine's run call so far."""
-        return self._seconds
+        """Seconds spent in the engine's run call so far, by each lane on average."""
+        return self._seconds / self._lanes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import threading
 from concurrent.futures import Future
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import commands
 from benchmarks.commands import main
 from benchmarks.contenders import OnnxRuntime, Result, Sample
 from benchmarks.cost import measure_cost
@@ -189,3 +191,23 @@ def test_the_requests_of_the_command_line_are_those_of_the_distribution() -> Non
     samples = Requests(DISTRIBUTIONS["short"], 100).take(0, 50)
     assert max(int(sample["input_ids"].max()) for sample in samples) < 100
     assert max(len(sample["input_ids"]) for sample in samples) <= 64
+
+
+def test_all_runs_the_measuring_commands_with_options_that_they_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def watch(name: str) -> None:
+        add, _, text = commands._COMMANDS[name]
+
+        def note(options: argparse.Namespace, _: commands.Output) -> None:
+            assert options.output_dir == tmp_path
+            asked.append(name)
+
+        monkeypatch.setitem(commands._COMMANDS, name, (add, note, text))
+
+    for name in set(commands._COMMANDS) - {"all"}:
+        watch(name)
+    main(["all", "--minutes", "12", "--output_dir", str(tmp_path)])
+    assert asked == ["throughput", "load", "startup", "cost"]
