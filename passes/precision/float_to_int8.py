@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -15,9 +16,10 @@ import onnx_graphsurgeon as gs
 from passes.base import GraphPass, PassResult
 from passes.errors import RewriteError
 from passes.graph_io import header, signature
-from passes.precision.int8_measure import Arrays, choose_zero_points, compare_outputs, product_errors, run_graph
+from passes.precision.int8_measure import Arrays, choose_zero_points, compare_outputs, observe, product_error, run_graph
+from passes.precision.int8_samples import few_tokens
 from passes.precision.int8_sites import Product, Table, find_products, find_tables, refuse_nested
-from passes.precision.int8_values import FULL_RANGE, MIDDLE, REDUCED_RANGE, QuantisedWeights, relative_error
+from passes.precision.int8_values import FULL_RANGE, MIDDLE, REDUCED_RANGE, Floats, QuantisedWeights, relative_error
 from passes.precision.int8_writer import Int8Writer
 from passes.registry import register
 
@@ -25,6 +27,16 @@ from passes.registry import register
 SampleData = Callable[[onnx.ModelProto], Arrays]
 
 Site = TypeVar("Site", Product, Table)
+
+
+@dataclass(frozen=True)
+class _Observation:
+    """What a run on sample data has shown: the model's outputs, and rows of the activations of its products."""
+
+    feeds: Arrays
+    outputs: Arrays
+    rows: Mapping[str, Floats]
+
 
 #: Where a model says that it was quantised; a second run leaves it alone.
 METADATA_KEY = "poprt.int8"
@@ -81,32 +93,49 @@ class FloatToInt8(GraphPass):
         products, tables = find_products(graph, result), find_tables(graph)
         if not products and not tables:
             return result
-        feeds = self._data(signature(graph)) if self._data is not None else None
         weights = QuantisedWeights(self._limit)
-        points, before = choose_zero_points(graph, feeds) if feeds is not None else ({}, {})
-        errors = self._errors(graph, products, feeds, points, weights)
+        seen = self._observe(graph, products)
+        points = choose_zero_points(seen.rows) if seen else {}
+        errors = self._errors(products, seen, points, weights)
         kept = self._keep(products, errors, "product", result)
         kept_tables = self._keep(tables, [_table_error(site, weights) for site in tables], "table", result)
         self._write(graph, [*kept, *kept_tables], Int8Writer(graph, weights), points, result)
-        if feeds is not None and result.modified:
-            _report_accuracy(compare_outputs(before, run_graph(graph, feeds)), result)
+        if seen and result.modified:
+            _report_accuracy(compare_outputs(seen.outputs, run_graph(graph, seen.feeds)), result)
         return result
+
+    def _observe(self, graph: gs.Graph, products: list[Product]) -> _Observation | None:
+        """The model's behaviour on sample data; None where there is no such data."""
+        if self._data is None:
+            if products:
+                self.logger.warning(
+                    "float_to_int8 has no sample data: it knows the errors of the weights, not of the results"
+                )
+            return None
+        declared = signature(graph)
+        few = few_tokens(declared)
+        if few is not None:
+            try:
+                return _run_on(self._data(few), graph, products)
+            except RewriteError as error:  # a later pass has fixed an extent inside
+                self.logger.debug("int8 is measured at the declared extents: %s", error)
+        return _run_on(self._data(declared), graph, products)
 
     def _errors(
         self,
-        graph: gs.Graph,
         products: list[Product],
-        feeds: Arrays | None,
-        points: dict[str, int],
+        seen: _Observation | None,
+        points: Mapping[str, int],
         weights: QuantisedWeights,
     ) -> list[float]:
         """The error of each product: of its result where there is data, else of its weight."""
-        if not products:
-            return []
-        if feeds is not None:
-            return product_errors(graph, feeds, points, weights)
-        self.logger.warning("float_to_int8 has no sample data: it knows the errors of the weights, not of the results")
-        return [_weight_error(site, weights) for site in products]
+        if seen is None:
+            return [_weight_error(site, weights) for site in products]
+        names = [site.activation.name for site in products]
+        return [
+            product_error(site, seen.rows[name], points[name], weights)
+            for site, name in zip(products, names, strict=True)
+        ]
 
     def _keep(self, sites: list[Site], errors: list[float], kind: str, result: PassResult) -> list[Site]:
         """The sites whose error is small enough; refusals for the others."""
@@ -155,6 +184,10 @@ class FloatToInt8(GraphPass):
         if result.modified:
             result.details["bytes of weights"] = f"{before} -> {_constant_bytes(graph)}"
             header(graph).metadata[METADATA_KEY] = json.dumps({"max_error": self.max_error})
+
+
+def _run_on(feeds: Arrays, graph: gs.Graph, products: list[Product]) -> _Observation:
+    return _Observation(feeds, *observe(graph, products, feeds))
 
 
 def _weight_error(site: Product, weights: QuantisedWeights) -> float:

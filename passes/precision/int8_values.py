@@ -11,6 +11,8 @@ Floats = NDArray[np.float32]
 FULL_RANGE, REDUCED_RANGE = 127, 63
 #: The zero point of an activation, uint8, that treats both signs alike.
 MIDDLE = 128
+#: The scale of a row of zeros; it must not be 0.
+LEAST_STEP = np.float32(1e-30)
 _ZERO_POINTS = np.arange(8, 256, 8)  # coarse: a choice among these does not hang on the last bit of a sample
 _WORTH = 0.9  # another zero point than the middle one must save a tenth of the squared step
 _MOST_ROWS = 4096
@@ -32,6 +34,17 @@ def quantise(values: Floats, axis: int, limit: int = FULL_RANGE) -> tuple[NDArra
     with np.errstate(invalid="ignore"):  # a weight that is not finite shows in its error
         levels = values / scale
         return np.rint(levels, out=levels).astype(np.int8), scale
+
+
+def rounded_rows(rows: Floats, zero_point: int) -> Floats:
+    """``rows``, float32 [rows, columns], as an activation in uint8 with one scale a row would have them."""
+    high = rows.max(axis=1, keepdims=True, initial=0) * np.float32(1 / (255 - zero_point))
+    low = rows.min(axis=1, keepdims=True, initial=0) * np.float32(-1 / zero_point)
+    steps = np.maximum(np.maximum(high, low), LEAST_STEP)
+    levels: Floats = rows / steps
+    np.rint(levels, out=levels)
+    levels *= steps
+    return levels
 
 
 class QuantisedWeights:

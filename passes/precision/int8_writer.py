@@ -15,11 +15,10 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from passes.precision.int8_sites import Product, Table
-from passes.precision.int8_values import QuantisedWeights
+from passes.precision.int8_values import LEAST_STEP, QuantisedWeights
 from passes.precision.names import tensor_names, unique_name
 
 _F32, _U8, _I8, _I32 = (np.dtype(kind) for kind in (np.float32, np.uint8, np.int8, np.int32))
-_TINY = np.float32(1e-30)  # the scale of a row of zeros; it must not be 0
 _REDUCTION_AXES_ARE_INPUT = 18
 
 
@@ -66,13 +65,6 @@ class Int8Writer:
         self._node("Mul", [floats, steps], output)
         return self._nodes
 
-    def extremes(self, activation: gs.Tensor) -> tuple[list[gs.Node], gs.Tensor, gs.Tensor]:
-        """Nodes that find the largest and the smallest value of each row, and these two tensors [..., 1]."""
-        self._nodes = []
-        high = self._reduce("ReduceMax", activation, f"{activation.name}_largest")
-        low = self._reduce("ReduceMin", activation, f"{activation.name}_smallest")
-        return self._nodes, high, low
-
     def _activation(self, tensor: gs.Tensor, zero_point: int, point: gs.Constant) -> tuple[gs.Tensor, gs.Tensor]:
         """``tensor`` as uint8, and the scale of each of its rows."""
         key = (id(tensor), zero_point)
@@ -84,7 +76,7 @@ class Int8Writer:
             below = self._constant(f"int8_below_{zero_point}", np.float32(-1 / zero_point))
             up = self._add("Mul", [high, above], f"{name}_step_up", _F32)
             down = self._add("Mul", [low, below], f"{name}_step_down", _F32)
-            steps = self._add("Max", [up, down, self._constant("int8_least_step", _TINY)], f"{name}_step", _F32)
+            steps = self._add("Max", [up, down, self._constant("int8_least_step", LEAST_STEP)], f"{name}_step", _F32)
             scaled = self._add("Div", [tensor, steps], f"{name}_scaled", _F32)
             one = self._constant("int8_one", np.float32(1))
             levels = self._add("QuantizeLinear", [scaled, one, point], f"{name}_uint8", _U8)
