@@ -14,7 +14,7 @@ class RequestTooLongError(InputError):
 
 
 class RunnerClosedError(PoprtError):
-    """The runner was closed, or its dispatcher died, before this request was answered."""
+    """The runner was closed, or one of its lanes died, before this request was answered."""
 
 
 class CompileError(PoprtError):

@@ -96,7 +96,7 @@ def _serve(queue: RequestQueue[R]) -> None:
                 _fail(running, error)
             batch = running = []  # an idle lane keeps no arrays of answered requests alive
     except BaseException as error:
-        logger.critical("a dispatcher stopped", exc_info=True)
+        logger.critical("a lane stopped", exc_info=True)
         queue.close(cancel=True, cause=error)
         queue.fail(batch)
     finally:

@@ -182,7 +182,7 @@ class RequestQueue(Generic[R]):
         """The error of a request that comes too late."""
         if self.cause is None:
             return RunnerClosedError("the runner is closed: make a new one to send requests")
-        error = RunnerClosedError(f"the runner's dispatcher stopped: {self.cause!r}; make a new runner")
+        error = RunnerClosedError(f"a lane of the runner stopped: {self.cause!r}; make a new runner")
         error.__cause__ = self.cause
         return error
 
