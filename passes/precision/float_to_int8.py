@@ -15,9 +15,9 @@ import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, PassResult
 from passes.errors import RewriteError
-from passes.graph_io import header, signature
+from passes.graph_io import header
 from passes.precision.int8_measure import Arrays, choose_zero_points, compare_outputs, observe, product_error, run_graph
-from passes.precision.int8_samples import few_tokens
+from passes.precision.int8_samples import Extents, extents_to_try
 from passes.precision.int8_sites import Product, Table, find_products, find_tables, refuse_nested
 from passes.precision.int8_values import FULL_RANGE, MIDDLE, REDUCED_RANGE, Floats, QuantisedWeights, relative_error
 from passes.precision.int8_writer import Int8Writer
@@ -33,6 +33,7 @@ Site = TypeVar("Site", Product, Table)
 class _Observation:
     """What a run on sample data has shown: the model's outputs, and rows of the activations of its products."""
 
+    extents: Extents
     feeds: Arrays
     outputs: Arrays
     rows: Mapping[str, Floats]
@@ -101,7 +102,7 @@ class FloatToInt8(GraphPass):
         kept_tables = self._keep(tables, [_table_error(site, weights) for site in tables], "table", result)
         self._write(graph, [*kept, *kept_tables], Int8Writer(graph, weights), points, result)
         if seen and result.modified:
-            _report_accuracy(compare_outputs(seen.outputs, run_graph(graph, seen.feeds)), result)
+            _report_accuracy(compare_outputs(seen.outputs, run_graph(seen.extents.graph(graph), seen.feeds)), result)
         return result
 
     def _observe(self, graph: gs.Graph, products: list[Product]) -> _Observation | None:
@@ -112,14 +113,13 @@ class FloatToInt8(GraphPass):
                     "float_to_int8 has no sample data: it knows the errors of the weights, not of the results"
                 )
             return None
-        declared = signature(graph)
-        few = few_tokens(declared)
-        if few is not None:
+        *smaller, declared = extents_to_try(graph)
+        for extents in smaller:
             try:
-                return _run_on(self._data(few), graph, products)
-            except RewriteError as error:  # a later pass has fixed an extent inside
-                self.logger.debug("int8 is measured at the declared extents: %s", error)
-        return _run_on(self._data(declared), graph, products)
+                return _run_at(extents, self._data, graph, products)
+            except RewriteError as error:  # something inside depends on the declared extents
+                self.logger.debug("int8 is measured at larger extents: %s", error)
+        return _run_at(declared, self._data, graph, products)
 
     def _errors(
         self,
@@ -186,8 +186,9 @@ class FloatToInt8(GraphPass):
             header(graph).metadata[METADATA_KEY] = json.dumps({"max_error": self.max_error})
 
 
-def _run_on(feeds: Arrays, graph: gs.Graph, products: list[Product]) -> _Observation:
-    return _Observation(feeds, *observe(graph, products, feeds))
+def _run_at(extents: Extents, data: SampleData, graph: gs.Graph, products: list[Product]) -> _Observation:
+    feeds = data(extents.signature)
+    return _Observation(extents, feeds, *observe(extents.graph(graph), products, feeds))
 
 
 def _weight_error(site: Product, weights: QuantisedWeights) -> float:

@@ -1,39 +1,101 @@
-"""What to ask for as sample data: few tokens, where the model computes the same whatever its declared extents."""
+"""What to measure on: few tokens, where the model computes the same whatever its declared extents."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 
+from passes.graph_io import signature
 from passes.packing.metadata import METADATA_KEY
+from passes.precision.names import tensor_names, unique_name
 
-_ROWS, _COLUMNS, _SAMPLES = 2, 64, 8
+_ROWS, _COLUMNS, _SAMPLES = 2, 64, 8  # of a packed model
+_BATCH = 2  # of another one
 
 
-def few_tokens(signature: onnx.ModelProto) -> onnx.ModelProto | None:
-    """``signature`` with smaller extents for the tokens of a packed model; None where the declared ones are needed.
+@dataclass(frozen=True)
+class Extents:
+    """Extents to measure a model at.
 
-    Args:
-        signature: a model with inputs and metadata only. It is not changed.
+    Attributes:
+        signature: a model that holds the inputs, with these extents, and the metadata.
+        batch: the declared batch and the one to use; None where nothing inside the graph says the declared one.
     """
-    text = next((item.value for item in signature.metadata_props if item.key == METADATA_KEY), None)
-    packing: dict[str, Any] = json.loads(text) if text else {}
+
+    signature: onnx.ModelProto
+    batch: tuple[int, int] | None = None
+
+    def graph(self, graph: gs.Graph) -> gs.Graph:
+        """``graph`` for these extents: itself, or a copy in which constant shapes have the other batch."""
+        if self.batch is None:
+            return graph
+        declared, wanted = self.batch
+        made = graph.copy()
+        taken = tensor_names(made)
+        for node in made.nodes:
+            target = node.inputs[1] if node.op in ("Reshape", "Expand") and len(node.inputs) > 1 else None
+            if not isinstance(target, gs.Constant) or target.values.size == 0:
+                continue
+            first = int(target.values[0])
+            if first == declared or (node.op == "Reshape" and first > 0 and first % declared == 0):
+                values = np.array([first // declared * wanted, *target.values[1:]], np.int64)
+                node.inputs[1] = gs.Constant(unique_name(target.name, taken), values)
+        return made
+
+
+def extents_to_try(graph: gs.Graph) -> list[Extents]:
+    """Extents for ``graph``, the cheapest first, the declared ones last. The cheaper ones may turn out impossible."""
+    declared = signature(graph)
+    text = next((item.value for item in declared.metadata_props if item.key == METADATA_KEY), None)
+    if text is None:
+        return [*_smaller_batch(declared), Extents(declared)]
+    packing: dict[str, Any] = json.loads(text)
     if packing.get("style") != "unpack_repack" or not packing.get("shape_agnostic"):
-        return None
+        return [Extents(declared)]
+    return [Extents(_small_pack(declared, packing)), Extents(declared)]
+
+
+def _smaller_batch(declared: onnx.ModelProto) -> list[Extents]:
+    """Fewer samples, where all inputs agree on the number of them along their first axis."""
+    shapes = [value.type.tensor_type.shape.dim for value in declared.graph.input]
+    batches = {dims[0].dim_value if dims else 0 for dims in shapes}
+    batch = batches.pop() if len(batches) == 1 else 0
+    if batch <= _BATCH:
+        return []
+    return [Extents(_resized(declared, {name: [_BATCH] for name in _names(declared)}), (batch, _BATCH))]
+
+
+def _small_pack(declared: onnx.ModelProto, packing: Mapping[str, Any]) -> onnx.ModelProto:
+    """A packed model that says it takes a small pack of short samples."""
     sizes = [int(size) for size in packing["segment_max_size"]]
     sizes = [min(size, max(1, _COLUMNS // len(sizes))) for size in sizes]
     samples = min(int(packing["max_valid_num"]), _SAMPLES)
+    extents = {
+        name: [_ROWS, sum(sizes)] if name in packing["dynamic_inputs"] else [samples] for name in _names(declared)
+    }
+    made = _resized(declared, extents)
     small = {"rows": _ROWS, "columns": sum(sizes), "segment_max_size": sizes, "max_valid_num": samples}
-    made = onnx.ModelProto()
-    made.CopyFrom(signature)
     for item in made.metadata_props:
         if item.key == METADATA_KEY:
             item.value = json.dumps({**packing, **small})
+    return made
+
+
+def _names(model: onnx.ModelProto) -> list[str]:
+    return [value.name for value in model.graph.input]
+
+
+def _resized(declared: onnx.ModelProto, extents: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
+    """A copy whose inputs have ``extents`` along their first axes."""
+    made = onnx.ModelProto()
+    made.CopyFrom(declared)
     for value in made.graph.input:
-        tokens = value.name in packing["dynamic_inputs"]
-        extents = [_ROWS, sum(sizes)] if tokens else [samples]
-        for dim, extent in zip(value.type.tensor_type.shape.dim, extents, strict=False):
+        for dim, extent in zip(value.type.tensor_type.shape.dim, extents[value.name], strict=False):
             dim.dim_value = extent
     return made
