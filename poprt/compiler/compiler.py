@@ -16,6 +16,7 @@ from onnx import helper
 from passes.fusion.erf_gelu_pattern import ErfGeluPattern
 from poprt.compiler.cache import cached
 from poprt.compiler.fuse_int8 import fuse_int8
+from poprt.compiler.head_gathers import gather_heads
 from poprt.compiler.lower_half import lower_half, uses_half
 from poprt.compiler.lower_int8 import unsign_weights
 from poprt.compiler.normalise import (
@@ -103,6 +104,7 @@ def _compile(source: Source, outputs: list[str], options: CompilerOptions, progr
         packing = replace(packing, outputs=kept)
     if uses_half(model) and not has_fast_half():
         logger.debug("%d float16 places lowered to float32", lower_half(model))
+    model = gather_heads(model)
     model = ErfGeluPattern().run(model)  # the engine knows GELU in fewer spellings than exporters have
     if lacks_int8_dot_products() and unsign_weights(model, source.weights):
         logger.warning(

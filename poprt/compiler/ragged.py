@@ -19,6 +19,8 @@ from passes.packing.metadata import METADATA_KEY
 from poprt.executable import PackingSpec
 
 _PREFIX = "poprt_ragged_"
+#: Tensors of the lowered graph, int64; see :data:`_INDEX`.
+INDEX, PLACES, WIDTH = (_PREFIX + name for name in ("index", "places", "width"))
 
 #: From the lengths [n, 1]: the width of an unpacked row; `places`, the flat [n * width] places that hold a token, in
 #: the order of the stream; and `index` [n, width], for each place its token's number from 1, or 0 where there is none.
@@ -143,7 +145,7 @@ def _unpack(node: onnx.NodeProto, output: onnx.ValueInfoProto | None, made: _Con
         *nodes,
         helper.make_node("Reshape", [source, target], [stream], stream),
         helper.make_node("Concat", [zero, stream], [padded], padded, axis=0),
-        helper.make_node("Gather", [padded, _PREFIX + "index"], [result], node.name, axis=0),
+        helper.make_node("Gather", [padded, INDEX], [result], node.name, axis=0),
     ]
 
 
@@ -156,7 +158,7 @@ def _repack(node: onnx.NodeProto, made: _Constants) -> list[onnx.NodeProto]:
         helper.make_node("Shape", [source], [rest], start=2),
         helper.make_node("Concat", [flat, rest], [f"{rows}_shape"], axis=0),
         helper.make_node("Reshape", [source, f"{rows}_shape"], [rows], rows),
-        helper.make_node("Gather", [rows, _PREFIX + "places"], [stream], stream, axis=0),
+        helper.make_node("Gather", [rows, PLACES], [stream], stream, axis=0),
         helper.make_node("Unsqueeze", [stream, row], [result], node.name),
     ]
 

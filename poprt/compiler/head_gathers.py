@@ -1,0 +1,211 @@
+"""Unpack straight to heads: what a Gather moves anyway, it can move to where attention wants it.
+
+Attention reshapes the unpacked [B, S, H] to [B, S, N, D] and transposes to [B, N, S, D]; afterwards it transposes back
+and the result is repacked. Each transpose copies the whole tensor again. Gathering rows of D numbers instead of H does
+both moves in one. The finer indices are the same for all layers and are computed once.
+
+Works on the graph that :func:`~poprt.compiler.ragged.lower_packing` makes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.graph_io import export_graph, import_graph
+from passes.node_values import constant
+from poprt.compiler.ragged import INDEX, PLACES, WIDTH
+
+_PREFIX = "poprt_heads_"
+_BACK = [0, 2, 1, 3]  # [B, N, S, D] to [B, S, N, D]
+
+
+def gather_heads(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Replace Gather, Reshape and Transpose by a Gather of finer rows, wherever nothing else reads what is between."""
+    if not any(INDEX in node.output for node in model.graph.node):
+        return model
+    graph = import_graph(model)
+    made = _Indices(graph)
+    changes = 0
+    for node in [node for node in graph.nodes if node.op == "Gather"]:
+        if node.inputs[1].name == INDEX:
+            changes += _split(node, graph, made)
+        elif node.inputs[1].name == PLACES:
+            changes += _merge(node, graph, made)
+    if not changes:
+        return model
+    return export_graph(graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes"))
+
+
+class _Indices:
+    """The nodes that are added; those of an index are made once for equal arguments."""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self._graph = graph
+        self._tensors = graph.tensors()
+
+    def node(self, op: str, inputs: Sequence[gs.Tensor], name: str, **attributes: Any) -> gs.Tensor:
+        """The output, called ``name``, of a node; the one there is where it was made before."""
+        if name not in self._tensors:
+            self._tensors[name] = gs.Variable(name)
+            self._graph.nodes.append(gs.Node(op, name, attributes, list(inputs), [self._tensors[name]]))
+        return self._tensors[name]
+
+    def ints(self, values: int | Sequence[int], name: str) -> gs.Tensor:
+        """An int64 initializer."""
+        if name not in self._tensors:
+            self._tensors[name] = gs.Constant(name, np.array(values, np.int64))
+        return self._tensors[name]
+
+    def rows(self, tensor: gs.Tensor, size: int) -> gs.Tensor:
+        """``tensor`` seen as rows of ``size`` numbers."""
+        target = self.ints([-1, size], f"{_PREFIX}rows_of_{size}")
+        return self.node("Reshape", [tensor, target], f"{tensor.name}_rows_of_{size}")
+
+    def unpack(self, heads: int) -> gs.Tensor:
+        """[B, S, heads]: the row of each head of each place in a zero-first stream of heads."""
+        name = f"{_PREFIX}unpack_{heads}"
+        last = self.node("Unsqueeze", [self._tensors[INDEX], self.ints([2], f"{_PREFIX}axis_2")], f"{_PREFIX}places")
+        first = self.node("Mul", [last, self.ints(heads, f"{_PREFIX}count_{heads}")], f"{name}_first")
+        return self.node("Add", [first, self.ints(range(heads), f"{_PREFIX}number_{heads}")], name)
+
+    def moved(self, index: gs.Tensor, target: gs.Tensor, order: list[int], *, allow_zero: int) -> gs.Tensor:
+        """``index`` in the shape that ``target`` says but for its last entry, its axes in ``order``."""
+        axis, end = self.ints([0], f"{_PREFIX}axis_0"), self.ints([len(order)], f"{_PREFIX}end_{len(order)}")
+        shape = self.node("Slice", [target, axis, end, axis], f"{_PREFIX}of_{len(order)}_{target.name}")
+        name = f"{index.name}_as_{target.name}_{allow_zero}"
+        attributes = {"allowzero": 1} if allow_zero else {}
+        shaped = self.node("Reshape", [index, shape], name, **attributes)
+        return self.node("Transpose", [shaped], f"{name}_{'_'.join(map(str, order))}", perm=order)
+
+    def repack(self, heads: int) -> gs.Tensor:
+        """[T, heads]: the row of each head of each token in [B, heads, S] rows."""
+        name = f"{_PREFIX}repack_{heads}"
+        places, width = self._tensors[PLACES], self._tensors[WIDTH]
+        sample = self.node("Div", [places, width], f"{_PREFIX}sample")
+        start = self.node("Mul", [sample, width], f"{_PREFIX}start")  # of the sample, in rows of one head
+        skipped = self.node("Mul", [start, self.ints(heads - 1, f"{_PREFIX}others_{heads}")], f"{name}_skipped")
+        first = self.node("Add", [places, skipped], f"{name}_first")
+        column = self.node("Unsqueeze", [first, self.ints([1], f"{_PREFIX}axis_1")], f"{name}_column")
+        step = self.node("Mul", [self.ints(range(heads), f"{_PREFIX}number_{heads}"), width], f"{name}_step")
+        return self.node("Add", [column, step], name)
+
+
+def _split(gather: gs.Node, graph: gs.Graph, made: _Indices) -> bool:
+    """Unpack to heads: Gather, Reshape and Transpose become one Gather; a flip of the last axis follows it."""
+    held = _held_by_place(gather)
+    reader = _only_reader(gather, graph)
+    if held is None or reader is None or reader.op != "Reshape" or reader.inputs[0] is not gather.outputs[0]:
+        return False
+    transpose = _only_reader(reader, graph)
+    if transpose is None or transpose.op != "Transpose" or "perm" not in transpose.attrs:
+        return False
+    perm = [int(axis) for axis in transpose.attrs["perm"]]
+    last = len(perm) - 1
+    order = [axis for axis in perm if axis != last]
+    size = _row_size(reader, held, len(perm))
+    if size is None or order == sorted(order):
+        return False
+    index = made.moved(
+        made.unpack(held // size), reader.inputs[1], order, allow_zero=int(reader.attrs.get("allowzero", 0))
+    )
+    output = transpose.outputs[0]
+    transpose.outputs.clear()
+    split = [made.rows(gather.inputs[0], size), index]
+    if perm[last] == last:
+        graph.nodes.append(gs.Node("Gather", f"{output.name}_heads", {"axis": 0}, split, [output]))
+        return True
+    heads = made.node("Gather", split, f"{output.name}_heads", axis=0)
+    flip = [[*order, last].index(axis) for axis in perm]
+    graph.nodes.append(gs.Node("Transpose", transpose.name, {"perm": flip}, [heads], [output]))
+    return True
+
+
+def _held_by_place(gather: gs.Node) -> int | None:
+    """How many numbers a place holds, where they lie along one axis."""
+    concat = _maker(gather)
+    if concat is None or concat.op != "Concat" or not isinstance(concat.inputs[0], gs.Constant):
+        return None
+    zero = concat.inputs[0].shape
+    return int(zero[1]) if len(zero) == 2 else None
+
+
+def _row_size(reshape: gs.Node, held: int, rank: int) -> int | None:
+    """D, where a reshape of [B, S, held] to ``rank`` axes makes rows of D numbers whatever the first two extents are.
+
+    The same reshape of [B, S, held / D] then gives those rows' order. Zeros in the target would copy other extents.
+    """
+    tail = _tail(reshape.inputs[1])[2 - rank :] if rank > 2 else []
+    if len(tail) != rank - 2 or 0 in tail:
+        return None
+    size = tail[-1]
+    if size == -1:  # the first two extents decide then; the packing pass knows them
+        inferred = reshape.outputs[0].shape
+        size = held // math.prod(tail[:-1])
+        if not inferred or inferred[-1] != size:
+            return None
+    return size if size > 0 and held % size == 0 else None
+
+
+def _tail(target: gs.Tensor) -> list[int]:
+    """The entries that ``target`` is known to end in."""
+    values = _ints(target)
+    if values is not None:
+        return values
+    tail: list[int] = []
+    for part in reversed(target.inputs[0].inputs if target.inputs and target.inputs[0].op == "Concat" else []):
+        values = _ints(part)
+        if values is None:
+            break
+        tail = values + tail
+    return tail
+
+
+def _ints(tensor: gs.Tensor) -> list[int] | None:
+    """The entries of a constant; large tensors, whose values are not in the graph, are no shapes."""
+    if isinstance(tensor, gs.Constant) and (tensor.dtype != np.int64 or math.prod(tensor.shape) > 8):
+        return None
+    values = constant(tensor)
+    return None if values is None else [int(value) for value in values.reshape(-1)]
+
+
+def _merge(gather: gs.Node, graph: gs.Graph, made: _Indices) -> bool:
+    """Repack from heads: Transpose, Reshape and Gather become one Gather."""
+    rows = _maker(gather)
+    transpose = _maker(rows)
+    if rows is None or rows.op != "Reshape" or transpose is None:
+        return False
+    if transpose.op != "Transpose" or list(transpose.attrs.get("perm", [])) != _BACK:
+        return False
+    heads, size = (transpose.outputs[0].shape or ["", "", "", ""])[2:]
+    if not isinstance(heads, int) or not isinstance(size, int) or heads < 1 or size < 1:
+        return False
+    if _only_reader(rows, graph) is None or not _leads_only_to(rows, transpose.outputs[0], graph):
+        return False
+    gather.inputs = [made.rows(transpose.inputs[0], size), made.repack(heads)]
+    return True
+
+
+def _maker(node: gs.Node | None) -> gs.Node | None:
+    """What makes the first input of ``node``."""
+    return node.inputs[0].inputs[0] if node is not None and node.inputs[0].inputs else None
+
+
+def _only_reader(node: gs.Node, graph: gs.Graph) -> gs.Node | None:
+    """What reads the output of ``node``, where that is one node."""
+    tensor = node.outputs[0]
+    kept = any(tensor is output for output in graph.outputs)
+    return tensor.outputs[0] if len(tensor.outputs) == 1 and not kept else None
+
+
+def _leads_only_to(last: gs.Node, tensor: gs.Tensor, graph: gs.Graph) -> bool:
+    """Whether ``tensor`` is read by ``last`` and for its target shape alone."""
+    return not any(tensor is output for output in graph.outputs) and all(
+        node is last or (node.op in ("Shape", "Concat") and _leads_only_to(last, node.outputs[0], graph))
+        for node in tensor.outputs
+    )
