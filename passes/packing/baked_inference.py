@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import onnx
 import sympy
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
-from passes.packing.atoms import AxisOrders, divide
+from passes.packing.atoms import AxisOrders
 from passes.packing.axes import BATCH, SEQ, mentions_tokens
+from passes.packing.baked_rules import INT_MAX, RULES, attribute
 from passes.shapes.symbolic import teach_reductions
 
-_INT_MAX = 2**31 - 1
 _MOST_ROUNDS = 10  # of onnxruntime, which starts again after it merges two extents
 _BROADCASTING = frozenset(
     {
@@ -85,13 +85,13 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
         same_rows: Callable[[str, int], bool],
         findings: Findings,
     ) -> None:
-        super().__init__(int_max=_INT_MAX, auto_merge=True, guess_output_rank=True, verbose=0)
+        super().__init__(int_max=INT_MAX, auto_merge=True, guess_output_rank=True, verbose=0)
         self.sympy_data_: dict[str, Any] = {}
         self._preprocess(model)
         teach_reductions(self)
         self._sizes, self._dependent, self._same_rows, self.findings = sizes, dependent, same_rows, findings
         self._producers = {name: node for node in model.graph.node for name in node.output}
-        self._orders = AxisOrders()
+        self.orders = AxisOrders()
         self._borrowed: list[tuple[dict[str, Any], str, Any]] = []
         self._node: onnx.NodeProto | None = None
 
@@ -101,7 +101,7 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
             if not self.run_:
                 return
             self._infer_impl()
-        self._problem("has a shape on which inference does not come to rest")
+        self.problem("has a shape on which inference does not come to rest")
 
     # What inference calls.
 
@@ -126,14 +126,15 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
         exact = {str(dim) for dim in dims if _is_exact(dim) or (isinstance(dim, int) and dim > 1)}
         if len(exact) < 2 or not any(_is_exact(dim) for dim in dims):
             return False
-        self._problem(f"takes {' and '.join(sorted(exact))} for the same extent")
+        self.problem(f"takes {' and '.join(sorted(exact))} for the same extent")
         return True
 
-    def _problem(self, text: str) -> None:
+    def problem(self, text: str) -> None:
+        """Note why the present node holds for its own shapes alone; the first reason stays."""
         assert self._node is not None
         self.findings.problems.setdefault(_label(self._node), text)
 
-    def _lend(self, table: dict[str, Any], name: str, value: Any) -> None:
+    def lend(self, table: dict[str, Any], name: str, value: Any) -> None:
         """Let the present node see ``value``; other readers of the same constant do not."""
         self._borrowed.append((table, name, table.get(name)))
         table[name] = value
@@ -148,7 +149,7 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
 
     # What is known of tensors.
 
-    def _extents(self, name: str) -> list[Any] | None:
+    def extents(self, name: str) -> list[Any] | None:
         """The symbolic shape; None where the rank or an extent is unknown."""
         value = self.known_vi_.get(name)
         if value is None or not value.type.tensor_type.HasField("shape"):
@@ -161,11 +162,12 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
                 found.append(self.symbolic_dims_.get(dim.dim_param))
         return None if None in found else found
 
-    def _size(self, extent: Any) -> int | None:
+    def size(self, extent: Any) -> int | None:
+        """The number that an extent was fixed to; None where it is not a number."""
         number = sympy.sympify(extent).subs(self._sizes)
         return int(number) if number.is_Integer else None
 
-    def _constant(self, node: onnx.NodeProto, index: int) -> list[int] | None:
+    def constant(self, node: onnx.NodeProto, index: int) -> list[int] | None:
         """The integers of a constant input; None for anything computed."""
         name = node.input[index] if len(node.input) > index else ""
         if name in self.initializers_:
@@ -180,23 +182,23 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
 
     def _look_at(self, node: onnx.NodeProto) -> None:
         if any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
-            self._problem("holds a graph of its own")
-        shapes = [self._extents(name) if name else [] for name in node.input]
+            self.problem("holds a graph of its own")
+        shapes = [self.extents(name) if name else [] for name in node.input]
         known = [shape for shape in shapes if shape is not None and all(map(_is_understood, shape))]
         if len(known) < len(shapes):
-            self._problem("reads a tensor of unknown shape")
+            self.problem("reads a tensor of unknown shape")
             return
-        rule = _RULES.get(node.op_type)
+        rule = RULES.get(node.op_type)
         if node.op_type in _BROADCASTING:
             self._check_scalars(node, known)
-            self._align(node, known, 0)
+            self.align(node, known, 0)
         elif rule is not None:
             rule(self, node, known)
         elif node.op_type in _PAIRING and any(mentions_tokens(extent) for shape in known for extent in shape):
             sizes = set(self._sizes.values()) - {1}
             found = [name for name, shape in zip(node.input, known, strict=True) if sizes & set(shape)]
             if found:
-                self._problem(f"pairs places with those of {found[0]!r}, whose extents are numbers")
+                self.problem(f"pairs places with those of {found[0]!r}, whose extents are numbers")
 
     def _check_scalars(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
         """A constant equal to the sequence length may have been computed from it (the divisor of a mean)."""
@@ -204,7 +206,7 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
             return
         for number in filter(None, map(self._scalar, node.input)):
             if any(np.isclose(number, own) for own in (self._sizes[SEQ], 1 / self._sizes[SEQ])):
-                self._problem(f"computes with {number:g}, which may be the sequence length")
+                self.problem(f"computes with {number:g}, which may be the sequence length")
 
     def _scalar(self, name: str) -> float | None:
         """The value of a constant of one element."""
@@ -213,38 +215,38 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
             return self._scalar(producer.input[0])
         value = self.initializers_.get(name)
         if producer is not None and producer.op_type == "Constant":
-            value = _attribute(producer, "value")
+            value = attribute(producer, "value")
         if value is None or int(np.prod(value.dims)) != 1:
             return None
         return float(numpy_helper.to_array(value).reshape(-1)[0])
 
-    def _align(self, node: onnx.NodeProto, shapes: Sequence[list[Any]], spared: int) -> None:
+    def align(self, node: onnx.NodeProto, shapes: Sequence[list[Any]], spared: int) -> None:
         """Bring numbers that meet an extent when operands broadcast (but for the last ``spared`` axes) to it."""
         rank = max(len(shape) for shape in shapes)
         for index, shape in enumerate(shapes):
             for axis, extent in self.findings.early.get((node.output[0], index), {}).items():
-                self._meet(node, index, axis, shape[axis], extent)
+                self.meet(node, index, axis, shape[axis], extent)
                 shape[axis] = 1 if extent == BATCH else extent
         for axis in range(spared + 1, rank + 1):
             extents = [shape[-axis] for shape in shapes if len(shape) >= axis]
             symbolic = {extent for extent in extents if mentions_tokens(extent) and not extent.has(sympy.Min)}
             if len(symbolic) > 1:
-                self._problem(f"takes {' and '.join(sorted(map(str, symbolic)))} for the same extent")
+                self.problem(f"takes {' and '.join(sorted(map(str, symbolic)))} for the same extent")
             elif symbolic:
                 for index, shape in enumerate(shapes):
                     if len(shape) >= axis and isinstance(shape[-axis], int) and shape[-axis] != 1:
-                        self._meet(node, index, len(shape) - axis, shape[-axis], next(iter(symbolic)))
+                        self.meet(node, index, len(shape) - axis, shape[-axis], next(iter(symbolic)))
 
-    def _meet(self, node: onnx.NodeProto, index: int, axis: int, number: int, extent: Any) -> None:
+    def meet(self, node: onnx.NodeProto, index: int, axis: int, number: int, extent: Any) -> None:
         """Operand ``index`` has a number where the others have ``extent``."""
         name = node.input[index]
         if self._sizes.get(extent) != number:
-            self._problem(f"pairs {name!r} of extent {number} with {extent}")
+            self.problem(f"pairs {name!r} of extent {number} with {extent}")
         elif name in self._dependent:
             if not self._demand(name, axis, extent):
-                self._problem(f"reads {name!r}, whose extent {number} cannot be shown to be {extent}")
+                self.problem(f"reads {name!r}, whose extent {number} cannot be shown to be {extent}")
         elif extent == BATCH and not self._same_rows(name, axis):
-            self._problem(f"reads {name!r}, which differs from row to row of the batch")
+            self.problem(f"reads {name!r}, which differs from row to row of the batch")
         else:
             self.findings.cuts.setdefault((node.output[0], index), {})[axis] = extent
             value = onnx.ValueInfoProto.FromString(self.known_vi_[name].SerializeToString())  # as cut so far
@@ -252,15 +254,15 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
                 value.type.tensor_type.shape.dim[axis].dim_value = 1
             else:
                 value.type.tensor_type.shape.dim[axis].dim_param = str(extent)
-            self._lend(self.known_vi_, name, value)
+            self.lend(self.known_vi_, name, value)
 
     def _demand(self, name: str, axis: int, extent: Any) -> bool:
         """Find the node that gave ``name`` a number as its extent, and let it give ``extent``."""
         node = self._producers.get(name)
-        shape = self._extents(name)
+        shape = self.extents(name)
         if node is None or shape is None or name not in self._dependent:
             return False
-        inputs = [(index, self._extents(item)) for index, item in enumerate(node.input) if item]
+        inputs = [(index, self.extents(item)) for index, item in enumerate(node.input) if item]
         if node.op_type in ("Expand", "Tile"):
             own = inputs[0][1]
             if own is None:
@@ -294,192 +296,15 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
     def _axis_before(self, node: onnx.NodeProto, axis: int, rank: int) -> int | None:
         """The axis of the first input that becomes ``axis`` of the result, for operators that move axes."""
         if node.op_type == "Transpose":
-            perm = _attribute(node, "perm")
+            perm = attribute(node, "perm")
             return int(perm[axis]) if perm is not None else rank - 1 - axis
         if node.op_type == "Unsqueeze":
-            added = _attribute(node, "axes") or self._constant(node, 1)
+            added = attribute(node, "axes") or self.constant(node, 1)
             if added is None:
                 return None
             taken = {int(item) % rank for item in added}
             return None if axis in taken else axis - sum(item < axis for item in taken)
         return None
-
-    def _reshape(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
-        source, output = shapes[0], node.output[0]
-        if not any(mentions_tokens(extent) for extent in source):
-            return
-        asked = self._asked(node)
-        target = None if asked is None else self._asked_sizes(asked, source, node)
-        atoms = [self._orders.atoms(extent) for extent in source]
-        sizes = {atom: self._size(atom) for axis in atoms for atom in axis if not isinstance(atom, int)}
-        if asked is None or target is None or None in sizes.values():
-            self._problem("its result has a shape that is not known")
-            return
-        divided = divide(atoms, target, {atom: size for atom, size in sizes.items() if size is not None})
-        if divided is None:
-            self._problem(f"turns {source} into {target}, which divides the batch or the sequence")
-            return
-        extents = [self._orders.merge(axis) for axis in divided]
-        if self._baked(asked, extents, source):
-            self._lend(self.sympy_data_, node.input[1], extents)
-            self.findings.targets[output] = _target(source, extents)
-
-    def _asked(self, node: onnx.NodeProto) -> list[Any] | None:
-        """What a shape input holds: numbers, or extents where it is computed; None where that is not known."""
-        asked: Any = self._constant(node, 1)
-        if asked is None:
-            asked = self.sympy_data_.get(node.input[1])
-        return None if asked is None else [_plain(item) for item in asked]
-
-    def _baked(self, asked: Sequence[Any], extents: Sequence[Any], source: Sequence[Any]) -> bool:
-        """Whether a Reshape names an extent by a number; notes a problem where it names another extent."""
-        found = False
-        for axis, (item, extent) in enumerate(zip(asked, extents, strict=True)):
-            if isinstance(item, int) and item > 0 and mentions_tokens(extent):
-                found = True
-            elif item != -1:
-                said = source[axis] if item == 0 else item
-                if sympy.simplify(sympy.sympify(said) - sympy.sympify(extent)) != 0:
-                    self._problem(f"asks for {said} where its input has {extent}")
-        return found
-
-    def _asked_sizes(self, asked: list[Any], source: list[Any], node: onnx.NodeProto) -> list[int] | None:
-        """The extents of a Reshape's result as numbers."""
-        sizes = [self._size(extent) for extent in source]
-        if None in sizes or (_attribute(node, "allowzero") and 0 in asked):
-            return None
-        found = []
-        for axis, item in enumerate(asked):
-            value = sizes[axis] if item == 0 and axis < len(sizes) else self._size(item)
-            if value is None:
-                return None
-            found.append(value)
-        total, rest = int(np.prod([size or 0 for size in sizes])), int(np.prod([n for n in found if n != -1]))
-        if rest == 0 or (found.count(-1) == 1 and total % rest) or found.count(-1) > 1:
-            return None
-        return [total // rest if item == -1 else item for item in found]
-
-    def _expand(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
-        given, source, output = self._asked(node), shapes[0], node.output[0]
-        if given is None:
-            self._problem("its result has a shape that is not known")
-            return
-        rank = max(len(given), len(source))
-        own = [1] * (rank - len(source)) + source
-        asked = [1] * (rank - len(given)) + given
-        extents: list[Any] = []
-        for axis, (extent, item) in enumerate(zip(own, asked, strict=True)):
-            if mentions_tokens(extent):
-                if item not in (1, extent, self._size(extent)):
-                    self._problem(f"spreads {extent} to {item}")
-                extents.append(extent)
-            else:
-                extents.append(self.findings.grown.get((output, axis), item))
-        if any(mentions_tokens(extent) and extent != item for extent, item in zip(extents, asked, strict=True)):
-            self._lend(self.sympy_data_, node.input[1], extents)
-            self.findings.targets[output] = [
-                1 if mentions_tokens(before) else extent for before, extent in zip(own, extents, strict=True)
-            ]
-
-    def _tile(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
-        given, source, output = self._constant(node, 1), shapes[0], node.output[0]
-        grown = {axis: extent for (name, axis), extent in self.findings.grown.items() if name == output}
-        if given is None or not grown:
-            return
-        repeats = [grown.get(axis, item) for axis, item in enumerate(given)]
-        if any(source[axis] != 1 for axis in grown):
-            self._problem("repeats an axis that is more than one")
-        self._lend(self.sympy_data_, node.input[1], repeats)
-        self.findings.targets[output] = repeats
-
-    def _matmul(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
-        left, right = shapes
-        if len(left) > 1 and len(right) > 1:
-            self._align(node, shapes, 2)
-        summed = [left[-1], right[-2] if len(right) > 1 else right[-1]]
-        if any(map(mentions_tokens, summed)) and summed[0] != summed[1]:
-            self._problem(f"sums over {summed[0]} and {summed[1]} as the same extent")
-
-    def _concat(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
-        rank = len(shapes[0])
-        joined = int(_attribute(node, "axis") or 0) % rank
-        for axis in range(rank):
-            symbolic = {shape[axis] for shape in shapes if mentions_tokens(shape[axis])}
-            if axis == joined or not symbolic:
-                continue
-            if len(symbolic) > 1 or any(shape[axis] == 1 for shape in shapes):
-                self._problem("joins tensors of different extents")
-                continue
-            for index, shape in enumerate(shapes):
-                if isinstance(shape[axis], int) and next(iter(symbolic)) == BATCH:
-                    self._problem(f"joins {node.input[index]!r}, whose batch is a number")
-                elif isinstance(shape[axis], int):
-                    self._meet(node, index, axis, shape[axis], next(iter(symbolic)))
-
-    def _slice(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
-        given = [self._constant(node, index) for index in range(1, len(node.input))]
-        if len(given) < 2 or given[0] is None or given[1] is None:
-            return
-        starts, ends = given[0], list(given[1])
-        cut = given[2] if len(given) > 2 and given[2] is not None else list(range(len(starts)))
-        steps = given[3] if len(given) > 3 and given[3] is not None else [1] * len(starts)
-        changed = False
-        for number, (start, end, axis, step) in enumerate(zip(starts, ends, cut, steps, strict=True)):
-            extent = shapes[0][axis]
-            size = self._size(extent) if mentions_tokens(extent) else None
-            if size is None or end < 0 or end >= _INT_MAX or (start, end) == (0, 1):
-                continue
-            if end >= size and step > 0 and (start <= 1 or start < 0):
-                ends[number], changed = _INT_MAX, True
-            else:
-                self._problem(f"cuts {extent} at {start}:{end}")
-        if changed:
-            self._lend(self.sympy_data_, node.input[2], ends)
-            self.findings.whole[node.output[0]] = ends
-
-    def _gather(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
-        axis = int(_attribute(node, "axis") or 0)
-        if not shapes[0] or not mentions_tokens(shapes[0][axis]):
-            return
-        places = self._constant(node, 1)
-        if places is None or any(place > 0 for place in places):
-            self._problem(f"takes chosen places of {shapes[0][axis]}")
-
-    def _split(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
-        extent = shapes[0][int(_attribute(node, "axis") or 0)]
-        if mentions_tokens(extent):
-            self._problem(f"splits {extent}")
-
-    def _squeeze(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
-        axes = _attribute(node, "axes") or self._constant(node, 1)
-        dropped = range(len(shapes[0])) if axes is None else axes
-        if any(mentions_tokens(shapes[0][axis]) and self._size(shapes[0][axis]) == 1 for axis in dropped):
-            self._problem("drops the batch or the sequence, whose extent is 1")
-
-    def _flatten(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
-        axis = _attribute(node, "axis")
-        for part in (shapes[0][: 1 if axis is None else axis], shapes[0][1 if axis is None else axis :]):
-            self._orders.merge(tuple(atom for extent in part for atom in self._orders.atoms(extent)))
-
-
-_RULES: dict[str, Callable[[BakedInference, onnx.NodeProto, Sequence[list[Any]]], None]] = {
-    "Concat": BakedInference._concat,
-    "Expand": BakedInference._expand,
-    "Flatten": BakedInference._flatten,
-    "Gather": BakedInference._gather,
-    "MatMul": BakedInference._matmul,
-    "Reshape": BakedInference._reshape,
-    "Slice": BakedInference._slice,
-    "Split": BakedInference._split,
-    "Squeeze": BakedInference._squeeze,
-    "Tile": BakedInference._tile,
-}
-
-
-def _plain(value: Any) -> Any:
-    """A number as an int; an extent as it is."""
-    number = sympy.sympify(value)
-    return int(number) if number.is_Integer else number
 
 
 def _is_understood(extent: Any) -> bool:
@@ -490,22 +315,6 @@ def _is_understood(extent: Any) -> bool:
 def _is_exact(dim: Any) -> bool:
     """Whether an extent's name mentions batch or sequence, and not as a bound."""
     return isinstance(dim, str) and (str(BATCH) in dim or str(SEQ) in dim) and "Min(" not in dim
-
-
-def _target(source: Sequence[Any], extents: Sequence[Any]) -> list[Any]:
-    """A Reshape's target: 0 where an axis stays, -1 where one other extent is no number."""
-    target = [
-        0 if axis < len(source) and mentions_tokens(extent) and extent == source[axis] else extent
-        for axis, extent in enumerate(extents)
-    ]
-    symbolic = [axis for axis, extent in enumerate(target) if mentions_tokens(extent)]
-    if len(symbolic) == 1:
-        target[symbolic[0]] = -1
-    return target
-
-
-def _attribute(node: onnx.NodeProto, name: str) -> Any:
-    return next((helper.get_attribute_value(item) for item in node.attribute if item.name == name), None)
 
 
 def _label(node: onnx.NodeProto) -> str:

@@ -1,0 +1,233 @@
+"""How constants are read that reshape, spread, cut, join or move: one rule an operator.
+
+A rule looks at one node of a model whose batch and sequence were fixed. It lets the inference see what a number stands
+for, and notes in the findings what the graph needs, or why nothing can be said of other shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import sympy
+from onnx import helper
+
+from passes.packing.atoms import divide
+from passes.packing.axes import BATCH, mentions_tokens
+
+if TYPE_CHECKING:
+    from passes.packing.baked_inference import BakedInference
+
+INT_MAX = 2**31 - 1
+
+
+def attribute(node: onnx.NodeProto, name: str) -> Any:
+    """The value of an attribute; None where the node does not have it."""
+    return next((helper.get_attribute_value(item) for item in node.attribute if item.name == name), None)
+
+
+def _reshape(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+    source, output = shapes[0], node.output[0]
+    if not any(mentions_tokens(extent) for extent in source):
+        return
+    asked = _asked(inference, node)
+    target = None if asked is None else _asked_sizes(inference, asked, source, node)
+    atoms = [inference.orders.atoms(extent) for extent in source]
+    sizes = {atom: inference.size(atom) for axis in atoms for atom in axis if not isinstance(atom, int)}
+    if asked is None or target is None or None in sizes.values():
+        inference.problem("its result has a shape that is not known")
+        return
+    divided = divide(atoms, target, {atom: size for atom, size in sizes.items() if size is not None})
+    if divided is None:
+        inference.problem(f"turns {source} into {target}, which divides the batch or the sequence")
+        return
+    extents = [inference.orders.merge(axis) for axis in divided]
+    if _baked(inference, asked, extents, source):
+        inference.lend(inference.sympy_data_, node.input[1], extents)
+        inference.findings.targets[output] = _target(source, extents)
+
+
+def _asked(inference: BakedInference, node: onnx.NodeProto) -> list[Any] | None:
+    """What a shape input holds: numbers, or extents where it is computed; None where that is not known."""
+    asked: Any = inference.constant(node, 1)
+    if asked is None:
+        asked = inference.sympy_data_.get(node.input[1])
+    return None if asked is None else [_plain(item) for item in asked]
+
+
+def _baked(inference: BakedInference, asked: Sequence[Any], extents: Sequence[Any], source: Sequence[Any]) -> bool:
+    """Whether a Reshape names an extent by a number; notes a problem where it names another extent."""
+    found = False
+    for axis, (item, extent) in enumerate(zip(asked, extents, strict=True)):
+        if isinstance(item, int) and item > 0 and mentions_tokens(extent):
+            found = True
+        elif item != -1:
+            said = source[axis] if item == 0 else item
+            if sympy.simplify(sympy.sympify(said) - sympy.sympify(extent)) != 0:
+                inference.problem(f"asks for {said} where its input has {extent}")
+    return found
+
+
+def _asked_sizes(
+    inference: BakedInference, asked: list[Any], source: list[Any], node: onnx.NodeProto
+) -> list[int] | None:
+    """The extents of a Reshape's result as numbers."""
+    sizes = [inference.size(extent) for extent in source]
+    if None in sizes or (attribute(node, "allowzero") and 0 in asked):
+        return None
+    found = []
+    for axis, item in enumerate(asked):
+        value = sizes[axis] if item == 0 and axis < len(sizes) else inference.size(item)
+        if value is None:
+            return None
+        found.append(value)
+    total, rest = int(np.prod([size or 0 for size in sizes])), int(np.prod([n for n in found if n != -1]))
+    if rest == 0 or (found.count(-1) == 1 and total % rest) or found.count(-1) > 1:
+        return None
+    return [total // rest if item == -1 else item for item in found]
+
+
+def _expand(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+    given, source, output = _asked(inference, node), shapes[0], node.output[0]
+    if given is None:
+        inference.problem("its result has a shape that is not known")
+        return
+    rank = max(len(given), len(source))
+    own = [1] * (rank - len(source)) + source
+    asked = [1] * (rank - len(given)) + given
+    extents: list[Any] = []
+    for axis, (extent, item) in enumerate(zip(own, asked, strict=True)):
+        if mentions_tokens(extent):
+            if item not in (1, extent, inference.size(extent)):
+                inference.problem(f"spreads {extent} to {item}")
+            extents.append(extent)
+        else:
+            extents.append(inference.findings.grown.get((output, axis), item))
+    if any(mentions_tokens(extent) and extent != item for extent, item in zip(extents, asked, strict=True)):
+        inference.lend(inference.sympy_data_, node.input[1], extents)
+        inference.findings.targets[output] = [
+            1 if mentions_tokens(before) else extent for before, extent in zip(own, extents, strict=True)
+        ]
+
+
+def _tile(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+    given, source, output = inference.constant(node, 1), shapes[0], node.output[0]
+    grown = {axis: extent for (name, axis), extent in inference.findings.grown.items() if name == output}
+    if given is None or not grown:
+        return
+    repeats = [grown.get(axis, item) for axis, item in enumerate(given)]
+    if any(source[axis] != 1 for axis in grown):
+        inference.problem("repeats an axis that is more than one")
+    inference.lend(inference.sympy_data_, node.input[1], repeats)
+    inference.findings.targets[output] = repeats
+
+
+def _matmul(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+    left, right = shapes
+    if len(left) > 1 and len(right) > 1:
+        inference.align(node, shapes, 2)
+    summed = [left[-1], right[-2] if len(right) > 1 else right[-1]]
+    if any(map(mentions_tokens, summed)) and summed[0] != summed[1]:
+        inference.problem(f"sums over {summed[0]} and {summed[1]} as the same extent")
+
+
+def _concat(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+    rank = len(shapes[0])
+    joined = int(attribute(node, "axis") or 0) % rank
+    for axis in range(rank):
+        symbolic = {shape[axis] for shape in shapes if mentions_tokens(shape[axis])}
+        if axis == joined or not symbolic:
+            continue
+        if len(symbolic) > 1 or any(shape[axis] == 1 for shape in shapes):
+            inference.problem("joins tensors of different extents")
+            continue
+        for index, shape in enumerate(shapes):
+            if isinstance(shape[axis], int) and next(iter(symbolic)) == BATCH:
+                inference.problem(f"joins {node.input[index]!r}, whose batch is a number")
+            elif isinstance(shape[axis], int):
+                inference.meet(node, index, axis, shape[axis], next(iter(symbolic)))
+
+
+def _slice(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+    given = [inference.constant(node, index) for index in range(1, len(node.input))]
+    if len(given) < 2 or given[0] is None or given[1] is None:
+        return
+    starts, ends = given[0], list(given[1])
+    cut = given[2] if len(given) > 2 and given[2] is not None else list(range(len(starts)))
+    steps = given[3] if len(given) > 3 and given[3] is not None else [1] * len(starts)
+    changed = False
+    for number, (start, end, axis, step) in enumerate(zip(starts, ends, cut, steps, strict=True)):
+        extent = shapes[0][axis]
+        size = inference.size(extent) if mentions_tokens(extent) else None
+        if size is None or end < 0 or end >= INT_MAX or (start, end) == (0, 1):
+            continue
+        if end >= size and step > 0 and (start <= 1 or start < 0):
+            ends[number], changed = INT_MAX, True
+        else:
+            inference.problem(f"cuts {extent} at {start}:{end}")
+    if changed:
+        inference.lend(inference.sympy_data_, node.input[2], ends)
+        inference.findings.whole[node.output[0]] = ends
+
+
+def _gather(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+    axis = int(attribute(node, "axis") or 0)
+    if not shapes[0] or not mentions_tokens(shapes[0][axis]):
+        return
+    places = inference.constant(node, 1)
+    if places is None or any(place > 0 for place in places):
+        inference.problem(f"takes chosen places of {shapes[0][axis]}")
+
+
+def _split(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+    extent = shapes[0][int(attribute(node, "axis") or 0)]
+    if mentions_tokens(extent):
+        inference.problem(f"splits {extent}")
+
+
+def _squeeze(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+    axes = attribute(node, "axes") or inference.constant(node, 1)
+    dropped = range(len(shapes[0])) if axes is None else axes
+    if any(mentions_tokens(shapes[0][axis]) and inference.size(shapes[0][axis]) == 1 for axis in dropped):
+        inference.problem("drops the batch or the sequence, whose extent is 1")
+
+
+def _flatten(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+    axis = attribute(node, "axis")
+    for part in (shapes[0][: 1 if axis is None else axis], shapes[0][1 if axis is None else axis :]):
+        inference.orders.merge(tuple(atom for extent in part for atom in inference.orders.atoms(extent)))
+
+
+def _plain(value: Any) -> Any:
+    """A number as an int; an extent as it is."""
+    number = sympy.sympify(value)
+    return int(number) if number.is_Integer else number
+
+
+def _target(source: Sequence[Any], extents: Sequence[Any]) -> list[Any]:
+    """A Reshape's target: 0 where an axis stays, -1 where one other extent is no number."""
+    target = [
+        0 if axis < len(source) and mentions_tokens(extent) and extent == source[axis] else extent
+        for axis, extent in enumerate(extents)
+    ]
+    symbolic = [axis for axis, extent in enumerate(target) if mentions_tokens(extent)]
+    if len(symbolic) == 1:
+        target[symbolic[0]] = -1
+    return target
+
+
+#: Rules by operator type; each takes the inference, the node, and the extents of its inputs.
+RULES: dict[str, Callable[[BakedInference, onnx.NodeProto, Sequence[list[Any]]], None]] = {
+    "Concat": _concat,
+    "Expand": _expand,
+    "Flatten": _flatten,
+    "Gather": _gather,
+    "MatMul": _matmul,
+    "Reshape": _reshape,
+    "Slice": _slice,
+    "Split": _split,
+    "Squeeze": _squeeze,
+    "Tile": _tile,
+}
