@@ -65,7 +65,9 @@ class FloatToInt8(GraphPass):
     Args:
         max_error: largest error of a product, relative to its result (norms); also of a table's values.
         reduce_range: use 7 of the 8 bits of a weight.
-        data: called with a model that holds only the inputs and the metadata; returns an array for each input.
+        data: called with a model that holds only the inputs and the metadata; returns an array for each input. Where
+            few tokens tell as much, the extents there are smaller than those of the model; larger arrays do as well. It
+            is called again, with the model's own extents, where the graph cannot be run at smaller ones.
     """
 
     def __init__(self, max_error: float = 0.05, reduce_range: bool = False, data: SampleData | None = None) -> None:

@@ -15,7 +15,6 @@ MIDDLE = 128
 LEAST_STEP = np.float32(1e-30)
 _ZERO_POINTS = np.arange(8, 256, 8)  # coarse: a choice among these does not hang on the last bit of a sample
 _WORTH = 0.9  # another zero point than the middle one must save a tenth of the squared step
-_MOST_ROWS = 4096
 
 
 def quantise(values: Floats, axis: int, limit: int = FULL_RANGE) -> tuple[NDArray[np.int8], Floats]:
@@ -92,8 +91,7 @@ def best_zero_point(largest: Floats, smallest: Floats) -> int:
     Args:
         largest, smallest: the extremes of each row of the sample data, float32 [n].
     """
-    step = max(1, len(largest) // _MOST_ROWS)
-    high, low = np.maximum(largest[::step], 0), np.maximum(-smallest[::step], 0)
+    high, low = np.maximum(largest, 0), np.maximum(-smallest, 0)
     middle = np.maximum(high / (255 - MIDDLE), low / MIDDLE)
     told = middle > 0
     if not told.any() or not np.isfinite(middle).all():
