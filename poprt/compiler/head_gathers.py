@@ -18,8 +18,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.graph_io import export_graph, import_graph
-from passes.node_values import constant
+from poprt.compiler.key_flips import flip_keys
 from poprt.compiler.ragged import INDEX, PLACES, WIDTH
+from poprt.compiler.reshapes import entries, maker, only_reader
 
 _PREFIX = "poprt_heads_"
 _BACK = [0, 2, 1, 3]  # [B, N, S, D] to [B, S, N, D]
@@ -31,7 +32,7 @@ def gather_heads(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     graph = import_graph(model)
     made = _Indices(graph)
-    changes = 0
+    changes = flip_keys(graph)  # first: it looks at the reshapes that go
     for node in [node for node in graph.nodes if node.op == "Gather"]:
         if node.inputs[1].name == INDEX:
             changes += _split(node, graph, made)
@@ -99,10 +100,10 @@ class _Indices:
 def _split(gather: gs.Node, graph: gs.Graph, made: _Indices) -> bool:
     """Unpack to heads: Gather, Reshape and Transpose become one Gather; a flip of the last axis follows it."""
     held = _held_by_place(gather)
-    reader = _only_reader(gather, graph)
+    reader = only_reader(gather, graph)
     if held is None or reader is None or reader.op != "Reshape" or reader.inputs[0] is not gather.outputs[0]:
         return False
-    transpose = _only_reader(reader, graph)
+    transpose = only_reader(reader, graph)
     if transpose is None or transpose.op != "Transpose" or "perm" not in transpose.attrs:
         return False
     perm = [int(axis) for axis in transpose.attrs["perm"]]
@@ -128,7 +129,7 @@ def _split(gather: gs.Node, graph: gs.Graph, made: _Indices) -> bool:
 
 def _held_by_place(gather: gs.Node) -> int | None:
     """How many numbers a place holds, where they lie along one axis."""
-    concat = _maker(gather)
+    concat = maker(gather)
     if concat is None or concat.op != "Concat" or not isinstance(concat.inputs[0], gs.Constant):
         return None
     zero = concat.inputs[0].shape
@@ -140,7 +141,7 @@ def _row_size(reshape: gs.Node, held: int, rank: int) -> int | None:
 
     The same reshape of [B, S, held / D] then gives those rows' order. Zeros in the target would copy other extents.
     """
-    tail = _tail(reshape.inputs[1])[2 - rank :] if rank > 2 else []
+    tail = [entry for entry in entries(reshape.inputs[1])[2 - rank :] if isinstance(entry, int)] if rank > 2 else []
     if len(tail) != rank - 2 or 0 in tail:
         return None
     size = tail[-1]
@@ -152,32 +153,10 @@ def _row_size(reshape: gs.Node, held: int, rank: int) -> int | None:
     return size if size > 0 and held % size == 0 else None
 
 
-def _tail(target: gs.Tensor) -> list[int]:
-    """The entries that ``target`` is known to end in."""
-    values = _ints(target)
-    if values is not None:
-        return values
-    tail: list[int] = []
-    for part in reversed(target.inputs[0].inputs if target.inputs and target.inputs[0].op == "Concat" else []):
-        values = _ints(part)
-        if values is None:
-            break
-        tail = values + tail
-    return tail
-
-
-def _ints(tensor: gs.Tensor) -> list[int] | None:
-    """The entries of a constant; large tensors, whose values are not in the graph, are no shapes."""
-    if isinstance(tensor, gs.Constant) and (tensor.dtype != np.int64 or math.prod(tensor.shape) > 8):
-        return None
-    values = constant(tensor)
-    return None if values is None else [int(value) for value in values.reshape(-1)]
-
-
 def _merge(gather: gs.Node, graph: gs.Graph, made: _Indices) -> bool:
     """Repack from heads: Transpose, Reshape and Gather become one Gather."""
-    rows = _maker(gather)
-    transpose = _maker(rows)
+    rows = maker(gather)
+    transpose = maker(rows)
     if rows is None or rows.op != "Reshape" or transpose is None:
         return False
     if transpose.op != "Transpose" or list(transpose.attrs.get("perm", [])) != _BACK:
@@ -185,22 +164,10 @@ def _merge(gather: gs.Node, graph: gs.Graph, made: _Indices) -> bool:
     heads, size = (transpose.outputs[0].shape or ["", "", "", ""])[2:]
     if not isinstance(heads, int) or not isinstance(size, int) or heads < 1 or size < 1:
         return False
-    if _only_reader(rows, graph) is None or not _leads_only_to(rows, transpose.outputs[0], graph):
+    if only_reader(rows, graph) is None or not _leads_only_to(rows, transpose.outputs[0], graph):
         return False
     gather.inputs = [made.rows(transpose.inputs[0], size), made.repack(heads)]
     return True
-
-
-def _maker(node: gs.Node | None) -> gs.Node | None:
-    """What makes the first input of ``node``."""
-    return node.inputs[0].inputs[0] if node is not None and node.inputs[0].inputs else None
-
-
-def _only_reader(node: gs.Node, graph: gs.Graph) -> gs.Node | None:
-    """What reads the output of ``node``, where that is one node."""
-    tensor = node.outputs[0]
-    kept = any(tensor is output for output in graph.outputs)
-    return tensor.outputs[0] if len(tensor.outputs) == 1 and not kept else None
 
 
 def _leads_only_to(last: gs.Node, tensor: gs.Tensor, graph: gs.Graph) -> bool:

@@ -1,0 +1,63 @@
+"""Keys that are flipped in three dimensions: one flip of the last two axes, which the engine does within its product.
+
+Exporters spell scaled_dot_product_attention so: the keys [B, N, S, D] are reshaped to [B * N, S, D], transposed to
+[B * N, D, S] and reshaped to [B, N, D, S]. The engine does not see through the reshapes and copies the keys.
+"""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from poprt.compiler.reshapes import Entry, entries, maker, only_reader
+
+_FLIP = [0, 1, 3, 2]
+
+
+def flip_keys(graph: gs.Graph) -> int:
+    """Replace Reshape, Transpose and Reshape by one Transpose, wherever their targets prove it; how often."""
+    found = [node for node in graph.nodes if node.op == "Transpose" and node.attrs.get("perm") == [0, 2, 1]]
+    return sum(_flip(node, graph) for node in found)
+
+
+def _flip(transpose: gs.Node, graph: gs.Graph) -> bool:
+    first, last = maker(transpose), only_reader(transpose, graph)
+    if first is None or last is None or first.op != "Reshape" or last.op != "Reshape":
+        return False
+    if last.inputs[0] is not transpose.outputs[0] or only_reader(first, graph) is not transpose:
+        return False
+    if not _is_flip(_extents(first), entries(first.inputs[1]), entries(last.inputs[1])):
+        return False
+    output = last.outputs[0]
+    last.outputs.clear()
+    graph.nodes.append(gs.Node("Transpose", last.name, {"perm": _FLIP}, [first.inputs[0]], [output]))
+    return True
+
+
+def _extents(reader: gs.Node) -> list[Entry]:
+    """What the input of ``reader``, of four axes, was reshaped to, its axes in their present order."""
+    made = maker(reader)
+    if made is not None and made.op == "Transpose" and len(made.attrs.get("perm", [])) == 4:
+        reshape = maker(made)
+        found = entries(reshape.inputs[1]) if reshape is not None and reshape.op == "Reshape" else []
+        return [found[axis] for axis in made.attrs["perm"]] if len(found) == 4 else []
+    if made is not None and made.op == "Reshape" and len(reader.inputs[0].shape or []) == 4:
+        return entries(made.inputs[1])
+    return []
+
+
+def _is_flip(before: list[Entry], folded: list[Entry], after: list[Entry]) -> bool:
+    """Whether [B, N, S, D] becomes [any, S, D] and, transposed, [B, N, D, S].
+
+    N and D are numbers, so B and S are one extent each. One of ``before`` may be open: where the others are those of
+    ``after``, so is that one.
+    """
+    if [len(before), len(folded), len(after)] != [4, 3, 4] or 0 in [*before, *folded, *after] or -1 in after:
+        return False
+    batch, heads, size, length = after
+    wanted = [batch, heads, length, size]
+    return (
+        folded == [-1, length, size]
+        and isinstance(heads, int)
+        and isinstance(size, int)
+        and all(found in (-1, extent) for found, extent in zip(before, wanted, strict=True))
+    )

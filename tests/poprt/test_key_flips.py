@@ -1,0 +1,108 @@
+"""Keys flipped by way of three dimensions: found where the targets of the reshapes prove it, left alone elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from passes.graph_io import export_graph, import_graph
+from poprt.compiler.key_flips import flip_keys
+from tests.numerics import run
+from tests.passes.rewrites import ops, parse
+
+RNG = np.random.default_rng(0)
+BATCH, LENGTH, HEADS, SIZE = 3, 5, 2, 4
+SPLIT = "Concat <axis = 0> (b, s, n, d)"
+FOLDED = "Concat <axis = 0> (open, s, d)"
+AFTER = "Concat <axis = 0> (b, n, d, s)"
+
+
+def keys(
+    split: str = SPLIT, folded: str = FOLDED, after: str = AFTER, more: str = "", outputs: str = "float y"
+) -> onnx.ModelProto:
+    """Keys [batch, length, 8] split into heads and flipped as scaled_dot_product_attention is exported."""
+    return parse(
+        f"""
+        keys (float[batch, length, 8] x) => ({outputs})
+        <int64[1] open = {{-1}}, int64[1] n = {{{HEADS}}}, int64[1] d = {{{SIZE}}}, int64[1] zero = {{0}},
+         int64[1] six = {{{BATCH * HEADS}}}, int64[1] five = {{{LENGTH}}}, int64[1] three = {{{BATCH}}}> {{
+            b = Shape <start = 0, end = 1> (x)  s = Shape <start = 1, end = 2> (x)
+            bs = Shape <start = 0, end = 2> (x)  again = Shape <start = 1, end = 2> (x)
+            split = {split}  apart = Reshape (x, split)  k = Transpose <perm = [0, 2, 1, 3]> (apart)
+            fold = {folded}  flat = Reshape (k, fold)  flipped = Transpose <perm = [0, 2, 1]> (flat)
+            after = {after}  y = Reshape (flipped, after)
+            {more}
+        }}
+        """
+    )
+
+
+def rewritten(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+    graph = import_graph(model)
+    count = flip_keys(graph)
+    made = export_graph(graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes"))
+    onnx.checker.check_model(made)
+    return made, count
+
+
+def assert_same(model: onnx.ModelProto, made: onnx.ModelProto) -> None:
+    x = RNG.standard_normal((BATCH, LENGTH, HEADS * SIZE)).astype(np.float32)
+    got = run(made, {"x": x})
+    for name, want in run(model, {"x": x}).items():
+        np.testing.assert_array_equal(got[name], want)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        {},
+        {"split": "Concat <axis = 0> (b, open, n, d)"},
+        {"split": "Concat <axis = 0> (b, s, open, d)"},
+        {"split": "Concat <axis = 0> (open, s, n, d)"},
+        {
+            "split": "Concat <axis = 0> (b, five, n, d)",
+            "folded": "Concat <axis = 0> (open, five, d)",
+            "after": "Concat <axis = 0> (b, n, d, five)",
+        },
+    ],
+    ids=str,
+)
+def test_keys_whose_targets_agree_are_flipped_once(targets: dict[str, str]) -> None:
+    model = keys(**targets)
+    made, count = rewritten(model)
+    assert count == 1
+    assert ops(made).count("Reshape") == 1
+    assert made.graph.node[-1].attribute[0].ints == [0, 1, 3, 2]
+    assert_same(model, made)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        {"after": "Concat <axis = 0> (n, b, d, s)"},
+        {"after": "Concat <axis = 0> (b, n, s, d)"},
+        {"after": "Concat <axis = 0> (b, n, d, again)"},
+        {"after": "Concat <axis = 0> (b, n, d, open)"},
+        {"folded": "Concat <axis = 0> (six, s, d)"},
+        {"split": "Concat <axis = 0> (bs, n, d)"},
+        {"split": "Concat <axis = 0> (zero, s, n, d)", "after": "Concat <axis = 0> (three, n, d, s)"},
+    ],
+    ids=str,
+)
+def test_keys_whose_targets_prove_nothing_are_left_alone(targets: dict[str, str]) -> None:
+    model = keys(**targets)
+    made, count = rewritten(model)
+    assert count == 0
+    assert_same(model, made)
+
+
+@pytest.mark.parametrize("name", ["flat", "flipped"])
+@pytest.mark.parametrize("how", ["node", "output"])
+def test_a_tensor_with_another_reader_is_left_alone(name: str, how: str) -> None:
+    read = name if how == "output" else "z"
+    more = "" if how == "output" else f"z = Identity ({name})"
+    model = keys(more=more, outputs=f"float y, float[p, q, r] {read}")
+    made, count = rewritten(model)
+    assert count == 0
+    assert_same(model, made)
