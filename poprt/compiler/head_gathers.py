@@ -75,7 +75,7 @@ class _Indices:
         first = self.node("Mul", [last, self.ints(heads, f"{_PREFIX}count_{heads}")], f"{name}_first")
         return self.node("Add", [first, self.ints(range(heads), f"{_PREFIX}number_{heads}")], name)
 
-    def moved(self, index: gs.Tensor, target: gs.Tensor, order: list[int], *, allow_zero: int) -> gs.Tensor:
+    def moved(self, index: gs.Tensor, target: gs.Tensor, order: list[int], allow_zero: int = 0) -> gs.Tensor:
         """``index`` in the shape that ``target`` says but for its last entry, its axes in ``order``."""
         axis, end = self.ints([0], f"{_PREFIX}axis_0"), self.ints([len(order)], f"{_PREFIX}end_{len(order)}")
         shape = self.node("Slice", [target, axis, end, axis], f"{_PREFIX}of_{len(order)}_{target.name}")
@@ -101,39 +101,42 @@ def _split(gather: gs.Node, graph: gs.Graph, made: _Indices) -> bool:
     """Unpack to heads: Gather, Reshape and Transpose become one Gather; a flip of the last axis follows it."""
     held = _held_by_place(gather)
     reader = only_reader(gather, graph)
-    if held is None or reader is None or reader.op != "Reshape" or reader.inputs[0] is not gather.outputs[0]:
-        return False
-    transpose = only_reader(reader, graph)
-    if transpose is None or transpose.op != "Transpose" or "perm" not in transpose.attrs:
+    reshape = reader if reader is not None and reader.op == "Reshape" and len(held) == 1 else None
+    transpose = reader if reshape is None else only_reader(reshape, graph)
+    if not held or transpose is None or transpose.op != "Transpose" or "perm" not in transpose.attrs:
         return False
     perm = [int(axis) for axis in transpose.attrs["perm"]]
     last = len(perm) - 1
     order = [axis for axis in perm if axis != last]
-    size = _row_size(reader, held, len(perm))
+    size = held[-1] if reshape is None else _row_size(reshape, held[0], len(perm))
     if size is None or order == sorted(order):
         return False
-    index = made.moved(
-        made.unpack(held // size), reader.inputs[1], order, allow_zero=int(reader.attrs.get("allowzero", 0))
-    )
-    output = transpose.outputs[0]
-    transpose.outputs.clear()
-    split = [made.rows(gather.inputs[0], size), index]
-    if perm[last] == last:
-        graph.nodes.append(gs.Node("Gather", f"{output.name}_heads", {"axis": 0}, split, [output]))
-        return True
-    heads = made.node("Gather", split, f"{output.name}_heads", axis=0)
-    flip = [[*order, last].index(axis) for axis in perm]
-    graph.nodes.append(gs.Node("Transpose", transpose.name, {"perm": flip}, [heads], [output]))
+    index = made.unpack(math.prod(held) // size)
+    if reshape is None:
+        index = made.moved(index, made.ints([0, 0, *held], f"{_PREFIX}held_{'_'.join(map(str, held))}"), order)
+    else:
+        index = made.moved(index, reshape.inputs[1], order, int(reshape.attrs.get("allowzero", 0)))
+    _write(transpose, [made.rows(gather.inputs[0], size), index], [[*order, last].index(axis) for axis in perm], graph)
     return True
 
 
-def _held_by_place(gather: gs.Node) -> int | None:
-    """How many numbers a place holds, where they lie along one axis."""
+def _write(transpose: gs.Node, inputs: list[gs.Tensor], flip: list[int], graph: gs.Graph) -> None:
+    """Make the output of ``transpose`` by a Gather of ``inputs``, and a flip where there is anything to move."""
+    output = transpose.outputs[0]
+    transpose.outputs.clear()
+    moves = flip != sorted(flip)
+    heads = gs.Variable(f"{output.name}_heads") if moves else output
+    graph.nodes.append(gs.Node("Gather", f"{output.name}_heads", {"axis": 0}, inputs, [heads]))
+    if moves:
+        graph.nodes.append(gs.Node("Transpose", transpose.name, {"perm": flip}, [heads], [output]))
+
+
+def _held_by_place(gather: gs.Node) -> list[int]:
+    """The extents of what a place holds; none where they are not known."""
     concat = maker(gather)
     if concat is None or concat.op != "Concat" or not isinstance(concat.inputs[0], gs.Constant):
-        return None
-    zero = concat.inputs[0].shape
-    return int(zero[1]) if len(zero) == 2 else None
+        return []
+    return [int(extent) for extent in concat.inputs[0].shape[1:]]
 
 
 def _row_size(reshape: gs.Node, held: int, rank: int) -> int | None:
@@ -161,12 +164,12 @@ def _merge(gather: gs.Node, graph: gs.Graph, made: _Indices) -> bool:
         return False
     if transpose.op != "Transpose" or list(transpose.attrs.get("perm", [])) != _BACK:
         return False
-    heads, size = (transpose.outputs[0].shape or ["", "", "", ""])[2:]
-    if not isinstance(heads, int) or not isinstance(size, int) or heads < 1 or size < 1:
+    shape = transpose.outputs[0].shape or []
+    if len(shape) != 4 or not all(isinstance(extent, int) and extent > 0 for extent in shape[2:]):
         return False
     if only_reader(rows, graph) is None or not _leads_only_to(rows, transpose.outputs[0], graph):
         return False
-    gather.inputs = [made.rows(transpose.inputs[0], size), made.repack(heads)]
+    gather.inputs = [made.rows(transpose.inputs[0], shape[3]), made.repack(shape[2])]
     return True
 
 

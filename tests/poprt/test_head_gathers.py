@@ -197,10 +197,29 @@ def test_queries_keys_and_values_in_one_tensor_are_unpacked_to_heads_too() -> No
     packs.assert_each_is_right(packs.run_ragged(model, packs.samples()), model, packs.samples())
 
 
+HEADS_OF_THEIR_OWN = """
+    split = Constant <value_ints = [0, 0, 2, 8]> ()
+    twice = Concat <axis = -1> (x, x)  apart = Reshape (twice, split)  each = MatMul (apart, W1)
+    q = Transpose <perm = [0, 2, 1, 3]> (each)  k = Transpose <perm = [0, 1, 3, 2]> (q)
+    scores = MatMul (q, k)  context = MatMul (scores, q)
+    back = Transpose <perm = [0, 2, 1, 3]> (context)  sum = ReduceSum <keepdims = 0> (back, two)  y = MatMul (sum, W)
+"""
+
+
+def test_heads_that_were_split_before_the_unpack_are_moved_by_it() -> None:
+    model = packs.around(HEADS_OF_THEIR_OWN)
+    graph, _ = lower_packing(packs.packed(model))
+    after = rewritten(graph)
+    assert coarse(graph, INDEX) - coarse(after, INDEX) == 1
+    packs.assert_each_is_right(packs.run_ragged(model, packs.samples()), model, packs.samples())
+
+
 @pytest.mark.export
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("exporter", ["torch-old", "torch-new"])
-def test_exports_keep_one_flip_a_layer_and_their_numbers(exporter: str, attention: str, exported: Callable[..., Path]) -> None:
+def test_exports_keep_one_flip_a_layer_and_their_numbers(
+    exporter: str, attention: str, exported: Callable[..., Path]
+) -> None:
     model = onnx.load(str(exported("bert", "mean", exporter, attention)))
     before = lowered(model)
     assert ops(before).count("Transpose") >= 4 * 2
