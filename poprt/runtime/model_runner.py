@@ -39,7 +39,7 @@ class _BatchWorker:
     def is_full(self, count: int, size: int) -> bool:
         return self._axis is None or (self._batch_size > 0 and size >= self._batch_size)
 
-    def choose(self, window: Sequence[_Rows], free_lanes: int) -> list[_Rows]:
+    def choose(self, window: Sequence[_Rows]) -> list[_Rows]:
         """Let later requests fill the rows that the oldest leaves free in its last batch."""
         if self._axis is None:
             return [window[0]]

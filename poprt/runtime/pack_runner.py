@@ -122,7 +122,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         if packing.style == "unpack_repack":
             if mode is not None:
                 logger.warning("enable_input_single_row_mode has no effect: in this executable samples may cross rows")
-            return StreamWorker(session, manifest, packing, count, config.token_budget)
+            return StreamWorker(session, manifest, packing, count, config.token_budget, self.lanes)
         delimiter = 0 if mode is None else mode.delimiter_num
         mask = packing.mask if mode is None else mode.mask_name
         return RowWorker(session, manifest, packing, count, config.algorithm, delimiter, mask)

@@ -72,7 +72,7 @@ class PackWorker(ABC):
         return count >= self.max_count or size >= self.capacity
 
     @abstractmethod
-    def choose(self, window: Sequence[PackRequest], free_lanes: int) -> list[PackRequest]:
+    def choose(self, window: Sequence[PackRequest]) -> list[PackRequest]:
         """Choose the next pack among waiting samples, oldest first; the oldest is in it."""
 
     @abstractmethod
@@ -112,12 +112,20 @@ class StreamWorker(PackWorker):
     Args:
         token_budget: tokens that a pack aims at where the engine takes any number; 0 takes the declared capacity, None
             finds out (:mod:`poprt.runtime.budget`).
+        lanes: that share what waits.
     """
 
     def __init__(
-        self, session: Session, manifest: Manifest, packing: PackingSpec, max_count: int, token_budget: int | None
+        self,
+        session: Session,
+        manifest: Manifest,
+        packing: PackingSpec,
+        max_count: int,
+        token_budget: int | None,
+        lanes: int,
     ) -> None:
         super().__init__(session, manifest, packing, max_count)
+        self.lanes = lanes
         self.stream = StreamSession(session, manifest, packing)
         # A graph of fixed rows costs the same however many tokens it holds: fill it.
         aim = self.capacity
@@ -131,10 +139,10 @@ class StreamWorker(PackWorker):
         """Tell whether the waiting samples fill a pack."""
         return count >= self.max_count or size >= self.budget
 
-    def choose(self, window: Sequence[PackRequest], free_lanes: int) -> list[PackRequest]:
+    def choose(self, window: Sequence[PackRequest]) -> list[PackRequest]:
         """Put samples of similar length together: the engine unpacks each to the longest of its pack."""
         sizes = [request.size for request in window]
-        chosen = choose_pack(sizes, self.budget, self.capacity, self.max_count, free_lanes)
+        chosen = choose_pack(sizes, self.budget, self.capacity, self.max_count, self.lanes)
         return [window[i] for i in chosen]
 
     def results(self, batch: Sequence[PackRequest], names: list[str]) -> list[list[Array]]:
@@ -181,7 +189,7 @@ class RowWorker(PackWorker):
         rows, columns = self.packing.rows, self.packing.columns
         return place_within_rows(lengths, rows, columns, self.max_count, self.algorithm, self.delimiter)
 
-    def choose(self, window: Sequence[PackRequest], free_lanes: int) -> list[PackRequest]:
+    def choose(self, window: Sequence[PackRequest]) -> list[PackRequest]:
         """Fill a pack, the oldest samples first."""
         return [request for request, place in zip(window, self._place(window), strict=True) if place is not None]
 

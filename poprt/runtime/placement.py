@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from poprt.runtime.config import PackAlgorithm
 
 #: Tokens below which a pack is not divided among lanes: matrix products of fewer rows are not worth their start.
-LEAST_TOKENS = 64
+LEAST_TOKENS = 32
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def choose_pack(lengths: Sequence[int], budget: int, capacity: int, max_count: i
         budget: tokens that a pack aims at; a pack may pass it by half a sample.
         capacity: tokens that a pack never passes (a sample alone in its pack may).
         max_count: samples that a pack never passes.
-        parts: packs that should share the samples, if each gets enough tokens to be worth a run.
+        parts: packs that share the samples, where that gives each ``LEAST_TOKENS`` or more.
 
     Returns:
         Positions in ``lengths``; the first is 0. Packs that are chosen one after the other hold about equally many

@@ -60,16 +60,8 @@ class Worker(Protocol[R]):
     def is_full(self, count: int, size: int) -> bool:
         """Tell whether this many waiting requests, of this total size, fill a batch."""
 
-    def choose(self, window: Sequence[R], free_lanes: int) -> list[R]:
-        """Choose the next batch.
-
-        Args:
-            window: waiting requests, oldest first, at least one.
-            free_lanes: lanes that have nothing to run, with the one that asks.
-
-        Returns:
-            Some of the requests, the oldest among them.
-        """
+    def choose(self, window: Sequence[R]) -> list[R]:
+        """Choose the next batch among waiting requests, oldest first; the oldest is in it."""
 
     def run(self, batch: Sequence[R]) -> None:
         """Run a batch and fill the output arrays of its requests. Called by several lanes at once."""
@@ -97,7 +89,7 @@ class RequestQueue(Generic[R]):
         self.closed = False
         self.cause: BaseException | None = None
         self.lanes: list[threading.Thread] = []
-        self._free_lanes = self._ended_lanes = 0
+        self._ended_lanes = 0
         lock = threading.Lock()
         self._not_empty = threading.Condition(lock)
         self._not_full = threading.Condition(lock)
@@ -126,15 +118,13 @@ class RequestQueue(Generic[R]):
         batch: list[R] = []
         error: Exception | None = None
         with self._not_empty:
-            self._free_lanes += 1
             while not (self.closed or self._due()):
                 self._not_empty.wait(self._patience())
             window = list(itertools.islice(self.waiting, self.window))
             try:
-                batch = self.worker.choose(window, self._free_lanes) if window else []
+                batch = self.worker.choose(window) if window else []
             except Exception as caught:
                 batch, error = window, caught
-            self._free_lanes -= 1
             self._remove(batch, window)
             if self.waiting:
                 self._not_empty.notify()  # another lane may have slept since the queue was empty

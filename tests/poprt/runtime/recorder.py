@@ -25,7 +25,7 @@ class Recorder:
     def is_full(self, count, size):
         return count >= self.most
 
-    def choose(self, window, free_lanes):
+    def choose(self, window):
         if "choose" in self.errors:
             raise self.errors["choose"]
         return list(window[: self.most])

@@ -176,7 +176,7 @@ def test_requests_fill_the_rows_that_the_oldest_leaves_free():
     waiting = [_Rows(size, {}, {}) for size in (1, 2, 3, 5, 1, 2)]
     worker, batches = _BatchWorker(None, 0, 4), []
     while waiting:
-        batch = worker.choose(waiting, 1)
+        batch = worker.choose(waiting)
         assert batch[0] is waiting[0]
         batches.append([request.size for request in batch])
         waiting = [request for request in waiting if request not in batch]

@@ -182,6 +182,6 @@ def test_the_last_pack_is_about_as_large_as_the_others():
     assert [sum(pack) for pack in packs_of([10] * 42, 200, 512, 99, 1)] == [140, 140, 140]
 
 
-def test_free_lanes_share_what_waits_if_it_is_worth_their_start():
-    assert [sum(pack) for pack in packs_of([10] * 20, 500, 512, 99, 2)] == [100, 100]
-    assert [sum(pack) for pack in packs_of([10] * 8, 500, 512, 99, 2)] == [80]
+def test_lanes_share_what_waits_if_it_is_worth_their_start():
+    assert [sum(pack) for pack in packs_of([10] * 20, 500, 512, 99, 2)] == [100, 50, 50]
+    assert [sum(pack) for pack in packs_of([10] * 6, 500, 512, 99, 2)] == [60]
