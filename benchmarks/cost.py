@@ -16,7 +16,7 @@ from models.bert import BertConfig, build_bert
 LENGTHS = (4, 8, 16, 32, 64, 128, 256)
 HIDDEN = (128, 256, 384, 512, 768, 1024)
 HEAD_SIZE = 64
-PACK_TOKENS = 512  # of the requests of one run: those of a pack
+PACK_TOKENS = 512  # of the requests of a batch or a pack
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,11 @@ class _Model:
         self._engine = OnnxRuntime(model.SerializeToString())
         self._packed = OfflinePacks(compile_packed(model, longest), f"poprt: packs of {PACK_TOKENS} tokens")
 
+        #: Packs that run at the same time: as many are measured.
+        self.lanes = self._packed.lanes
+
     def contenders(self, rows: int) -> list[Contender]:
-        """Three ways to run ``rows`` samples of one length; none pads anything."""
+        """Three ways to run samples of one length, ``rows`` of them a batch; none pads anything."""
         return [
             Padded("onnxruntime: one at a time", self._engine, 1),
             Padded(f"onnxruntime: batches of {PACK_TOKENS} tokens", self._engine, rows),
@@ -96,9 +99,9 @@ class _Model:
 
 
 def _costs(model: _Model, length: int, at: int, seconds: float, rounds: int) -> list[Cost]:
-    count = max(1, PACK_TOKENS // length)
+    count = max(1, PACK_TOKENS // length) * model.lanes
     samples = Requests(Lengths("equal", length, 0, length), model.config.vocab).take(0, count)
-    contenders = model.contenders(count)
+    contenders = model.contenders(count // model.lanes)
     for contender in contenders:
         contender.run(samples)
     taken: dict[str, list[float]] = {contender.name: [] for contender in contenders}

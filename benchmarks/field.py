@@ -55,7 +55,7 @@ class Field:
 
 def batch_sizes(lengths: Lengths) -> list[int]:
     """Batch sizes worth trying for a distribution."""
-    return [4, 8, 16, 32] if lengths.mean < 64 else [2, 4, 8, 16]
+    return [4, 8, 16, 32] if lengths.mean < 64 else [2, 4, 8]
 
 
 class FieldBuilder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -61,7 +62,8 @@ class OfflinePacks:
         session = session or EngineSession(executable, threads=lanes.threads)
         self._stream = StreamSession(session, executable.manifest, packing)
         self._pool = ThreadPoolExecutor(lanes.count)
-        self._lanes = lanes.count
+        #: Packs that run at the same time.
+        self.lanes = lanes.count
         self._seconds = 0.0
 
     def run(self, samples: Sequence[Sample]) -> list[Result]:
@@ -69,18 +71,20 @@ class OfflinePacks:
         order = sorted(range(len(samples)), key=lambda i: sample_length(samples[i]))
         ordered = [samples[i] for i in order]
         found: list[Result] = [{} for _ in samples]
+        tokens = min(OFFLINE_TOKENS, math.ceil(sum(map(sample_length, samples)) / self.lanes))
         running = []
         done = 0
         while done < len(ordered):
-            pack = self._pack(ordered, done)
+            pack = self._pack(ordered, done, tokens)
             running.append(self._pool.submit(self._run_pack, pack, order[done : pack.count], found))
             done = pack.count
         self._seconds += sum(each.result() for each in running)
         return found
 
-    def _pack(self, ordered: Sequence[Sample], start: int) -> runtime.PackedData:
+    def _pack(self, ordered: Sequence[Sample], start: int, tokens: int) -> runtime.PackedData:
+        """The next pack, of about ``tokens`` tokens."""
         packing = self._packing
-        rows = max(1, OFFLINE_TOKENS // packing.columns)
+        rows = max(1, round(tokens / packing.columns))
         return runtime.pack_data(ordered, start, rows, packing.columns, packing.max_valid_num, 1, True)
 
     def _run_pack(self, pack: runtime.PackedData, numbers: Sequence[int], found: list[Result]) -> float:
@@ -104,4 +108,4 @@ class OfflinePacks:
 
     def engine_seconds(self) -> float | None:
         """Seconds spent in the engine's run call so far, by each lane on average."""
-        return self._seconds / self._lanes
+        return self._seconds / self.lanes
