@@ -85,7 +85,9 @@ def _add_throughput(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=default.seconds, help="of a measured slice, about")
     parser.add_argument("--rounds", type=int, default=default.rounds, help="slices of each contender; medians count")
     parser.add_argument("--least", type=int, default=default.least, help="requests of a slice at least")
-    parser.add_argument("--minutes", type=float, default=default.minutes, help="for all cases; slices shrink to fit")
+    parser.add_argument(
+        "--minutes", type=float, default=default.minutes, help="for all cases; rounds are left out to fit"
+    )
 
 
 def _throughput(options: argparse.Namespace, output: Output) -> None:
@@ -147,6 +149,12 @@ def _add_profile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lengths", choices=list(DISTRIBUTIONS), default="long")
     parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--vocab", type=int, default=1000, help="ids are below it")
+    parser.add_argument(
+        "--precision", choices=["fp32", "int8"], default="fp32", help="of the packed model that is built"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="for one operator; a lane of a pack runner has 1 on up to 7 cores"
+    )
 
 
 def _profile(options: argparse.Namespace, output: Output) -> None:
@@ -157,11 +165,11 @@ def _profile(options: argparse.Namespace, output: Output) -> None:
         model = build(options.size)
         chosen = {
             "padded": compile_padded(model, lengths.longest),
-            "packed": compile_packed(model, lengths.longest),
+            "packed": compile_packed(model, lengths.longest, options.precision),
         }
     vocab = options.vocab if options.executables else config_of(options.size).vocab
     samples = Requests(lengths, vocab).take(0, options.requests)
-    profiles = [profile(name, executable, samples) for name, executable in chosen.items()]
+    profiles = [profile(name, executable, samples, threads=options.threads) for name, executable in chosen.items()]
     output.finish("profile", [report.profile_table(profiles)], profiles)
 
 

@@ -19,6 +19,7 @@ from benchmarks.workloads import ROWS
 from poprt.errors import PoprtError
 from poprt.executable import Executable
 from poprt.runtime.cpu import usable_cores
+from poprt.runtime.session import SLOWER_ON_CPU
 from poprt.runtime.stream import Session
 
 
@@ -54,15 +55,20 @@ class Profile:
 
 
 class _ProfiledSession:
-    """onnxruntime over an executable's graph, with profiling on."""
+    """onnxruntime over an executable's graph as a runner opens it, with profiling on."""
 
-    def __init__(self, executable: Executable, folder: str) -> None:
+    def __init__(self, executable: Executable, folder: str, threads: int) -> None:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = usable_cores()
+        options.intra_op_num_threads = threads
         options.log_severity_level = 3
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        self._session = ort.InferenceSession(engine_model(executable), options, providers=["CPUExecutionProvider"])
+        self._session = ort.InferenceSession(
+            engine_model(executable),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=list(SLOWER_ON_CPU),
+        )
 
     def run(self, feeds: dict[str, Array], output_names: Sequence[str] | None = None) -> list[Array]:
         """Run once."""
@@ -75,14 +81,23 @@ class _ProfiledSession:
         return found
 
 
-def profile(name: str, executable: Executable, samples: Sequence[Sample], runs: int = 3) -> Profile:
+def profile(
+    name: str, executable: Executable, samples: Sequence[Sample], runs: int = 3, threads: int | None = None
+) -> Profile:
     """Run ``samples`` once to warm up and ``runs`` times to count, packed or padded as the executable has it.
+
+    Args:
+        name: of the profile.
+        executable: what to run.
+        samples: what it runs.
+        runs: that are counted.
+        threads: for one operator; None takes the usable cores.
 
     Raises:
         PoprtError: an input of the executable is not among the samples', or it is packed in style B.
     """
     with tempfile.TemporaryDirectory() as folder:
-        session = _ProfiledSession(executable, folder)
+        session = _ProfiledSession(executable, folder, threads or usable_cores())
         for _ in range(runs + 1):
             _run(executable, session, samples)
         events = session.events()

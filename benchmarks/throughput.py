@@ -25,8 +25,8 @@ class Budget:
         seconds: of a slice, about.
         rounds: slices of each contender.
         least: requests of a slice at least; with fewer there would be little to sort.
-        minutes: for all cases together. Where they are short, slices shrink (to a batch of the fixed shape), then
-            rounds are left out, all but the first.
+        minutes: for all cases together. Where they are short, rounds are left out, all but the first; then slices
+            shrink, to a batch of the fixed shape.
     """
 
     seconds: float = 4.0
@@ -117,9 +117,10 @@ def slice_counts(speeds: Mapping[str, float], budget: Budget, seconds: float) ->
     Args:
         speeds: requests a second by contender.
         budget: what is wanted.
-        seconds: what there is.
+        seconds: what there is, for as many rounds as it is enough for.
     """
-    each = seconds / budget.rounds / len(speeds)
+    affordable = seconds // (budget.seconds * len(speeds))
+    each = seconds / max(1, min(budget.rounds, affordable)) / len(speeds)
     counts = {}
     for name, speed in speeds.items():
         wanted = max(budget.least, whole_batches(budget.seconds * speed))

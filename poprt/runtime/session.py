@@ -42,7 +42,7 @@ def has_fast_half(providers: Sequence[str] | None = None) -> bool:
 
 #: Rewrites of onnxruntime that make a CPU slower. Its SkipLayerNormalization takes 4 times as long as Add and
 #: LayerNormalization ([512, 384] and [512, 768], two cores of an AVX-512 machine, onnxruntime 1.32).
-_SLOWER_ON_CPU = ("SkipLayerNormFusion",)
+SLOWER_ON_CPU = ("SkipLayerNormFusion",)
 
 
 class EngineSession:
@@ -90,7 +90,7 @@ class EngineSession:
         return started
 
     def _unwanted(self) -> list[str]:
-        return list(_SLOWER_ON_CPU) if self.providers == ["CPUExecutionProvider"] else []
+        return list(SLOWER_ON_CPU) if self.providers == ["CPUExecutionProvider"] else []
 
     @property
     def input_names(self) -> list[str]:

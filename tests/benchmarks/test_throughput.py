@@ -117,11 +117,12 @@ def test_no_round_begins_that_would_end_after_the_deadline() -> None:
     assert "stopped after 1 of 3 rounds" in lines[-1]
 
 
-def test_slices_shrink_to_the_time_there_is_but_never_below_a_batch() -> None:
+def test_rounds_are_left_out_before_slices_shrink_and_they_never_shrink_below_a_batch() -> None:
     budget = Budget(seconds=4, rounds=3, least=32)
     speeds = {"slow": 1.0, "quick": 100.0}
     assert slice_counts(speeds, budget, 1e6) == {"slow": 32, "quick": 400}
-    assert slice_counts(speeds, budget, 18.0) == {"slow": 16, "quick": 288}
+    assert slice_counts(speeds, budget, 18.0) == {"slow": 16, "quick": 400}
+    assert slice_counts(speeds, budget, 6.0) == {"slow": 16, "quick": 288}
     assert slice_counts(speeds, budget, -5.0) == {"slow": 16, "quick": 16}
 
 
