@@ -61,7 +61,6 @@ class OfflinePacks:
         lanes = share_cores(usable_cores(), None, None, side_by_side=session is None)
         session = session or EngineSession(executable, threads=lanes.threads)
         self._stream = StreamSession(session, executable.manifest, packing)
-        self._pool = ThreadPoolExecutor(lanes.count)
         #: Packs that run at the same time.
         self.lanes = lanes.count
         self._seconds = 0.0
@@ -74,10 +73,11 @@ class OfflinePacks:
         tokens = min(OFFLINE_TOKENS, math.ceil(sum(map(sample_length, samples)) / self.lanes))
         running = []
         done = 0
-        while done < len(ordered):
-            pack = self._pack(ordered, done, tokens)
-            running.append(self._pool.submit(self._run_pack, pack, order[done : pack.count], found))
-            done = pack.count
+        with ThreadPoolExecutor(self.lanes) as pool:
+            while done < len(ordered):
+                pack = self._pack(ordered, done, tokens)
+                running.append(pool.submit(self._run_pack, pack, order[done : pack.count], found))
+                done = pack.count
         self._seconds += sum(each.result() for each in running)
         return found
 

@@ -122,7 +122,9 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         if packing.style == "unpack_repack":
             if mode is not None:
                 logger.warning("enable_input_single_row_mode has no effect: in this executable samples may cross rows")
-            return StreamWorker(session, manifest, packing, count, config.token_budget, self.lanes)
+            # Whoever waits for full packs, or pays for a whole one however little it holds, wants no smaller ones.
+            shares = self.lanes if packing.ragged and config.send_when_idle else 1
+            return StreamWorker(session, manifest, packing, count, config.token_budget, shares)
         delimiter = 0 if mode is None else mode.delimiter_num
         mask = packing.mask if mode is None else mode.mask_name
         return RowWorker(session, manifest, packing, count, config.algorithm, delimiter, mask)

@@ -112,7 +112,7 @@ class StreamWorker(PackWorker):
     Args:
         token_budget: tokens that a pack aims at where the engine takes any number; 0 takes the declared capacity, None
             finds out (:mod:`poprt.runtime.budget`).
-        lanes: that share what waits.
+        shares: packs that what waits is divided into, where that gives each enough tokens to be worth a run.
     """
 
     def __init__(
@@ -122,10 +122,10 @@ class StreamWorker(PackWorker):
         packing: PackingSpec,
         max_count: int,
         token_budget: int | None,
-        lanes: int,
+        shares: int,
     ) -> None:
         super().__init__(session, manifest, packing, max_count)
-        self.lanes = lanes
+        self.shares = shares
         self.stream = StreamSession(session, manifest, packing)
         # A graph of fixed rows costs the same however many tokens it holds: fill it.
         aim = self.capacity
@@ -142,7 +142,7 @@ class StreamWorker(PackWorker):
     def choose(self, window: Sequence[PackRequest]) -> list[PackRequest]:
         """Put samples of similar length together: the engine unpacks each to the longest of its pack."""
         sizes = [request.size for request in window]
-        chosen = choose_pack(sizes, self.budget, self.capacity, self.max_count, self.lanes)
+        chosen = choose_pack(sizes, self.budget, self.capacity, self.max_count, self.shares)
         return [window[i] for i in chosen]
 
     def results(self, batch: Sequence[PackRequest], names: list[str]) -> list[list[Array]]:

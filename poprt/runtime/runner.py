@@ -36,7 +36,8 @@ class Runner:
     Args:
         executable: an ``Executable`` or the path of one.
         config: the options.
-        options: ``session``, an engine session to use; without it ``threads`` and ``providers`` for a new one.
+        options: ``session``, an engine session to use; without it ``threads`` (for one operator; a pack runner with
+            several lanes shares the cores among them) and ``providers`` for a new one.
     """
 
     _for_config: ClassVar[dict[type, type[Runner]]] = {}

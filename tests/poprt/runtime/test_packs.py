@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from poprt.runtime import PackRunner, PackRunnerConfig
+from poprt.runtime.pack_worker import PackRequest
 from tests.poprt.runtime.fake_engine import FakeEngine, executable, expected, with_budget
 
 SOON = 20
@@ -84,4 +85,23 @@ def test_segments_are_split_as_the_caller_says_else_filled_in_order(style):
     assert out["logits"].tolist() == [1, 0, 0, 2, 3, 4, 0, 0]
     runner.execute(given, out)
     assert out["logits"].tolist() == [1, 2, 3, 4, 0, 0, 0, 0]
+    runner.close()
+
+
+@pytest.mark.parametrize(("kind", "options"), [("ragged", {"send_when_idle": False}), ("rows", {})])
+def test_lanes_do_not_divide_what_was_to_be_a_full_pack(kind, options):
+    config = PackRunnerConfig(timeout_microseconds=10**9, token_budget=64, lanes=2, **options)
+    runner, engine = start(kind, config, rows=16, max_valid_num=64)
+    worker = runner._worker
+    waiting = [PackRequest([], [8], {}) for _ in range(8)]
+    assert worker.is_full(8, 64) == (kind == "ragged")
+    assert worker.choose(waiting) == waiting
+    assert engine.calls == []
+    runner.close()
+
+
+def test_lanes_share_what_waits_for_an_engine_of_any_size():
+    runner, _ = start("ragged", PackRunnerConfig(token_budget=64, lanes=2), rows=16, max_valid_num=64)
+    assert runner.lanes == 2
+    assert len(runner._worker.choose([PackRequest([], [8], {}) for _ in range(8)])) == 4
     runner.close()
