@@ -74,6 +74,9 @@ class PackingSpec:
             or "packed" ([R, C, ...], style B).
         ragged: the engine's graph takes [1, T] for T real tokens and [n, segments] lengths, and unpacks only to the
             longest sample present; otherwise it takes the declared shapes alone.
+        neighbours: which samples may share a run: "any", "same_length" (padding would show in an answer, so a run takes
+            samples of one length only) or "none" (samples of a run would mix, so each runs by itself).
+        isolation: why that is so, for people: the nodes that are not proved to hide padding; "" where all are.
     """
 
     style: str
@@ -87,6 +90,8 @@ class PackingSpec:
     position_ids: str
     outputs: dict[str, str]
     ragged: bool
+    neighbours: str = "any"
+    isolation: str = ""
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,8 @@ def read_packing(model: onnx.ModelProto) -> PackingSpec | None:
         position_ids=said["position_ids"],
         outputs=dict(said["outputs"]),
         ragged=said["style"] == "unpack_repack" and bool(said["shape_agnostic"]) and len(sizes) == 1,
+        neighbours=said.get("neighbours", "any"),
+        isolation=said.get("isolation", ""),
     )
 
 
