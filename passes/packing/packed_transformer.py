@@ -19,7 +19,7 @@ from passes.packing.crossings import Crossings
 from passes.packing.flops import FlopShare, flop_share, node_flops
 from passes.packing.geometry import Geometry, GeometryFinder
 from passes.packing.head_pattern import report_head
-from passes.packing.leaks import Leak, LeakFinder
+from passes.packing.isolation.company import ANY, NONE, SAME_LENGTH, Isolation, isolate
 from passes.packing.mask import find_masks
 from passes.packing.metadata import METADATA_KEY, UNPACK_INFO
 from passes.packing.pack_args import PackArgs, parse_pack_args
@@ -27,6 +27,13 @@ from passes.packing.placement import Placement, place
 from passes.packing.report import explain_unpacks
 from passes.packing.rewrite import rewrite
 from passes.registry import register
+
+#: What the nodes that are not proved to hide padding or neighbours mean for the runner.
+_CONSEQUENCES = {
+    ANY: "",
+    SAME_LENGTH: "a run takes samples of one length only",
+    NONE: "every sample runs by itself, and packing saves nothing",
+}
 
 
 @register("packed_transformer")
@@ -81,11 +88,9 @@ class PackedTransformer(GraphPass):
                 "no input of this model masks padding, so samples of different length cannot share a run; export the "
                 f"model with its attention mask as an input (inputs now: {', '.join(t.name for t in graph.inputs)})"
             )
-        leaks = LeakFinder(graph, axes, placement, masks.explicit + masks.derived).find()
-        _refuse_leaks([leak for leak in leaks if leak.certain])
-        for leak in leaks:
-            result.refuse(leak.node, f"{leak.reason}, so every run pads to {self._args.width}")
-        agnostic = not unbaked.problems and not leaks
+        isolation = isolate(graph, axes, placement, masks.explicit, self._args.width)
+        agnostic = not unbaked.problems
+        neighbours = self._neighbours(isolation, agnostic, result)
         anchor = next((t for t in geometry.inputs if t.name in masks.explicit), geometry.inputs[0])
         info = gs.Variable(UNPACK_INFO, np.int32, [self._args.max_valid_num, len(self._args.segment_max_size)])
         original_ops = len(graph.nodes)
@@ -94,13 +99,35 @@ class PackedTransformer(GraphPass):
         outputs = rewrite(graph, axes, placement, crossings, self._args, masks.explicit)
         graph.inputs.append(info)
         declare_operators(graph, ["Repack", "Unpack"])
-        _write_metadata(graph, self._args, geometry, masks.explicit + masks.derived, outputs, share, agnostic)
+        _write_metadata(
+            graph,
+            self._args,
+            geometry,
+            masks.explicit + masks.derived,
+            outputs,
+            share,
+            agnostic,
+            neighbours,
+            isolation.explain(),
+        )
         graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
         self.logger.debug("packed %d of %d nodes", len(placement.packed), original_ops)
         result.count("Unpacks", _count(graph, "Unpack"))
         result.count("Repacks", _count(graph, "Repack"))
         result.details["packed share of FLOPs"] = round(share.share, 4)
         return result
+
+    def _neighbours(self, isolation: Isolation, agnostic: bool, result: PassResult) -> str:
+        """Which samples may share a run, noted with the reasons."""
+        ragged = agnostic and len(self._args.segment_max_size) == 1
+        neighbours = isolation.neighbours
+        if neighbours == SAME_LENGTH and not ragged:
+            neighbours, consequence = ANY, f"every run pads to {self._args.width}"
+        else:
+            consequence = _CONSEQUENCES[neighbours]
+        for leak in isolation.leaks:
+            result.refuse(leak.node, f"{leak.reason}, so {consequence}")
+        return neighbours
 
     def _checked_share(self, graph: gs.Graph, axes: AxisMap, placement: Placement, geometry: Geometry) -> FlopShare:
         share = flop_share(graph, axes, placement, geometry.rows or 1, geometry.columns or self._args.width)
@@ -117,16 +144,6 @@ class PackedTransformer(GraphPass):
         )
 
 
-def _refuse_leaks(leaks: Sequence[Leak]) -> None:
-    if leaks:
-        shown = "; ".join(f"{node_label(leak.node)}: {leak.reason}" for leak in leaks[:3])
-        raise PackingError(
-            f"padding shows in this model's results, so they would depend on the neighbours in a pack: {shown}. The "
-            "original's results depend on the padding of the batch too; mask it in the model, or drop the output with "
-            "--remove_outputs"
-        )
-
-
 def _count(graph: gs.Graph, op: str) -> int:
     return sum(node.op == op and node.domain == DOMAIN for node in graph.nodes)
 
@@ -139,6 +156,8 @@ def _write_metadata(
     outputs: dict[str, str],
     share: FlopShare,
     shape_agnostic: bool,
+    neighbours: str,
+    isolation: str,
 ) -> None:
     names = [tensor.name for tensor in geometry.inputs]
     header(graph).metadata[METADATA_KEY] = json.dumps(
@@ -154,6 +173,8 @@ def _write_metadata(
             "position_ids": "position_ids" if "position_ids" in names else "",
             "outputs": outputs,
             "shape_agnostic": shape_agnostic,
+            "neighbours": neighbours,
+            "isolation": isolation,
             "packed_flops": share.packed,
             "total_flops": share.total,
         },

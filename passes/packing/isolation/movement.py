@@ -1,0 +1,326 @@
+"""Rules of operators that move values without computing: what is known of an axis goes where the axis goes.
+
+Transpose [n, L, h, d] -> [n, h, L, d]: axis 1 becomes axis 2. Reshape [n, L, h * d] -> [n, L, h, d]: axis 1 stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import sympy
+
+from passes.node_values import constant
+from passes.packing.axes import SEQ
+from passes.packing.isolation import values as v
+from passes.packing.isolation.distances import check_distances
+from passes.packing.isolation.facts import Facts, UnprovedError, facts_of, moved
+from passes.packing.isolation.proof import View
+from passes.packing.isolation.reductions import check_batch
+from passes.packing.isolation.table import rule
+from passes.packing.isolation.values import Values, hull
+from passes.shapes.symbolic import Shape
+
+_SEVERAL, _PLACES = 3, 8
+
+
+@rule("Transpose")
+def _transpose(view: View) -> Facts:
+    order = list(view.node.attrs.get("perm", reversed(range(view.rank(view.node.inputs[0])))))
+    return moved(view.facts_by_distance(view.node.inputs[0]), order.index)
+
+
+@rule("Squeeze", "Unsqueeze", "Reshape", "Flatten")
+def _reshape(view: View) -> Facts:
+    facts = view.facts_by_distance(view.node.inputs[0])
+    if view.packed:
+        return facts
+    before, after = view.shape(view.node.inputs[0]), view.shape(view.node.outputs[0])
+    axes = view.seq(view.node.outputs[0])
+    sources: dict[int, list[int]] = {axis: [] for axis in axes}
+    for axis in facts.padded:
+        target = next((place for place in axes if _same_places(before, axis, after, place)), None)
+        if target is None:
+            mixes = not _keeps_batch(view, before, after)
+            raise UnprovedError("it moves values between the places of a sample", mixes=mixes)
+        sources[target].append(axis)
+    padded = {}
+    for axis, merged in sources.items():
+        parts = [facts.at(own) for own in merged] + ([facts.corner] if len(merged) > 1 else [])
+        padded[axis] = hull(parts) if parts else facts.in_padding
+    corner = facts.corner if len(facts.padded) > 1 else facts.in_padding
+    distance = facts.by_distance
+    if distance is not None:
+        distance = replace(distance, axis=next(axis for axis, merged in sources.items() if merged == [distance.axis]))
+    return Facts(facts.real, padded, corner, distance)
+
+
+def _same_places(before: Shape, axis: int, after: Shape, place: int) -> bool:
+    """Whether an axis keeps its place in the order of the values: alone, or merged with those beside it."""
+    starts = _equal(sympy.prod(before[:axis]), sympy.prod(after[:place]))
+    ends = _equal(sympy.prod(before[: axis + 1]), sympy.prod(after[: place + 1]))
+    return starts or ends
+
+
+def _keeps_batch(view: View, before: Shape, after: Shape) -> bool:
+    """Whether the samples are the outermost axis before and after."""
+    first = view.batch(view.node.inputs[0]), view.batch(view.node.outputs[0])
+    return first == ((0,), (0,)) and _equal(before[0], after[0])
+
+
+def _equal(left: Any, right: Any) -> bool:
+    return bool(left == right or sympy.expand(left - right) == 0)
+
+
+@rule("Expand", "Tile")
+def _expand(view: View) -> Facts:
+    tensor, output = view.node.inputs[0], view.node.outputs[0]
+    facts, shape, target = view.facts(tensor), view.shape(tensor), view.shape(output)
+    shift = len(target) - len(shape)
+    for axis in facts.padded:
+        if not _equal(shape[axis], target[axis + shift]):
+            raise UnprovedError("it repeats a row with its padding")
+    if view.node.op == "Tile" and set(view.batch(output)) - {axis + shift for axis in view.batch(tensor)}:
+        raise UnprovedError("it repeats along the samples of a batch", mixes=True)
+    rest = moved(facts, lambda axis: axis + shift)
+    new = {axis: facts.real.as_padding_sees_it() for axis in view.seq(output) if axis not in rest.padded}
+    return Facts(facts.real, {**rest.padded, **new}, facts.anywhere.as_padding_sees_it())
+
+
+@rule("Concat")
+def _concat(view: View) -> Facts:
+    output = view.node.outputs[0]
+    axis = view.axis(0, output)
+    if any(axis in view.batch(tensor) for tensor in view.node.inputs):
+        raise UnprovedError("it joins samples with others", mixes=True)
+    known = [view.facts(tensor) for tensor in view.node.inputs]
+    growing = [axis in facts.padded for facts in known]
+    # What comes after a row with padding would stand behind the padding.
+    if any(growing[:-1]):
+        raise UnprovedError("it joins something to the end of a row, behind its padding")
+    padded = {}
+    for own in view.seq(output):
+        parts = [facts.padded.get(own, facts.real.as_padding_sees_it()) for facts in known]
+        padded[own] = parts[-1] if own == axis else hull(parts)
+    return Facts(hull(facts.real for facts in known), padded, hull(facts.in_padding for facts in known))
+
+
+@rule("Split")
+def _split(view: View) -> list[Facts]:
+    tensor = view.node.inputs[0]
+    axis = view.axis(0)
+    check_batch(view, tensor, [axis], "splits")
+    if axis in view.seq(tensor):
+        raise UnprovedError("it cuts a row in parts, padding and all")
+    return [view.facts(tensor)] * len(view.node.outputs)
+
+
+@rule("Slice")
+def _slice(view: View) -> Facts:
+    tensor, output = view.node.inputs[0], view.node.outputs[0]
+    facts = view.facts(tensor)
+    if view.packed:
+        return facts
+    before, after = view.shape(tensor), view.shape(output)
+    starts, axes, steps = _slice_arguments(view, len(before))
+    padded = dict(facts.padded)
+    for axis in {*view.seq(tensor), *view.batch(tensor)}:
+        if axes is None:
+            raise UnprovedError("its axes are not constant", mixes=True)
+        if axis not in axes:
+            continue
+        start, step = starts[axes.index(axis)], steps[axes.index(axis)]
+        if _equal(before[axis], after[axis]) and step == 1:
+            continue
+        if axis in view.batch(tensor):
+            raise UnprovedError("it takes some samples of a batch", mixes=True)
+        if start == 0 and _equal(after[axis], 1):
+            padded.pop(axis)
+        elif not (step == 1 and start is not None and start >= 0 and _equal(before[axis] - start, after[axis])):
+            raise UnprovedError(_slice_reason(start, step))
+    return Facts(facts.real, padded, facts.corner)
+
+
+def _slice_reason(start: int | None, step: int | None) -> str:
+    if step is not None and step < 0:
+        return "it turns a row round, so padding comes first"
+    return "it takes the last places" if start is not None and start < 0 else "it takes places that may be padding"
+
+
+def _slice_arguments(view: View, rank: int) -> tuple[list[int | None], list[int] | None, list[int | None]]:
+    """Starts, axes and steps, a number each; None for what is not constant."""
+    if view.opset < 10:
+        starts: list[int | None] = [int(item) for item in view.node.attrs["starts"]]
+        listed = view.node.attrs.get("axes", range(len(starts)))
+        return starts, [int(axis) % rank for axis in listed], [1] * len(starts)
+    given = view.input(3)
+    values = constant(given) if given is not None else None
+    first = constant(view.node.inputs[1])
+    if given is not None:
+        axes = None if values is None else [int(axis) % rank for axis in values.reshape(-1)]
+    else:
+        axes = list(range(rank))
+    count = len(axes) if axes is not None else 0
+    starts = [None] * count if first is None else [int(item) for item in first.reshape(-1)]
+    return starts + [None] * (count - len(starts)), axes, _steps(view, count)
+
+
+def _steps(view: View, count: int) -> list[int | None]:
+    given = view.input(4)
+    if given is None:
+        return [1] * count
+    values = constant(given)
+    return [None] * count if values is None else [int(item) for item in values.reshape(-1)]
+
+
+@rule("Pad")
+def _pad(view: View) -> Facts:
+    tensor = view.node.inputs[0]
+    facts = view.facts(tensor)
+    if view.packed:
+        return facts
+    before, after = view.shape(tensor), view.shape(view.node.outputs[0])
+    values = constant(view.node.inputs[1]) if len(view.node.inputs) > 1 else None
+    for axis in {*view.seq(tensor), *view.batch(tensor)}:
+        if _equal(before[axis], after[axis]):
+            continue
+        if axis in view.batch(tensor):
+            raise UnprovedError("it adds samples to a batch", mixes=True)
+        after_end = None if values is None or view.input(3) is not None else int(values[axis + len(before)])
+        filled = view.input(2) is None and facts.at(axis).is_zero
+        if after_end != 0 and not filled:
+            raise UnprovedError("it adds places at the end of a row, behind its padding")
+    fill = hull([facts.real, v.ZERO if view.input(2) is None else v.NUMBER])
+    padded = {axis: hull([item, v.ZERO]) for axis, item in facts.padded.items()}
+    return Facts(fill, padded, hull([facts.corner, v.ZERO]))
+
+
+@rule("Trilu")
+def _triangle(view: View) -> Facts:
+    facts = view.facts(view.node.inputs[0])
+    padded = {axis: hull([values, v.ZERO]) for axis, values in facts.padded.items()}
+    return Facts(hull([facts.real, v.ZERO]), padded, hull([facts.corner, v.ZERO]))
+
+
+@rule("OneHot")
+def _one_hot(view: View) -> Facts:
+    indices, output = view.node.inputs[0], view.node.outputs[0]
+    if int(view.node.attrs.get("axis", -1)) not in (-1, view.rank(output) - 1):
+        raise UnprovedError("it does not add the last axis", mixes=True)
+    return facts_of(v.NUMBER, tuple(view.facts(indices).padded), v.ORDINARY)
+
+
+@rule("Gather")
+def _gather(view: View) -> Facts:
+    data, indices = view.node.inputs
+    axis, output = view.axis(0), view.node.outputs[0]
+    if view.is_free(data):
+        return facts_of(_table_values(view, data), view.seq(output), v.ORDINARY)
+    if view.packed:
+        return Facts(view.facts(data).real)
+    facts, picked = view.facts(data), constant(indices)
+    added = view.rank(indices)
+    check_batch(view, data, [axis], "chooses")
+    if view.batch(indices) and not view.is_positional(indices):
+        raise UnprovedError(f"the indices {indices.name!r} differ from sample to sample, the rows do not", mixes=True)
+    if axis in view.seq(data) and (picked is None or picked.any()):
+        last = picked is not None and (picked < 0).any()
+        reads_all = view.is_positional(indices) and _counts_places(view, indices)
+        if not reads_all:
+            raise UnprovedError("it takes the last place" if last else "it takes a place that may be padding")
+        return facts_of(facts.real, view.seq(output), facts.anywhere.as_padding_sees_it())
+    rest = {own: values for own, values in facts.padded.items() if own != axis}
+    return moved(Facts(facts.real, rest, facts.corner), lambda own: own if own < axis else own + added - 1)
+
+
+def _counts_places(view: View, indices: gs.Tensor) -> bool:
+    """Whether the indices are 0, 1, 2, ... up to the length."""
+    return view.shape(indices) == (SEQ,) and bool(
+        np.array_equal(view.positions(indices, _PLACES, 1), np.arange(_PLACES))
+    )
+
+
+def _table_values(view: View, table: gs.Tensor) -> Values:
+    return view.facts(table).real if not view.packed else v.NUMBER
+
+
+@rule("GatherElements")
+def _gather_elements(view: View) -> Facts:
+    data, indices = view.node.inputs
+    axis, output = view.axis(0), view.node.outputs[0]
+    facts = view.facts_by_distance(data)
+    check_batch(view, data, [axis], "chooses")
+    if facts.by_distance is not None and facts.by_distance.axis == axis:
+        check_distances(view, facts.by_distance, indices)
+        return facts_of(facts.real, view.seq(output), facts.anywhere.as_padding_sees_it())
+    if facts.by_distance is not None:
+        view.facts(data)  # raises
+    if set(view.batch(indices)) != set(view.batch(data)):
+        raise UnprovedError(f"the indices {indices.name!r} belong to other samples than the data", mixes=True)
+    if axis in view.seq(data):
+        _check_index(view.facts(indices).real)
+    return facts_of(facts.real, view.seq(output), facts.anywhere.as_padding_sees_it())
+
+
+def _check_index(index: Values) -> None:
+    """A place that is counted from the front is the sample's own, for otherwise its run alone would fail."""
+    if index.nan or index.ordinary or index.low < 0:
+        raise UnprovedError("it takes a place that may be counted from the end, where padding is")
+
+
+@rule("GatherND")
+def _gather_nd(view: View) -> Facts:
+    data, indices = view.node.inputs
+    output = view.node.outputs[0]
+    if view.packed:
+        return Facts(view.facts(data).real)
+    if view.node.attrs.get("batch_dims", 0) or view.batch(data)[:1] != (0,):
+        raise UnprovedError("it takes chosen places", mixes=True)
+    facts = view.facts(data)
+    if view.is_positional(indices):
+        return _own_places(view, data, indices, output)
+    if not _own_sample(view, indices):
+        raise UnprovedError("it takes places of chosen samples", mixes=True)
+    parts = indices.inputs[0].inputs
+    if 1 in view.seq(data):
+        for part in parts[1:2]:
+            _check_index(view.facts(part).real)
+    return facts_of(facts.real, view.seq(output), facts.anywhere.as_padding_sees_it())
+
+
+def _own_sample(view: View, indices: gs.Tensor) -> bool:
+    """Whether the first part of joined indices counts the samples: each takes from itself."""
+    producer = indices.inputs[0] if indices.inputs else None
+    if producer is None or producer.op != "Concat" or not view.is_positional(producer.inputs[0]):
+        return False
+    if view.axis(-1, indices) != view.rank(indices) - 1 or view.shape(producer.inputs[0])[-1] != 1:
+        return False
+    return _counts_samples(view, producer.inputs[0])
+
+
+def _counts_samples(view: View, tensor: gs.Tensor) -> bool:
+    batch = view.batch(tensor)
+    counted = view.positions(tensor, _PLACES, _SEVERAL)
+    if len(batch) != 1:
+        return False
+    own = np.indices(counted.shape)[batch[0]]
+    return bool(np.array_equal(counted, own))
+
+
+def _own_places(view: View, data: gs.Tensor, indices: gs.Tensor, output: gs.Tensor) -> Facts:
+    """[n, L] read at (sample, key) for each (sample, 1, query, key): exporters index a mask so."""
+    taken = view.positions(indices, _PLACES, _SEVERAL)
+    facts, seq, batch = view.facts(data), view.seq(output), view.batch(output)
+    places = np.indices(taken.shape[:-1])
+    if len(batch) != 1 or not np.array_equal(taken[..., 0], places[batch[0]]) or taken.shape[-1] != 2:
+        raise UnprovedError("it takes places of chosen samples", mixes=True)
+    if 1 not in facts.padded:
+        return facts_of(facts.real, seq, facts.anywhere)
+    along = next((axis for axis in seq if np.array_equal(taken[..., 1], places[axis])), None)
+    if along is None:
+        _check_index(Values(float(taken[..., 1].min()), float(taken[..., 1].max())))
+        raise UnprovedError("it takes places that may be padding")
+    padded = {axis: facts.at(1) if axis == along else facts.real for axis in seq}
+    return Facts(facts.real, padded, facts.at(1))

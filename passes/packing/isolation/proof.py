@@ -1,0 +1,256 @@
+"""Walks a graph and proves, node by node, that padding and neighbours stay hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import sympy
+
+from passes.node_values import constant
+from passes.packing.axes import BATCH, SEQ, AxisMap
+from passes.packing.isolation.facts import Facts, UnprovedError, facts_of
+from passes.packing.isolation.positions import PositionFacts
+from passes.packing.isolation.values import NUMBER, ORDINARY, UNIT, UNKNOWN, ZERO, Values
+from passes.packing.placement import Placement
+from passes.packing.positional import Positional
+from passes.shapes.symbolic import Shape
+
+#: Gives the facts of a node's results from those of its inputs, or raises UnprovedError.
+Rule: TypeAlias = "Callable[[View], Facts | list[Facts]]"
+
+#: Operators whose later inputs say how, not what: where they depend on the length, so does the shape, which is known.
+_ARGUMENTS = frozenset({"Reshape", "Expand", "Slice", "Unsqueeze", "Squeeze", "Tile", "Pad", "Split", "Resize", "TopK"})
+_READ_AS_INDEX = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+
+
+#: Elements of a constant up to which its values are looked at; masks and factors are small.
+_LARGEST_LOOKED_AT = 1 << 20
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A node that is not proved to hide padding.
+
+    Attributes:
+        node: the node.
+        reason: what it does.
+        mixes: whether even samples of one length might see each other there.
+    """
+
+    node: gs.Node
+    reason: str
+    mixes: bool
+
+
+class View:
+    """One node, as its rule sees it. A node that runs packed has real tokens alone: no padding, no sequence axes."""
+
+    def __init__(self, proof: IsolationProof, node: gs.Node, packed: bool) -> None:
+        self._proof, self.node, self.packed = proof, node, packed
+        self.opset: int = proof.opset
+
+    def shape(self, tensor: gs.Tensor) -> Shape:
+        """The tensor's shape."""
+        shape = self._proof.axes.shape(tensor)
+        if shape is None:
+            raise UnprovedError(f"the rank of {tensor.name!r} is unknown", mixes=True)
+        return shape
+
+    def rank(self, tensor: gs.Tensor) -> int:
+        """The tensor's rank."""
+        return len(self.shape(tensor))
+
+    def seq(self, tensor: gs.Tensor) -> tuple[int, ...]:
+        """The tensor's sequence axes."""
+        if self.packed or tensor.is_empty() or self.is_free(tensor):
+            return ()
+        return growing_axes(self.shape(tensor), SEQ)
+
+    def batch(self, tensor: gs.Tensor) -> tuple[int, ...]:
+        """The axes whose extent grows with the number of samples."""
+        if self.packed or tensor.is_empty() or self.is_free(tensor):
+            return ()
+        return growing_axes(self.shape(tensor), BATCH)
+
+    def is_free(self, tensor: gs.Tensor) -> bool:
+        """Whether the tensor depends on no input."""
+        return self._proof.axes.is_free(tensor)
+
+    def is_positional(self, tensor: gs.Tensor) -> bool:
+        """Whether the tensor depends on the extents alone."""
+        return tensor in self._proof.positional
+
+    def positions(self, tensor: gs.Tensor, seq: int, batch: int) -> np.ndarray:
+        """A positional tensor's value in a run of ``batch`` samples of ``seq`` places."""
+        return self._proof.positional.value(tensor, seq, batch)
+
+    def is_boolean(self, tensor: gs.Tensor) -> bool:
+        """Whether the tensor holds truth values."""
+        return element_type(self._proof.axes, tensor) == onnx.TensorProto.BOOL
+
+    @property
+    def graph_outputs(self) -> list[gs.Tensor]:
+        """The outputs of the graph."""
+        return self._proof.graph_outputs
+
+    def facts(self, tensor: gs.Tensor) -> Facts:
+        """What is known of an input, in the form in which the node reads it."""
+        facts = self._proof.facts(tensor, packed=self.packed)
+        if facts.by_distance is not None:
+            raise UnprovedError(f"it reads the padded length from {facts.by_distance.table.name!r}")
+        return facts
+
+    def facts_by_distance(self, tensor: gs.Tensor) -> Facts:
+        """As :meth:`facts`, for rules that know what to do with an axis that is read by distance."""
+        return self._proof.facts(tensor, packed=self.packed)
+
+    def distances(self, tensor: gs.Tensor) -> int | None:
+        """The axis of a positional tensor that grows with the length in a way of its own; None where there is none."""
+        if self.is_free(tensor) or not self.is_positional(tensor):
+            return None
+        shape = self.shape(tensor)
+        own = [axis for axis in growing_axes(shape, SEQ) if shape[axis] != SEQ]
+        return own[0] if len(own) == 1 and not growing_axes(shape, BATCH) else None
+
+    def input(self, index: int) -> gs.Tensor | None:
+        """An optional input; None where it is left out."""
+        inputs = self.node.inputs
+        return inputs[index] if index < len(inputs) and not inputs[index].is_empty() else None
+
+    def axis(self, default: int, tensor: gs.Tensor | None = None) -> int:
+        """The attribute ``axis``, counted from the front of ``tensor`` (the first input unless given)."""
+        rank = self.rank(self.node.inputs[0] if tensor is None else tensor)
+        return int(self.node.attrs.get("axis", default)) % max(rank, 1)
+
+
+class IsolationProof:
+    """Proves what it can of a graph in topological order.
+
+    Args:
+        graph: the graph before it is rewritten.
+        axes: shapes of its tensors.
+        placement: which nodes run packed.
+        masks: names of the inputs that serve as a mask alone; the packed model reads them as 0 and 1.
+        width: places of the longest sample.
+        rules: by domain and operator.
+        crossing: what stands in the padded places of a packed tensor once it is unpacked; Unpack puts zeros there.
+    """
+
+    def __init__(
+        self,
+        graph: gs.Graph,
+        axes: AxisMap,
+        placement: Placement,
+        masks: Sequence[str],
+        width: int,
+        rules: Mapping[tuple[str, str], Rule],
+        crossing: Callable[[gs.Tensor], Values] = lambda tensor: ZERO,
+    ) -> None:
+        self.axes, self.opset = axes, graph.opset
+        self.positional = Positional(graph, axes)
+        self.graph_outputs: list[gs.Tensor] = list(graph.outputs)
+        self._graph, self._placement, self._rules, self._crossing = graph, placement, rules, crossing
+        self._positions = PositionFacts(self.positional, axes, width)
+        self._facts = {tensor.name: Facts(self._input_values(tensor, masks)) for tensor in graph.inputs}
+        self._packed_names = {tensor.name for tensor in graph.inputs}
+
+    def run(self) -> list[Leak]:
+        """The nodes that are not proved, in order."""
+        leaks = []
+        for node in self._graph.nodes:
+            if all(self.axes.is_free(tensor) or tensor in self.positional for tensor in node.outputs):
+                continue
+            packed = self._placement.runs_packed(node)
+            if packed:
+                self._packed_names.update(tensor.name for tensor in node.outputs)
+            try:
+                results = self._results(node, packed)
+            except UnprovedError as why:
+                leaks.append(Leak(node, why.reason, why.mixes))
+                results = self._after_a_leak(node, packed)
+            self._facts.update({tensor.name: facts for tensor, facts in zip(node.outputs, results, strict=False)})
+        return leaks
+
+    def facts(self, tensor: gs.Tensor, *, packed: bool = False) -> Facts:
+        """What is known of a tensor, on the unpacked side unless ``packed``.
+
+        Raises:
+            UnprovedError: it is a number that depends on how far the samples are padded.
+        """
+        if self.axes.is_free(tensor):
+            return Facts(_range(constant(tensor)))
+        if tensor in self.positional:
+            return self._positions.facts(tensor)
+        facts = self._facts.get(tensor.name, Facts())
+        if packed:
+            return Facts(facts.real)
+        if tensor.name in self._packed_names:
+            return facts_of(facts.real, self._seq(tensor), self._crossing(tensor))
+        return facts
+
+    def _results(self, node: gs.Node, packed: bool) -> list[Facts]:
+        rule = self._rules.get((node.domain or "", node.op))
+        if packed:
+            self._check_lengths(node)
+            if rule is None:
+                return [Facts() for _ in node.outputs]
+        if rule is None:
+            raise UnprovedError(f"{node.op} is not known to keep padding and samples apart", mixes=True)
+        results = rule(View(self, node, packed))
+        return results if isinstance(results, list) else [results] * len(node.outputs)
+
+    def _check_lengths(self, node: gs.Node) -> None:
+        """Raise where a packed node reads a number that depends on how far the samples are padded."""
+        values = node.inputs[:1] if node.op in _ARGUMENTS else node.inputs
+        for tensor in values:
+            if not tensor.is_empty() and not self.axes.is_free(tensor) and tensor in self.positional:
+                self._positions.facts(tensor)
+
+    def _after_a_leak(self, node: gs.Node, packed: bool) -> list[Facts]:
+        """Facts to go on with, so that what follows is judged by what it does itself."""
+        return [Facts() if packed else facts_of(NUMBER, self._seq(tensor), ORDINARY) for tensor in node.outputs]
+
+    def _seq(self, tensor: gs.Tensor) -> tuple[int, ...]:
+        shape = self.axes.shape(tensor)
+        return () if shape is None else growing_axes(shape, SEQ)
+
+    def _input_values(self, tensor: gs.Tensor, masks: Sequence[str]) -> Values:
+        if tensor.dtype is None or not np.issubdtype(tensor.dtype, np.integer):
+            return UNIT if tensor.dtype == np.bool_ else NUMBER
+        if tensor.name in masks:
+            return UNIT
+        return Values(0.0, NUMBER.high) if self._indexes_a_table(tensor) else NUMBER
+
+    def _indexes_a_table(self, tensor: gs.Tensor) -> bool:
+        """Whether the values are rows of a table, which are not negative: the runner refuses such."""
+        for node in tensor.outputs:
+            if node.op == "Gather" and node.inputs[1] is tensor and self.axes.is_free(node.inputs[0]):
+                return True
+            if node.op in _READ_AS_INDEX and node.inputs[0] is tensor and self._indexes_a_table(node.outputs[0]):
+                return True
+        return False
+
+
+def growing_axes(shape: Shape, symbol: sympy.Symbol) -> tuple[int, ...]:
+    """The axes whose extent mentions ``symbol``."""
+    return tuple(
+        axis for axis, extent in enumerate(shape) if isinstance(extent, sympy.Expr) and symbol in extent.free_symbols
+    )
+
+
+def _range(values: np.ndarray | None) -> Values:
+    """The values of a constant; those of an unknown one, and of a weight, are ordinary."""
+    if values is None or not 0 < values.size <= _LARGEST_LOOKED_AT or values.dtype.kind not in "biuf":
+        return ORDINARY
+    low, high = float(values.min()), float(values.max())
+    return UNKNOWN if np.isnan(low) or np.isnan(high) else Values(low, high)
+
+
+def element_type(axes: AxisMap, tensor: gs.Tensor) -> int:
+    """The ONNX element type of a tensor; FLOAT where it is not known."""
+    return axes.shapes.dtypes.get(tensor.name, onnx.TensorProto.FLOAT)

@@ -1,0 +1,101 @@
+"""Rules of operators that see a few places, or all places so far: convolutions, pools, recurrences.
+
+Conv, kernel 3, pads 1, on [n, H, L]: the place after the last is zero in a run alone; so it is here if padding is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sympy
+
+from passes.packing.isolation import values as v
+from passes.packing.isolation.facts import Facts, UnprovedError, facts_of
+from passes.packing.isolation.proof import View
+from passes.packing.isolation.reductions import check_batch
+from passes.packing.isolation.table import rule
+
+
+@rule("Conv", "AveragePool", "LpPool")
+def _convolution(view: View) -> Facts:
+    tensor = view.node.inputs[0]
+    if view.packed:
+        return Facts()
+    _check_window(view)
+    facts = view.facts(tensor)
+    for axis in view.seq(tensor):
+        if not _is_pointwise(view, axis) and not facts.at(axis).is_zero:
+            raise UnprovedError("it reaches over the end of a sample into padding")
+        if view.node.op == "AveragePool" and not _is_pointwise(view, axis) and not _counts_pads(view):
+            raise UnprovedError("it averages over as many places as there are, and padding counts as one")
+    padded = v.ORDINARY if facts.anywhere.is_finite else v.UNKNOWN
+    return facts_of(v.NUMBER, view.seq(view.node.outputs[0]), padded)
+
+
+@rule("MaxPool")
+def _max_pool(view: View) -> list[Facts]:
+    tensor = view.node.inputs[0]
+    if view.packed:
+        return [Facts() for _ in view.node.outputs]
+    _check_window(view)
+    facts = view.facts(tensor)
+    for axis in view.seq(tensor):
+        if not _is_pointwise(view, axis) and not facts.at(axis).is_below(v.LOWEST_VALUE):
+            raise UnprovedError("it reaches over the end of a sample into padding")
+    return [facts_of(facts.real, view.seq(output), facts.anywhere) for output in view.node.outputs]
+
+
+def _check_window(view: View) -> None:
+    """Raise unless samples and channels are the first two axes and each result stands at its own place."""
+    tensor, output = view.node.inputs[0], view.node.outputs[0]
+    check_batch(view, tensor, range(1, view.rank(tensor)), "reaches")
+    before, after = view.shape(tensor), view.shape(output)
+    if 1 in view.seq(tensor):
+        raise UnprovedError("its channels are the places of a sample, padding and all")
+    strides = view.node.attrs.get("strides", [1] * (len(before) - 2))
+    for axis in view.seq(tensor):
+        if axis < 1:
+            raise UnprovedError("its batch axis is not the samples alone", mixes=True)
+        if strides[axis - 2] != 1 or sympy.expand(before[axis] - after[axis]) != 0:
+            raise UnprovedError("its result has fewer places than the sample")
+        if str(view.node.attrs.get("auto_pad", "NOTSET")) not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
+            raise UnprovedError("its padding is not known")
+        if view.node.attrs.get("ceil_mode", 0):
+            raise UnprovedError("it rounds the number of its places up")
+
+
+def _kernel(view: View) -> Sequence[int]:
+    if "kernel_shape" in view.node.attrs:
+        return [int(extent) for extent in view.node.attrs["kernel_shape"]]
+    return [int(extent) for extent in view.shape(view.node.inputs[1])[2:]]
+
+
+def _is_pointwise(view: View, axis: int) -> bool:
+    return _kernel(view)[axis - 2] == 1
+
+
+def _counts_pads(view: View) -> bool:
+    return bool(view.node.attrs.get("count_include_pad", 0))
+
+
+@rule("LSTM", "GRU", "RNN")
+def _recurrence(view: View) -> list[Facts]:
+    """X [L, n, H] (or [n, L, H]) -> Y, every state, and the last ones, which come after the padding."""
+    tensor = view.node.inputs[0]
+    by_batch = bool(view.node.attrs.get("layout", 0))
+    seq_axis, batch_axis = (1, 0) if by_batch else (0, 1)
+    if not set(view.batch(tensor)) <= {batch_axis}:
+        raise UnprovedError("it runs along the samples of a batch", mixes=True)
+    if view.seq(tensor) != (seq_axis,):
+        if view.seq(tensor):
+            raise UnprovedError("its features are the places of a sample")
+        return [Facts() for _ in view.node.outputs]
+    if str(view.node.attrs.get("direction", "forward")) != "forward":
+        raise UnprovedError("it runs from the end of the row, where padding is")
+    if any(output.outputs or output in view.graph_outputs for output in view.node.outputs[1:] if output.name):
+        raise UnprovedError("its last state comes after the padding")
+    finite = view.facts(tensor).anywhere.is_finite
+    return [
+        facts_of(v.NUMBER, view.seq(output) if output.name else (), v.ORDINARY if finite else v.UNKNOWN)
+        for output in view.node.outputs
+    ]
