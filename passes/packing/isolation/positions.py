@@ -51,11 +51,10 @@ class PositionFacts:
 
     def _facts(self, tensor: gs.Tensor) -> Facts:
         shape = self._axes.shape(tensor)
-        seq = tuple(axis for axis, extent in enumerate(shape or ()) if extent == SEQ)
-        batch = tuple(axis for axis, extent in enumerate(shape or ()) if _is_number(sympy.sympify(extent) / BATCH))
-        others = [
-            e for axis, e in enumerate(shape or ()) if axis not in seq + batch and not _is_number(sympy.sympify(e))
-        ]
+        extents = [sympy.sympify(extent) for extent in shape or ()]
+        seq = tuple(axis for axis, extent in enumerate(extents) if extent == SEQ)
+        batch = tuple(axis for axis, extent in enumerate(extents) if _is_number(extent / BATCH))
+        others = [extent for axis, extent in enumerate(extents) if axis not in seq + batch and not _is_number(extent)]
         if shape is None or others or len(seq) > 2:
             raise UnprovedError(f"{tensor.name!r} depends on the extents of the run", mixes=True)
         longest = min(self._width, _LONGEST_PAIR) if len(seq) == 2 else self._width
