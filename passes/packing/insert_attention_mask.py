@@ -14,9 +14,12 @@ from passes.errors import PackingError
 from passes.graph_io import header
 from passes.ops import MINIMUM_OPSET, declare_operators
 from passes.packing.analysis import map_axes
+from passes.packing.axes import AxisMap
 from passes.packing.flops import FlopShare, flop_share
 from passes.packing.geometry import Geometry, GeometryFinder
 from passes.packing.head_pattern import report_head
+from passes.packing.isolation.company import isolate
+from passes.packing.isolation.values import ORDINARY, ZERO, hull
 from passes.packing.mask import binarise, find_masks
 from passes.packing.metadata import METADATA_KEY, UNPACK_INFO
 from passes.packing.pack_args import PackArgs, parse_pack_args
@@ -84,6 +87,11 @@ class InsertAttentionMask(GraphPass):
             raise PackingError("no softmax over pairs of places was found: there is no attention to mask")
         in_rows = Placement({id(node) for node in graph.nodes if id(node) not in refused})
         share = flop_share(graph, axes, in_rows, geometry.rows or 1, geometry.columns)
+        if self._args:
+            _keep_padding_out(graph, axes, in_rows, refused, mask, self._args)
+            for node in graph.nodes:
+                if id(node) in refused:
+                    plan.forget(node)
         head = UnpackedHead(graph, axes, refused, mask, self._args) if self._args else None
         outputs = head.cut() if head else {tensor.name: "packed" for tensor in graph.outputs}
         binarise(graph, mask)
@@ -138,6 +146,29 @@ class InsertAttentionMask(GraphPass):
             },
             sort_keys=True,
         )
+
+
+def _keep_padding_out(
+    graph: gs.Graph, axes: AxisMap, in_rows: Placement, refused: dict[int, str], mask: gs.Variable, args: PackArgs
+) -> None:
+    """Refuse a head that shows what stands behind a sample; move to it what applies the mask to what it reads.
+
+    Behind a sample's tokens its row of the head holds what the rest of the layout's row held, then zeros.
+
+    Raises:
+        PackingError: padding shows in what the head gives, or is not proved to stay hidden.
+    """
+    inputs = {tensor.name for tensor in graph.inputs}
+    behind = hull([ORDINARY, ZERO])
+    isolation = isolate(graph, axes, in_rows, [mask.name], args.width, lambda name: ZERO if name in inputs else behind)
+    if isolation.leaks:
+        raise PackingError(
+            f"samples cannot share a row of this model, for padding may show in its head: {isolation.explain()}. "
+            "Lay them end to end instead: leave out insert_attention_mask, and give --pack_args"
+        )
+    for node in graph.nodes:
+        if not in_rows.runs_packed(node):
+            refused.setdefault(id(node), "it applies the mask to what the head reads")
 
 
 def _positions(geometry: Geometry, mask: gs.Variable) -> gs.Variable:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
 from passes.base import node_label
 from passes.packing.axes import AxisMap
+from passes.packing.isolation.elementwise import ELEMENTWISE
 from passes.packing.isolation.proof import IsolationProof, Leak
 from passes.packing.isolation.rules import RULES
-from passes.packing.placement import HEAVY_OPS, Placement
+from passes.packing.isolation.values import ZERO, Values
+from passes.packing.placement import Placement
 
 #: Samples that may share a run, from all to none: any others, those of the same length, no other.
 ANY, SAME_LENGTH, NONE = "any", "same_length", "none"
 _MOST_NAMED = 3
+#: Operators that may apply a mask: they compute or move each place alone.
+_CHEAP = ELEMENTWISE | {"Cast", "CastLike", "Expand", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,15 @@ class Isolation:
         return "; ".join(shown) + (f" (and {more} more)" if more > 0 else "")
 
 
-def isolate(graph: gs.Graph, axes: AxisMap, placement: Placement, masks: Sequence[str], width: int) -> Isolation:
-    """Prove what can be proved of a graph whose samples are laid end to end.
+def isolate(
+    graph: gs.Graph,
+    axes: AxisMap,
+    placement: Placement,
+    masks: Sequence[str],
+    width: int,
+    crossing: Callable[[str], Values] = lambda name: ZERO,
+) -> Isolation:
+    """Prove what can be proved of a packed graph.
 
     A mask that is applied on the packed side is lost at the Unpack, which fills with zeros. Where that is why a node
     is not proved, the nodes that apply the mask are moved to the unpacked side; ``placement`` is changed so.
@@ -54,23 +65,24 @@ def isolate(graph: gs.Graph, axes: AxisMap, placement: Placement, masks: Sequenc
         placement: which nodes run packed.
         masks: names of the inputs that serve as a mask alone.
         width: places of the longest sample.
+        crossing: by name of a packed tensor, what stands in its padded places once it is unpacked.
     """
-    leaks = _prove(graph, axes, placement, masks, width)
+
+    def prove() -> list[Leak]:
+        return IsolationProof(graph, axes, placement, masks, width, RULES, crossing).run()
+
+    leaks = prove()
     for leak in list(leaks):
         moved = mask_application(graph, leak.node, placement, masks)
         if leak not in leaks or not moved:
             continue
         placement.packed -= moved
-        better = _prove(graph, axes, placement, masks, width)
+        better = prove()
         if len(better) < len(leaks):
             leaks = better
         else:
             placement.packed |= moved
     return Isolation(tuple(leaks))
-
-
-def _prove(graph: gs.Graph, axes: AxisMap, placement: Placement, masks: Sequence[str], width: int) -> list[Leak]:
-    return IsolationProof(graph, axes, placement, masks, width, RULES).run()
 
 
 def mask_application(graph: gs.Graph, sink: gs.Node, placement: Placement, masks: Sequence[str]) -> set[int]:
@@ -91,12 +103,12 @@ def mask_application(graph: gs.Graph, sink: gs.Node, placement: Placement, masks
 
 
 def _packed_ancestors(sink: gs.Node, placement: Placement) -> set[int]:
-    """Ids of the packed nodes that lead to ``sink`` without a matrix product or a node of the unpacked side between."""
+    """Ids of the packed nodes that lead to ``sink`` with nothing but cheap ones, and none unpacked, between."""
     seen: set[int] = set()
     todo = list(sink.inputs)
     while todo:
         for node in todo.pop().inputs:
-            if id(node) in seen or not placement.runs_packed(node) or node.op in HEAVY_OPS:
+            if id(node) in seen or not placement.runs_packed(node) or node.op not in _CHEAP:
                 continue
             seen.add(id(node))
             todo.extend(node.inputs)

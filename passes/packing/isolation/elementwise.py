@@ -318,3 +318,7 @@ def _half(bound: float) -> float:
     if abs(bound) > _HALF_LARGEST:
         return float("inf") if bound > 0 else float("-inf")
     return bound
+
+
+#: Operators that this file has a rule of arithmetic for.
+ELEMENTWISE = frozenset(_ARITHMETIC) - {"Cast", "CastLike"}

@@ -149,7 +149,7 @@ class IsolationProof:
         masks: Sequence[str],
         width: int,
         rules: Mapping[tuple[str, str], Rule],
-        crossing: Callable[[gs.Tensor], Values] = lambda tensor: ZERO,
+        crossing: Callable[[str], Values] = lambda name: ZERO,
     ) -> None:
         self.axes, self.opset = axes, graph.opset
         self.positional = Positional(graph, axes)
@@ -190,18 +190,28 @@ class IsolationProof:
         if packed:
             return Facts(facts.real)
         if tensor.name in self._packed_names:
-            return facts_of(facts.real, self._seq(tensor), self._crossing(tensor))
+            return facts_of(facts.real, self._seq(tensor), self._crossing(tensor.name))
         return facts
 
     def _results(self, node: gs.Node, packed: bool) -> list[Facts]:
         rule = self._rules.get((node.domain or "", node.op))
         if packed:
             self._check_lengths(node)
-            if rule is None:
-                return [Facts() for _ in node.outputs]
+            return self._packed_results(node, rule)
         if rule is None:
             raise UnprovedError(f"{node.op} is not known to keep padding and samples apart", mixes=True)
         results = rule(View(self, node, packed))
+        return results if isinstance(results, list) else [results] * len(node.outputs)
+
+    def _packed_results(self, node: gs.Node, rule: Rule | None) -> list[Facts]:
+        """Bounds of what a packed node gives. It treats every token alone, so there is nothing to prove."""
+        unknown = [Facts() for _ in node.outputs]
+        if rule is None:
+            return unknown
+        try:
+            results = rule(View(self, node, packed=True))
+        except UnprovedError:
+            return unknown
         return results if isinstance(results, list) else [results] * len(node.outputs)
 
     def _check_lengths(self, node: gs.Node) -> None:
