@@ -139,7 +139,8 @@ class PackRunnerConfig(_Options):
         token_budget: tokens that a pack aims at when the engine takes any number of them; 0 aims at the declared
             capacity. Small packs keep a CPU as busy as large ones and answer sooner. None finds the number when the
             runner is made, by running a few packs for up to about 1.5 seconds.
-        window: among how many of the oldest requests a pack is chosen; those of similar length go together.
+        window: among how many of the oldest requests a pack is chosen; those of similar length go together. A pack
+            whose samples must be of one length is chosen among 1024 or more.
         lanes: packs that run at the same time, each on its share of the cores. More lanes answer more requests, fewer
             lanes answer a request that comes alone sooner. None takes a core a lane, up to 4 lanes, where the engine
             is a CPU and takes any number of tokens, and 1 elsewhere.

@@ -13,8 +13,9 @@ from poprt.executable import Executable, Manifest, TensorSpec
 from poprt.runtime.batching import Batcher, Request
 from poprt.runtime.buffers import Array, InputNames, check_buffer, check_dtype, check_known, copy_whole
 from poprt.runtime.config import RuntimeConfig
-from poprt.runtime.declared import DeclaredSession, same_shape
+from poprt.runtime.declared import DeclaredSession
 from poprt.runtime.runner import Outputs, Runner
+from poprt.runtime.shapes import same_shape
 
 
 class _Rows(Request):

@@ -18,11 +18,15 @@ from poprt.runtime.config import PackRunnerConfig
 from poprt.runtime.cpu import usable_cores
 from poprt.runtime.declared import open_session, runs_on_cpu
 from poprt.runtime.lanes import share_cores
-from poprt.runtime.pack_worker import PackRequest, PackStats, PackWorker, RowWorker, StreamWorker
+from poprt.runtime.pack_worker import PackRequest, PackStats, PackWorker, StreamWorker
+from poprt.runtime.row_worker import RowWorker
 from poprt.runtime.runner import Outputs, Runner
 from poprt.runtime.stream import Session
 
 logger = logging.getLogger("poprt")
+
+#: Among how many requests a pack of one length is chosen, at least: of 128 short texts only a few have the same length.
+ONE_LENGTH_WINDOW = 1024
 
 
 class PackRunner(Runner, configured_by=PackRunnerConfig):
@@ -31,6 +35,9 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
     A request gives each dynamic input as [L] or [1, L]. ``unpack_info`` is the runner's business: what a request gives
     for it is not used, except to split a sample where the executable has several segments. A missing position input is
     filled with 0..L-1. Results are written from the start of the request's buffers, the rest of them is set to zero.
+
+    Where the executable says that padding would show in an answer (``PackingSpec.neighbours``), a pack takes samples of
+    one length only; where samples of one run would mix, each runs by itself.
 
     Args:
         executable: a packed ``Executable`` or the path of one.
@@ -53,6 +60,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         if manifest.packing is None:
             raise PoprtError("the executable is not packed: convert the model with pack_args, or use a RuntimeConfig")
         self._packing: PackingSpec = manifest.packing
+        self._alike = manifest.packing.neighbours == "same_length"
         self._inputs = {spec.name: spec for spec in manifest.inputs}
         self._outputs = {spec.name: spec for spec in manifest.outputs}
         self._input_names = InputNames(self._inputs, (POSITION_IDS, "unpack_info"))
@@ -70,7 +78,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
             timeout=self._config.timeout_microseconds * 1e-6,
             send_when_idle=self._config.send_when_idle,
             limit=self._config.queue_limit,
-            window=self._config.window,
+            window=max(self._config.window, ONE_LENGTH_WINDOW) if self._alike else self._config.window,
             lanes=self.lanes,
         )
 
@@ -118,6 +126,8 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         count = min(limits, default=packing.rows * packing.columns)
         if config.max_valid_num > count:
             logger.warning("max_valid_num=%d: the executable holds at most %d samples", config.max_valid_num, count)
+        if packing.neighbours == "none":
+            count = 1
         mode = config.single_row_mode
         if packing.style == "unpack_repack":
             if mode is not None:
@@ -137,7 +147,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         length = len(next(iter(arrays.values())))
         lengths = self._split(length, inputs.get(packing.unpack_info))
         buffers = {name: self._buffer(self._outputs[name], value, lengths) for name, value in outputs.items()}
-        return PackRequest([arrays[name] for name in packing.dynamic_inputs], lengths, buffers)
+        return PackRequest([arrays[name] for name in packing.dynamic_inputs], lengths, buffers, self._alike)
 
     def _tokens(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return every dynamic input as [L]; raise InputError if one is missing, mistyped or of another length."""
