@@ -8,7 +8,7 @@ import numpy as np
 
 from poprt.errors import InputError, RequestTooLongError
 from poprt.executable import Executable, Manifest, PackingSpec, TensorSpec
-from poprt.runtime.buffers import Array, InputNames, check_dtype, check_known, fill
+from poprt.runtime.buffers import Array, InputNames, as_array, check_dtype, check_ids, check_known, fill
 from poprt.runtime.shapes import same_shape, wrong_result
 from poprt.runtime.stream import Session, StreamSession
 
@@ -56,7 +56,7 @@ class DeclaredSession:
         self._packing = manifest.packing
         self._stream: StreamSession | None = None
         packing = self._packing
-        if packing is not None and packing.style == "unpack_repack":
+        if packing is not None and packing.style == "unpack_repack" and (packing.ragged or packing.neighbours != "any"):
             self._stream = StreamSession(self._session, manifest, packing)
 
     def run(self, feeds: Mapping[str, Array], output_names: Sequence[str] | None = None) -> list[Array]:
@@ -71,7 +71,9 @@ class DeclaredSession:
             Arrays of the declared shapes and types.
 
         Raises:
-            InputError: an input is missing, unknown, mistyped, misshapen, or ``unpack_info`` does not describe a pack.
+            InputError: an input is missing, unknown, mistyped, misshapen, or holds an id outside its table, or
+                ``unpack_info`` does not describe a pack.
+            ExecutableError: the engine answers with other shapes than the executable declares.
         """
         names = list(output_names or self._outputs)
         check_known("output", names, self._outputs)
@@ -79,8 +81,10 @@ class DeclaredSession:
         arrays = {spec.name: self._checked(spec, feeds) for spec in self._inputs.values()}
         if self._packing is not None and self._packing.unpack_info:
             check_lengths(arrays[self._packing.unpack_info], self._packing)
-            if self._stream is not None and (self._packing.ragged or self._packing.neighbours != "any"):
-                return self._run_stream(self._stream, self._packing, arrays, names)
+        for spec in self._inputs.values():
+            check_ids(spec, self._read_part(spec.name, arrays))
+        if self._stream is not None and self._packing is not None:
+            return self._run_stream(self._stream, self._packing, arrays, names)
         engine = {n: np.asarray(a, self._inputs[n].engine_dtype, order="C") for n, a in arrays.items()}
         results = self._session.run(engine, names)
         return [self._declared(name, array) for name, array in zip(names, results, strict=True)]
@@ -92,10 +96,17 @@ class DeclaredSession:
             raise wrong_result(name, array.shape, spec.shape)
         return _cast(array, spec.dtype)
 
+    def _read_part(self, name: str, arrays: Mapping[str, Array]) -> Array:
+        """What is read of an input: of samples laid end to end, nothing behind the last one."""
+        packing = self._packing
+        if packing is None or packing.style != "unpack_repack" or name not in packing.dynamic_inputs:
+            return arrays[name]
+        return arrays[name].reshape(-1)[: int(arrays[packing.unpack_info].sum())]
+
     def _checked(self, spec: TensorSpec, feeds: Mapping[str, Array]) -> Array:
         if spec.name not in feeds:
             raise InputError(f"missing input {spec.name!r} ({spec.dtype}, shape {list(spec.shape)})")
-        array = np.asarray(feeds[spec.name])
+        array = as_array(spec.name, feeds[spec.name])
         check_dtype(spec.name, array, spec.dtype)
         packing = self._packing
         if packing is not None and spec.name == packing.unpack_info and array.ndim == len(spec.shape) - 1:

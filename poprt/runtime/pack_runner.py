@@ -13,7 +13,16 @@ import numpy as np
 from poprt.errors import InputError, PoprtError, RequestTooLongError
 from poprt.executable import Executable, PackingSpec, TensorSpec
 from poprt.runtime.batching import Batcher
-from poprt.runtime.buffers import POSITION_IDS, Array, InputNames, check_buffer, check_dtype, check_known
+from poprt.runtime.buffers import (
+    POSITION_IDS,
+    Array,
+    InputNames,
+    as_array,
+    check_buffer,
+    check_dtype,
+    check_ids,
+    check_known,
+)
 from poprt.runtime.config import PackRunnerConfig
 from poprt.runtime.cpu import usable_cores
 from poprt.runtime.declared import open_session, runs_on_cpu
@@ -54,7 +63,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         config: PackRunnerConfig | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(executable, config)
+        super().__init__(executable, config, **options)
         self._config = (PackRunnerConfig() if config is None else config).checked()
         manifest = self.executable.manifest
         if manifest.packing is None:
@@ -75,7 +84,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         self._worker = self._make_worker(session)
         self._batcher = Batcher(
             self._worker,
-            timeout=self._config.timeout_microseconds * 1e-6,
+            timeout=self._config.timeout_seconds(),
             send_when_idle=self._config.send_when_idle,
             limit=self._config.queue_limit,
             window=max(self._config.window, ONE_LENGTH_WINDOW) if self._alike else self._config.window,
@@ -111,6 +120,10 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
             if name not in packing.dynamic_inputs:
                 known = ", ".join(packing.dynamic_inputs)
                 raise PoprtError(f"{option}: {name!r} is not a dynamic input of the executable, which has {known}")
+        mode = config.single_row_mode
+        if mode is not None and packing.unpack_info and mode.unpack_info_name not in ("", packing.unpack_info):
+            option, name = "enable_input_single_row_mode: unpack_info_name", mode.unpack_info_name
+            raise PoprtError(f"{option}: {name!r} is not the input of the lengths, which is {packing.unpack_info!r}")
         others = [n for n in self._inputs if n not in packing.dynamic_inputs and n != packing.unpack_info]
         if others:
             raise PoprtError(f"a pack runner cannot feed {others[0]!r}: it is the same for no two samples of a pack")
@@ -166,13 +179,15 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
             raise InputError(f"input {leader!r}: the sample has no tokens")
         if length > self._longest:
             raise RequestTooLongError(f"input {leader!r}: the sample has {length} tokens, at most {self._longest} fit")
+        for name, array in arrays.items():
+            check_ids(self._inputs[name], array)
         if self._packing.position_ids and self._packing.position_ids not in arrays:
             arrays[self._packing.position_ids] = self._positions[:length]
         return arrays
 
     def _row(self, spec: TensorSpec, value: Array) -> Array:
-        array = np.asarray(value)
-        check_dtype(spec.name, array, spec.dtype)
+        array = as_array(spec.name, value)
+        check_dtype(spec.name, array, spec.dtype, values=not spec.id_limit)
         if array.ndim == 1:
             return array
         if array.ndim == 2 and array.shape[0] == 1:
@@ -195,7 +210,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         sizes = self._packing.segment_max_size
         if self._packing.style == "attention_mask" or len(sizes) == 1:
             return (length,)
-        asked = () if given is None else tuple(int(n) for n in np.asarray(given).reshape(-1)[: len(sizes)])
+        asked = () if given is None else self._asked(given)
         if len(asked) == len(sizes) and sum(asked) == length and min(asked) >= 0:
             for segment, (count, size) in enumerate(zip(asked, sizes, strict=True)):
                 if count > size:
@@ -205,6 +220,13 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         for size in sizes:
             filled.append(min(size, length - sum(filled)))
         return tuple(filled)
+
+    def _asked(self, given: Array) -> tuple[int, ...]:
+        name = self._packing.unpack_info
+        array = as_array(name, given)
+        if array.dtype.kind not in "iu":
+            raise InputError(f"input {name!r}: expected whole numbers, the tokens of each segment, got {array.dtype}")
+        return tuple(map(int, array.reshape(-1)[: len(self._packing.segment_max_size)]))
 
     def _buffer(self, spec: TensorSpec, value: Array, lengths: tuple[int, ...]) -> Array:
         """Check an output buffer; raise InputError if the sample's result does not fit."""
