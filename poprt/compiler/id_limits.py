@@ -30,13 +30,15 @@ def id_limits(model: onnx.ModelProto) -> dict[str, int]:
 
     A Gather takes negative indices, counted from the end. Ids of tokens are never meant so, and a model that means it
     shows it: it computes its indices. So a value is to be at least 0 and below the limit. Gathers in subgraphs and
-    local functions are left out: they may not run.
+    local functions are left out: they may not run. ``poprt.sample_data`` asks a weaker question, which values would make
+    a meaningful example; here a wrong answer refuses a request.
 
     Args:
         model: a converted model, before its operators are lowered.
     """
     makers = {name: node for node in model.graph.node for name in node.output}
     tables = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    tables |= {n.output[0]: list(a.t.dims) for n in model.graph.node for a in n.attribute if _is_tensor_constant(n, a)}
     inputs = {value.name for value in model.graph.input if value.type.tensor_type.elem_type in _INTEGERS}
     limits: dict[str, int] = {}
     for node in model.graph.node:
@@ -47,6 +49,10 @@ def id_limits(model: onnx.ModelProto) -> dict[str, int]:
             axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
             limits[source] = min(shape[axis], limits.get(source, shape[axis]))
     return limits
+
+
+def _is_tensor_constant(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> bool:
+    return node.op_type == "Constant" and not _domain(node) and attribute.name == "value"
 
 
 def _domain(node: onnx.NodeProto) -> str:

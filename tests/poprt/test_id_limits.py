@@ -35,6 +35,7 @@ def limits(body: str, inputs: str = "int64[n] ids") -> dict[str, int]:
         "i = Reshape (ids, shape) y = Gather (table, i)",
         "i = ai.graphcore.Unpack (ids, info) y = Gather (table, i)",
         "t = Cast <to = 10> (table) y = Gather (t, ids)",
+        "t = Constant <value = float[7] {1, 2, 3, 4, 5, 6, 7}> () y = Gather (t, ids)",
     ],
 )
 def test_an_input_that_indexes_a_table_is_limited_to_its_rows(body):
