@@ -15,6 +15,7 @@ from benchmarks import plot, report
 from benchmarks.cost import measure_cost
 from benchmarks.field import Case
 from benchmarks.load import measure_load
+from benchmarks.one_length import measure_one_length
 from benchmarks.ours import precision_available
 from benchmarks.profiling import profile
 from benchmarks.record import machine, write_json
@@ -138,6 +139,18 @@ def _cost(options: argparse.Namespace, output: Output) -> None:
     output.finish("cost", report.cost_tables(result), result, lambda path: plot.plot_cost(result, path))
 
 
+def _add_one_length(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", choices=list(SIZES), default="minilm")
+    parser.add_argument("--lengths", choices=list(DISTRIBUTIONS), default="short")
+    parser.add_argument("--waiting", type=int, default=500, help="requests that wait at once")
+    parser.add_argument("--rounds", type=int, default=3, help="times that each way answers them; medians count")
+
+
+def _one_length(options: argparse.Namespace, output: Output) -> None:
+    result = measure_one_length(options.size, options.lengths, options.waiting, options.rounds, output.line)
+    output.finish("one_length", [report.one_length_table(result)], result)
+
+
 def _add_profile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "executables",
@@ -211,6 +224,7 @@ _COMMANDS: dict[str, _Run] = {
     "throughput": (_add_throughput, _throughput, "all contenders against the best baseline and the roof (the default)"),
     "load": (_add_load, _load, "throughput and latency of a pack runner and a plain queue under rising load"),
     "cost": (_add_cost, _cost, "time for a token against sample length and hidden size"),
+    "one_length": (_add_one_length, _one_length, "packs of one length against one request at a time"),
     "profile": (_add_profile, _profile, "the engine's time by operator type, for one or two executables"),
     "startup": (_add_startup, _startup, "seconds and memory of loading an executable and a plain model"),
 }

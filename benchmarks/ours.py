@@ -56,6 +56,7 @@ class OfflinePacks:
         self.name = name
         packing = executable.packing
         assert packing is not None, "the executable is not packed"
+        assert packing.neighbours == "any", "samples of different lengths may not share a run"
         self._packing = packing
         self._outputs = list(packing.outputs)
         lanes = share_cores(usable_cores(), None, None, side_by_side=session is None)

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from benchmarks.cost import Cost, CostResult
 from benchmarks.load import LoadResult
+from benchmarks.one_length import OneLengthResult
 from benchmarks.profiling import OpTime, Profile
 from benchmarks.startup import Startup
 from benchmarks.throughput import CaseResult, Row
@@ -103,6 +104,21 @@ def _cost_table(title: str, costs: Sequence[Cost]) -> Table:
     for name in dict.fromkeys(cost.contender for cost in costs):
         cells = [f"{c.microseconds:.1f} ({c.gflops:.0f})" for c in costs if c.contender == name]
         table.add_row(name, *cells, style="green" if name.startswith("poprt") else "")
+    return table
+
+
+def one_length_table(result: OneLengthResult) -> Table:
+    """Throughput of each way to answer requests that wait together."""
+    table = Table(
+        title=f"{result.size}, {result.lengths}; {result.waiting} requests of {result.distinct} lengths wait at once",
+        title_justify="left",
+    )
+    table.add_column("way")
+    for title in ("requests/s", "vs one\nat a time", "runs", "largest\ndifference"):
+        table.add_column(title, justify="right")
+    for rate in result.rates:
+        cells = f"{rate.requests_per_second:.1f}", f"{rate.ratio:.2f} x", str(rate.packs), f"{rate.difference:.1e}"
+        table.add_row(rate.name, *cells, style="green" if "packs of" in rate.name else "")
     return table
 
 

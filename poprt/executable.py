@@ -49,12 +49,14 @@ class TensorSpec:
         shape: declared extents; 0 where the model leaves one open.
         dtype: numpy name of the declared type ("float16").
         engine_dtype: numpy name of the type that the engine's graph takes or gives ("float32" where fp16 was lowered).
+        id_limit: an input whose values are rows of a table (token ids) takes 0 to ``id_limit - 1``; 0 is no limit.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     engine_dtype: str
+    id_limit: int = 0
 
 
 @dataclass(frozen=True)

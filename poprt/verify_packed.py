@@ -89,8 +89,15 @@ def pack_samples(
 def _draw_lengths(packing: Mapping[str, Any], rng: np.random.Generator, most: int) -> Array:
     """Lengths [n, segments], each at least 1. The first sample is as long as one may be, the others half as long at
     most, so that several share a row.
+
+    A converted model fills each sample up to the longest that it takes. Where that would show in an answer
+    (``neighbours``), all are as long as that; where samples of a run would mix, there is one.
     """
     longest = np.minimum(np.array(packing["segment_max_size"]), packing["columns"])
+    neighbours = packing.get("neighbours", "any")
+    if neighbours != "any":
+        most = 1 if neighbours == "none" else min(most, packing["max_valid_num"])
+        return np.tile(longest, (most, 1))
     drawn = rng.integers(1, longest // 2 + 2, size=(min(most, packing["max_valid_num"]), len(longest)))
     drawn[0] = longest
     return np.asarray(drawn)

@@ -17,6 +17,7 @@ from passes.fusion.erf_gelu_pattern import ErfGeluPattern
 from poprt.compiler.cache import cached
 from poprt.compiler.fuse_int8 import fuse_int8
 from poprt.compiler.head_gathers import gather_heads
+from poprt.compiler.id_limits import id_limits
 from poprt.compiler.lower_half import lower_half, uses_half
 from poprt.compiler.lower_int8 import unsign_weights
 from poprt.compiler.normalise import (
@@ -97,7 +98,9 @@ def _chosen_outputs(model: onnx.ModelProto, outputs: Sequence[str] | None) -> li
 def _compile(source: Source, outputs: list[str], options: CompilerOptions, progress: Progress) -> Executable:
     progress.step("lowering")
     model = _normalised(source.model, outputs)
-    declared = [_tensor_spec(item) for item in model.graph.input], [_tensor_spec(item) for item in model.graph.output]
+    limits = id_limits(model)
+    inputs = [replace(_tensor_spec(item), id_limit=limits.get(item.name, 0)) for item in model.graph.input]
+    declared = inputs, [_tensor_spec(item) for item in model.graph.output]
     model, packing = lower_packing(model)
     if packing is not None:
         kept = {name: kind for name, kind in packing.outputs.items() if name in outputs}
@@ -165,7 +168,7 @@ def _manifest(
 
 def _with_engine_types(specs: list[TensorSpec], values: Any) -> tuple[TensorSpec, ...]:
     engine = {item.name: _tensor_spec(item).dtype for item in values}
-    return tuple(TensorSpec(spec.name, spec.shape, spec.dtype, engine[spec.name]) for spec in specs)
+    return tuple(replace(spec, engine_dtype=engine[spec.name]) for spec in specs)
 
 
 def _weight_specs(source: Source, model: onnx.ModelProto) -> tuple[WeightSpec, ...]:

@@ -192,6 +192,7 @@ def _relax(model: onnx.ModelProto, packing: PackingSpec) -> None:
             value.type.tensor_type.shape.dim[0].dim_value = 1
         elif value.name == packing.unpack_info:
             _open(value, ["samples"])
+    proved = _extents_without_samples(model)
     for value in model.graph.output:
         kind = packing.outputs.get(value.name)
         if kind == "tokens":
@@ -199,8 +200,22 @@ def _relax(model: onnx.ModelProto, packing: PackingSpec) -> None:
         elif kind == "sample":
             value.type.tensor_type.shape.dim[0].dim_param = "samples"
             for number, dim in enumerate(list(value.type.tensor_type.shape.dim)[1:], 1):
-                if dim.dim_value == sum(packing.segment_max_size):
+                if proved[value.name][number : number + 1] != [dim.dim_value]:
                     dim.dim_param = f"{value.name}_{number}"
+
+
+def _extents_without_samples(model: onnx.ModelProto) -> dict[str, list[int]]:
+    """The extents of the outputs that shape inference finds whatever the samples are; 0 where it finds none.
+
+    A declared extent does not tell whether it is one of the sample's (half its places) or always the same.
+    """
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.value_info[:]
+    for value in bare.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    outputs = onnx.shape_inference.infer_shapes(bare).graph.output
+    return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in outputs}
 
 
 def _open(value: onnx.ValueInfoProto, names: list[str]) -> None:

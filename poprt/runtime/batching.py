@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from typing import Generic
 
 from poprt.errors import PoprtError
-from poprt.runtime.request_queue import R, Request, RequestQueue, RunFuture, Worker
+from poprt.runtime.request import Request, RunFuture
+from poprt.runtime.request_queue import R, RequestQueue, Worker
 
 __all__ = ["Batcher", "Request", "RunFuture", "Worker"]
 
@@ -76,7 +77,7 @@ class Batcher(Generic[R]):
     def close(self, cancel: bool = False) -> None:
         """Take no more requests and end the threads. Those that wait are answered, or with ``cancel`` failed."""
         self._queue.close(cancel)
-        if threading.current_thread() not in self._queue.lanes:
+        if threading.current_thread() not in self._queue.lanes and not self._queue.is_elsewhere():
             for lane in self._queue.lanes:
                 lane.join()
 
@@ -89,11 +90,11 @@ def _serve(queue: RequestQueue[R]) -> None:
             batch, error = queue.take()
             if not batch:
                 break
-            running = [request for request in batch if request.future.set_running_or_notify_cancel()]
+            running = [request for request in batch if request.future.begin()]
             if error is None:
                 _run(queue.worker, running)
             else:
-                _fail(running, error)
+                _answer(running, error)
             batch = running = []  # an idle lane keeps no arrays of answered requests alive
     except BaseException as error:
         logger.critical("a lane stopped", exc_info=True)
@@ -103,24 +104,47 @@ def _serve(queue: RequestQueue[R]) -> None:
         queue.lane_ends()
 
 
-def _fail(requests: Sequence[R], error: Exception) -> None:
+def _answer(requests: Sequence[R], error: Exception | None = None) -> None:
     for request in requests:
-        request.future.set_exception(error)
+        request.future.answer(error)
 
 
 def _run(worker: Worker[R], batch: Sequence[R]) -> None:
-    if not batch:
+    """Run a batch. Where it fails, halves of it are run until the requests that spoil it stand alone.
+
+    One request may have spoilt the batch (an id outside the vocabulary). Its neighbours deserve answers, and soon.
+    """
+    error = _error_of(worker, batch)
+    if error is None or len(batch) <= 1:
+        _answer(batch, error)
         return
-    try:
-        worker.run(batch)
-    except Exception as error:
-        if len(batch) > 1:
-            # One request may have spoilt the batch (an id outside the vocabulary). Its neighbours deserve answers.
-            logger.warning("a batch of %d failed, each request is run alone: %s", len(batch), error)
-            for request in batch:
-                _run(worker, [request])
-        else:
-            _fail(batch, error)
+    logger.warning("a batch of %d failed, it is run in halves: %s", len(batch), error)
+    _run_halves(worker, batch)
+
+
+def _run_halves(worker: Worker[R], batch: Sequence[R]) -> None:
+    """Run the parts of a batch of two or more that failed as a whole."""
+    middle = len(batch) // 2
+    left, right = batch[:middle], batch[middle:]
+    error = _error_of(worker, left)
+    if error is None or len(left) == 1:
+        _answer(left, error)
     else:
-        for request in batch:
-            request.future.set_result(None)
+        _run_halves(worker, left)
+    # After a sound left half the fault is in the right one: it is divided without being run as a whole.
+    known = error is None and len(right) > 1
+    error = None if known else _error_of(worker, right)
+    if known or (error is not None and len(right) > 1):
+        _run_halves(worker, right)
+    else:
+        _answer(right, error)
+
+
+def _error_of(worker: Worker[R], batch: Sequence[R]) -> Exception | None:
+    """Run a batch and return the error with which it failed."""
+    try:
+        if batch:
+            worker.run(batch)
+    except Exception as error:
+        return error
+    return None

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poprt.errors import InputError
+from poprt.executable import TensorSpec
 
 Array = NDArray[Any]
 
@@ -19,16 +20,28 @@ logger = logging.getLogger("poprt")
 POSITION_IDS = "position_ids"
 
 
-def check_dtype(name: str, array: Array, declared: str) -> None:
+def as_array(name: str, value: object) -> Array:
+    """Return what a caller gives for an input as an array; raise InputError if it is none."""
+    try:
+        return np.asarray(value)
+    except Exception as error:  # whatever the caller's object raises
+        raise InputError(f"input {name!r}: {type(value).__name__} cannot be read as an array: {error}") from error
+
+
+def check_dtype(name: str, array: Array, declared: str, *, values: bool = True) -> None:
     """Raise InputError unless the values can be given as the declared type.
 
     Integers may have any integer type that holds them, floats any float type; no float passes for an integer.
+
+    Args:
+        values: look at the values of integers; off where ``check_ids`` does.
     """
     wanted = np.dtype(declared)
     if array.dtype == wanted or np.can_cast(array.dtype, wanted, "safe"):
         return
     if array.dtype.kind in "iu" and wanted.kind in "iu":
-        _check_range(name, array, wanted)
+        if values:
+            _check_range(name, array, wanted)
     elif not np.can_cast(array.dtype, wanted, "same_kind"):
         raise InputError(f"input {name!r}: expected {wanted}, got {array.dtype}; convert it with .astype('{wanted}')")
 
@@ -40,6 +53,30 @@ def _check_range(name: str, array: Array, wanted: np.dtype[Any]) -> None:
     limits = np.iinfo(wanted)
     if low < limits.min or high > limits.max:
         raise InputError(f"input {name!r}: values from {low} to {high} do not fit {wanted}")
+
+
+def check_ids(spec: TensorSpec, array: Array) -> None:
+    """Raise InputError for the first value of an input that is no row of the table that the input indexes.
+
+    A negative one is refused as well: the engine would count it from the table's end.
+    """
+    limit = spec.id_limit
+    if not limit or array.size == 0 or array.dtype.kind not in "iu" or _all_below(array, limit):
+        return
+    flat = array.reshape(-1)
+    place = int(np.flatnonzero((flat < 0) | (flat >= limit))[0])
+    raise InputError(
+        f"input {spec.name!r}: the value {flat[place]} in place {place} is no row of the model's table; "
+        f"expected 0 to {limit - 1}"
+    )
+
+
+def _all_below(array: Array, limit: int) -> bool:
+    """Tell whether integers are at least 0 and below the limit."""
+    if array.dtype.kind == "i" and limit <= np.iinfo(array.dtype).max:
+        # Read as unsigned, negative numbers are larger than any limit: one pass finds both faults.
+        return int(array.view(array.dtype.str.replace("i", "u")).max()) < limit
+    return int(array.min()) >= 0 and int(array.max()) < limit
 
 
 class InputNames:

@@ -6,11 +6,12 @@ import datetime
 import difflib
 import enum
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from poprt.errors import PoprtError
+from poprt.runtime.checks import check_flag, check_int, check_seconds, check_text
 
 logger = logging.getLogger("poprt")
 
@@ -92,22 +93,27 @@ class RuntimeConfig(_Options):
 
     def timeout_seconds(self) -> float:
         """Return ``timeout_ns`` in seconds; raise PoprtError if it is negative or no duration."""
-        value = self.timeout_ns
-        if isinstance(value, datetime.timedelta):
-            seconds = value.total_seconds()
-        elif isinstance(value, (int, float)):
-            seconds = value * 1e-9
-        else:
-            raise PoprtError(f"timeout_ns: expected an int of nanoseconds or a timedelta, got {value!r}")
-        if seconds < 0:
-            raise PoprtError(f"timeout_ns: expected a duration >= 0, got {value!r}")
-        return seconds
+        return self._seconds("timeout_ns")
+
+    def _seconds(self, name: str) -> float:
+        return check_seconds(name, getattr(self, name), 1e-9, "an int of nanoseconds or a timedelta")
 
     def queue_limit(self) -> int:
         """Return how many requests may wait; raise PoprtError if the multiplier is not positive."""
-        if self.ring_buffer_size_multiplier < 1:
-            raise PoprtError(f"ring_buffer_size_multiplier: expected >= 1, got {self.ring_buffer_size_multiplier}")
-        return 1024 * int(self.ring_buffer_size_multiplier)
+        return 1024 * check_int("ring_buffer_size_multiplier", self.ring_buffer_size_multiplier, 1)
+
+    def checked(self) -> RuntimeConfig:
+        """Return self; raise PoprtError naming the first option that is of a wrong type or out of range."""
+        for option in fields(self):
+            name, default = option.name, option.default
+            if name.endswith("timeout_ns"):
+                self._seconds(name)
+            elif isinstance(default, bool):
+                check_flag(name, getattr(self, name))
+        if self.batching_dim is not None:
+            check_int("batching_dim", self.batching_dim, 0)
+        self.queue_limit()
+        return self
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,8 @@ class PackRunnerConfig(_Options):
         token_budget: tokens that a pack aims at when the engine takes any number of them; 0 aims at the declared
             capacity. Small packs keep a CPU as busy as large ones and answer sooner. None finds the number when the
             runner is made, by running a few packs for up to about 1.5 seconds.
-        window: among how many of the oldest requests a pack is chosen; those of similar length go together.
+        window: among how many of the oldest requests a pack is chosen; those of similar length go together. A pack
+            whose samples must be of one length is chosen among 1024 or more.
         lanes: packs that run at the same time, each on its share of the cores. More lanes answer more requests, fewer
             lanes answer a request that comes alone sooner. None takes a core a lane, up to 4 lanes, where the engine
             is a CPU and takes any number of tokens, and 1 elsewhere.
@@ -169,11 +176,11 @@ class PackRunnerConfig(_Options):
             delimiter_num: zeros between two samples of a row.
 
         Raises:
-            PoprtError: ``delimiter_num`` is negative.
+            PoprtError: ``delimiter_num`` is negative or no whole number, or a name is no string.
         """
-        if delimiter_num < 0:
-            raise PoprtError(f"delimiter_num: expected >= 0, got {delimiter_num}")
-        self.single_row_mode = SingleRowMode(mask_name, unpack_info_name, delimiter_num)
+        check_text("mask_name", mask_name)
+        check_text("unpack_info_name", unpack_info_name)
+        self.single_row_mode = SingleRowMode(mask_name, unpack_info_name, check_int("delimiter_num", delimiter_num, 0))
 
     def enable_padding_remove_mode(self, mask_name: str, inputs: Sequence[str] = ()) -> None:
         """Take requests that are padded at the end: tokens after the last non-zero of ``mask_name`` are dropped.
@@ -181,16 +188,43 @@ class PackRunnerConfig(_Options):
         Args:
             mask_name: the mask input; non-zero where there is a token.
             inputs: the other dynamic inputs that come padded.
+
+        Raises:
+            PoprtError: a name is no string, or ``inputs`` is one name and no list of them.
         """
+        check_text("mask_name", mask_name)
+        if isinstance(inputs, str) or not isinstance(inputs, Iterable):
+            raise PoprtError(f"inputs: expected a list of names, got {inputs!r}")
+        for name in inputs:
+            check_text("inputs", name)
         self.padding_remove_mode = PaddingRemoveMode(mask_name, tuple(inputs))
 
     def checked(self) -> PackRunnerConfig:
-        """Return self; raise PoprtError naming the first option that is out of range."""
-        least = {"timeout_microseconds": 0, "max_valid_num": 0, "token_budget": 0}
-        least |= {"window": 1, "lanes": 1, "queue_limit": 1}
-        for name, low in least.items():
-            if getattr(self, name) is not None and getattr(self, name) < low:
-                raise PoprtError(f"{name}: expected >= {low}, got {getattr(self, name)}")
+        """Return self; raise PoprtError naming the first option that is of a wrong type or out of range."""
+        self.timeout_seconds()
+        check_int("max_valid_num", self.max_valid_num, 0)
+        check_text("dynamic_input_name", self.dynamic_input_name)
         if not isinstance(self.algorithm, PackAlgorithm):
             raise PoprtError(f"algorithm: expected PackAlgorithm.first_fit or .next_fit, got {self.algorithm!r}")
+        for name, least in (("token_budget", 0), ("lanes", 1)):
+            if getattr(self, name) is not None:
+                check_int(name, getattr(self, name), least)
+        for name in ("window", "queue_limit"):
+            check_int(name, getattr(self, name), 1)
+        check_flag("send_when_idle", self.send_when_idle)
+        self._check_modes()
         return self
+
+    def timeout_seconds(self) -> float:
+        """Return ``timeout_microseconds`` in seconds; raise PoprtError if it is negative or no number."""
+        return check_seconds("timeout_microseconds", self.timeout_microseconds, 1e-6, "a number of microseconds")
+
+    def _check_modes(self) -> None:
+        """Refuse what was put in the place of the modes that the methods set."""
+        for name, mode in (("single_row_mode", SingleRowMode), ("padding_remove_mode", PaddingRemoveMode)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, mode):
+                raise PoprtError(f"{name}: is set by enable_{_SETTERS[name]}(), got {value!r}")
+
+
+_SETTERS = {"single_row_mode": "input_single_row_mode", "padding_remove_mode": "padding_remove_mode"}

@@ -8,7 +8,8 @@ import numpy as np
 
 from poprt.errors import InputError, RequestTooLongError
 from poprt.executable import Executable, Manifest, PackingSpec, TensorSpec
-from poprt.runtime.buffers import Array, InputNames, check_dtype, check_known, fill
+from poprt.runtime.buffers import Array, InputNames, as_array, check_dtype, check_ids, check_known, fill
+from poprt.runtime.shapes import same_shape, wrong_result
 from poprt.runtime.stream import Session, StreamSession
 
 
@@ -30,7 +31,8 @@ class DeclaredSession:
     """Runs an executable in the shapes and types that it declares.
 
     For a ragged Unpack/Repack executable the padding that the declared shapes ask for is taken off before the engine
-    runs and put back, as zeros, afterwards.
+    runs and put back, as zeros, afterwards. Where an executable says that only samples of one length may share a run
+    (``PackingSpec.neighbours``), a pack is run in as many parts as it has lengths; where none may, in one a sample.
 
     Args:
         executable: what to run.
@@ -53,8 +55,9 @@ class DeclaredSession:
         self._input_names = InputNames(self._inputs)
         self._packing = manifest.packing
         self._stream: StreamSession | None = None
-        if self._packing is not None and self._packing.style == "unpack_repack" and self._packing.ragged:
-            self._stream = StreamSession(self._session, manifest, self._packing)
+        packing = self._packing
+        if packing is not None and packing.style == "unpack_repack" and (packing.ragged or packing.neighbours != "any"):
+            self._stream = StreamSession(self._session, manifest, packing)
 
     def run(self, feeds: Mapping[str, Array], output_names: Sequence[str] | None = None) -> list[Array]:
         """Run once. Safe to call from several threads.
@@ -68,7 +71,9 @@ class DeclaredSession:
             Arrays of the declared shapes and types.
 
         Raises:
-            InputError: an input is missing, unknown, mistyped, misshapen, or ``unpack_info`` does not describe a pack.
+            InputError: an input is missing, unknown, mistyped, misshapen, or holds an id outside its table, or
+                ``unpack_info`` does not describe a pack.
+            ExecutableError: the engine answers with other shapes than the executable declares.
         """
         names = list(output_names or self._outputs)
         check_known("output", names, self._outputs)
@@ -76,16 +81,32 @@ class DeclaredSession:
         arrays = {spec.name: self._checked(spec, feeds) for spec in self._inputs.values()}
         if self._packing is not None and self._packing.unpack_info:
             check_lengths(arrays[self._packing.unpack_info], self._packing)
+        for spec in self._inputs.values():
+            check_ids(spec, self._read_part(spec.name, arrays))
         if self._stream is not None and self._packing is not None:
             return self._run_stream(self._stream, self._packing, arrays, names)
         engine = {n: np.asarray(a, self._inputs[n].engine_dtype, order="C") for n, a in arrays.items()}
         results = self._session.run(engine, names)
-        return [_cast(array, self._outputs[name].dtype) for name, array in zip(names, results, strict=True)]
+        return [self._declared(name, array) for name, array in zip(names, results, strict=True)]
+
+    def _declared(self, name: str, array: Array) -> Array:
+        """Return a result in its declared type; raise ExecutableError if it has another than its declared shape."""
+        spec = self._outputs[name]
+        if not same_shape(array.shape, spec.shape):
+            raise wrong_result(name, array.shape, spec.shape)
+        return _cast(array, spec.dtype)
+
+    def _read_part(self, name: str, arrays: Mapping[str, Array]) -> Array:
+        """What is read of an input: of samples laid end to end, nothing behind the last one."""
+        packing = self._packing
+        if packing is None or packing.style != "unpack_repack" or name not in packing.dynamic_inputs:
+            return arrays[name]
+        return arrays[name].reshape(-1)[: int(arrays[packing.unpack_info].sum())]
 
     def _checked(self, spec: TensorSpec, feeds: Mapping[str, Array]) -> Array:
         if spec.name not in feeds:
             raise InputError(f"missing input {spec.name!r} ({spec.dtype}, shape {list(spec.shape)})")
-        array = np.asarray(feeds[spec.name])
+        array = as_array(spec.name, feeds[spec.name])
         check_dtype(spec.name, array, spec.dtype)
         packing = self._packing
         if packing is not None and spec.name == packing.unpack_info and array.ndim == len(spec.shape) - 1:
@@ -103,12 +124,25 @@ class DeclaredSession:
         declared = [np.zeros(self._outputs[name].shape, self._outputs[name].dtype) for name in names]
         if len(rows) == 0:
             return declared
-        total = int(lengths.sum())
-        streams = {name: arrays[name].reshape(-1)[:total] for name in packing.dynamic_inputs}
-        results = stream.run(streams, lengths, names)
-        for name, target, result in zip(names, declared, results, strict=True):
-            _scatter(stream, packing.outputs[name], target, result, rows, lengths, name)
+        starts = np.cumsum(lengths.sum(axis=1)) - lengths.sum(axis=1)
+        tokens = {name: arrays[name].reshape(-1) for name in packing.dynamic_inputs}
+        for group in _groups(lengths, packing.neighbours):
+            where = np.concatenate([np.arange(starts[i], starts[i] + lengths[i].sum()) for i in group])
+            parts = {name: values[where] for name, values in tokens.items()}
+            results = stream.run(parts, lengths[group], names)
+            for name, target, result in zip(names, declared, results, strict=True):
+                _scatter(stream, packing.outputs[name], target, result, rows[group], lengths[group], name)
         return declared
+
+
+def _groups(lengths: Array, neighbours: str) -> list[Array]:
+    """The samples of each run, as positions in ``lengths`` [n, segments]; see ``PackingSpec.neighbours``."""
+    if neighbours == "any":
+        return [np.arange(len(lengths))]
+    if neighbours == "none":
+        return [np.array([i]) for i in range(len(lengths))]
+    _, kinds = np.unique(lengths, axis=0, return_inverse=True)
+    return [np.flatnonzero(kinds.reshape(-1) == kind) for kind in range(kinds.max() + 1)]
 
 
 def check_lengths(info: Array, packing: PackingSpec) -> None:
@@ -129,13 +163,6 @@ def check_lengths(info: Array, packing: PackingSpec) -> None:
                 raise RequestTooLongError(
                     f"input {name!r}: a sample has {longest} tokens in segment {segment}, segment_max_size is {size}"
                 )
-
-
-def same_shape(shape: Sequence[int], declared: Sequence[int], free_axis: int | None = None) -> bool:
-    """Tell whether a shape is the declared one; a declared 0 and the free axis match any extent."""
-    return len(shape) == len(declared) and all(
-        want in (0, got) or axis == free_axis for axis, (got, want) in enumerate(zip(shape, declared, strict=True))
-    )
 
 
 def _scatter(

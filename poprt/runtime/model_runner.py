@@ -11,10 +11,20 @@ import numpy as np
 from poprt.errors import InputError, PoprtError
 from poprt.executable import Executable, Manifest, TensorSpec
 from poprt.runtime.batching import Batcher, Request
-from poprt.runtime.buffers import Array, InputNames, check_buffer, check_dtype, check_known, copy_whole
+from poprt.runtime.buffers import (
+    Array,
+    InputNames,
+    as_array,
+    check_buffer,
+    check_dtype,
+    check_ids,
+    check_known,
+    copy_whole,
+)
 from poprt.runtime.config import RuntimeConfig
-from poprt.runtime.declared import DeclaredSession, same_shape
+from poprt.runtime.declared import DeclaredSession
 from poprt.runtime.runner import Outputs, Runner
+from poprt.runtime.shapes import same_shape
 
 
 class _Rows(Request):
@@ -129,8 +139,8 @@ class ModelRunner(Runner, configured_by=RuntimeConfig):
         config: RuntimeConfig | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(executable, config)
-        self._config = RuntimeConfig() if config is None else config
+        super().__init__(executable, config, **options)
+        self._config = (RuntimeConfig() if config is None else config).checked()
         self._config.announce_without_effect()
         manifest = self.executable.manifest
         self._inputs = manifest.inputs
@@ -153,7 +163,7 @@ class ModelRunner(Runner, configured_by=RuntimeConfig):
     def _input(self, spec: TensorSpec, inputs: Mapping[str, Array]) -> Array:
         if spec.name not in inputs:
             raise InputError(f"missing input {spec.name!r} ({spec.dtype}, shape {list(spec.shape)})")
-        array = np.asarray(inputs[spec.name])
+        array = as_array(spec.name, inputs[spec.name])
         if self._config.validate_io_params:
             check_dtype(spec.name, array, spec.dtype)
         else:
@@ -167,6 +177,8 @@ class ModelRunner(Runner, configured_by=RuntimeConfig):
             raise InputError(
                 f"input {spec.name!r}: expected shape {list(spec.shape)}{free}, got {list(array.shape)}{hint}"
             )
+        if self._axis is not None:  # before it shares a batch; a request that runs alone is checked by the session
+            check_ids(spec, array)
         return array
 
     def _size(self, arrays: Mapping[str, Array]) -> int:

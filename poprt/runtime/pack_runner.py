@@ -13,16 +13,29 @@ import numpy as np
 from poprt.errors import InputError, PoprtError, RequestTooLongError
 from poprt.executable import Executable, PackingSpec, TensorSpec
 from poprt.runtime.batching import Batcher
-from poprt.runtime.buffers import POSITION_IDS, Array, InputNames, check_buffer, check_dtype, check_known
+from poprt.runtime.buffers import (
+    POSITION_IDS,
+    Array,
+    InputNames,
+    as_array,
+    check_buffer,
+    check_dtype,
+    check_ids,
+    check_known,
+)
 from poprt.runtime.config import PackRunnerConfig
 from poprt.runtime.cpu import usable_cores
 from poprt.runtime.declared import open_session, runs_on_cpu
 from poprt.runtime.lanes import share_cores
-from poprt.runtime.pack_worker import PackRequest, PackStats, PackWorker, RowWorker, StreamWorker
+from poprt.runtime.pack_worker import PackRequest, PackStats, PackWorker, StreamWorker
+from poprt.runtime.row_worker import RowWorker
 from poprt.runtime.runner import Outputs, Runner
 from poprt.runtime.stream import Session
 
 logger = logging.getLogger("poprt")
+
+#: Among how many requests a pack of one length is chosen, at least: of 128 short texts only a few have the same length.
+ONE_LENGTH_WINDOW = 1024
 
 
 class PackRunner(Runner, configured_by=PackRunnerConfig):
@@ -31,6 +44,9 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
     A request gives each dynamic input as [L] or [1, L]. ``unpack_info`` is the runner's business: what a request gives
     for it is not used, except to split a sample where the executable has several segments. A missing position input is
     filled with 0..L-1. Results are written from the start of the request's buffers, the rest of them is set to zero.
+
+    Where the executable says that padding would show in an answer (``PackingSpec.neighbours``), a pack takes samples of
+    one length only; where samples of one run would mix, each runs by itself.
 
     Args:
         executable: a packed ``Executable`` or the path of one.
@@ -47,12 +63,13 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         config: PackRunnerConfig | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(executable, config)
+        super().__init__(executable, config, **options)
         self._config = (PackRunnerConfig() if config is None else config).checked()
         manifest = self.executable.manifest
         if manifest.packing is None:
             raise PoprtError("the executable is not packed: convert the model with pack_args, or use a RuntimeConfig")
         self._packing: PackingSpec = manifest.packing
+        self._alike = manifest.packing.neighbours == "same_length"
         self._inputs = {spec.name: spec for spec in manifest.inputs}
         self._outputs = {spec.name: spec for spec in manifest.outputs}
         self._input_names = InputNames(self._inputs, (POSITION_IDS, "unpack_info"))
@@ -67,10 +84,10 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         self._worker = self._make_worker(session)
         self._batcher = Batcher(
             self._worker,
-            timeout=self._config.timeout_microseconds * 1e-6,
+            timeout=self._config.timeout_seconds(),
             send_when_idle=self._config.send_when_idle,
             limit=self._config.queue_limit,
-            window=self._config.window,
+            window=max(self._config.window, ONE_LENGTH_WINDOW) if self._alike else self._config.window,
             lanes=self.lanes,
         )
 
@@ -103,6 +120,10 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
             if name not in packing.dynamic_inputs:
                 known = ", ".join(packing.dynamic_inputs)
                 raise PoprtError(f"{option}: {name!r} is not a dynamic input of the executable, which has {known}")
+        mode = config.single_row_mode
+        if mode is not None and packing.unpack_info and mode.unpack_info_name not in ("", packing.unpack_info):
+            option, name = "enable_input_single_row_mode: unpack_info_name", mode.unpack_info_name
+            raise PoprtError(f"{option}: {name!r} is not the input of the lengths, which is {packing.unpack_info!r}")
         others = [n for n in self._inputs if n not in packing.dynamic_inputs and n != packing.unpack_info]
         if others:
             raise PoprtError(f"a pack runner cannot feed {others[0]!r}: it is the same for no two samples of a pack")
@@ -118,6 +139,8 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         count = min(limits, default=packing.rows * packing.columns)
         if config.max_valid_num > count:
             logger.warning("max_valid_num=%d: the executable holds at most %d samples", config.max_valid_num, count)
+        if packing.neighbours == "none":
+            count = 1
         mode = config.single_row_mode
         if packing.style == "unpack_repack":
             if mode is not None:
@@ -137,7 +160,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         length = len(next(iter(arrays.values())))
         lengths = self._split(length, inputs.get(packing.unpack_info))
         buffers = {name: self._buffer(self._outputs[name], value, lengths) for name, value in outputs.items()}
-        return PackRequest([arrays[name] for name in packing.dynamic_inputs], lengths, buffers)
+        return PackRequest([arrays[name] for name in packing.dynamic_inputs], lengths, buffers, self._alike)
 
     def _tokens(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return every dynamic input as [L]; raise InputError if one is missing, mistyped or of another length."""
@@ -156,13 +179,15 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
             raise InputError(f"input {leader!r}: the sample has no tokens")
         if length > self._longest:
             raise RequestTooLongError(f"input {leader!r}: the sample has {length} tokens, at most {self._longest} fit")
+        for name, array in arrays.items():
+            check_ids(self._inputs[name], array)
         if self._packing.position_ids and self._packing.position_ids not in arrays:
             arrays[self._packing.position_ids] = self._positions[:length]
         return arrays
 
     def _row(self, spec: TensorSpec, value: Array) -> Array:
-        array = np.asarray(value)
-        check_dtype(spec.name, array, spec.dtype)
+        array = as_array(spec.name, value)
+        check_dtype(spec.name, array, spec.dtype, values=not spec.id_limit)
         if array.ndim == 1:
             return array
         if array.ndim == 2 and array.shape[0] == 1:
@@ -185,7 +210,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         sizes = self._packing.segment_max_size
         if self._packing.style == "attention_mask" or len(sizes) == 1:
             return (length,)
-        asked = () if given is None else tuple(int(n) for n in np.asarray(given).reshape(-1)[: len(sizes)])
+        asked = () if given is None else self._asked(given)
         if len(asked) == len(sizes) and sum(asked) == length and min(asked) >= 0:
             for segment, (count, size) in enumerate(zip(asked, sizes, strict=True)):
                 if count > size:
@@ -195,6 +220,13 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         for size in sizes:
             filled.append(min(size, length - sum(filled)))
         return tuple(filled)
+
+    def _asked(self, given: Array) -> tuple[int, ...]:
+        name = self._packing.unpack_info
+        array = as_array(name, given)
+        if array.dtype.kind not in "iu":
+            raise InputError(f"input {name!r}: expected whole numbers, the tokens of each segment, got {array.dtype}")
+        return tuple(map(int, array.reshape(-1)[: len(self._packing.segment_max_size)]))
 
     def _buffer(self, spec: TensorSpec, value: Array, lengths: tuple[int, ...]) -> Array:
         """Check an output buffer; raise InputError if the sample's result does not fit."""

@@ -1,4 +1,4 @@
-"""Forms packs and runs them: one worker for each of the two ways to lay out samples."""
+"""Forms packs and runs them: what both workers share, and the one that lays samples end to end."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from poprt.executable import Manifest, PackingSpec
-from poprt.runtime.batching import Request
 from poprt.runtime.budget import find_token_budget
 from poprt.runtime.buffers import Array, fill
-from poprt.runtime.config import PackAlgorithm
-from poprt.runtime.placement import Place, choose_pack, place_within_rows, stream_distances
+from poprt.runtime.placement import choose_equal, choose_pack
+from poprt.runtime.request import Request
 from poprt.runtime.stream import Session, StreamSession
 
 
@@ -38,12 +37,17 @@ class PackRequest(Request):
         arrays: its dynamic inputs [L], in the order of the packing's ``dynamic_inputs``.
         lengths: its tokens by segment; they add up to L, which is ``size``.
         outputs: output name -> buffer.
+
+    Args:
+        alike: whether only samples of the same lengths may share its pack; they are its ``kind``.
     """
 
     __slots__ = ("arrays", "lengths", "outputs")
 
-    def __init__(self, arrays: Sequence[Array], lengths: Sequence[int], outputs: dict[str, Array]) -> None:
-        super().__init__(sum(lengths))
+    def __init__(
+        self, arrays: Sequence[Array], lengths: Sequence[int], outputs: dict[str, Array], alike: bool = False
+    ) -> None:
+        super().__init__(sum(lengths), tuple(lengths) if alike else None)
         self.arrays = arrays
         self.lengths = lengths
         self.outputs = outputs
@@ -129,7 +133,7 @@ class StreamWorker(PackWorker):
         self.stream = StreamSession(session, manifest, packing)
         # A graph of fixed rows costs the same however many tokens it holds: fill it.
         aim = self.capacity
-        if packing.ragged and token_budget is None:
+        if packing.ragged and token_budget is None and max_count > 1:
             aim = find_token_budget(self.stream, manifest, packing, max_count)
         elif packing.ragged and token_budget:
             aim = token_budget
@@ -140,9 +144,16 @@ class StreamWorker(PackWorker):
         return count >= self.max_count or size >= self.budget
 
     def choose(self, window: Sequence[PackRequest]) -> list[PackRequest]:
-        """Put samples of similar length together: the engine unpacks each to the longest of its pack."""
+        """Put samples of similar length together: the engine unpacks each to the longest of its pack.
+
+        Where padding would show in an answer (``PackingSpec.neighbours``), samples of one length alone.
+        """
         sizes = [request.size for request in window]
-        chosen = choose_pack(sizes, self.budget, self.capacity, self.max_count, self.shares)
+        limits = self.budget, self.capacity, self.max_count, self.shares
+        if self.packing.neighbours == "same_length":
+            chosen = choose_equal([request.kind for request in window], sizes, *limits)
+        else:
+            chosen = choose_pack(sizes, *limits)
         return [window[i] for i in chosen]
 
     def results(self, batch: Sequence[PackRequest], names: list[str]) -> list[list[Array]]:
@@ -158,94 +169,3 @@ class StreamWorker(PackWorker):
             else self.stream.sample_tokens(output, lengths)
             for name, output in zip(names, outputs, strict=True)
         ]
-
-
-class RowWorker(PackWorker):
-    """Samples that share rows and never cross one (AttentionMask), with or without a final Unpack.
-
-    Args:
-        algorithm: how rows are filled.
-        delimiter: zeros between two samples of a row.
-        mask: name of the mask input, whose values number the samples of a row.
-    """
-
-    def __init__(
-        self,
-        session: Session,
-        manifest: Manifest,
-        packing: PackingSpec,
-        max_count: int,
-        algorithm: PackAlgorithm,
-        delimiter: int,
-        mask: str,
-    ) -> None:
-        super().__init__(session, manifest, packing, max_count)
-        self.algorithm = algorithm
-        self.delimiter = delimiter
-        self.mask = mask
-
-    def _place(self, requests: Sequence[PackRequest]) -> list[Place | None]:
-        lengths = [request.size for request in requests]
-        rows, columns = self.packing.rows, self.packing.columns
-        return place_within_rows(lengths, rows, columns, self.max_count, self.algorithm, self.delimiter)
-
-    def choose(self, window: Sequence[PackRequest]) -> list[PackRequest]:
-        """Fill a pack, the oldest samples first."""
-        return [request for request, place in zip(window, self._place(window), strict=True) if place is not None]
-
-    def results(self, batch: Sequence[PackRequest], names: list[str]) -> list[list[Array]]:
-        """Run one pack; return for each named output the values of each sample."""
-        # A pack holds only samples that fit, and placing it again gives the places it was planned with.
-        places = [place for place in self._place(batch) if place is not None]
-        starts = [place.row * self.packing.columns + place.start for place in places]
-        order = sorted(range(len(batch)), key=starts.__getitem__)
-        feeds = self._feeds(batch, places, starts)
-        if self.packing.unpack_info:
-            feeds[self.packing.unpack_info] = self._distances([places[i] for i in order])
-        started = time.perf_counter()
-        outputs = self.session.run(feeds, names)
-        self.count(batch, started)
-        rank = {sample: position for position, sample in enumerate(order)}
-        return [
-            self._values(self.packing.outputs[name], output, batch, starts, rank)
-            for name, output in zip(names, outputs, strict=True)
-        ]
-
-    def _feeds(self, batch: Sequence[PackRequest], places: Sequence[Place], starts: Sequence[int]) -> dict[str, Array]:
-        lengths = np.array([request.size for request in batch])
-        first = np.cumsum(lengths) - lengths
-        where = np.repeat(np.array(starts) - first, lengths) + np.arange(lengths.sum())
-        streams = self.streams(batch)
-        numbers = np.repeat(_numbers_in_row(places), lengths)
-        streams[self.mask] = np.where(streams[self.mask] != 0, numbers, 0).astype(self.dtypes[self.mask])
-        feeds: dict[str, Array] = {}
-        for name, stream in streams.items():
-            flat = np.zeros(self.capacity, stream.dtype)
-            flat[where] = stream
-            feeds[name] = flat.reshape(self.packing.rows, self.packing.columns)
-        return feeds
-
-    def _distances(self, places: Sequence[Place]) -> Array:
-        info = np.zeros((self.packing.max_valid_num, 1), self.dtypes[self.packing.unpack_info])
-        info[: len(places), 0] = stream_distances(places, self.packing.columns)
-        return info
-
-    def _values(
-        self, kind: str, output: Array, batch: Sequence[PackRequest], starts: Sequence[int], rank: dict[int, int]
-    ) -> list[Array]:
-        if kind == "packed":
-            flat = output.reshape(self.capacity, *output.shape[2:])
-            return [flat[start : start + request.size] for start, request in zip(starts, batch, strict=True)]
-        if kind == "sample":
-            return [output[rank[i]] for i in range(len(batch))]
-        return [output[rank[i], : request.size] for i, request in enumerate(batch)]
-
-
-def _numbers_in_row(places: Sequence[Place]) -> list[int]:
-    """Number the samples of each row 1, 2, ... in the order in which they were placed."""
-    seen: dict[int, int] = {}
-    numbers = []
-    for place in places:
-        seen[place.row] = seen.get(place.row, 0) + 1
-        numbers.append(seen[place.row])
-    return numbers

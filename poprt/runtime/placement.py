@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from poprt.runtime.config import PackAlgorithm
@@ -104,9 +104,7 @@ def choose_pack(lengths: Sequence[int], budget: int, capacity: int, max_count: i
         Positions in ``lengths``; the first is 0. Packs that are chosen one after the other hold about equally many
         tokens: the rest makes no small pack of its own.
     """
-    total = sum(lengths)
-    packs = max(math.ceil(total / budget), min(parts, total // LEAST_TOKENS), 1)
-    target = total / packs
+    target = _share(sum(lengths), budget, parts)
     chosen = [0]
     tokens = lengths[0]
     for i in sorted(range(1, len(lengths)), key=lambda i: abs(lengths[i] - lengths[0])):
@@ -116,3 +114,29 @@ def choose_pack(lengths: Sequence[int], budget: int, capacity: int, max_count: i
         chosen.append(i)
         tokens += length
     return chosen
+
+
+def choose_equal(
+    kinds: Sequence[Hashable], sizes: Sequence[int], budget: int, capacity: int, max_count: int, parts: int
+) -> list[int]:
+    """Choose the samples of a pack of one length: the oldest, and others of its kind, oldest first.
+
+    Args:
+        kinds: lengths of each waiting sample by segment, oldest sample first; samples of one kind are of one size.
+        sizes: tokens of each.
+        budget, capacity, max_count, parts: as for ``choose_pack``; all that waits, of any length, is shared.
+
+    Returns:
+        Positions in ``kinds`` in ascending order; the first is 0. Packs of this length that are chosen one after the
+        other are about equally large.
+    """
+    equal = [i for i, kind in enumerate(kinds) if kind == kinds[0]]
+    share = _share(sum(sizes), budget, parts)
+    most = max(1, min(max_count, round(share / sizes[0]), capacity // sizes[0]))
+    packs = math.ceil(len(equal) / most)
+    return equal[: math.ceil(len(equal) / packs)]
+
+
+def _share(total: int, budget: int, parts: int) -> float:
+    """Tokens of a pack, where packs of about ``budget`` tokens divide ``total`` evenly among ``parts`` or more."""
+    return total / max(math.ceil(total / budget), min(parts, total // LEAST_TOKENS), 1)

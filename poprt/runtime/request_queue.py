@@ -5,50 +5,18 @@ from __future__ import annotations
 import atexit
 import contextlib
 import itertools
+import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Hashable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from poprt.errors import RunnerClosedError
+from poprt.runtime.request import Request, in_another_process
 
 #: Seconds that the interpreter waits, when it ends, for the runs in progress.
 EXIT_PATIENCE = 30.0
-
-
-class RunFuture(Future[None]):
-    """The answer to one request. When it is done, the caller's output arrays hold the results."""
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Block until the request is answered.
-
-        Args:
-            timeout: seconds; None waits for ever.
-
-        Raises:
-            PoprtError: the request's own error (or whatever the engine raised for it).
-            TimeoutError: no answer within ``timeout``.
-        """
-        self.result(timeout)
-
-
-class Request:
-    """One request in the queue.
-
-    Attributes:
-        size: what it adds to a batch: rows or tokens.
-        future: its answer.
-        deadline: ``time.monotonic()`` until which it may wait for company; set when it is submitted.
-    """
-
-    __slots__ = ("deadline", "future", "size")
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.future = RunFuture()
-        self.deadline = 0.0
 
 
 R = TypeVar("R", bound=Request)
@@ -58,7 +26,7 @@ class Worker(Protocol[R]):
     """What a batcher needs to know of its runner. It must not hold the runner itself, so that a runner can be freed."""
 
     def is_full(self, count: int, size: int) -> bool:
-        """Tell whether this many waiting requests, of this total size, fill a batch."""
+        """Tell whether this many waiting requests of one kind, of this total size, fill a batch."""
 
     def choose(self, window: Sequence[R]) -> list[R]:
         """Choose the next batch among waiting requests, oldest first; the oldest is in it."""
@@ -85,7 +53,8 @@ class RequestQueue(Generic[R]):
         self.limit = limit
         self.window = window
         self.waiting: deque[R] = deque()
-        self.size = 0
+        self._tallies: dict[Hashable, list[int]] = {}  # kind -> how many wait, and their size
+        self._process = os.getpid()
         self.closed = False
         self.cause: BaseException | None = None
         self.lanes: list[threading.Thread] = []
@@ -96,6 +65,8 @@ class RequestQueue(Generic[R]):
 
     def put(self, request: R) -> None:
         """Add a request; block while the queue is full. Raises RunnerClosedError."""
+        if self.is_elsewhere():  # before the lock: a thread that held it was not copied into this process
+            raise in_another_process()
         # A lane runs the callbacks of futures. One that submits must not wait for the lanes.
         may_block = threading.current_thread() not in self.lanes
         with self._not_full:
@@ -105,7 +76,7 @@ class RequestQueue(Generic[R]):
                 raise self.closed_error()
             request.deadline = time.monotonic() + self.timeout
             self.waiting.append(request)
-            self.size += request.size
+            self._tally(request, 1)
             self._not_empty.notify()
 
     def take(self) -> tuple[list[R], Exception | None]:
@@ -136,12 +107,23 @@ class RequestQueue(Generic[R]):
         for _ in window:
             self.waiting.popleft()
         self.waiting.extendleft(request for request in reversed(window) if id(request) not in chosen)
-        self.size -= sum(request.size for request in batch)
+        for request in batch:
+            self._tally(request, -1)
+
+    def _tally(self, request: R, step: int) -> None:
+        tally = self._tallies.setdefault(request.kind, [0, 0])
+        tally[0] += step
+        tally[1] += step * request.size
+        if not tally[0]:
+            del self._tallies[request.kind]
 
     def _due(self) -> bool:
         if not self.waiting:
             return False
-        if self.send_when_idle or self.worker.is_full(len(self.waiting), self.size):
+        if self.send_when_idle or self.worker.is_full(*self._tallies[self.waiting[0].kind]):
+            return True
+        # No batch is chosen among more requests than these, so waiting longer brings the oldest no more company.
+        if len(self.waiting) >= min(self.window, self.limit):
             return True
         return time.monotonic() >= self.waiting[0].deadline
 
@@ -149,7 +131,9 @@ class RequestQueue(Generic[R]):
         return max(0.0, self.waiting[0].deadline - time.monotonic()) if self.waiting else None
 
     def close(self, cancel: bool, cause: BaseException | None = None) -> None:
-        """Take no more requests; with ``cancel`` also fail those that wait."""
+        """Take no more requests; with ``cancel`` also fail those that wait. Nothing in a forked process."""
+        if self.is_elsewhere():
+            return
         dropped: list[R] = []
         with self._not_empty:
             self.closed = True
@@ -157,16 +141,20 @@ class RequestQueue(Generic[R]):
             if cancel:
                 dropped.extend(self.waiting)
                 self.waiting.clear()
-                self.size = 0
+                self._tallies.clear()
             self._not_empty.notify_all()
             self._not_full.notify_all()
         self.fail(dropped)
 
     def fail(self, requests: Sequence[R]) -> None:
         """Answer requests with the error that says why the runner is closed."""
-        for request in requests:
-            with contextlib.suppress(InvalidStateError):  # answered already, or cancelled by its caller
-                request.future.set_exception(self.closed_error())
+        with contextlib.ExitStack() as stack:  # all are answered, whatever a callback raises in the main thread
+            for request in reversed(requests):
+                stack.callback(request.future.answer, self.closed_error())
+
+    def is_elsewhere(self) -> bool:
+        """Whether this process is a fork of the one in which the lanes run."""
+        return os.getpid() != self._process
 
     def closed_error(self) -> RunnerClosedError:
         """The error of a request that comes too late."""
@@ -178,6 +166,8 @@ class RequestQueue(Generic[R]):
 
     def stop_at_exit(self) -> None:
         """End the lanes before the interpreter goes, so that no engine run is cut off in native code."""
+        if self.is_elsewhere():
+            return
         self.close(cancel=True)
         until = time.monotonic() + EXIT_PATIENCE
         for lane in self.lanes:

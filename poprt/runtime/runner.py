@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,7 @@ from poprt.errors import InputError, PoprtError
 from poprt.executable import Executable
 from poprt.runtime.batching import Batcher, Request, RunFuture
 from poprt.runtime.buffers import Array
+from poprt.runtime.checks import check_session_options
 from poprt.runtime.data_desc import DataDesc
 
 if TYPE_CHECKING:
@@ -22,8 +24,10 @@ Outputs = Mapping[str, Array]
 
 def load(executable: Executable | str | Path, check_hash: bool = True) -> Executable:
     """Return an executable, read from its file where a path is given."""
-    if isinstance(executable, (str, Path)):
-        return Executable(executable, check_hash=check_hash)
+    if isinstance(executable, (str, os.PathLike)):
+        return Executable(Path(executable), check_hash=check_hash)
+    if not isinstance(executable, Executable):
+        raise PoprtError(f"executable: expected an Executable or the path of one, got {type(executable).__name__}")
     return executable
 
 
@@ -33,11 +37,21 @@ class Runner:
     ``RuntimeConfig`` or None makes a ``ModelRunner``, ``PackRunnerConfig`` a ``PackRunner``. Every method may be called
     from any thread. The arrays of a request belong to the runner until its future is done.
 
+    Values that index a table of the model, such as token ids, have to be rows of it: a request with another value, or a
+    negative one, fails alone, before it runs.
+
+    A runner has threads, and a fork copies none: in a forked child it raises RunnerClosedError. Make it in each worker
+    process (gunicorn without ``--preload``, or in its ``post_fork``), or start processes by
+    ``multiprocessing.get_context("spawn")``.
+
     Args:
         executable: an ``Executable`` or the path of one.
         config: the options.
         options: ``session``, an engine session to use; without it ``threads`` (for one operator; a pack runner with
             several lanes shares the cores among them) and ``providers`` for a new one.
+
+    Raises:
+        PoprtError: an option is of a wrong type, out of range, or does not suit the executable.
     """
 
     _for_config: ClassVar[dict[type, type[Runner]]] = {}
@@ -60,11 +74,21 @@ class Runner:
         return made
 
     def __init__(self, executable: Executable | str | Path, config: object = None, **options: Any) -> None:
+        for kind, runner in Runner._for_config.items():
+            if isinstance(self, runner) and config is not None and not isinstance(config, kind):
+                raise PoprtError(f"config: expected {kind.__name__} or None, got {type(config).__name__}")
+        check_session_options(**options)
         self.executable = load(executable, getattr(config, "check_package_hash", True))
 
     def _request(self, inputs: Mapping[str, Array], outputs: Outputs) -> Request:
         """Check the arrays of a call and make a request of them; raise InputError."""
         raise NotImplementedError  # not abstract: callers write Runner(...) and get the class that suits
+
+    def _checked(self, inputs: Mapping[str, Array], outputs: Outputs) -> Request:
+        for what, given in (("inputs", inputs), ("outputs", outputs)):
+            if not isinstance(given, Mapping):
+                raise InputError(f"{what}: expected a mapping of names to arrays, got {type(given).__name__}")
+        return self._request(inputs, outputs)
 
     def execute(self, inputs: Mapping[str, Array], outputs: Outputs) -> None:
         """Run a request and fill the arrays in ``outputs`` in place.
@@ -78,16 +102,17 @@ class Runner:
             RunnerClosedError: the runner is closed.
         """
         self._batcher.check_may_wait()
-        self._batcher.submit(self._request(inputs, outputs)).wait()
+        self._batcher.submit(self._checked(inputs, outputs)).wait()
 
     def execute_async(self, inputs: Mapping[str, Array], outputs: Outputs) -> RunFuture:
         """Queue a request and return its future. Blocks while the queue is full.
 
-        The future carries the errors that ``execute`` raises; only a closed runner raises RunnerClosedError here.
+        The future carries every error that ``execute`` raises, those of a misspelt name or an array of a wrong type
+        among them; only a closed runner raises here, RunnerClosedError.
         """
         try:
-            request = self._request(inputs, outputs)
-        except InputError as error:
+            request = self._checked(inputs, outputs)
+        except Exception as error:  # of a caller's mapping or array as well
             failed = RunFuture()
             failed.set_exception(error)
             return failed

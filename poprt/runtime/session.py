@@ -69,7 +69,9 @@ class EngineSession:
         self._session = self._start(usable_cores() if threads is None else threads)
         shapes = {item.name: item.shape for item in self._session.get_inputs()}
         self._inputs = {spec.name: (spec, shapes[spec.name]) for spec in executable.inputs if spec.name in shapes}
-        self._outputs = [item.name for item in self._session.get_outputs()]
+        #: Output name -> its shape in the graph: a number, or anything else where the extent is open.
+        self.output_shapes = {item.name: list(item.shape) for item in self._session.get_outputs()}
+        self._outputs = list(self.output_shapes)
 
     def _start(self, threads: int) -> ort.InferenceSession:
         options = ort.SessionOptions()

@@ -9,6 +9,7 @@ import numpy as np
 
 from poprt.executable import Manifest, PackingSpec
 from poprt.runtime.buffers import Array
+from poprt.runtime.shapes import wrong_result
 
 
 class Session(Protocol):
@@ -31,6 +32,8 @@ class StreamSession:
         self._packing = packing
         self._dtypes = {spec.name: np.dtype(spec.engine_dtype) for spec in manifest.inputs}
         self._declared = {spec.name: spec.shape for spec in manifest.outputs}
+        # What the graph says, if the session can tell: an extent that is no number may follow the longest sample.
+        self._in_graph: Mapping[str, Sequence[object]] = getattr(session, "output_shapes", {})
 
     def run(self, streams: Mapping[str, Array], lengths: Array, output_names: Sequence[str]) -> list[Array]:
         """Run one pack.
@@ -43,6 +46,9 @@ class StreamSession:
         Returns:
             One array an output; row i is sample i. There may be more rows than samples. ``sample_tokens`` finds the
             tokens of a sample in its row.
+
+        Raises:
+            ExecutableError: the engine answers with another shape than the executable declares.
         """
         packing = self._packing
         info, feeds = lengths, dict(streams)
@@ -54,7 +60,29 @@ class StreamSession:
             info[: len(lengths)] = lengths
         feeds[packing.unpack_info] = info
         cast = {name: np.asarray(array, self._dtypes[name], order="C") for name, array in feeds.items()}
-        return self._session.run(cast, list(output_names))
+        results = self._session.run(cast, list(output_names))
+        for name, result in zip(output_names, results, strict=True):
+            self._check(name, result.shape, lengths)
+        return results
+
+    def _check(self, name: str, shape: Sequence[int], lengths: Array) -> None:
+        """Raise ExecutableError unless a result has the declared shape, or what a ragged graph gives instead."""
+        declared = self._declared[name]
+        fits = len(shape) == len(declared) > 0 and shape[0] >= len(lengths)
+        if not fits or not all(self._axis_fits(name, axis, shape[axis], lengths) for axis in range(1, len(shape))):
+            raise wrong_result(name, shape, declared)
+
+    def _axis_fits(self, name: str, axis: int, extent: int, lengths: Array) -> bool:
+        declared, sizes = self._declared[name][axis], self._packing.segment_max_size
+        if declared in (0, extent):
+            return True
+        longest = int(lengths.max(axis=0).sum())
+        if not self._packing.ragged or longest == sum(sizes):
+            return False
+        if declared == sum(sizes):
+            return extent == longest
+        in_graph = self._in_graph.get(name, ())
+        return extent < declared and axis < len(in_graph) and not isinstance(in_graph[axis], int)
 
     def sample_rows(self, name: str, result: Array, count: int) -> Array:
         """Return the first ``count`` rows of a "sample" result in the declared shape.

@@ -142,6 +142,16 @@ def test_cost_has_every_contender_at_every_point() -> None:
     assert all(cost.microseconds > 0 for cost in found.by_length + found.by_hidden)
 
 
+def test_one_length_runs_the_same_requests_in_fewer_packs_to_the_same_numbers(tmp_path: Path) -> None:
+    found = run("one_length --size tiny --waiting 40 --rounds 1", tmp_path)["results"]
+    rates = {rate["name"]: rate for rate in found["rates"]}  # type: ignore[index]
+    alone, equal, similar = list(rates.values())[2:]
+    assert alone["packs"] == found["waiting"] == 40  # type: ignore[index]
+    assert found["distinct"] <= equal["packs"] < alone["packs"]  # type: ignore[index]
+    assert similar["packs"] < equal["packs"]
+    assert all(rate["difference"] < 1e-4 and rate["requests_per_second"] > 0 for rate in rates.values())
+
+
 def test_profile_compares_the_padded_and_the_packed_model_by_operator(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

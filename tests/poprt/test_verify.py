@@ -149,6 +149,13 @@ def test_samples_are_laid_end_to_end_across_rows() -> None:
     assert any(places[0] // 8 != places[-1] // 8 for places in case.places)
 
 
+@pytest.mark.parametrize(("neighbours", "count"), [("same_length", 3), ("none", 1)])
+def test_samples_whose_padding_would_show_have_none(neighbours: str, count: int) -> None:
+    feeds, samples, _ = packed_case(neighbours=neighbours, segment_max_size=[8])
+    assert [int(length) for length in feeds["unpack_info"][:, 0] if length] == [8] * count
+    assert len(samples) == count
+
+
 def test_samples_within_rows_are_numbered_by_the_mask() -> None:
     feeds, samples, case = packed_case(style="attention_mask", segment_max_size=[4], outputs={"y": "packed"})
     assert all(places[0] // 8 == places[-1] // 8 for places in case.places)

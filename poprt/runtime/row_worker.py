@@ -1,0 +1,171 @@
+"""Packs of samples that share rows and never cross one."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from poprt.executable import Manifest, PackingSpec
+from poprt.runtime.buffers import Array
+from poprt.runtime.config import PackAlgorithm
+from poprt.runtime.pack_worker import PackRequest, PackWorker
+from poprt.runtime.placement import Place, place_within_rows, stream_distances
+from poprt.runtime.shapes import same_shape, wrong_result
+from poprt.runtime.stream import Session
+
+#: Gives each sample a place in a run, or None where it has to wait for another run.
+Placement = Callable[[Sequence[PackRequest]], "list[Place | None]"]
+
+
+class RowWorker(PackWorker):
+    """Samples that share rows and never cross one (AttentionMask), with or without a final Unpack.
+
+    Attention within a row multiplies the values of the other samples by zero, and zero times NaN or infinity is NaN.
+    So where a result of a shared row is not finite, its samples are run again, each in a row of its own.
+
+    Args:
+        algorithm: how rows are filled.
+        delimiter: zeros between two samples of a row.
+        mask: name of the mask input, whose values number the samples of a row.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        manifest: Manifest,
+        packing: PackingSpec,
+        max_count: int,
+        algorithm: PackAlgorithm,
+        delimiter: int,
+        mask: str,
+    ) -> None:
+        super().__init__(session, manifest, packing, max_count)
+        self.mask = mask
+        self._declared = {spec.name: spec.shape for spec in manifest.outputs}
+        kinds = {spec.name: np.dtype(spec.engine_dtype).kind for spec in manifest.outputs}
+        self._floats = [name for name in packing.outputs if kinds[name] == "f"]
+        self._shared = functools.partial(
+            place_within_rows,
+            rows=packing.rows,
+            columns=packing.columns,
+            max_count=max_count,
+            algorithm=algorithm,
+            delimiter=delimiter,
+        )
+
+    def _place(self, requests: Sequence[PackRequest]) -> list[Place | None]:
+        return self._shared([request.size for request in requests])
+
+    def _place_alone(self, requests: Sequence[PackRequest]) -> list[Place | None]:
+        """Give each a row of its own."""
+        rows = min(self.packing.rows, self.max_count)
+        return [Place(row, 0, request.size) if row < rows else None for row, request in enumerate(requests)]
+
+    def choose(self, window: Sequence[PackRequest]) -> list[PackRequest]:
+        """Fill a pack, the oldest samples first."""
+        window = [request for request in window if request.kind == window[0].kind]
+        return [request for request, place in zip(window, self._place(window), strict=True) if place is not None]
+
+    def results(self, batch: Sequence[PackRequest], names: list[str]) -> list[list[Array]]:
+        """Run one pack; return for each named output the values of each sample.
+
+        A part of a pack may need more rows than it had in the whole, so there may be several runs.
+        """
+        # Whole numbers do not show what is not finite: where nothing else is asked for, the floats are read too.
+        read = names if set(names) & set(self._floats) else [*names, *self._floats]
+        values, doubtful = self._run_all(batch, self._place, read)
+        if doubtful:
+            again, _ = self._run_all([batch[i] for i in doubtful], self._place_alone, read)
+            for i, own in zip(doubtful, again, strict=True):
+                values[i] = own
+        return [[sample[number] for sample in values] for number in range(len(names))]
+
+    def _run_all(
+        self, requests: Sequence[PackRequest], place: Placement, names: list[str]
+    ) -> tuple[list[list[Array]], list[int]]:
+        """Run requests, in as many runs as their placement needs.
+
+        Returns:
+            For each request its values of each named output, and the positions of those that shared a row in which
+            something is not finite.
+        """
+        values: list[list[Array]] = [[] for _ in requests]
+        doubtful: list[int] = []
+        waiting = list(range(len(requests)))
+        while waiting:
+            places = dict(zip(waiting, place([requests[i] for i in waiting]), strict=True))
+            placed = {i: found for i, found in places.items() if found is not None}
+            waiting = [i for i in waiting if i not in placed]
+            ran = self._run_once([requests[i] for i in placed], list(placed.values()), names)
+            values_here = dict(zip(placed, ran, strict=True))
+            for i, own in values_here.items():
+                values[i] = own
+            doubtful += self._doubtful(placed, values_here, names)
+        return values, doubtful
+
+    def _doubtful(self, placed: dict[int, Place], values: dict[int, list[Array]], names: list[str]) -> list[int]:
+        """Return the samples of rows that hold several and a value that is not finite."""
+        floats = [number for number, name in enumerate(names) if name in self._floats]
+        broken = {place.row for i, place in placed.items() if not all(np.isfinite(values[i][n]).all() for n in floats)}
+        rows = [place.row for place in placed.values()]
+        return [i for i, place in placed.items() if place.row in broken and rows.count(place.row) > 1]
+
+    def _run_once(self, batch: Sequence[PackRequest], places: Sequence[Place], names: list[str]) -> list[list[Array]]:
+        """Run the engine once; return for each sample its values of each named output."""
+        starts = [place.row * self.packing.columns + place.start for place in places]
+        order = sorted(range(len(batch)), key=starts.__getitem__)
+        feeds = self._feeds(batch, places, starts)
+        if self.packing.unpack_info:
+            feeds[self.packing.unpack_info] = self._distances([places[i] for i in order])
+        started = time.perf_counter()
+        outputs = self.session.run(feeds, names)
+        self.count(batch, started)
+        rank = {sample: position for position, sample in enumerate(order)}
+        by_name = []
+        for name, output in zip(names, outputs, strict=True):
+            if not same_shape(output.shape, self._declared[name]):
+                raise wrong_result(name, output.shape, self._declared[name])
+            by_name.append(self._values(self.packing.outputs[name], output, batch, starts, rank))
+        return [list(sample) for sample in zip(*by_name, strict=True)]
+
+    def _feeds(self, batch: Sequence[PackRequest], places: Sequence[Place], starts: Sequence[int]) -> dict[str, Array]:
+        lengths = np.array([request.size for request in batch])
+        first = np.cumsum(lengths) - lengths
+        where = np.repeat(np.array(starts) - first, lengths) + np.arange(lengths.sum())
+        streams = self.streams(batch)
+        numbers = np.repeat(_numbers_in_row(places), lengths)
+        streams[self.mask] = np.where(streams[self.mask] != 0, numbers, 0).astype(self.dtypes[self.mask])
+        feeds: dict[str, Array] = {}
+        for name, stream in streams.items():
+            flat = np.zeros(self.capacity, stream.dtype)
+            flat[where] = stream
+            feeds[name] = flat.reshape(self.packing.rows, self.packing.columns)
+        return feeds
+
+    def _distances(self, places: Sequence[Place]) -> Array:
+        info = np.zeros((self.packing.max_valid_num, 1), self.dtypes[self.packing.unpack_info])
+        info[: len(places), 0] = stream_distances(places, self.packing.columns)
+        return info
+
+    def _values(
+        self, kind: str, output: Array, batch: Sequence[PackRequest], starts: Sequence[int], rank: dict[int, int]
+    ) -> list[Array]:
+        if kind == "packed":
+            flat = output.reshape(self.capacity, *output.shape[2:])
+            return [flat[start : start + request.size] for start, request in zip(starts, batch, strict=True)]
+        if kind == "sample":
+            return [output[rank[i]] for i in range(len(batch))]
+        return [output[rank[i], : request.size] for i, request in enumerate(batch)]
+
+
+def _numbers_in_row(places: Sequence[Place]) -> list[int]:
+    """Number the samples of each row 1, 2, ... in the order in which they were placed."""
+    seen: dict[int, int] = {}
+    numbers = []
+    for place in places:
+        seen[place.row] = seen.get(place.row, 0) + 1
+        numbers.append(seen[place.row])
+    return numbers
