@@ -52,6 +52,7 @@ class Encoder(GraphBuilder):
         super().__init__("random_encoder", opset)
         self.rng = rng
         self.mask = ""  # the mask, int64 or bool [batch, sequence]
+        self.sound = False  # whether the bodies hide padding as they should
         #: What was chosen, for the report: "attention: causal", "head: topk".
         self.story: list[str] = []
 

@@ -23,7 +23,9 @@ _FILLS = (-1e9, -1e4, -100.0, 0.0, LOWEST, 1e9, -float("inf"))
 
 def _hidden_padding(g: Encoder, x: str, layout: Layout) -> tuple[str, str]:
     """The tokens with padding hidden in some way, or not at all, and the name of the way."""
-    way = g.pick(("none", "mul", "mul", "where", "where", "add", "sub", "mul and where", "before"))
+    if g.maybe(0.2):  # as it should be for a maximum
+        return g.node("Where", g.along(g.truth(), layout), x, g.constant(-1e9)), "where -1e+09"
+    way = g.pick(("none", "mul", "mul", "mul", "where", "where", "add", "sub", "mul and where", "before"))
     if way == "none":
         return x, way
     if way in ("where", "mul and where"):
@@ -226,10 +228,7 @@ def own_length(g: Encoder, x: str) -> None:
     own = g.maybe(0.5)
     g.story.append(f"head: {'own' if own else 'padded'} length")
     first = g.node("Gather", x, g.constant(0, np.int64), axis=1)
-    if own:
-        length = g.reduce_axes("ReduceSum", g.keep(), [1], keepdims=True)
-    else:
-        length = g.cast(g.length(), FLOAT)
+    length = g.reduce_axes("ReduceSum", g.keep(), [1], keepdims=True) if own else g.cast(g.length(), FLOAT)
     g.result(g.node("Add", first, g.node("Sqrt", length)))
 
 

@@ -70,7 +70,9 @@ class Tally:
             why.add_row(str(count), layout, escape(text))
         console.print(why)
         for found, verdict in self.failures:
-            console.print(f"--seed {found.seed}: {verdict}\n    {found.story}", markup=False, highlight=False, soft_wrap=True)
+            console.print(
+                f"--seed {found.seed}: {verdict}\n    {found.story}", markup=False, highlight=False, soft_wrap=True
+            )
 
 
 def search(first: int, seconds: float) -> Tally:

@@ -11,7 +11,7 @@ import pytest
 from tests.isolation.random_models import random_model
 from tests.isolation.search import verdicts
 
-_FIRST, _MODELS, _AT_A_TIME = 0, 60, 5
+_FIRST, _MODELS, _AT_A_TIME = 0, 100, 5
 
 
 @pytest.mark.parametrize("first", range(_FIRST, _FIRST + _MODELS, _AT_A_TIME))

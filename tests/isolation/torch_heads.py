@@ -130,7 +130,7 @@ def exported(head: str) -> onnx.ModelProto:
             opset_version=17,
             input_names=names,
             output_names=["answer"],
-            dynamic_axes=dict.fromkeys(names, {0: "batch", 1: "sequence"}),
+            dynamic_axes={name: {0: "batch", 1: "sequence"} for name in names},
         )
     return onnx.load_from_string(file.getvalue())
 
