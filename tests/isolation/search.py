@@ -109,7 +109,7 @@ def main() -> int:
     if arguments.seed is not None:
         return 0 if show(arguments.seed) else 1
     tally = search(arguments.first, arguments.seconds)
-    tally.print(Console())
+    tally.print(Console(width=max(Console().width, 120)))
     return 1 if tally.failures else 0
 
 
