@@ -7,9 +7,12 @@ SOURCES := poprt poprt_cli passes models tests examples $(wildcard benchmarks)
 # Tests run in one process per core, so each engine gets one thread.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 WORKERS ?= auto
+# How long to search, and from which random model on.
+SEARCH_SECONDS ?= 600
+SEARCH_FIRST ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench zoo clean
+.PHONY: help demo test lint format bench zoo search clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +38,9 @@ bench: $(VENV)/.bench  ## Measure throughput against baselines, peers and the ma
 
 zoo: $(VENV)/.test  ## Export every encoder family, pack it in both styles, and print what came of it
 	$(BIN)/python -m tests.zoo
+
+search: $(VENV)/.test  ## Pack random encoders for SEARCH_SECONDS and print whose answers depend on a neighbour
+	$(TEST_ENV) $(BIN)/python -m tests.isolation.search --seconds $(SEARCH_SECONDS) --first $(SEARCH_FIRST)
 
 clean:  ## Remove the virtual environment, caches and what the demo and the benchmarks wrote
 	rm -rf $(VENV) build dist *.egg-info demo_output bench_output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

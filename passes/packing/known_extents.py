@@ -39,7 +39,8 @@ def _numbers(tensor: gs.Tensor, shapes: SymbolicShapes) -> np.ndarray | None:
         numbers = [sympy.sympify(value) for value in values]
     except (TypeError, sympy.SympifyError):
         return None
-    if not all(getattr(number, "is_Integer", False) for number in numbers) or (shape and shape[0] != len(numbers)):
+    # What is said to be known may have another shape: of Reshape to a scalar, inference keeps the target shape ().
+    if not all(getattr(number, "is_Integer", False) for number in numbers) or len(numbers) != (shape or (1,))[0]:
         return None
     flat = np.array([int(number) for number in numbers], onnx.helper.tensor_dtype_to_np_dtype(element))
     return flat if shape else flat.reshape(())

@@ -19,6 +19,7 @@ from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference, get_o
 
 from passes.errors import RewriteError
 from passes.graph_io import export_weightless
+from passes.ops.common import DOMAIN
 from passes.shapes.attention_shapes import standard_attention_shapes
 from passes.shapes.shape_functions import ask_shape_function, has_shape_function
 
@@ -132,7 +133,17 @@ class _Inference(SymbolicShapeInference):  # type: ignore[misc]  # onnxruntime h
     """Symbolic shape inference that asks the registered shape functions where onnx does not know an operator.
 
     onnxruntime goes by an operator's name and takes the standard Attention for com.microsoft's, which has other inputs.
+    Of GatherND it overlooks ``batch_dims``.
     """
+
+    def _infer_GatherND(self, node: onnx.NodeProto) -> None:  # noqa: N802  (overrides)
+        data, indices = self._get_shape(node, 0), self._get_shape(node, 1)
+        batch = next((item.i for item in node.attribute if item.name == "batch_dims"), 0)
+        if not isinstance(indices[-1], int):
+            raise ValueError(f"GatherND {node.name!r}: how many axes its indices name is not known")
+        dtype = self.known_vi_[node.input[0]].type.tensor_type.elem_type
+        shape = [*indices[:-1], *data[batch + indices[-1] :]]
+        self.known_vi_[node.output[0]].CopyFrom(onnx.helper.make_tensor_value_info(node.output[0], dtype, shape))
 
     def _infer_Attention(self, node: onnx.NodeProto) -> None:  # noqa: N802  (overrides)
         if node.domain:
@@ -144,8 +155,21 @@ class _Inference(SymbolicShapeInference):  # type: ignore[misc]  # onnxruntime h
             if name:
                 self.known_vi_[name].CopyFrom(onnx.helper.make_tensor_value_info(name, dtype, shape))
 
+    def _infer_crossing(self, node: onnx.NodeProto) -> None:
+        """Unpack and Repack change the first two extents alone.
+
+        Left to guess the others, inference would take an unknown extent of 1 for that of the tensor it is broadcast to.
+        """
+        data = self._get_shape(node, 0)
+        first = [str(self._new_symbolic_dim_from_output(node, 0, axis)) for axis in range(2)]
+        dtype = self.known_vi_[node.input[0]].type.tensor_type.elem_type
+        made = onnx.helper.make_tensor_value_info(node.output[0], dtype, [*first, *data[2:]])
+        self.known_vi_[node.output[0]].CopyFrom(made)
+
     def _onnx_infer_single_node(self, node: onnx.NodeProto) -> None:
         super()._onnx_infer_single_node(node)
+        if node.domain == DOMAIN and node.op_type in ("Unpack", "Repack"):
+            self._infer_crossing(node)
         if not has_shape_function(node.op_type):
             return
         unknown = [name for name in node.output if name and not self.known_vi_[name].type.tensor_type.elem_type]

@@ -1,6 +1,7 @@
 """Which axis carries the batch and which the sequence, for whatever spelling of shape arithmetic."""
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 import pytest
 import sympy
@@ -16,8 +17,10 @@ B, S = symbol("B"), symbol("S")
 def shapes_of(body: str, assumed: dict[str, list[int | str]] | None = None, value_info: str = ""):
     text = f"m (float[batch, seq, 8] x) => (float[o0, o1, o2] y) {value_info} {{ {body} }}"
     model = parse(text)
-    constants = {"heads": [0, 0, 4, 2], "rows": [-1, 8]}
+    constants = {"heads": [0, 0, 4, 2], "rows": [-1, 8], "pairs": [[0, 0]] * 5}
     model.graph.initializer.extend(numpy_helper.from_array(np.array(v), name) for name, v in constants.items())
+    if "places" in body:
+        model.graph.input.append(onnx.helper.make_tensor_value_info("places", onnx.TensorProto.INT64, ["B", 1]))
     model.graph.output[0].type.tensor_type.ClearField("shape")
     graph: gs.Graph = import_graph(model)
     return infer_symbolic_shapes(graph, {"x": ["B", "S", 8]} if assumed is None else assumed)
@@ -34,12 +37,21 @@ def shapes_of(body: str, assumed: dict[str, list[int | str]] | None = None, valu
         ("y = ReduceSum <keepdims = 0> (x)", ()),
         ("s = Shape <start = 1, end = 2> (x)  y = ConstantOfShape (s)", (S,)),
         ("y = Concat <axis = 1> (x, x)", (B, 2 * S, 8)),
+        ("y = GatherND <batch_dims = 1> (x, places)", (B, 8)),
+        ("y = GatherND (x, pairs)", (5, 8)),
     ],
 )  # fmt: skip
 def test_axes_keep_their_symbols(body, expected):
     got = shapes_of(body)["y"]
     assert len(got) == len(expected)
     assert all(sympy.simplify(found - wanted) == 0 for found, wanted in zip(got, expected, strict=True))
+
+
+def test_only_the_first_two_extents_of_what_is_unpacked_are_new():
+    unpack = "ai.graphcore.Unpack <segment_max_size = [4], max_valid_num = 2> (x, pairs)"
+    samples, longest, hidden = shapes_of(f"y = {unpack}")["y"]
+    assert hidden == 8
+    assert not {B, S} & {samples, longest}
 
 
 def test_without_assumptions_the_declared_names_are_the_symbols():
