@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from poprt.errors import PoprtError
 from poprt.sizes import LARGEST_MESSAGE, weight_bytes
+from poprt_cli.model_writer import write_model
 
 
 def load_model(path: Path) -> onnx.ModelProto:
@@ -95,21 +95,13 @@ def prepare_folder(folder: Path) -> None:
 def save_model(model: onnx.ModelProto, path: Path) -> None:
     """Write ``model``; a file that is there is replaced once the new one is complete.
 
-    Weights of a model near 2 GB go to ``<name>.data`` beside it. ``model`` then holds references to that file.
+    Weights of a model near 2 GB go to ``<name>.<digest>.data`` beside it. ``model`` then holds references to that file.
 
     Raises:
         PoprtError: it cannot be written.
     """
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            draft = Path(folder) / path.name
-            if weight_bytes(model) > LARGEST_MESSAGE:
-                location = f"{path.name}.data"
-                onnx.save(model, str(draft), save_as_external_data=True, location=location)
-                os.replace(Path(folder) / location, path.parent / location)
-            else:
-                onnx.save(model, str(draft))
-            os.replace(draft, path)
+        write_model(model, path, weights_beside=weight_bytes(model) > LARGEST_MESSAGE)
     except OSError as error:
         raise PoprtError(
             f"the converted model cannot be written to {str(path)!r}: {error.strerror or error}"
