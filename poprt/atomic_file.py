@@ -148,22 +148,23 @@ def _remove_stale(target: Path) -> None:
 
 def _remove_unless_locked(path: Path) -> None:
     """Raises BlockingIOError where a process holds the file, and another OSError where that cannot be told."""
-    descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
-    try:
-        _lock(descriptor)
-        if _is_still(path, descriptor):  # from here on it stays so: others remove it only under this lock
+    with open(path, "r+b", opener=_no_link) as file:
+        _lock(file.fileno())
+        if _is_still(path, file.fileno()):  # from here on it stays so: others remove it only under this lock
             path.unlink()
-    finally:
-        os.close(descriptor)
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
 
 
 def _hold(path: Path, stack: ExitStack) -> bool:
     """Lock the file ``path`` until ``stack`` closes, and close it at once where its last holder removed it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    stack.callback(os.close, descriptor)
+    # A file object closes itself, and so lets go, also where a signal comes between two lines.
+    file = stack.enter_context(open(path, "ab"))
     with suppress(OSError):
-        _lock(descriptor, wait=True)
-    if _is_still(path, descriptor):
+        _lock(file.fileno(), wait=True)
+    if _is_still(path, file.fileno()):
         return True
     stack.close()
     return False

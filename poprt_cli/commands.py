@@ -68,7 +68,11 @@ def _environment_error(error: OSError) -> str:
     if error.errno == errno.EPIPE:  # the reader of our output has gone; nobody is left to tell
         return ""
     reason = error.strerror or str(error)
-    return f"cannot write the output: {reason}" if error.filename is None else f"{str(error.filename)!r}: {reason}"
+    return (
+        f"standard output cannot be written to: {reason}"
+        if error.filename is None
+        else f"{str(error.filename)!r}: {reason}"
+    )
 
 
 class KeyValueCommand(_OneLineErrors):
