@@ -161,7 +161,7 @@ def _no_link(path: str, flags: int) -> int:
 def _hold(path: Path, stack: ExitStack) -> bool:
     """Lock the file ``path`` until ``stack`` closes, and close it at once where its last holder removed it."""
     # A file object closes itself, and so lets go, also where a signal comes between two lines.
-    file = stack.enter_context(open(path, "ab"))
+    file = stack.enter_context(open(path, "ab"))  # noqa: SIM115  # it is the stack's
     with suppress(OSError):
         _lock(file.fileno(), wait=True)
     if _is_still(path, file.fileno()):

@@ -67,12 +67,11 @@ def cli(**given: Any) -> None:
 
 def _convert(given: dict[str, Any]) -> None:
     source, outputs = Path(given["input_model"]), Outputs.of(given)
-    if not given["show"]:
-        outputs.check_names(source)
-    original = load_model(source)
     if given["show"]:
-        show_inputs_and_outputs(original)
+        show_inputs_and_outputs(load_model(source))
         return
+    outputs.check_names(source)
+    original = load_model(source, outputs=outputs.by_option)
     outputs.prepare()
     converter = Converter(
         **{name: given[name] for name in _CONVERTER_KEYWORDS},

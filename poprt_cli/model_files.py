@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx
@@ -15,11 +16,16 @@ from poprt.sizes import LARGEST_MESSAGE, weight_bytes
 from poprt_cli.model_writer import write_model
 
 
-def load_model(path: Path) -> onnx.ModelProto:
+def load_model(path: Path, *, outputs: Mapping[str, Path] | None = None) -> onnx.ModelProto:
     """Load an ONNX model with its external data.
 
+    Args:
+        path: the model's file.
+        outputs: option -> file that will be written.
+
     Raises:
-        PoprtError: the file is missing, no ONNX model, truncated, or uses an operator that ONNX does not have.
+        PoprtError: the file is missing, no ONNX model, truncated, or uses an operator that ONNX does not have; or its
+            external data is one of ``outputs``.
     """
     if not path.is_file():
         raise PoprtError(f"input_model {str(path)!r} does not exist or is no file")
@@ -29,6 +35,7 @@ def load_model(path: Path) -> onnx.ModelProto:
         raise PoprtError(f"{str(path)!r} is no ONNX model, or is truncated: {error}") from error
     if not model.graph.node or not model.opset_import:
         raise PoprtError(f"{str(path)!r} is no ONNX model, or is truncated: it has no nodes or no opset")
+    _check_data_stays(model, path, outputs or {})
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
@@ -36,6 +43,21 @@ def load_model(path: Path) -> onnx.ModelProto:
     _check_weights(model, path)
     _check_operators(model)
     return model
+
+
+def _check_data_stays(model: onnx.ModelProto, path: Path, outputs: Mapping[str, Path]) -> None:
+    read = {
+        os.path.realpath(path.parent / entry.value)
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    for option, output in outputs.items():
+        if os.path.realpath(output) in read:
+            raise PoprtError(
+                f"{option} would overwrite {str(output)!r}, which holds weights of {str(path)!r}; give --output_model "
+                "another name, or another folder in --output_dir"
+            )
 
 
 def _check_weights(model: onnx.ModelProto, path: Path) -> None:

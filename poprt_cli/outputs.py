@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,12 @@ class Outputs:
         model = folder / (given["output_model"] or f"{Path(given['input_model']).stem}.optimized.onnx")
         return cls(folder, model, folder / "executable.popef" if given["export_popef"] else None)
 
+    @property
+    def by_option(self) -> dict[str, Path]:
+        """Each file, by the option that asks for it."""
+        executable = {} if self.executable is None else {"--export_popef": self.executable}
+        return {"--output_model": self.model, **executable}
+
     def check_names(self, source: Path) -> None:
         """See that no two of ``source`` and the outputs are the same file, however they are spelled.
 
@@ -41,7 +46,7 @@ class Outputs:
             PoprtError: two are; the message names both options.
         """
         seen: dict[str, str] = {}
-        for option, path in (("--input_model", source), *self._named()):
+        for option, path in (("--input_model", source), *self.by_option.items()):
             other = seen.setdefault(os.path.normcase(os.path.realpath(path)), option)
             if other != option:
                 raise PoprtError(
@@ -56,15 +61,10 @@ class Outputs:
             PoprtError: one cannot.
         """
         prepare_folder(self.folder)
-        for option, path in self._named():
+        for option, path in self.by_option.items():
             try:
                 check_target(path)
                 if not path.parent.is_dir():
                     raise FileNotFoundError(f"there is no folder {str(path.parent)!r}")
             except OSError as error:
                 raise PoprtError(f"{option} cannot be written to {str(path)!r}: {error.strerror or error}") from error
-
-    def _named(self) -> Iterator[tuple[str, Path]]:
-        yield "--output_model", self.model
-        if self.executable is not None:
-            yield "--export_popef", self.executable

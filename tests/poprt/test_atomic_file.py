@@ -40,11 +40,15 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, small_
 
 
 def test_another_failure_is_not_hidden_by_the_full_disk(tmp_path: Path, small_disk: int) -> None:
-    with pytest.raises(KeyError), replacing(tmp_path / "f") as file:
-        file.raw.truncate(small_disk)  # type: ignore[attr-defined]
-        file.seek(small_disk)
-        file.write(b"cannot be flushed")
-        raise KeyError
+    def fail() -> None:
+        with replacing(tmp_path / "f") as file:
+            file.write(bytes(small_disk))
+            file.flush()
+            file.write(b"cannot be flushed")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert names(tmp_path) == []
 
 
@@ -68,8 +72,7 @@ def test_a_folder_in_the_files_place_stays_and_nothing_else_is_left(tmp_path: Pa
 
 
 def test_a_folder_that_gets_into_the_files_place_meanwhile_stays_too(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError), replacing(tmp_path / "f") as file:
-        file.write(b"new")
+    with pytest.raises(IsADirectoryError), replacing(tmp_path / "f"):
         (tmp_path / "f").mkdir()
     assert names(tmp_path) == ["f"]
 
