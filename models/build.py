@@ -6,8 +6,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import onnx
-
 from models.bert import HEADS, SIZES, BertConfig, build_bert
 from models.dialects import DIALECTS
 from models.minilm import MiniLMNotFoundError, load_minilm
