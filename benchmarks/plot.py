@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.cost import Cost, CostResult
 from benchmarks.load import LoadResult
 from benchmarks.throughput import CaseResult
+from poprt.atomic_file import replacing
 
 HOW_TO = "no picture: pip install matplotlib"
 _COLOURS = {"baseline": "tab:gray", "peer": "tab:blue", "poprt": "tab:green"}
@@ -101,4 +102,5 @@ def plot_cost(result: CostResult, path: Path) -> None:
 
 def _save(drawn: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    drawn.savefig(path, dpi=130)
+    with replacing(path) as file:
+        drawn.savefig(file, dpi=130, format=path.suffix.removeprefix("."))

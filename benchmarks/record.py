@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from poprt.atomic_file import replacing
 from poprt.runtime.cpu import usable_cores
 
 _PACKAGES = ("poprt", "onnxruntime", "numpy", "ctranslate2", "openvino")
@@ -28,7 +29,8 @@ def write_json(path: Path, **content: Any) -> None:
     """Write the machine and ``content``; dataclasses become objects."""
     path.parent.mkdir(parents=True, exist_ok=True)
     body = {"machine": machine(), **content}
-    path.write_text(json.dumps(body, indent=1, default=_as_dict) + "\n", encoding="utf-8")
+    with replacing(path) as file:
+        file.write((json.dumps(body, indent=1, default=_as_dict) + "\n").encode())
 
 
 def _as_dict(value: Any) -> Any:

@@ -6,11 +6,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import onnx
-
 from models.bert import HEADS, SIZES, BertConfig, build_bert
 from models.dialects import DIALECTS
 from models.minilm import MiniLMNotFoundError, load_minilm
+from poprt.atomic_file import replacing
 
 _REAL_MINILM = "all-MiniLM-L6-v2"
 
@@ -54,7 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ),
             options.seed,
         )
-    onnx.save(model, str(options.output))
+    try:
+        with replacing(options.output) as file:
+            file.write(model.SerializeToString())
+    except OSError as error:
+        parser.exit(1, f"{options.output} cannot be written: {error.strerror or error}\n")
     print(f"{options.output}: {len(model.graph.node)} nodes, {options.output.stat().st_size / 2**20:.1f} MiB")
 
 

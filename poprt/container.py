@@ -12,11 +12,9 @@ import hashlib
 import json
 import mmap
 import os
-import secrets
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -24,6 +22,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from poprt.atomic_file import replacing
 from poprt.errors import DamagedExecutableError, NewerFormatError, NotAnExecutableError
 
 FORMAT_NAME = "poprt-executable"
@@ -61,7 +60,7 @@ def write_container(path: str | Path, payloads: Mapping[str, Payload], body: Map
 
     The file appears under ``path`` complete or not at all. The same contents give the same bytes.
     """
-    with _replacing(Path(path)) as file:
+    with replacing(path) as file:
         ranges: list[_Range] = []
         with zipfile.ZipFile(file, "w") as archive:
             archive.comment = b"0" * _SEAL_SIZE
@@ -78,22 +77,6 @@ def write_container(path: str | Path, payloads: Mapping[str, Payload], body: Map
         seal = _frame_digest(_file_reader(file), ranges, size - _SEAL_SIZE)
         file.seek(size - _SEAL_SIZE)
         file.write(seal)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A new file beside ``path`` that takes its place when the block ends well, and vanishes when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    with open(temporary, "x+b") as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            file.close()
-            temporary.unlink()
-            raise
-    os.replace(temporary, path)
 
 
 def _add(archive: zipfile.ZipFile, file: IO[bytes], name: str, payload: Payload) -> tuple[int, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,8 @@ import click
 
 from passes.errors import RewriteError
 from poprt.errors import PoprtError
+from poprt_cli.signals import signals_interrupt
+from poprt_cli.streams import give_up_broken_streams, prepare_streams, print_last
 
 #: What the user can mend; anything else is a bug of ours and keeps its traceback.
 USER_ERRORS = (RewriteError, PoprtError)
@@ -24,7 +27,10 @@ CONTEXT_SETTINGS = {
 
 
 class _OneLineErrors(click.Command):
-    """Prints user errors as ``poprt: error: …`` on stderr and exits with 2 (wrong options) or 1 (all others)."""
+    """Prints user errors as ``poprt: error: …`` on stderr and exits with 2 (wrong options) or 1 (all others).
+
+    A signal ends it with 128 and the signal's number, a reader of its output that has gone with 1.
+    """
 
     def main(  # type: ignore[override]  # click overloads it by standalone_mode, which is ours to set here
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
@@ -32,24 +38,41 @@ class _OneLineErrors(click.Command):
         """Run the command and exit the process."""
         program = prog_name or self.name or "poprt"
         extra["standalone_mode"] = False
+        prepare_streams()
+        with signals_interrupt() as received:
+            code, message = self._outcome(args, prog_name, **extra)
+            if received:
+                code, message = 128 + received[0], f"stopped by {signal.Signals(received[0]).name}"
+            if message:
+                print_last(f"{program}: error: {' '.join(message.split())}")
+            give_up_broken_streams()
+        sys.exit(code)
+
+    def _outcome(self, args: Sequence[str] | None, prog_name: str | None, **extra: Any) -> tuple[int, str]:
+        """Run the command; its exit code, and what to say on stderr."""
         try:
             code = super().main(args, prog_name, **extra)
-        except click.Abort:
-            sys.exit(130)
+            sys.stdout.flush()
+        except (click.Abort, KeyboardInterrupt):
+            return 130, ""
         except click.ClickException as error:
-            _fail(program, error.format_message(), error.exit_code)
+            return error.exit_code, error.format_message()
         except USER_ERRORS as error:
-            _fail(program, str(error), 1)
+            return 1, str(error)
         except OSError as error:
-            if error.errno == errno.EPIPE:  # the reader of our output has gone; nobody is left to tell
-                sys.exit(1)
-            raise
-        sys.exit(code if isinstance(code, int) else 0)
+            return 1, _environment_error(error)
+        return (code if isinstance(code, int) else 0), ""
 
 
-def _fail(program: str, message: str, code: int) -> None:
-    click.echo(f"{program}: error: {' '.join(message.split())}", err=True)
-    sys.exit(code)
+def _environment_error(error: OSError) -> str:
+    if error.errno == errno.EPIPE:  # the reader of our output has gone; nobody is left to tell
+        return ""
+    reason = error.strerror or str(error)
+    return (
+        f"standard output cannot be written to: {reason}"
+        if error.filename is None
+        else f"{str(error.filename)!r}: {reason}"
+    )
 
 
 class KeyValueCommand(_OneLineErrors):

@@ -19,8 +19,9 @@ from poprt.verify import Verification
 from poprt_cli.commands import CONTEXT_SETTINGS, KeyValueCommand
 from poprt_cli.custom import import_files
 from poprt_cli.logs import configure_logging
-from poprt_cli.model_files import load_model, prepare_folder, save_model
+from poprt_cli.model_files import load_model, save_model
 from poprt_cli.options import IPU_OPTION_NAMES, action_options, ipu_options, model_options, rewrite_options
+from poprt_cli.outputs import Outputs
 from poprt_cli.report import ModelSize, print_summary, show_inputs_and_outputs
 from poprt_cli.trial import run_once
 
@@ -65,12 +66,13 @@ def cli(**given: Any) -> None:
 
 
 def _convert(given: dict[str, Any]) -> None:
-    source, folder = Path(given["input_model"]), Path(given["output_dir"])
-    original = load_model(source)
+    source, outputs = Path(given["input_model"]), Outputs.of(given)
     if given["show"]:
-        show_inputs_and_outputs(original)
+        show_inputs_and_outputs(load_model(source))
         return
-    prepare_folder(folder)
+    outputs.check_names(source)
+    original = load_model(source, outputs=outputs.by_option)
+    outputs.prepare()
     converter = Converter(
         **{name: given[name] for name in _CONVERTER_KEYWORDS},
         used_passes=given["passes"],
@@ -79,24 +81,28 @@ def _convert(given: dict[str, Any]) -> None:
     before = ModelSize.of(original)
     kept = given["check"] or given["run"]  # only these two still need the original
     converted = converter.convert(original) if kept else converter.convert_in_place(original)
-    print_summary(before, ModelSize.of(converted), converter.records, converter.verification)
-    _refuse_wrong_numbers(converter.verification)
+    summary = before, ModelSize.of(converted), converter.records, converter.verification
+    if converter.verification is not None and not converter.verification.passed:
+        try:
+            print_summary(*summary)
+        finally:
+            _refuse_wrong_numbers(converter.verification)
     if given["run"]:
         run_once(original, converted)
     del original
-    if given["export_popef"]:
-        _export_popef(converted, folder / "executable.popef", given)
-    save_model(converted, folder / (given["output_model"] or f"{source.stem}.optimized.onnx"))
+    if outputs.executable is not None:
+        _export_popef(converted, outputs.executable, given)
+    save_model(converted, outputs.model)
+    print_summary(*summary)  # last: where it cannot be printed, the files are there
 
 
-def _refuse_wrong_numbers(verification: Verification | None) -> None:
+def _refuse_wrong_numbers(verification: Verification) -> None:
     """A model that failed its check is not written: an older good one may be in its place."""
-    failed = [] if verification is None else [output.name for output in verification.outputs if not output.passed]
-    if failed:
-        raise PoprtError(
-            f"check: outputs {failed} of the converted model differ from the original's by more than the tolerance; "
-            "nothing was written. With fp16, try --enable_avoid_overflow_patterns or --fp16_skip_op_types"
-        )
+    failed = [output.name for output in verification.outputs if not output.passed]
+    raise PoprtError(
+        f"check: outputs {failed} of the converted model differ from the original's by more than the tolerance; "
+        "nothing was written. With fp16, try --enable_avoid_overflow_patterns or --fp16_skip_op_types"
+    )
 
 
 def _export_popef(model: onnx.ModelProto, path: Path, given: dict[str, Any]) -> None:

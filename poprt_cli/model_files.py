@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx
@@ -13,13 +13,19 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from poprt.errors import PoprtError
 from poprt.sizes import LARGEST_MESSAGE, weight_bytes
+from poprt_cli.model_writer import write_model
 
 
-def load_model(path: Path) -> onnx.ModelProto:
+def load_model(path: Path, *, outputs: Mapping[str, Path] | None = None) -> onnx.ModelProto:
     """Load an ONNX model with its external data.
 
+    Args:
+        path: the model's file.
+        outputs: option -> file that will be written.
+
     Raises:
-        PoprtError: the file is missing, no ONNX model, truncated, or uses an operator that ONNX does not have.
+        PoprtError: the file is missing, no ONNX model, truncated, or uses an operator that ONNX does not have; or its
+            external data is one of ``outputs``.
     """
     if not path.is_file():
         raise PoprtError(f"input_model {str(path)!r} does not exist or is no file")
@@ -29,6 +35,7 @@ def load_model(path: Path) -> onnx.ModelProto:
         raise PoprtError(f"{str(path)!r} is no ONNX model, or is truncated: {error}") from error
     if not model.graph.node or not model.opset_import:
         raise PoprtError(f"{str(path)!r} is no ONNX model, or is truncated: it has no nodes or no opset")
+    _check_data_stays(model, path, outputs or {})
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
@@ -36,6 +43,21 @@ def load_model(path: Path) -> onnx.ModelProto:
     _check_weights(model, path)
     _check_operators(model)
     return model
+
+
+def _check_data_stays(model: onnx.ModelProto, path: Path, outputs: Mapping[str, Path]) -> None:
+    read = {
+        os.path.realpath(path.parent / entry.value)
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    for option, output in outputs.items():
+        if os.path.realpath(output) in read:
+            raise PoprtError(
+                f"{option} would overwrite {str(output)!r}, which holds weights of {str(path)!r}; give --output_model "
+                "another name, or another folder in --output_dir"
+            )
 
 
 def _check_weights(model: onnx.ModelProto, path: Path) -> None:
@@ -95,21 +117,13 @@ def prepare_folder(folder: Path) -> None:
 def save_model(model: onnx.ModelProto, path: Path) -> None:
     """Write ``model``; a file that is there is replaced once the new one is complete.
 
-    Weights of a model near 2 GB go to ``<name>.data`` beside it. ``model`` then holds references to that file.
+    Weights of a model near 2 GB go to ``<name>.<digest>.data`` beside it. ``model`` then holds references to that file.
 
     Raises:
         PoprtError: it cannot be written.
     """
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            draft = Path(folder) / path.name
-            if weight_bytes(model) > LARGEST_MESSAGE:
-                location = f"{path.name}.data"
-                onnx.save(model, str(draft), save_as_external_data=True, location=location)
-                os.replace(Path(folder) / location, path.parent / location)
-            else:
-                onnx.save(model, str(draft))
-            os.replace(draft, path)
+        write_model(model, path, weights_beside=weight_bytes(model) > LARGEST_MESSAGE)
     except OSError as error:
         raise PoprtError(
             f"the converted model cannot be written to {str(path)!r}: {error.strerror or error}"

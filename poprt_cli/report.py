@@ -57,6 +57,8 @@ def print_summary(
     """Print the one table at the end: the model before and after, the passes, packing, and the numeric check."""
     table = Table("step", "result", "nodes", "seconds", box=box.SIMPLE_HEAD)
     table.columns[2].justify = table.columns[3].justify = "right"
+    for column in table.columns:
+        column.overflow = "fold"  # an ellipsis loses the end of a name, and an ASCII terminal has none
     table.add_row("before", f"opset {before.opset}, {_bytes(before.nbytes)} of weights", str(before.nodes), "")
     table.add_section()
     for record in records:

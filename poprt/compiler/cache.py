@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def cached(source: Source, outputs: list[str], options: CompilerOptions, build: 
     """What ``build`` makes, taken from ``options.cache_path`` where it was made before and caching is enabled.
 
     Raises:
-        CompileError: caching is enabled and ``cache_path`` is empty.
+        CompileError: caching is enabled, and ``cache_path`` is empty or is no folder that can be written to.
     """
     if not options.enable_engine_caching:
         return build()
@@ -36,12 +37,27 @@ def cached(source: Source, outputs: list[str], options: CompilerOptions, build: 
             found = Executable(path)
             logger.info("reusing the executable %s", path)
             return found
-        except ExecutableError as error:
+        except (ExecutableError, OSError) as error:
             logger.warning("the cached executable is not usable and is made again: %s", error)
+    _prepare(path.parent)
     made = build()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made.save(path)
+    try:
+        made.save(path)
+    except OSError as error:  # a full disk is no reason to lose what took long to make
+        logger.warning("the executable cannot be kept in 'cache_path' as %s: %s", path, error.strerror or error)
     return made
+
+
+def _prepare(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CompileError(
+            f"compiler option 'cache_path': {str(folder)!r} cannot be written to ({error.strerror or error}); "
+            "give a folder that can, or leave out 'enable_engine_caching'"
+        ) from error
 
 
 def _key(source: Source, outputs: list[str], options: CompilerOptions) -> str:

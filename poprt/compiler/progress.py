@@ -16,7 +16,8 @@ class Progress:
 
     def __init__(self, show: bool) -> None:
         console = Console(stderr=True)
-        self._status = Status("compiling", console=console) if show and console.is_terminal else None
+        spinner = "line" if console.options.ascii_only else "dots"
+        self._status = Status("compiling", console=console, spinner=spinner) if show and console.is_terminal else None
 
     def __enter__(self) -> Progress:
         if self._status is not None:

@@ -25,3 +25,13 @@ def test_a_choice_that_the_real_minilm_leaves_no_room_for_is_an_error(
     with pytest.raises(SystemExit):
         main(["--model", "all-MiniLM-L6-v2", "--head", "qa", "--seed", "4", str(tmp_path / "out.onnx")])
     assert "--seed cannot be chosen" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_one_line_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out.onnx").mkdir()
+    with pytest.raises(SystemExit):
+        main(["--model", "tiny", str(tmp_path / "out.onnx")])
+    assert "out.onnx cannot be written: Is a directory" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]

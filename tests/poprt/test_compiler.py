@@ -371,3 +371,26 @@ def test_a_damaged_cache_file_is_made_again(tmp_path: Path, caplog: pytest.LogCa
 def test_caching_without_a_folder_is_an_error() -> None:
     with pytest.raises(CompileError, match="cache_path"):
         Compiler.compile(linear(), None, CompilerOptions(enable_engine_caching=True))
+
+
+def test_a_cache_path_that_is_no_folder_is_an_error_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in ("file", "file/below"):
+        options = CompilerOptions(enable_engine_caching=True, cache_path=str(tmp_path / path))
+        with pytest.raises(CompileError, match=r"'cache_path'.*file"):
+            Compiler.compile(linear(), None, options)
+
+
+def test_an_executable_that_cannot_be_kept_is_returned_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = CompilerOptions(enable_engine_caching=True, cache_path=str(tmp_path))
+    model = linear()
+    Compiler.compile(model, None, options)
+    (file,) = tmp_path.iterdir()
+    file.unlink()
+    file.mkdir()
+    with caplog.at_level(logging.WARNING, "poprt"):
+        assert Compiler.compile(model, None, options).outputs
+    assert "cannot be kept" in caplog.text
+    assert list(tmp_path.iterdir()) == [file]

@@ -1,0 +1,70 @@
+"""Where the results of `poprt` go, and that they harm nothing there."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from poprt.atomic_file import check_target
+from poprt.errors import PoprtError
+from poprt_cli.model_files import prepare_folder
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files to write.
+
+    Attributes:
+        folder: ``--output_dir``.
+        model: the converted model.
+        executable: the executable; None without ``--export_popef``.
+    """
+
+    folder: Path
+    model: Path
+    executable: Path | None
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Outputs:
+        """Read them from the options."""
+        folder = Path(given["output_dir"])
+        model = folder / (given["output_model"] or f"{Path(given['input_model']).stem}.optimized.onnx")
+        return cls(folder, model, folder / "executable.popef" if given["export_popef"] else None)
+
+    @property
+    def by_option(self) -> dict[str, Path]:
+        """Each file, by the option that asks for it."""
+        executable = {} if self.executable is None else {"--export_popef": self.executable}
+        return {"--output_model": self.model, **executable}
+
+    def check_names(self, source: Path) -> None:
+        """See that no two of ``source`` and the outputs are the same file, however they are spelled.
+
+        Raises:
+            PoprtError: two are; the message names both options.
+        """
+        seen: dict[str, str] = {}
+        for option, path in (("--input_model", source), *self.by_option.items()):
+            other = seen.setdefault(os.path.normcase(os.path.realpath(path)), option)
+            if other != option:
+                raise PoprtError(
+                    f"{option} would overwrite {str(path)!r}, which is {other} too; give --output_model another name, "
+                    "or another folder in --output_dir"
+                )
+
+    def prepare(self) -> None:
+        """Make the output folder, and see before any work that the outputs can be written.
+
+        Raises:
+            PoprtError: one cannot.
+        """
+        prepare_folder(self.folder)
+        for option, path in self.by_option.items():
+            try:
+                check_target(path)
+                if not path.parent.is_dir():
+                    raise FileNotFoundError(f"there is no folder {str(path.parent)!r}")
+            except OSError as error:
+                raise PoprtError(f"{option} cannot be written to {str(path)!r}: {error.strerror or error}") from error
