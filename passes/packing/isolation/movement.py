@@ -13,7 +13,6 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.node_values import constant
-from passes.packing.axes import SEQ
 from passes.packing.isolation import values as v
 from passes.packing.isolation.distances import check_distances
 from passes.packing.isolation.facts import Facts, UnprovedError, facts_of, moved
@@ -58,10 +57,23 @@ def _reshape(view: View) -> Facts:
 
 
 def _same_places(before: Shape, axis: int, after: Shape, place: int) -> bool:
-    """Whether an axis keeps its place in the order of the values: alone, or merged with those beside it."""
-    starts = _equal(sympy.prod(before[:axis]), sympy.prod(after[:place]))
-    ends = _equal(sympy.prod(before[: axis + 1]), sympy.prod(after[: place + 1]))
-    return starts or ends
+    """Whether an axis keeps its place in the order of the values: alone, merged with others, or split from them.
+
+    [n, L, h * d] -> [n * L * h, d]: axis 1 is part of axis 0. The way back as well.
+    """
+    old = sympy.prod(before[:axis]), sympy.prod(before[: axis + 1])
+    new = sympy.prod(after[:place]), sympy.prod(after[: place + 1])
+    return _lies_within(old, new) or _lies_within(new, old)
+
+
+def _lies_within(inner: tuple[Any, Any], outer: tuple[Any, Any]) -> bool:
+    """Whether an axis with these products of extents before and through it is a part of another."""
+    return _divides(outer[0], inner[0]) and _divides(inner[1], outer[1])
+
+
+def _divides(divisor: Any, product: Any) -> bool:
+    quotient = sympy.cancel(sympy.sympify(product) / divisor)
+    return bool(sympy.denom(quotient) == 1)
 
 
 def _keeps_batch(view: View, before: Shape, after: Shape) -> bool:
@@ -136,9 +148,13 @@ def _slice(view: View) -> Facts:
             continue
         if axis in view.batch(tensor):
             raise UnprovedError("it takes some samples of a batch", mixes=True)
+        cut = None if start is None else sympy.expand(before[axis] - start - after[axis])
         if start == 0 and _equal(after[axis], 1):
             padded.pop(axis)
-        elif not (step == 1 and start is not None and start >= 0 and _equal(before[axis] - start, after[axis])):
+        elif step == 1 and start is not None and start >= 0 and cut is not None and cut.is_number and cut >= 0:
+            # x[:, 1:] starts later. x[:, :-1] ends earlier: behind it a shorter sample has places of its own left.
+            padded[axis] = hull([padded[axis], facts.real.as_padding_sees_it()]) if cut else padded[axis]
+        else:
             raise UnprovedError(_slice_reason(start, step))
     return Facts(facts.real, padded, facts.corner)
 
@@ -183,18 +199,19 @@ def _pad(view: View) -> Facts:
         return facts
     before, after = view.shape(tensor), view.shape(view.node.outputs[0])
     values = constant(view.node.inputs[1]) if len(view.node.inputs) > 1 else None
+    filler = view.input(2)
+    fill = v.ZERO if filler is None else view.facts(filler).real
     for axis in {*view.seq(tensor), *view.batch(tensor)}:
         if _equal(before[axis], after[axis]):
             continue
         if axis in view.batch(tensor):
             raise UnprovedError("it adds samples to a batch", mixes=True)
         after_end = None if values is None or view.input(3) is not None else int(values[axis + len(before)])
-        filled = view.input(2) is None and facts.at(axis).is_zero
+        filled = fill.is_zero and facts.at(axis).is_zero
         if after_end != 0 and not filled:
             raise UnprovedError("it adds places at the end of a row, behind its padding")
-    fill = hull([facts.real, v.ZERO if view.input(2) is None else v.NUMBER])
-    padded = {axis: hull([item, v.ZERO]) for axis, item in facts.padded.items()}
-    return Facts(fill, padded, hull([facts.corner, v.ZERO]))
+    padded = {axis: hull([item, fill]) for axis, item in facts.padded.items()}
+    return Facts(hull([facts.real, fill]), padded, hull([facts.corner, fill]))
 
 
 @rule("Trilu")
@@ -226,20 +243,13 @@ def _gather(view: View) -> Facts:
     if view.batch(indices) and not view.is_positional(indices):
         raise UnprovedError(f"the indices {indices.name!r} differ from sample to sample, the rows do not", mixes=True)
     if axis in view.seq(data) and (picked is None or picked.any()):
-        last = picked is not None and (picked < 0).any()
-        reads_all = view.is_positional(indices) and _counts_places(view, indices)
-        if not reads_all:
+        if not view.is_positional(indices):
+            last = picked is not None and (picked < 0).any()
             raise UnprovedError("it takes the last place" if last else "it takes a place that may be padding")
+        _check_index(view.facts(indices).real)
         return facts_of(facts.real, view.seq(output), facts.anywhere.as_padding_sees_it())
     rest = {own: values for own, values in facts.padded.items() if own != axis}
     return moved(Facts(facts.real, rest, facts.corner), lambda own: own if own < axis else own + added - 1)
-
-
-def _counts_places(view: View, indices: gs.Tensor) -> bool:
-    """Whether the indices are 0, 1, 2, ... up to the length."""
-    return view.shape(indices) == (SEQ,) and bool(
-        np.array_equal(view.positions(indices, _PLACES, 1), np.arange(_PLACES))
-    )
 
 
 def _table_values(view: View, table: gs.Tensor) -> Values:
@@ -307,6 +317,22 @@ def _counts_samples(view: View, tensor: gs.Tensor) -> bool:
         return False
     own = np.indices(counted.shape)[batch[0]]
     return bool(np.array_equal(counted, own))
+
+
+@rule("ScatterND")
+def _scatter_nd(view: View) -> Facts:
+    """Updates at every place in order, which is how exporters write ``mask[...] = updates``, are the result."""
+    data, indices, updates = view.node.inputs
+    if view.packed or str(view.node.attrs.get("reduction", "none")) != "none" or not view.is_positional(indices):
+        raise UnprovedError("it writes to chosen places", mixes=True)
+    written = view.positions(indices, _PLACES, _SEVERAL)
+    own = np.moveaxis(np.indices(written.shape[:-1]), 0, -1)
+    if view.shape(data) == view.shape(updates) and np.array_equal(written, own):
+        return view.facts(updates)
+    if not np.array_equal(written[..., 0], own[..., 0]) or written[..., 1:].any():
+        raise UnprovedError("it writes to chosen places", mixes=True)
+    facts = view.facts(data)  # the first place is always the sample's own
+    return replace(facts, real=hull([facts.real, view.facts(updates).anywhere]))
 
 
 def _own_places(view: View, data: gs.Tensor, indices: gs.Tensor, output: gs.Tensor) -> Facts:

@@ -55,8 +55,11 @@ class PositionFacts:
         seq = tuple(axis for axis, extent in enumerate(extents) if extent == SEQ)
         batch = tuple(axis for axis, extent in enumerate(extents) if _is_number(extent / BATCH))
         others = [extent for axis, extent in enumerate(extents) if axis not in seq + batch and not _is_number(extent)]
-        if shape is None or others or len(seq) > 2:
+        if shape is None or len(seq) > 2 or any(BATCH in extent.free_symbols for extent in others):
             raise UnprovedError(f"{tensor.name!r} depends on the extents of the run", mixes=True)
+        if others:
+            self._check_samples(tensor, self._value(tensor, _LENGTHS[0], 1), (), batch)
+            raise UnprovedError(f"it reads the padded length from {tensor.name!r}")
         longest = min(self._width, _LONGEST_PAIR) if len(seq) == 2 else self._width
         whole = self._value(tensor, max(longest, *_LENGTHS), 1)
         self._check_lengths(tensor, whole, seq)
