@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
-from poprt.errors import DamagedExecutableError, ExecutableError, InputError, UnsupportedOperatorError
+from poprt.errors import DamagedExecutableError, ExecutableError, InputError, PoprtError, UnsupportedOperatorError
 from poprt.executable import WEIGHT_DTYPES, Executable, Manifest, TensorSpec, WeightSpec
 from poprt.graph_check import MOST_CALLED_NODES
 from poprt.runtime.cpu import usable_cores
@@ -19,6 +19,9 @@ from poprt.runtime.cpu import usable_cores
 logger = logging.getLogger("poprt")
 
 Array = npt.NDArray[Any]
+
+#: What onnxruntime raises when a run fails for another reason than its inputs.
+_FAILURES = (engine.Fail, engine.RuntimeException, engine.EPFail, engine.NotImplemented)
 
 #: How onnxruntime says that it has no such operator, or none for these types.
 _MISSING_OPERATOR = (
@@ -157,6 +160,7 @@ class EngineSession:
 
         Raises:
             InputError: an input is missing, unknown, mistyped or misshapen, or an output is unknown.
+            PoprtError: the engine failed for another reason, such as a lack of memory.
         """
         names = self._outputs if output_names is None else list(output_names)
         unknown = [name for name in names if name not in self._outputs]
@@ -168,6 +172,8 @@ class EngineSession:
             results: list[Array] = self._session.run(names, {**prepared, **self._variable})
         except engine.InvalidArgument as error:
             raise InputError(f"the engine refuses these inputs: {error}") from error
+        except _FAILURES as error:
+            raise PoprtError(f"the engine failed: {error}") from error
         return results
 
     def _check_names(self, feeds: Mapping[str, Array]) -> None:
