@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def run_popef(
         raise PoprtError(f"--runner {runner} is not available in this version; use modelRunner or packRunner")
     if index:
         raise PoprtError(f"--index {index}: this version makes no fused executables, so there is only model 0")
-    if not popef.is_file():
+    if not os.path.isfile(popef):  # Path.is_file raises for a name that is too long
         raise PoprtError(f"--popef {str(popef)!r} does not exist or is no file")
     if isolated:
         ctx.exit(run_isolated(_words(popef, runner, given), memory_limit, time_limit))

@@ -88,8 +88,14 @@ def _parts(executable: Executable) -> tuple[dict[str, object], bytes, bytes]:
 
 
 def _container_corpus() -> list[bytes]:
-    files = [sealed(*_parts(executable)) for executable in executables()]
-    return [*files, files[0][:-30], b"", b"PK\x05\x06" + bytes(18)]
+    """Small files: what is mutated then hits a header more often than a weight."""
+    tensors = [helper.make_tensor("w", TensorProto.FLOAT, [300], [0.5] * 300)]
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [300]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", value[:1], value[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    small = sealed(*_parts(Compiler.compile(model.SerializeToString())))
+    packed = sealed(*_parts(executables()[0]))
+    return [small, packed, small[:-30], b"", b"PK\x05\x06" + bytes(18)]
 
 
 def _load_container(data: bytes) -> None:
