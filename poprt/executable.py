@@ -7,18 +7,23 @@ memory-mapped. Loading runs nothing from the file.
 from __future__ import annotations
 
 import dataclasses
-import math
+import json
 import mmap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from poprt.container import ALIGNMENT, FORMAT_VERSION, Bytes, Payload, read_container, write_container
-from poprt.errors import DamagedExecutableError
+from poprt.container import ALIGNMENT, FORMAT_VERSION, Payload, write_container
+from poprt.container_reader import MANIFEST_LIMIT, Container, read_container
+from poprt.errors import DamagedExecutableError, ExecutableError
+from poprt.graph_check import check_graph
+from poprt.manifest import WEIGHT_DTYPES, Manifest, PackingSpec, TensorSpec, WeightSpec
+from poprt.manifest_rules import check_manifest
+from poprt.manifest_schema import read_manifest
+from poprt.opened_file import Bytes
 
 __all__ = [
     "FORMAT_VERSION",
@@ -31,111 +36,9 @@ __all__ = [
     "place_weights",
 ]
 
-#: Numpy names of the types that the weights member may hold.
-WEIGHT_DTYPES = frozenset(
-    {"float16", "float32", "float64", "bool"} | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
-)
-
 _GRAPH = "model.onnx"
 _WEIGHTS = "weights.bin"
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input or output as the caller sees it.
-
-    Attributes:
-        name: the tensor's name.
-        shape: declared extents; 0 where the model leaves one open.
-        dtype: numpy name of the declared type ("float16").
-        engine_dtype: numpy name of the type that the engine's graph takes or gives ("float32" where fp16 was lowered).
-        id_limit: an input whose values are rows of a table (token ids) takes 0 to ``id_limit - 1``; 0 is no limit.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    engine_dtype: str
-    id_limit: int = 0
-
-
-@dataclass(frozen=True)
-class PackingSpec:
-    """How requests of many lengths share one run.
-
-    Attributes:
-        style: "unpack_repack" (samples laid end to end) or "attention_mask" (samples share rows).
-        rows, columns: declared extents R and C of the packed inputs.
-        max_valid_num: most samples in one pack.
-        segment_max_size: longest sample, by segment.
-        unpack_info: name of the input with the sample lengths, int32 [max_valid_num, segments]; "" where there is none.
-        dynamic_inputs: inputs of shape [R, C] that hold one value a token.
-        mask: the mask input's name.
-        position_ids: the position input's name, "" where the model makes positions itself.
-        outputs: output name -> "tokens" ([max_valid_num, sum(segment_max_size), ...]), "sample" ([max_valid_num, ...])
-            or "packed" ([R, C, ...], style B).
-        ragged: the engine's graph takes [1, T] for T real tokens and [n, segments] lengths, and unpacks only to the
-            longest sample present; otherwise it takes the declared shapes alone.
-        neighbours: which samples may share a run: "any", "same_length" (padding would show in an answer, so a run takes
-            samples of one length only) or "none" (samples of a run would mix, so each runs by itself).
-        isolation: why that is so, for people: the nodes that are not proved to hide padding; "" where all are.
-    """
-
-    style: str
-    rows: int
-    columns: int
-    max_valid_num: int
-    segment_max_size: tuple[int, ...]
-    unpack_info: str
-    dynamic_inputs: tuple[str, ...]
-    mask: str
-    position_ids: str
-    outputs: dict[str, str]
-    ragged: bool
-    neighbours: str = "any"
-    isolation: str = ""
-
-
-@dataclass(frozen=True)
-class WeightSpec:
-    """Where a weight lies in the weights member, how it is stored, and the type the engine wants.
-
-    Attributes:
-        constant: False where the executable was compiled with ``constant_weights=False``: the engine takes the weight
-            as an input, and a runner may replace it.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    engine_dtype: str
-    offset: int
-    nbytes: int
-    constant: bool = True
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What the executable says of itself (``manifest.json``).
-
-    Attributes:
-        passes: the passes that made the model, in order.
-        options: the compiler's options.
-        versions: version of poprt, onnx and onnxruntime that compiled it.
-        opaque_blobs: texts that the caller gave to the compiler to be kept with the file.
-        metadata: the model's ``metadata_props``.
-    """
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    weights: tuple[WeightSpec, ...]
-    packing: PackingSpec | None = None
-    batch_axis: int = 0
-    passes: tuple[str, ...] = ()
-    options: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    opaque_blobs: dict[str, str] = field(default_factory=dict)
-    metadata: dict[str, str] = field(default_factory=dict)
+_HEAD_ROOM = 1024  # what the container adds to a manifest
 
 
 def place_weights(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, tuple[int, int]]:
@@ -159,21 +62,25 @@ class Executable:
         FileNotFoundError: there is no such file.
         NotAnExecutableError: the file is something else.
         NewerFormatError: a newer version of poprt wrote the file.
-        DamagedExecutableError: the file is truncated or altered.
+        DamagedExecutableError: the file is truncated or altered, or says what cannot be.
+        UnsafeGraphError: its graph would read other files or is known to bring the engine down.
     """
 
-    _mapping: mmap.mmap | None = None
+    _container: Container | None = None
 
     def __init__(self, path: str | Path, *, check_hash: bool = True) -> None:
-        body, members, mapping = read_container(path, check_hash=check_hash)
+        container = read_container(path, check_hash=check_hash)
         try:
-            manifest = _manifest_from_json(body)
-            weights = {spec.name: _weight_view(spec, members[_WEIGHTS]) for spec in manifest.weights}
-            graph = members[_GRAPH].tobytes()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DamagedExecutableError(f"{path}: the manifest does not describe the file: {error}") from error
-        self._set(manifest, graph, weights)
-        self._mapping = mapping
+            if set(container.names) != {_GRAPH, _WEIGHTS}:
+                raise DamagedExecutableError(f"its members are {sorted(container.names)}, not {_GRAPH} and {_WEIGHTS}")
+            manifest = read_manifest(container.manifest)
+            data, graph = container.view(_WEIGHTS), container.read(_GRAPH)
+            check_manifest(manifest, file_bytes=container.size, weight_bytes=len(data))
+            check_graph(graph, manifest.weights)
+        except ExecutableError as error:
+            raise type(error)(f"{path}: {error}") from None
+        self._set(manifest, graph, {spec.name: _weight_view(spec, data) for spec in manifest.weights})
+        self._container = container
 
     @classmethod
     def build(
@@ -208,8 +115,17 @@ class Executable:
 
     def release_pages(self) -> None:
         """Give the memory of the mapped file back. The weights stay readable: they are read from the file again."""
-        if self._mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self._mapping.madvise(mmap.MADV_DONTNEED)
+        if self._container is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._container.advise(mmap.MADV_DONTNEED)
+
+    def check_unchanged(self) -> None:
+        """Look whether the file behind the weights is still what was loaded, as far as its length and time stamp tell.
+
+        Raises:
+            DamagedExecutableError: it was cut short or overwritten in place.
+        """
+        if self._container is not None:
+            self._container.check_unchanged()
 
     def __repr__(self) -> str:
         return f"Executable(inputs={[s.name for s in self.inputs]}, outputs={[s.name for s in self.outputs]})"
@@ -249,18 +165,38 @@ class Executable:
 
         Raises:
             KeyError: the executable stores no such weight.
+            DamagedExecutableError: the file was cut short after it was loaded.
         """
         if name not in self._weights:
             raise KeyError(f"no stored weight {name!r}; there are {', '.join(self._weights) or 'none'}")
+        if self._container is not None:
+            self._container.check_size()  # to read beyond the end of a mapped file kills the process
         return self._weights[name]
 
     def save(self, path: str | Path) -> None:
-        """Write the executable; the file appears complete or not at all."""
+        """Write the executable; the file appears complete or not at all.
+
+        Raises:
+            ExecutableError: no loader would take it; the message names the field of the manifest or the node.
+        """
         body = dataclasses.asdict(self._manifest)
         specs = self._manifest.weights
         size = max((spec.offset + spec.nbytes for spec in specs), default=0)
+        self._check_loadable(body, size)
         payloads = {_GRAPH: Payload(len(self._graph), [self._graph]), _WEIGHTS: Payload(size, self._weight_chunks())}
         write_container(path, payloads, body)
+
+    def _check_loadable(self, body: dict[str, Any], weight_bytes: int) -> None:
+        """Apply what is checked when the file is loaded, so that no file is written that cannot be."""
+        try:
+            manifest = json.dumps(body, indent=1, sort_keys=True)
+            if len(manifest) > MANIFEST_LIMIT - _HEAD_ROOM:
+                raise ExecutableError(f"its manifest has {len(manifest)} bytes, at most {MANIFEST_LIMIT} are read")
+            read_manifest(json.loads(manifest))
+            check_manifest(self._manifest, file_bytes=len(self._graph) + weight_bytes, weight_bytes=weight_bytes)
+            check_graph(self._graph, self._manifest.weights)
+        except ExecutableError as error:
+            raise ExecutableError(f"the executable is not written, it could not be loaded: {error}") from error
 
     def _weight_chunks(self) -> Iterator[bytes | memoryview]:
         position = 0
@@ -281,26 +217,6 @@ def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _weight_view(spec: WeightSpec, data: Bytes) -> npt.NDArray[Any]:
-    if spec.dtype not in WEIGHT_DTYPES or spec.engine_dtype not in WEIGHT_DTYPES:
-        raise ValueError(f"weight {spec.name!r} has the unknown type {spec.dtype!r} or {spec.engine_dtype!r}")
     dtype = np.dtype(spec.dtype).newbyteorder("<")
-    if spec.nbytes != math.prod(spec.shape) * dtype.itemsize or spec.offset % ALIGNMENT:
-        raise ValueError(f"weight {spec.name!r}: place and shape do not match")
-    if not 0 <= spec.offset <= spec.offset + spec.nbytes <= len(data):
-        raise ValueError(f"weight {spec.name!r} lies outside {_WEIGHTS}")
     view: npt.NDArray[Any] = data[spec.offset : spec.offset + spec.nbytes].view(dtype).reshape(spec.shape)
     return view
-
-
-def _manifest_from_json(body: dict[str, Any]) -> Manifest:
-    """Read a manifest; fields of the container itself are left out."""
-    fields = {item.name: body[item.name] for item in dataclasses.fields(Manifest)}
-    for name in ("inputs", "outputs"):
-        fields[name] = tuple(TensorSpec(**{**item, "shape": tuple(item["shape"])}) for item in fields[name])
-    fields["weights"] = tuple(WeightSpec(**{**item, "shape": tuple(item["shape"])}) for item in fields["weights"])
-    fields["passes"] = tuple(fields["passes"])
-    packing = fields["packing"]
-    if packing is not None:
-        lists = {name: tuple(packing[name]) for name in ("segment_max_size", "dynamic_inputs")}
-        fields["packing"] = PackingSpec(**{**packing, **lists})
-    return Manifest(**fields)

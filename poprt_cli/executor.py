@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import click
 
 from poprt.errors import PoprtError
 from poprt_cli.commands import CONTEXT_SETTINGS, CommandGroup
+from poprt_cli.isolated import LEAST_MEGABYTES, run_isolated
 from poprt_cli.logs import configure_logging
 from poprt_cli.run_popef import Timing, run_model, run_packed
 
@@ -34,16 +36,57 @@ def cli() -> None:
 @click.option("--packTimeout", "pack_timeout", type=click.IntRange(0), default=0, help="Pack runner: microseconds.")
 @click.option("--dynamicInputName", "dynamic_input", default="", help="Pack runner: the input that gives the length.")
 @click.option("--maskName", "mask", default="", help="Pack runner: the mask input.")
-def run_popef(popef: Path, runner: str, index: int, **given: Any) -> None:
+@click.option("--isolated", is_flag=True, help="In a process of its own, with limits: for files of strangers.")
+@click.option(
+    "--memory_limit",
+    type=click.IntRange(LEAST_MEGABYTES),
+    default=8192,
+    show_default=True,
+    help="With --isolated: MiB of address space.",
+)
+@click.option(
+    "--time_limit", type=click.IntRange(1), default=300, show_default=True, help="With --isolated: seconds, in all."
+)
+@click.pass_context
+def run_popef(
+    ctx: click.Context,
+    /,
+    popef: Path,
+    runner: str,
+    index: int,
+    isolated: bool,
+    memory_limit: int,
+    time_limit: int,
+    **given: Any,
+) -> None:
     """Run an executable on random data and print latency and throughput."""
     if runner in ("lightRunner", "hostConcatRunner"):
         raise PoprtError(f"--runner {runner} is not available in this version; use modelRunner or packRunner")
     if index:
         raise PoprtError(f"--index {index}: this version makes no fused executables, so there is only model 0")
-    if not popef.is_file():
+    if not os.path.isfile(popef):  # Path.is_file raises for a name that is too long
         raise PoprtError(f"--popef {str(popef)!r} does not exist or is no file")
+    if isolated:
+        ctx.exit(run_isolated(_words(popef, runner, given), memory_limit, time_limit))
     run: Callable[..., Timing] = run_packed if runner == "packRunner" else run_model
-    _report(run(popef, **given))
+    try:
+        _report(run(popef, **given))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise PoprtError(f"--popef {str(popef)!r} cannot be read: {error.strerror}") from error
+    except MemoryError as error:
+        raise PoprtError(f"--popef {str(popef)!r} needs more memory than there is") from error
+
+
+def _words(popef: Path, runner: str, given: dict[str, Any]) -> list[str]:
+    """The command line that runs the same without --isolated."""
+    words = ["poprt_run_popef", "--popef", str(popef), "--runner", runner]
+    for param in run_popef.params:
+        value = given.get(param.name or "")
+        if value not in (None, ""):
+            words += [param.opts[0], str(value)]
+    return words
 
 
 def _report(timing: Timing) -> None:

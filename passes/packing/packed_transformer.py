@@ -19,7 +19,7 @@ from passes.packing.crossings import Crossings
 from passes.packing.flops import FlopShare, flop_share, node_flops
 from passes.packing.geometry import Geometry, GeometryFinder
 from passes.packing.head_pattern import report_head
-from passes.packing.isolation.company import ANY, NONE, SAME_LENGTH, Isolation, isolate
+from passes.packing.isolation.company import ANY, NONE, SAME_LENGTH, Isolation, isolate, sharpen_masks
 from passes.packing.mask import find_masks
 from passes.packing.metadata import METADATA_KEY, UNPACK_INFO
 from passes.packing.pack_args import PackArgs, parse_pack_args
@@ -89,6 +89,7 @@ class PackedTransformer(GraphPass):
                 f"model with its attention mask as an input (inputs now: {', '.join(t.name for t in graph.inputs)})"
             )
         isolation = isolate(graph, axes, placement, masks.explicit, self._args.width)
+        sharpen_masks(graph, axes, placement, masks.explicit, self._args.width, geometry.inputs[0])
         agnostic = not unbaked.problems
         neighbours = self._neighbours(isolation, agnostic, result)
         anchor = next((t for t in geometry.inputs if t.name in masks.explicit), geometry.inputs[0])

@@ -11,13 +11,17 @@ import numpy.typing as npt
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
-from poprt.errors import ExecutableError, InputError, UnsupportedOperatorError
-from poprt.executable import Executable, TensorSpec, WeightSpec
+from poprt.errors import DamagedExecutableError, ExecutableError, InputError, PoprtError, UnsupportedOperatorError
+from poprt.executable import WEIGHT_DTYPES, Executable, Manifest, TensorSpec, WeightSpec
+from poprt.graph_check import MOST_CALLED_NODES
 from poprt.runtime.cpu import usable_cores
 
 logger = logging.getLogger("poprt")
 
 Array = npt.NDArray[Any]
+
+#: What onnxruntime raises when a run fails for another reason than its inputs.
+_FAILURES = (engine.Fail, engine.RuntimeException, engine.EPFail, engine.NotImplemented)
 
 #: How onnxruntime says that it has no such operator, or none for these types.
 _MISSING_OPERATOR = (
@@ -40,6 +44,17 @@ def has_fast_half(providers: Sequence[str] | None = None) -> bool:
     return any(name != "CPUExecutionProvider" for name in (default_providers() if providers is None else providers))
 
 
+#: Bytes that a constant may take which onnxruntime computes while it loads, besides twice those of the executable.
+_FOLDED_BYTES = 64 << 20
+
+#: How onnxruntime names the types that executables have.
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(string)": "object",
+    **{f"tensor({name})": name for name in WEIGHT_DTYPES - {"float32", "float64"}},
+}
+
 #: Rewrites of onnxruntime that make a CPU slower. Its SkipLayerNormalization takes 4 times as long as Add and
 #: LayerNormalization ([512, 384] and [512, 768], two cores of an AVX-512 machine, onnxruntime 1.32).
 SLOWER_ON_CPU = ("SkipLayerNormFusion",)
@@ -55,6 +70,8 @@ class EngineSession:
 
     Raises:
         UnsupportedOperatorError: the executable needs an operator that the installed onnxruntime lacks.
+        DamagedExecutableError: the file was changed since it was loaded, or its graph takes or gives other tensors than
+            its manifest says.
         ExecutableError: onnxruntime refuses the graph for another reason.
     """
 
@@ -67,8 +84,9 @@ class EngineSession:
             spec.name: _engine_array(executable, spec) for spec in executable.manifest.weights if not spec.constant
         }
         self._session = self._start(usable_cores() if threads is None else threads)
+        _check_interface(executable.manifest, self._session)
         shapes = {item.name: item.shape for item in self._session.get_inputs()}
-        self._inputs = {spec.name: (spec, shapes[spec.name]) for spec in executable.inputs if spec.name in shapes}
+        self._inputs = {spec.name: (spec, shapes[spec.name]) for spec in executable.inputs}
         #: Output name -> its shape in the graph: a number, or anything else where the extent is open.
         self.output_shapes = {item.name: list(item.shape) for item in self._session.get_outputs()}
         self._outputs = list(self.output_shapes)
@@ -77,6 +95,8 @@ class EngineSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        _bound(options, self.executable)
+        self.executable.check_unchanged()
         constant = [spec for spec in self.executable.manifest.weights if spec.constant]
         # onnxruntime copies these while it loads; they may go when this method returns.
         values = [ort.OrtValue.ortvalue_from_numpy(_engine_array(self.executable, spec)) for spec in constant]
@@ -88,6 +108,7 @@ class EngineSession:
             )
         except Exception as error:
             raise engine_error(error) from error
+        self.executable.check_unchanged()
         self.executable.release_pages()
         return started
 
@@ -141,6 +162,7 @@ class EngineSession:
 
         Raises:
             InputError: an input is missing, unknown, mistyped or misshapen, or an output is unknown.
+            PoprtError: the engine failed for another reason, such as a lack of memory.
         """
         names = self._outputs if output_names is None else list(output_names)
         unknown = [name for name in names if name not in self._outputs]
@@ -152,6 +174,8 @@ class EngineSession:
             results: list[Array] = self._session.run(names, {**prepared, **self._variable})
         except engine.InvalidArgument as error:
             raise InputError(f"the engine refuses these inputs: {error}") from error
+        except _FAILURES as error:
+            raise PoprtError(f"the engine failed: {error}") from error
         return results
 
     def _check_names(self, feeds: Mapping[str, Array]) -> None:
@@ -160,6 +184,34 @@ class EngineSession:
         if missing or unknown:
             faults = [f"missing input {name!r}" for name in missing] + [f"unknown input {name!r}" for name in unknown]
             raise InputError(f"{', '.join(faults)}; expected {', '.join(self._inputs)}")
+
+
+def _bound(options: ort.SessionOptions, executable: Executable) -> None:
+    """Options against graphs that grow while they are loaded. An older onnxruntime takes no notice of some."""
+    stored = len(executable.graph) + sum(spec.nbytes for spec in executable.manifest.weights)
+    for name, value in {
+        "session.load_model_format": "ONNX",  # not its own format, which nobody checked
+        "session.function_expansion_node_limit": str(MOST_CALLED_NODES),
+        "optimization.constant_folding_max_output_size_in_bytes": str(_FOLDED_BYTES + 2 * stored),
+    }.items():
+        options.add_session_config_entry(name, value)
+
+
+def _check_interface(manifest: Manifest, session: ort.InferenceSession) -> None:
+    """Raise DamagedExecutableError unless the graph takes and gives what the manifest says, by name and type."""
+    inputs = {spec.name: spec.engine_dtype for spec in manifest.inputs}
+    variable = {spec.name: spec.engine_dtype for spec in manifest.weights if not spec.constant}
+    declared = {
+        "inputs": {**inputs, **variable},
+        "outputs": {spec.name: spec.engine_dtype for spec in manifest.outputs},
+    }
+    for kind, items in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
+        held = {item.name: _DTYPES.get(item.type, item.type) for item in items}
+        if held != declared[kind]:
+            differing = dict(sorted(held.items() ^ declared[kind].items())[:3])
+            raise DamagedExecutableError(
+                f"the manifest's {kind} are not those of the graph; they differ in {differing}"
+            )
 
 
 def engine_error(error: Exception) -> ExecutableError:

@@ -30,8 +30,12 @@ PACKING = PackingSpec(
     mask="mask",
     position_ids="",
     outputs={"y": "tokens"},
-    ragged=True,
+    ragged=False,
 )
+
+
+#: A model of IR version 8 without a graph.
+GRAPH = b"\x08\x08"
 
 
 def make_executable() -> Executable:
@@ -44,7 +48,10 @@ def make_executable() -> Executable:
     places = place_weights(arrays)
     weights = tuple(WeightSpec(n, a.shape, a.dtype.name, a.dtype.name, *places[n]) for n, a in arrays.items())
     manifest = Manifest(
-        inputs=(TensorSpec("ids", (2, 8), "int32", "int32"),),
+        inputs=tuple(
+            TensorSpec(name, shape, "int32", "int32")
+            for name, shape in {"ids": (2, 8), "mask": (2, 8), "unpack_info": (5, 2)}.items()
+        ),
         outputs=(TensorSpec("y", (5, 8), "float16", "float32"),),
         weights=weights,
         packing=PACKING,
@@ -55,7 +62,7 @@ def make_executable() -> Executable:
         opaque_blobs={"HostConcatRunnerConfig": "{}"},
         metadata={"key": "größe"},
     )
-    return Executable.build(manifest, b"a graph", arrays)
+    return Executable.build(manifest, GRAPH, arrays)
 
 
 @pytest.fixture
@@ -102,13 +109,13 @@ def test_zip_tools_read_the_file_and_its_members_are_stored_and_aligned(saved: P
     with zipfile.ZipFile(saved) as archive:
         assert archive.namelist() == ["mimetype", "model.onnx", "weights.bin", "manifest.json"]
         assert archive.testzip() is None
-        assert archive.read("model.onnx") == b"a graph"
+        assert archive.read("model.onnx") == GRAPH
         manifest = json.loads(archive.read("manifest.json"))
         for info in archive.infolist():
             assert info.compress_type == zipfile.ZIP_STORED
             assert saved.read_bytes().index(archive.read(info.filename)) % 64 == 0
     assert manifest["format_version"] == 1
-    assert manifest["members"]["model.onnx"]["bytes"] == len(b"a graph")
+    assert manifest["members"]["model.onnx"]["bytes"] == len(GRAPH)
 
 
 def test_members_beyond_the_old_zip_limit_are_aligned_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +212,7 @@ def rewritten(path: Path, **changes: object) -> Path:
     container.write_container(
         path,
         {
-            "model.onnx": container.Payload(7, [executable.graph]),
+            "model.onnx": container.Payload(len(GRAPH), [executable.graph]),
             "weights.bin": container.Payload(320, list(executable._weight_chunks())),
         },
         body,
@@ -239,7 +246,7 @@ def test_a_manifest_without_a_field_is_damage(tmp_path: Path) -> None:
 def test_a_missing_member_is_damage(tmp_path: Path) -> None:
     path = tmp_path / "m.popef"
     container.write_container(
-        path, {"model.onnx": container.Payload(7, [b"a graph"])}, dataclasses.asdict(make_executable().manifest)
+        path, {"model.onnx": container.Payload(len(GRAPH), [GRAPH])}, dataclasses.asdict(make_executable().manifest)
     )
     with pytest.raises(DamagedExecutableError):
         Executable(path)

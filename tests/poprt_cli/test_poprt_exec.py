@@ -65,6 +65,7 @@ def test_latency_and_throughput_are_printed(folder: Path, name: str, words: list
     ("name", "words", "text"),
     [
         ("missing", [], "does not exist"),
+        ("x" * 300, [], "does not exist"),
         ("text", [], "text.popef"),
         ("fixed", ["--runner", "lightRunner"], "not available in this version"),
         ("fixed", ["--runner", "hostConcatRunner"], "not available in this version"),

@@ -12,6 +12,7 @@ from passes.packing.axes import AxisMap
 from passes.packing.isolation.elementwise import ELEMENTWISE
 from passes.packing.isolation.proof import IsolationProof, Leak
 from passes.packing.isolation.rules import RULES
+from passes.packing.isolation.sharpen import Sharpener
 from passes.packing.isolation.values import ZERO, Values
 from passes.packing.placement import Placement
 
@@ -72,9 +73,11 @@ def isolate(
         return IsolationProof(graph, axes, placement, masks, width, RULES, crossing).run()
 
     leaks = prove()
-    for leak in list(leaks):
-        moved = mask_application(graph, leak.node, placement, masks)
-        if leak not in leaks or not moved:
+    applying = [mask_application(graph, leak.node, placement, masks) for leak in leaks]
+    # All together first: a sum of masked tokens and the sum of the mask share what applies it.
+    for moved in [set().union(*applying), *applying]:
+        moved &= placement.packed
+        if not leaks or not moved:
             continue
         placement.packed -= moved
         better = prove()
@@ -83,6 +86,20 @@ def isolate(
         else:
             placement.packed |= moved
     return Isolation(tuple(leaks))
+
+
+def sharpen_masks(
+    graph: gs.Graph, axes: AxisMap, placement: Placement, masks: Sequence[str], width: int, anchor: gs.Tensor
+) -> int:
+    """Put -inf where padding is, into what hides it from each softmax (:mod:`passes.packing.isolation.sharpen`).
+
+    Args:
+        graph, axes, placement, masks, width: as for :func:`isolate`; the first three get the new nodes.
+        anchor: an input [batch, seq].
+    """
+    proof = IsolationProof(graph, axes, placement, masks, width, RULES)
+    proof.run()
+    return Sharpener(graph, axes, placement, proof.facts, anchor).run()
 
 
 def mask_application(graph: gs.Graph, sink: gs.Node, placement: Placement, masks: Sequence[str]) -> set[int]:

@@ -1,0 +1,201 @@
+"""Makes what hides padding from a softmax stronger than anything that a mask can say.
+
+A model adds -10000 where its mask is 0. A large score outweighs that, and where a sample's own mask is 0 throughout,
+its places and the padding look alike. Padding must be further away than both: it gets -inf.
+
+    scores [n, h, L, L] + mask [n, 1, 1, L]  ->  scores + Where(is a token [n, 1, 1, L], mask, -inf)
+
+In a run without padding nothing changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from passes.fusion.attention_ops import attention_inputs, input_at
+from passes.packing.axes import BATCH, SEQ, AxisMap
+from passes.packing.isolation.facts import Facts, UnprovedError
+from passes.packing.isolation.values import LOW_SCORE
+from passes.packing.placement import Placement
+
+#: Operators through which scores pass on their way to the softmax.
+_ON_THE_WAY = frozenset(
+    {"Add", "Cast", "Clip", "Div", "Identity", "Max", "Min", "Mul", "Reshape", "Squeeze", "Sub", "Unsqueeze", "Where"}
+)
+_WEIGHING = frozenset({"Softmax", "LogSoftmax", "Exp", "ReduceLogSumExp"})
+
+
+@dataclass
+class Sharpener:
+    """Puts -inf where padding is, into the masks of the unpacked side.
+
+    Args:
+        graph: the graph before it is rewritten; it gets the nodes.
+        axes: shapes of its tensors.
+        placement: which nodes run packed.
+        facts: what is known of a tensor of the unpacked side.
+        anchor: an input [batch, seq].
+    """
+
+    graph: gs.Graph
+    axes: AxisMap
+    placement: Placement
+    facts: Callable[[gs.Tensor], Facts]
+    anchor: gs.Tensor
+    _made: dict[Any, gs.Tensor] = field(default_factory=dict)
+
+    def run(self) -> int:
+        """Change the graph; returns how many masks were changed."""
+        changed: dict[tuple[int, int], tuple[gs.Node, int]] = {}
+        for node in self.graph.nodes:
+            if self.placement.runs_packed(node):
+                continue
+            if node.op in _WEIGHING:
+                changed.update(self._masks_before(node.inputs[0]))
+            known = attention_inputs(node)
+            bias = input_at(node, known.bias) if known else None
+            if known and bias is not None and self._is_mask(bias):
+                changed[id(node), known.bias] = (node, known.bias)
+        count = sum(self._sharpen(node, index) for node, index in changed.values())
+        self.graph.toposort(mode="nodes")
+        return count
+
+    def _masks_before(self, tensor: gs.Tensor) -> dict[tuple[int, int], tuple[gs.Node, int]]:
+        """The operands by which scores on the way to ``tensor`` become low at padding."""
+        found: dict[tuple[int, int], tuple[gs.Node, int]] = {}
+        todo, seen = [tensor], set()
+        while todo:
+            for node in todo.pop().inputs:
+                if id(node) in seen or self.placement.runs_packed(node) or node.op not in _ON_THE_WAY:
+                    continue
+                seen.add(id(node))
+                masks = (
+                    []
+                    if node.op not in ("Add", "Where")
+                    else [index for index, operand in enumerate(node.inputs) if self._is_applied(node, index, operand)]
+                )
+                found.update({(id(node), index): (node, index) for index in masks})
+                todo.extend(operand for index, operand in enumerate(node.inputs) if index not in masks)
+        return found
+
+    def _is_applied(self, node: gs.Node, index: int, operand: gs.Tensor) -> bool:
+        """Whether an operand is a mask that is added, or the low number that replaces hidden scores."""
+        if node.op == "Add":
+            return self._is_mask(operand)
+        if index == 0 or operand.is_empty() or not self.axes.is_free(operand):
+            return False
+        value = self.facts(operand).real
+        return value.is_exact and value.low <= LOW_SCORE and np.isfinite(value.low)
+
+    def _is_mask(self, tensor: gs.Tensor) -> bool:
+        """Whether a tensor is one known, low and finite number in the padded places of an axis."""
+        if self.axes.is_free(tensor) or self._dtype(tensor).kind != "f":
+            return False
+        try:
+            facts = self.facts(tensor)
+        except UnprovedError:
+            return False
+        return any(item.is_exact and item.low <= LOW_SCORE and np.isfinite(item.low) for item in facts.padded.values())
+
+    def _sharpen(self, node: gs.Node, index: int) -> bool:
+        operand, result = node.inputs[index], node.outputs[0]
+        free = self.axes.is_free(operand)
+        like = result if free or node.op == "Where" else operand
+        shape = self.axes.shape(like)
+        key_axis = self._key_axis(like)
+        if shape is None or key_axis is None or shape.count(BATCH) != 1:
+            shape, like = self.axes.shape(result), result
+            key_axis = self._key_axis(result)
+        if shape is None or key_axis is None or shape.count(BATCH) != 1:
+            return False  # batch and heads share an axis: the mask stays as strong as the model made it
+        token = self._is_token(shape.index(BATCH), key_axis, len(shape))
+        node.inputs[index] = self._selected(token, operand, len(shape), shape.index(BATCH), key_axis)
+        return True
+
+    def _key_axis(self, tensor: gs.Tensor) -> int | None:
+        """The last axis, where it holds the places that a softmax weighs."""
+        shape = self.axes.shape(tensor)
+        return len(shape) - 1 if shape and shape[-1] == SEQ else None
+
+    def _selected(self, token: gs.Tensor, operand: gs.Tensor, rank: int, batch: int, key: int) -> gs.Tensor:
+        made_for = ("selected", operand.name, rank, batch, key)
+        if made_for not in self._made:
+            dtype = self._dtype(operand)
+            lowest = gs.Constant(f"{token.name}_hidden_{dtype.name}_{len(self._made)}", np.array(-np.inf, dtype))
+            own = list(self.axes.shape(operand) or ())
+            shape = [1] * (rank - len(own)) + own
+            shape[batch], shape[key] = BATCH, SEQ
+            name = f"{operand.name}_of_tokens_{len(self._made)}"
+            self._made[made_for] = self._node("Where", name, [token, operand, lowest], dtype, tuple(shape))
+        return self._made[made_for]
+
+    def _is_token(self, batch: int, key: int, rank: int) -> gs.Tensor:
+        """bool, true where a token stands: [n, L] laid along the axes ``batch`` and ``key`` of ``rank``."""
+        made_for = ("token", batch, key, rank)
+        if made_for not in self._made:
+            tensor = self._grid()
+            if batch > key:
+                tensor = self._node("Transpose", f"{tensor.name}_turned", [tensor], np.bool_, (SEQ, BATCH), perm=[1, 0])
+            shape: list[Any] = [1] * rank
+            shape[batch], shape[key] = BATCH, SEQ
+            others = [axis for axis in range(rank) if axis not in (batch, key)]
+            if others:
+                axes = gs.Constant(f"is_token_axes_{len(self._made)}", np.array(others, np.int64))
+                name = f"is_token_{rank}_{batch}_{key}"
+                tensor = self._node("Unsqueeze", name, [tensor, axes], np.bool_, tuple(shape))
+            self._made[made_for] = tensor
+        return self._made[made_for]
+
+    def _grid(self) -> gs.Tensor:
+        """bool [n, L], true where a token stands: one everywhere on the packed side, zero where Unpack fills.
+
+        The first place counts as one also where a pack has no sample, so that no row of scores is -inf throughout.
+        """
+        if "grid" not in self._made:
+            always = self._node("Equal", "token_here", [self.anchor, self.anchor], np.bool_, (BATCH, SEQ), packed=True)
+            number = self._node(
+                "Cast", "token_number", [always], np.int32, (BATCH, SEQ), packed=True, to=onnx.TensorProto.INT32
+            )
+            one = [gs.Constant(f"is_token_{name}", np.array([1], np.int64)) for name in ("start", "axis")]
+            end = gs.Constant("is_token_end", np.array([np.iinfo(np.int64).max]))
+            rest = self._node("Slice", "token_after_first", [number, one[0], end, one[1]], np.int32, (BATCH, SEQ - 1))
+            pads = gs.Constant("is_token_pads", np.array([0, 1, 0, 0]))
+            first = gs.Constant("is_token_first", np.array(1, np.int32))
+            filled = self._node("Pad", "token_or_first", [rest, pads, first], np.int32, (BATCH, SEQ))
+            self._made["grid"] = self._node(
+                "Cast", "is_token", [filled], np.bool_, (BATCH, SEQ), to=onnx.TensorProto.BOOL
+            )
+        return self._made["grid"]
+
+    def _node(
+        self,
+        op: str,
+        name: str,
+        inputs: list[gs.Tensor],
+        dtype: Any,
+        shape: tuple[Any, ...],
+        packed: bool = False,
+        **attrs: Any,
+    ) -> gs.Variable:
+        output = gs.Variable(name, np.dtype(dtype))
+        node = gs.Node(op, name=name, attrs=attrs, inputs=inputs, outputs=[output])
+        self.graph.nodes.append(node)
+        self.axes.record(output, shape)
+        self.axes.shapes.dtypes[name] = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        if packed:
+            self.placement.packed.add(id(node))
+        return output
+
+    def _dtype(self, tensor: gs.Tensor) -> np.dtype[Any]:
+        held = tensor.dtype
+        if held is None:
+            element = self.axes.shapes.dtypes.get(tensor.name, onnx.TensorProto.FLOAT)
+            held = onnx.helper.tensor_dtype_to_np_dtype(element)
+        dtype: np.dtype[Any] = np.dtype(held)
+        return dtype

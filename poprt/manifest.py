@@ -1,0 +1,112 @@
+"""What an executable says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Numpy names of the types that the weights member may hold.
+WEIGHT_DTYPES = frozenset(
+    {"float16", "float32", "float64", "bool"} | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output as the caller sees it.
+
+    Attributes:
+        name: the tensor's name.
+        shape: declared extents; 0 where the model leaves one open.
+        dtype: numpy name of the declared type ("float16").
+        engine_dtype: numpy name of the type that the engine's graph takes or gives ("float32" where fp16 was lowered).
+        id_limit: an input whose values are rows of a table (token ids) takes 0 to ``id_limit - 1``; 0 is no limit.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    engine_dtype: str
+    id_limit: int = 0
+
+
+@dataclass(frozen=True)
+class PackingSpec:
+    """How requests of many lengths share one run.
+
+    Attributes:
+        style: "unpack_repack" (samples laid end to end) or "attention_mask" (samples share rows).
+        rows, columns: declared extents R and C of the packed inputs.
+        max_valid_num: most samples in one pack.
+        segment_max_size: longest sample, by segment.
+        unpack_info: name of the input with the sample lengths, int32 [max_valid_num, segments]; "" where there is none.
+        dynamic_inputs: inputs of shape [R, C] that hold one value a token.
+        mask: the mask input's name.
+        position_ids: the position input's name, "" where the model makes positions itself.
+        outputs: output name -> "tokens" ([max_valid_num, sum(segment_max_size), ...]), "sample" ([max_valid_num, ...])
+            or "packed" ([R, C, ...], style B).
+        ragged: the engine's graph takes [1, T] for T real tokens and [n, segments] lengths, and unpacks only to the
+            longest sample present; otherwise it takes the declared shapes alone.
+        neighbours: which samples may share a run: "any", "same_length" (padding would show in an answer, so a run takes
+            samples of one length only) or "none" (samples of a run would mix, so each runs by itself).
+        isolation: why that is so, for people: the nodes that are not proved to hide padding; "" where all are.
+        token_axes: "sample" output -> the axes of its rows' tensor that grow with the sample (attention weights have
+            two); what lies behind the sample's own length there is padding, and the runtime gives zeros.
+    """
+
+    style: str
+    rows: int
+    columns: int
+    max_valid_num: int
+    segment_max_size: tuple[int, ...]
+    unpack_info: str
+    dynamic_inputs: tuple[str, ...]
+    mask: str
+    position_ids: str
+    outputs: dict[str, str]
+    ragged: bool
+    neighbours: str = "any"
+    isolation: str = ""
+    token_axes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WeightSpec:
+    """Where a weight lies in the weights member, how it is stored, and the type the engine wants.
+
+    Attributes:
+        constant: False where the executable was compiled with ``constant_weights=False``: the engine takes the weight
+            as an input, and a runner may replace it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    engine_dtype: str
+    offset: int
+    nbytes: int
+    constant: bool = True
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What the executable says of itself (``manifest.json``).
+
+    Attributes:
+        passes: the passes that made the model, in order.
+        options: the compiler's options.
+        versions: version of poprt, onnx and onnxruntime that compiled it.
+        opaque_blobs: texts that the caller gave to the compiler to be kept with the file.
+        metadata: the model's ``metadata_props``.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    weights: tuple[WeightSpec, ...]
+    packing: PackingSpec | None = None
+    batch_axis: int = 0
+    passes: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    opaque_blobs: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,186 @@
+"""What the fields of a manifest say of each other, of the file, and how much memory they may ask for."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from poprt.container import ALIGNMENT
+from poprt.errors import DamagedExecutableError
+from poprt.manifest import WEIGHT_DTYPES, Manifest, PackingSpec, TensorSpec, WeightSpec
+from poprt.manifest_schema import wrong
+
+#: The most tokens, samples, or tokens of a sample that one pack may declare.
+MOST_TOKENS = 1 << 22
+#: A declared input or output may take this many bytes, and more for a large file: a runner allocates it as declared.
+TENSOR_ALLOWANCE = 256 << 20
+TENSOR_BYTES_A_FILE_BYTE = 256
+
+#: Inputs and outputs may hold texts besides: onnxruntime takes and gives them as objects.
+_TENSOR_DTYPES = WEIGHT_DTYPES | {"object"}
+_MOST_AXES = 32  # numpy 1 takes no more
+_STYLES = {"unpack_repack": {"tokens", "sample"}, "attention_mask": {"tokens", "sample", "packed"}}
+_NEIGHBOURS = ("any", "same_length", "none")
+
+
+def check_manifest(manifest: Manifest, *, file_bytes: int, weight_bytes: int) -> None:
+    """Check that a manifest can be served from its file.
+
+    Args:
+        manifest: what :func:`poprt.manifest_schema.read_manifest` made.
+        file_bytes: length of the file. No declared tensor may be larger than ``TENSOR_ALLOWANCE`` and
+            ``TENSOR_BYTES_A_FILE_BYTE`` times that.
+        weight_bytes: length of the weights member.
+
+    Raises:
+        DamagedExecutableError: a field contradicts another one or the file, or asks for too much memory.
+    """
+    both: dict[str, tuple[TensorSpec, ...]] = {"inputs": manifest.inputs, "outputs": manifest.outputs}
+    for kind, specs in both.items():
+        if not specs:
+            raise wrong(kind, [], "at least one")
+        _check_names(kind, (spec.name for spec in specs))
+        for spec in specs:
+            _check_tensor(kind, spec, TENSOR_ALLOWANCE + TENSOR_BYTES_A_FILE_BYTE * file_bytes)
+    _check_names("weights", (spec.name for spec in manifest.weights))
+    fed = [*(spec.name for spec in manifest.inputs), *(weight.name for weight in manifest.weights)]
+    _check_names("inputs and weights", fed)
+    if manifest.batch_axis >= _MOST_AXES:
+        raise wrong("batch_axis", manifest.batch_axis, f"less than {_MOST_AXES}")
+    end = 0
+    for weight in manifest.weights:
+        end = _check_weight(weight, end, weight_bytes)
+    if manifest.packing is not None:
+        _check_packing(manifest, manifest.packing)
+
+
+def _check_names(field: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if not name or name in seen:
+            raise wrong(field, name, "names that are not empty and not given twice")
+        seen.add(name)
+
+
+def _check_tensor(kind: str, spec: TensorSpec, most_bytes: int) -> None:
+    field = f"{kind}.{spec.name}"
+    _check_dtypes(field, (spec.dtype, spec.engine_dtype))
+    _check_axes(field, spec.shape)
+    size = max(np.dtype(spec.dtype).itemsize, np.dtype(spec.engine_dtype).itemsize)
+    if _product(spec.shape) * size > most_bytes:
+        raise wrong(f"{field}.shape", list(spec.shape), f"at most {most_bytes} bytes for a file of this size")
+
+
+def _check_dtypes(field: str, names: Iterable[str]) -> None:
+    for name in names:
+        if name not in _TENSOR_DTYPES:
+            raise wrong(f"{field}.dtype", name, f"one of {', '.join(sorted(_TENSOR_DTYPES))}")
+
+
+def _check_axes(field: str, shape: Sequence[int]) -> None:
+    if len(shape) > _MOST_AXES:
+        raise wrong(f"{field}.shape", list(shape), f"at most {_MOST_AXES} axes")
+
+
+def _product(shape: Sequence[int]) -> int:
+    """The elements of a tensor, an open or empty axis counted as one."""
+    return math.prod(max(extent, 1) for extent in shape)
+
+
+def _check_weight(spec: WeightSpec, end: int, weight_bytes: int) -> int:
+    """Check a weight that must start at ``end`` or later; give the place where it ends."""
+    label = f"weight {spec.name!r}"
+    # Any other pair would take more memory than the file has, or change what the weight means.
+    widened = (spec.dtype, spec.engine_dtype) == ("float16", "float32")
+    if spec.dtype not in WEIGHT_DTYPES or not (widened or spec.dtype == spec.engine_dtype):
+        raise DamagedExecutableError(
+            f"manifest field 'weights': {label} is stored as {spec.dtype!r} and served as {spec.engine_dtype!r}; "
+            "expected one known type for both, or float16 and float32"
+        )
+    _check_axes(f"weights.{spec.name}", spec.shape)
+    if spec.nbytes != math.prod(spec.shape) * np.dtype(spec.dtype).itemsize or _product(spec.shape) > 1 << 48:
+        raise DamagedExecutableError(
+            f"manifest field 'weights': {label} has the shape {list(spec.shape)} of {spec.dtype} in {spec.nbytes} bytes"
+        )
+    if spec.offset % ALIGNMENT or not end <= spec.offset <= spec.offset + spec.nbytes <= weight_bytes:
+        raise DamagedExecutableError(
+            f"manifest field 'weights': {label} lies at {spec.offset} with {spec.nbytes} bytes; expected a place of "
+            f"its own among {weight_bytes} bytes, after the weight before it, at a multiple of {ALIGNMENT}"
+        )
+    return spec.offset + spec.nbytes
+
+
+def _check_packing(manifest: Manifest, packing: PackingSpec) -> None:
+    if packing.style not in _STYLES:
+        raise wrong("packing.style", packing.style, f"one of {', '.join(_STYLES)}")
+    if packing.neighbours not in _NEIGHBOURS:
+        raise wrong("packing.neighbours", packing.neighbours, f"one of {', '.join(_NEIGHBOURS)}")
+    _check_extents(packing)
+    if packing.style == "attention_mask" and (packing.ragged or len(packing.segment_max_size) > 1):
+        raise wrong("packing.style", packing.style, "'unpack_repack' where it is ragged or has several segments")
+    if packing.ragged and len(packing.segment_max_size) > 1:
+        raise wrong("packing.ragged", packing.ragged, "false where a sample has several segments")
+    _check_packed_inputs(packing, {spec.name: spec for spec in manifest.inputs})
+    outputs = {spec.name: spec for spec in manifest.outputs}
+    if set(packing.outputs) != set(outputs):
+        raise wrong("packing.outputs", sorted(packing.outputs), f"the outputs, {sorted(outputs)}")
+    for name, kind in packing.outputs.items():
+        _check_packed_output(packing, outputs[name], kind)
+
+
+def _check_extents(packing: PackingSpec) -> None:
+    sizes = packing.segment_max_size
+    if not sizes or min(sizes) < 1 or sum(sizes) > MOST_TOKENS:
+        raise wrong("packing.segment_max_size", list(sizes), f"sizes of 1 or more, together at most {MOST_TOKENS}")
+    for name, value in (("rows", packing.rows), ("columns", packing.columns), ("max_valid_num", packing.max_valid_num)):
+        if not 1 <= value <= MOST_TOKENS:
+            raise wrong(f"packing.{name}", value, f"1 to {MOST_TOKENS}")
+    for pair, product in (
+        ("rows x columns", packing.rows * packing.columns),
+        ("max_valid_num x segments", packing.max_valid_num * len(sizes)),
+    ):
+        if product > MOST_TOKENS:
+            raise wrong(f"packing.{pair}", product, f"at most {MOST_TOKENS}")
+
+
+def _check_packed_inputs(packing: PackingSpec, inputs: dict[str, TensorSpec]) -> None:
+    dynamic = packing.dynamic_inputs
+    if not dynamic:
+        raise wrong("packing.dynamic_inputs", [], "at least one")
+    _check_names("packing.dynamic_inputs", dynamic)
+    for name in dynamic:
+        _check_numbers("packing.dynamic_inputs", name, inputs, "biuf", (packing.rows, packing.columns))
+    if packing.mask not in dynamic:
+        raise wrong("packing.mask", packing.mask, f"one of the dynamic inputs, {list(dynamic)}")
+    if packing.position_ids and packing.position_ids not in dynamic:
+        raise wrong("packing.position_ids", packing.position_ids, f"'' or one of the dynamic inputs, {list(dynamic)}")
+    if packing.unpack_info or packing.style == "unpack_repack":
+        lengths = (packing.max_valid_num, len(packing.segment_max_size))
+        _check_numbers("packing.unpack_info", packing.unpack_info, inputs, "iu", lengths)
+        if packing.unpack_info in dynamic:
+            raise wrong("packing.unpack_info", packing.unpack_info, "none of the dynamic inputs")
+
+
+def _check_numbers(field: str, name: str, inputs: dict[str, TensorSpec], kinds: str, shape: tuple[int, ...]) -> None:
+    spec = inputs.get(name)
+    if spec is None:
+        raise wrong(field, name, f"one of the inputs, {sorted(inputs)}")
+    if spec.shape != shape or np.dtype(spec.dtype).kind not in kinds or np.dtype(spec.engine_dtype).kind not in kinds:
+        raise wrong(field, f"{name} {spec.dtype}{list(spec.shape)}", f"numbers of shape {list(shape)}")
+
+
+def _check_packed_output(packing: PackingSpec, spec: TensorSpec, kind: str) -> None:
+    known = _STYLES[packing.style] if packing.unpack_info else {"packed"}
+    if kind not in known:
+        raise wrong(f"packing.outputs.{spec.name}", kind, f"one of {', '.join(sorted(known))}")
+    lead = {
+        "tokens": (packing.max_valid_num, sum(packing.segment_max_size)),
+        "sample": (packing.max_valid_num,),
+        "packed": (packing.rows, packing.columns),
+    }[kind]
+    given = itertools.zip_longest(lead, spec.shape[: len(lead)], fillvalue=-1)
+    if any(extent != wanted for wanted, extent in given):
+        raise wrong(f"outputs.{spec.name}.shape", list(spec.shape), f"{list(lead)} first, as its samples are packed")
