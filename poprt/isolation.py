@@ -143,8 +143,11 @@ def _try(bench: Bench, neighbours: str, inputs: Sequence[InputInfo]) -> Isolatio
 def _experiments(bench: Bench, plan: _Plan, inputs: Sequence[InputInfo], packing: PackingSpec) -> list[Finding]:
     """Run the packs of one plan and compare."""
     samples = _draw(packing, inputs)
-    pack = bench.fitting(packing, [samples[name] for name in plan.pack])
-    names = plan.pack[: len(pack)]
+    wanted = plan.pack
+    if bench.shares_rows:  # go on to the next row: rows may mix too
+        wanted += plan.pack[-1:] * (packing.columns // int(samples[plan.pack[-1]].lengths.sum()) + 1)
+    pack = bench.fitting(packing, [samples[name] for name in wanted])
+    names = wanted[: len(pack)]
     if len(pack) < 2:
         return []
     alone = {name: bench.run(packing, [samples[name]])[0] for name in plan.alone}
