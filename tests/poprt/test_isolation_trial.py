@@ -158,11 +158,10 @@ def test_one_sample_a_pack_leaves_nothing_to_try() -> None:
     assert trial.not_tried
 
 
-@pytest.mark.parametrize(
-    "pack", [{"max_valid_num": 2, "segment_max_size": COLUMNS}, {"max_valid_num": 9, "segment_max_size": 1}]
-)
-def test_small_packs_are_tried_with_what_they_hold(pack: dict[str, int]) -> None:
-    _, trial = convert(bert(), pack_args=pack)
+@pytest.mark.parametrize(("most", "longest"), [(2, COLUMNS), (ROWS * COLUMNS, 1)])
+def test_small_packs_are_tried_with_what_they_hold(most: int, longest: int) -> None:
+    pack = {"max_valid_num": most, "segment_max_size": longest}
+    _, trial = convert(bert(), rows=min(ROWS, most), pack_args=pack)
     assert len(trial.findings) == 2
 
 
