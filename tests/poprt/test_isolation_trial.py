@@ -125,6 +125,19 @@ def stated(model: onnx.ModelProto, neighbours: str) -> IsolationTrial:
     return try_isolation(model, replace(packing, neighbours=neighbours), model_inputs(bert()))
 
 
+@pytest.mark.isolation_failure
+@pytest.mark.parametrize(("precision", "falls_back"), [("int8", False), ("fp32", True)])
+def test_where_a_rounding_may_tip_over_one_of_several_draws_has_to_hold(
+    precision: str, falls_back: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def experiments(bench: Bench, plan: Any, inputs: Any, seed: int, packing: Any) -> list[Any]:
+        return [compare([1.0], [1.0 if seed else 2.0])]
+
+    monkeypatch.setattr("poprt.isolation._experiments", experiments)
+    _, trial = convert(bert(), precision=precision)
+    assert trial.fell_back == falls_back
+
+
 def test_only_what_the_model_says_is_tried() -> None:
     leaking, _ = convert(bert(), used_passes=[mixing(1)], skip_isolation_check=True)
     trial = stated(leaking, "same_length")
