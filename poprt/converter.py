@@ -133,7 +133,7 @@ class Converter:
     def convert_in_place(self, model: onnx.ModelProto, *, compile_model: Compile | None = None) -> onnx.ModelProto:
         """Return the converted model without a copy of the given one, which is of no use afterwards.
 
-        ``check`` compares nothing here: there is no original left.
+        A caller that keeps no reference to it saves memory. ``check`` compares nothing: there is no original left.
 
         Args:
             model: what to convert.
@@ -150,6 +150,7 @@ class Converter:
                 converted = manager.run(model)
             finally:
                 self.records = manager.records
+        del model, steps  # the trial needs room for the weights
         self._sign(converted)
         self.isolation = self._tried(converted, inputs, compile_model)
         return converted

@@ -56,12 +56,10 @@ class _Plan:
 _PLANS = {
     "any": _Plan(
         ("sample", "longer"),
-        ("sample", "longer", "shorter", "sample", "longer"),
-        "beside longer and shorter ones, first and last",
+        ("sample", "longer", "shorter", "sample"),
+        "beside longer and shorter ones",
     ),
-    "same_length": _Plan(
-        ("sample",), ("sample", "other", "other", "sample"), "beside others of its length, first and last"
-    ),
+    "same_length": _Plan(("sample",), ("sample", "other", "other", "sample"), "beside others of its length"),
 }
 
 
@@ -140,7 +138,7 @@ def _try(bench: Bench, neighbours: str, inputs: Sequence[InputInfo]) -> Isolatio
         if all(finding.passed for finding in found) or bench.shares_rows:
             break
         neighbours = _STRICTER[neighbours]
-    return IsolationTrial(neighbours, tuple(findings))
+    return IsolationTrial(neighbours, tuple(findings), "" if findings else "a pack holds one sample")
 
 
 def _experiments(
@@ -150,7 +148,7 @@ def _experiments(
     samples = _draw(packing, inputs, seed)
     wanted = plan.pack
     if bench.shares_rows:  # go on to the next row: rows may mix too
-        wanted += plan.pack[-1:] * (packing.columns // int(samples[plan.pack[-1]].lengths.sum()) + 1)
+        wanted += ("longer",) * (packing.columns // int(samples["longer"].lengths.sum()) + 1)
     pack = bench.fitting(packing, [samples[name] for name in wanted])
     names = wanted[: len(pack)]
     if len(pack) < 2:
@@ -158,13 +156,14 @@ def _experiments(
     alone = {name: bench.run(packing, [samples[name]])[0] for name in plan.alone}
     together = bench.run(packing, pack)
     changed = bench.run(packing, [samples[name if name == "sample" else f"{name}, other tokens"] for name in names])
+    company = f"alone, then {plan.company}, first and last"
     in_company = [
-        _compare(f"alone and {plan.company}", alone[name], answers, bench.rounding, bench.rounding_is_coarse)
+        _compare(company, alone[name], answers, bench.rounding, bench.rounding_is_coarse)
         for name, answers in zip(names, together, strict=True)
         if name in alone
     ]
     beside_others = [
-        _compare("beside the same lengths with other tokens", before, after, bench.repeated, False)
+        _compare("beside other tokens", before, after, bench.repeated, False)
         for name, before, after in zip(names, together, changed, strict=True)
         if name == "sample"
     ]

@@ -25,8 +25,8 @@ Answers = dict[str, Array]
 
 #: How far an answer may move with the shape of a run, relative to the largest value of its output. The engine adds in
 #: another order at another length or place: 1e-6 was seen with float32 inside, on MiniLM and random models. A true
-#: float16 run has 11 bits. Where values are rounded to 8 bits, one bit at the end of a float tips one over: mostly 1e-6,
-#: and 6e-2 once in 30 draws on MiniLM within rows.
+#: float16 run has 11 bits. Where values are rounded to 8 bits, one bit at the end of a float tips one over: 1e-6 was
+#: seen in most draws, and 6e-2 in one of 30, on MiniLM within rows.
 _FLOAT, _HALF, _QUANTISED = 2e-5, 1e-2, 5e-2
 
 _NOTHING = 4  # severity of what the engine logs: that a graph insists on its extents is for us to know

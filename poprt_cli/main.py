@@ -78,15 +78,19 @@ def _convert(given: dict[str, Any]) -> None:
     before = ModelSize.of(original)
     exporter = PopefExporter(given["compiler_options"], not given["disable_compilation_progress_bar"])
     compile_model = exporter.compile if given["export_popef"] else None
-    if given["check"] or given["run"]:  # only these two still need the original
-        converted = converter.convert(original, compile_model=compile_model)
-    else:
-        converted = converter.convert_in_place(original, compile_model=compile_model)
+    originals = [original]  # a list, so that nothing here keeps alive what is converted in place
+    del original
+    kept = given["check"] or given["run"]  # only these two still need the original
+    converted = (
+        converter.convert(originals[0], compile_model=compile_model)
+        if kept
+        else converter.convert_in_place(originals.pop(), compile_model=compile_model)
+    )
     print_summary(before, ModelSize.of(converted), converter.records, converter.isolation, converter.verification)
     _refuse_wrong_numbers(converter.verification)
     if given["run"]:
-        run_once(original, converted)
-    del original
+        run_once(originals[0], converted)
+    originals.clear()
     if given["export_popef"]:
         exporter.export(converted, folder / "executable.popef")
     save_model(converted, folder / (given["output_model"] or f"{source.stem}.optimized.onnx"))

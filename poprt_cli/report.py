@@ -114,11 +114,9 @@ def _add_isolation(table: Table, trial: IsolationTrial | None) -> None:
     if trial is None:
         return
     for finding in trial.findings:
-        figures = (
-            f"{finding.experiment}: {'pass' if finding.passed else 'FAIL'}, largest difference "
-            f"{finding.difference:.3g}, tolerance {finding.tolerance:.3g}"
-        )
-        table.add_row("isolation", escape(figures), "", "")
+        passed = "pass" if finding.passed else "FAIL"
+        moved = f"moved by {finding.difference:.2g}, tolerance {finding.tolerance:.2g}"
+        table.add_row("isolation", escape(f"{finding.experiment}: {passed}, {moved}"), "", "")
     if trial.not_tried:
         table.add_row("isolation", escape(f"not tried: {trial.not_tried}"), "", "")
     if trial.fell_back:

@@ -66,8 +66,9 @@ def test_the_table_says_what_was_tried_and_the_model_is_compiled_once(poprt: Pop
     assert result.exit_code == 0, result.output
     lines = [line for line in result.stdout.splitlines() if line.split()[:1] == ["isolation"]]
     assert len(lines) == 2
-    assert "longer and shorter ones, first and last: pass, largest difference" in lines[0]
-    assert "other tokens: pass, largest difference 0, tolerance 0" in lines[1]
+    assert "tolerance 2e-05" in lines[0]
+    assert "longer and shorter ones, first and last: pass, moved by " in lines[0]
+    assert "other tokens: pass, moved by 0, tolerance 0" in lines[1]
     assert len(compilations) == 1
     assert Executable("executable.popef").manifest.options["constant_weights"] is False
 
@@ -85,7 +86,7 @@ def test_the_executable_says_what_the_trial_found(poprt: Poprt, compilations: li
     Path("leak.py").write_text(LEAK)
     result = poprt("--custom_pass_config", "leak.py", "--passes", "leak_for_a_test", "--export_popef")
     assert result.exit_code == 0, result.output
-    assert "FAIL, largest difference" in result.stdout
+    assert "FAIL, moved by " in result.stdout
     assert "samples that may share a run now: same_length" in result.stdout
     assert "please report" in result.stderr
     packing = Executable("executable.popef").packing
