@@ -77,6 +77,7 @@ class ConvertOptions:
     skip_passes: list[str] = field(default_factory=list)
     used_passes: list[Any] = field(default_factory=list)
     check: bool = False
+    skip_isolation_check: bool = False
     pack_args: dict[str, str | int] = field(default_factory=dict)
     max_tensor_size: int = -1
     infer_shape_ahead: bool = False
@@ -207,6 +208,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "skip_passes": _names,
     "used_passes": _steps,
     "check": _flag,
+    "skip_isolation_check": _flag,
     "disable_fast_norm": _flag,
     "pack_args": _mapping,
     "fp8_skip_op_names": _names,

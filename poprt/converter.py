@@ -14,9 +14,11 @@ import onnx
 from passes import PassManager, PassRecord, get_pass, get_registered_passes
 from passes.base import Pass
 from passes.precision.float_to_int8 import FloatToInt8
+from poprt.compiler.ragged import read_packing
 from poprt.convert_options import IPU_ONLY_PASSES, ROW_PACKING, ConvertOptions, read_options
+from poprt.isolation import Compile, IsolationTrial, try_isolation
 from poprt.progress import pass_progress
-from poprt.sample_data import model_inputs
+from poprt.sample_data import InputInfo, model_inputs
 from poprt.verify import Verification, sample_case, verify
 
 #: The least opset that the passes work on, and the one that packing needs.
@@ -42,6 +44,8 @@ class Converter:
         skip_passes, used_passes: default passes to leave out; passes to add after the default ones, in order. Only
             ``insert_attention_mask`` runs earlier, instead of ``packed_transformer``: it works on open axes.
         check: compare the numbers of both models afterwards; see ``verification``.
+        skip_isolation_check: do not try, on the compiled model, whether samples of one run leave each other's answers
+            alone. Every conversion with packing does; see ``isolation``.
         pack_args: pack samples of many lengths (pass ``packed_transformer``; with ``insert_attention_mask`` among
             the ``used_passes``, within rows and with one final Unpack).
         max_tensor_size: largest constant in bytes that folding may create; -1 is no limit.
@@ -56,6 +60,7 @@ class Converter:
     Attributes:
         records: what each pass of the last :meth:`convert` did.
         verification: the numeric comparison of the last :meth:`convert`; None without ``check``.
+        isolation: what was tried with samples that share a run; None for a model that is not packed.
 
     Raises:
         RewriteError: a value is wrong, or asks for something that this version lacks.
@@ -96,6 +101,7 @@ class Converter:
         enable_compress_pattern: bool | None = False,
         merge_if_with_same_cond: bool | None = False,
         apply_hcsr: bool | str | None = None,
+        skip_isolation_check: bool | None = False,
         logger: logging.Logger | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name != "self"}
@@ -103,28 +109,40 @@ class Converter:
         self.options: ConvertOptions = read_options(given, self.logger)
         self.records: list[PassRecord] = []
         self.verification: Verification | None = None
+        self.isolation: IsolationTrial | None = None
         default = {name: item.default for name, item in inspect.signature(Converter).parameters.items()}
         self._asked = {name: value for name, value in given.items() if value and value != default[name]}
         self._asked.pop("logger", None)
 
-    def convert(self, model: onnx.ModelProto) -> onnx.ModelProto:
+    def convert(self, model: onnx.ModelProto, *, compile_model: Compile | None = None) -> onnx.ModelProto:
         """Return the converted model. The given one is left as it is.
+
+        Args:
+            model: what to convert.
+            compile_model: as for :meth:`convert_in_place`.
 
         Raises:
             RewriteError: the model or an option makes a pass impossible; the message names the pass.
         """
         work = onnx.ModelProto()
         work.CopyFrom(model)
-        converted = self.convert_in_place(work)
+        converted = self.convert_in_place(work, compile_model=compile_model)
         self.verification = verify(model, converted, self.options.precision) if self.options.check else None
         return converted
 
-    def convert_in_place(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """Return the converted model without a copy of the given one, which is of no use afterwards. Checks nothing.
+    def convert_in_place(self, model: onnx.ModelProto, *, compile_model: Compile | None = None) -> onnx.ModelProto:
+        """Return the converted model without a copy of the given one, which is of no use afterwards.
+
+        A caller that keeps no reference to it saves memory. ``check`` compares nothing: there is no original left.
+
+        Args:
+            model: what to convert.
+            compile_model: compiles the model that :attr:`isolation` is tried on; the caller may keep the result.
 
         Raises:
             RewriteError: as for :meth:`convert`.
         """
+        inputs = model_inputs(model) if self.options.packs else []  # now: the passes may consume the model
         steps = [_with_data(_make(step), model) for step in self._steps(model)]
         with pass_progress(len(steps), disabled=self.options.disable_progress_bar) as on_pass:
             manager = PassManager(steps, on_pass=on_pass)
@@ -132,8 +150,21 @@ class Converter:
                 converted = manager.run(model)
             finally:
                 self.records = manager.records
+        del model, steps  # the trial needs room for the weights
         self._sign(converted)
+        self.isolation = self._tried(converted, inputs, compile_model)
         return converted
+
+    def _tried(
+        self, model: onnx.ModelProto, inputs: list[InputInfo], compile_model: Compile | None
+    ) -> IsolationTrial | None:
+        """The trial at the end of a conversion with packing. It may change what the model says of its neighbours."""
+        packing = read_packing(model) if self.options.packs else None
+        if packing is None:
+            return None
+        if self.options.skip_isolation_check:
+            return IsolationTrial(packing.neighbours, not_tried="left out by skip_isolation_check")
+        return try_isolation(model, packing, inputs, compile_model=compile_model, logger=self.logger)
 
     def _steps(self, model: onnx.ModelProto) -> list[Step | Any]:
         """The passes in order: the default ones without the skipped, the user's, the closing ones."""

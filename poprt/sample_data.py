@@ -77,9 +77,23 @@ def random_array(info: InputInfo, shape: Sequence[int], rng: np.random.Generator
     if info.kind == "positions":
         return np.broadcast_to(np.arange(shape[-1] if shape else 1) % max(info.rows, 1), shape).astype(info.dtype)
     if info.kind == "ids":
-        low = _SPECIAL_IDS if info.rows > 4 * _SPECIAL_IDS else 0
-        return rng.integers(low, info.rows, size=shape).astype(info.dtype)
+        return rng.integers(_least_id(info), info.rows, size=shape).astype(info.dtype)
     return rng.standard_normal(shape).astype(info.dtype)
+
+
+def other_array(info: InputInfo, array: Array, rng: np.random.Generator) -> Array:
+    """Values of the same kind, another one at every place. Masks and positions stay: they are no content."""
+    if info.kind == "numbers":
+        return np.where(array == 0, 1, -array).astype(info.dtype)
+    low = _least_id(info)
+    count = info.rows - low
+    if info.kind != "ids" or count < 2:
+        return array
+    return np.asarray((array - low + rng.integers(1, count, size=array.shape)) % count + low, info.dtype)
+
+
+def _least_id(info: InputInfo) -> int:
+    return _SPECIAL_IDS if info.rows > 4 * _SPECIAL_IDS else 0
 
 
 def _kind(name: str, dtype: np.dtype[Any], rows: int) -> str:

@@ -151,7 +151,7 @@ def _compare(name: str, pairs: list[tuple[Array, Array]], precision: str) -> Out
             f"output {name!r}: the shapes differ, {[(mine.shape, theirs.shape) for mine, theirs in pairs]}"
         )
     whole = expected.dtype.kind in "biu"
-    difference = _difference(expected.astype(np.float64), got.astype(np.float64))
+    difference = differences(expected.astype(np.float64), got.astype(np.float64))
     finite = np.abs(expected[np.isfinite(expected)].astype(np.float64)) if not whole else np.zeros(0)
     tolerance = (
         0.0 if whole else TOLERANCE[precision] * max(_LEAST_MAGNITUDE[precision], float(finite.max(initial=0.0)))
@@ -161,7 +161,8 @@ def _compare(name: str, pairs: list[tuple[Array, Array]], precision: str) -> Out
     return OutputCheck(name, largest, mean, tolerance, largest <= tolerance)
 
 
-def _difference(expected: Any, got: Any) -> Any:
+def differences(expected: Any, got: Any) -> Any:
+    """The magnitude of each difference; NaN equals NaN, and infinite is what is not finite on one side alone."""
     with np.errstate(invalid="ignore"):
         difference = np.abs(expected - got)
     same = (expected == got) | (np.isnan(expected) & np.isnan(got))

@@ -67,12 +67,29 @@ def pack_samples(
     """
     packing = {**packing, "rows": packing["rows"] or _OPEN_ROWS}
     packing["columns"] = packing["columns"] or sum(packing["segment_max_size"])
-    across = packing["style"] == "unpack_repack"
     lengths = _draw_lengths(packing, rng, most_samples)
-    places = _place(lengths, packing["rows"], packing["columns"], across=across)
-    lengths = lengths[: len(places)]
-    columns = [_columns(sample, packing["segment_max_size"]) for sample in lengths]
-    samples = [_sample(originals, packing, sample_columns, rng) for sample_columns in columns]
+    fitting = lengths[: len(_place_samples(lengths, packing))]
+    samples = [draw_sample(originals, packing, sample_lengths, rng) for sample_lengths in fitting]
+    return lay_out(packing, samples, fitting, converted)
+
+
+def lay_out(
+    packing: Mapping[str, Any],
+    samples: Sequence[dict[str, Array]],
+    lengths: Array,
+    converted: Sequence[InputInfo],
+) -> PackedCase:
+    """The inputs of the converted model for these samples, placed one after the other.
+
+    Args:
+        packing: the fields of :class:`poprt.executable.PackingSpec`; ``rows`` and ``columns`` are known.
+        samples: as :func:`draw_sample` makes them; all of them must fit.
+        lengths: the tokens of each by segment, int [n, segments].
+        converted: the inputs of the converted model.
+    """
+    places = _place_samples(lengths, packing)
+    columns = [sample_columns(sample, packing["segment_max_size"]) for sample in lengths]
+    across = packing["style"] == "unpack_repack"
     feeds = {}
     for info in converted:
         if info.name == packing["unpack_info"]:
@@ -83,7 +100,7 @@ def pack_samples(
             feeds[info.name] = _stream(info, samples, places, columns, packing)
         else:
             feeds[info.name] = _per_sample(info, samples, packing)
-    return PackedCase(samples, feeds, packing["outputs"], places, columns)
+    return PackedCase(list(samples), feeds, packing["outputs"], places, columns)
 
 
 def _draw_lengths(packing: Mapping[str, Any], rng: np.random.Generator, most: int) -> Array:
@@ -103,8 +120,9 @@ def _draw_lengths(packing: Mapping[str, Any], rng: np.random.Generator, most: in
     return np.asarray(drawn)
 
 
-def _place(lengths: Array, rows: int, columns: int, *, across: bool) -> list[Array]:
-    """Flat places of each sample that fits, end to end; within one row unless ``across``."""
+def _place_samples(lengths: Array, packing: Mapping[str, Any]) -> list[Array]:
+    """Flat places of each sample that fits, end to end; within one row where samples share rows."""
+    rows, columns, across = packing["rows"], packing["columns"], packing["style"] == "unpack_repack"
     places: list[Array] = []
     start = 0
     for total in lengths.sum(axis=1):
@@ -123,24 +141,32 @@ def _distances(places: Sequence[Array], width: int) -> Array:
     return np.array(stream_distances(starts, width))[:, None]
 
 
-def _columns(sample: Array, longest: Sequence[int]) -> Array:
+def sample_columns(sample: Array, longest: Sequence[int]) -> Array:
     """Where a sample's tokens lie in an unpacked row: each segment at the start of its own columns."""
     starts = np.cumsum([0, *longest[:-1]])
     return np.concatenate([start + np.arange(length) for start, length in zip(starts, sample, strict=True)])
 
 
-def _sample(
-    originals: Sequence[InputInfo], packing: Mapping[str, Any], columns: Array, rng: np.random.Generator
+def draw_sample(
+    originals: Sequence[InputInfo], packing: Mapping[str, Any], lengths: Array, rng: np.random.Generator
 ) -> dict[str, Array]:
-    """One sample for the original model, unpadded; with several segments, padding fills the gaps between them."""
+    """One sample for the original model, unpadded; with several segments, padding fills the gaps between them.
+
+    Args:
+        originals: the inputs of the original model.
+        packing: the fields of :class:`poprt.executable.PackingSpec`.
+        lengths: the sample's tokens by segment, int [segments].
+        rng: where the values come from.
+    """
+    columns = sample_columns(lengths, packing["segment_max_size"])
     width = int(columns[-1]) + 1
     feeds = {}
     for info in originals:
         if info.name not in packing["dynamic_inputs"]:
             feeds[info.name] = random_array(info, (1, *info.concrete()[1:]), rng)
         elif info.name == packing["mask"]:
-            mask = np.zeros((1, width), info.dtype)
-            mask[0, columns] = 1
+            mask = np.zeros((1, width), info.dtype)  # ids serve as the mask where the model derives it from them
+            mask[0, columns] = random_array(info, (1, width), rng)[0, columns] if info.kind == "ids" else 1
             feeds[info.name] = mask
         else:
             feeds[info.name] = random_array(info, (1, width), rng)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import logging
 from pathlib import Path
 from typing import Any
 
 import click
-import onnx
 from click.shell_completion import get_completion_class
 
 from passes import get_registered_passes
@@ -18,6 +16,7 @@ from poprt.errors import PoprtError
 from poprt.verify import Verification
 from poprt_cli.commands import CONTEXT_SETTINGS, KeyValueCommand
 from poprt_cli.custom import import_files
+from poprt_cli.export import PopefExporter
 from poprt_cli.logs import configure_logging
 from poprt_cli.model_files import load_model, save_model
 from poprt_cli.options import IPU_OPTION_NAMES, action_options, ipu_options, model_options, rewrite_options
@@ -32,7 +31,7 @@ _CONVERTER_KEYWORDS = (
     *("input_shape", "batch_size", "batch_axis", "convert_version", "precision", "pack_args", "skip_passes"),
     *("checkpoints", "remove_outputs", "fp16_skip_op_types", "max_tensor_size"),
     *("enable_avoid_overflow_patterns", "enable_erf_gelu"),
-    *("infer_shape_ahead", "check"),
+    *("infer_shape_ahead", "check", "skip_isolation_check"),
 )
 
 
@@ -79,19 +78,27 @@ def _convert(given: dict[str, Any]) -> None:
         disable_progress_bar=given["disable_compilation_progress_bar"],
     )
     before = ModelSize.of(original)
+    exporter = PopefExporter(given["compiler_options"], not given["disable_compilation_progress_bar"])
+    compile_model = exporter.compile if given["export_popef"] else None
+    originals = [original]  # a list, so that nothing here keeps alive what is converted in place
+    del original
     kept = given["check"] or given["run"]  # only these two still need the original
-    converted = converter.convert(original) if kept else converter.convert_in_place(original)
-    summary = before, ModelSize.of(converted), converter.records, converter.verification
+    converted = (
+        converter.convert(originals[0], compile_model=compile_model)
+        if kept
+        else converter.convert_in_place(originals.pop(), compile_model=compile_model)
+    )
+    summary = before, ModelSize.of(converted), converter.records, converter.isolation, converter.verification
     if converter.verification is not None and not converter.verification.passed:
         try:
             print_summary(*summary)
         finally:
             _refuse_wrong_numbers(converter.verification)
     if given["run"]:
-        run_once(original, converted)
-    del original
+        run_once(originals[0], converted)
+    originals.clear()
     if outputs.executable is not None:
-        _export_popef(converted, outputs.executable, given)
+        exporter.export(converted, outputs.executable)
     save_model(converted, outputs.model)
     print_summary(*summary)  # last: where it cannot be printed, the files are there
 
@@ -103,25 +110,6 @@ def _refuse_wrong_numbers(verification: Verification) -> None:
         f"check: outputs {failed} of the converted model differ from the original's by more than the tolerance; "
         "nothing was written. With fp16, try --enable_avoid_overflow_patterns or --fp16_skip_op_types"
     )
-
-
-def _export_popef(model: onnx.ModelProto, path: Path, given: dict[str, Any]) -> None:
-    from poprt.compiler import Compiler, CompilerOptions
-
-    values = {name: _literal(text) for name, text in given["compiler_options"].items()}
-    values.setdefault("show_compilation_progress_bar", not given["disable_compilation_progress_bar"])
-    try:
-        Compiler.compile_and_export(model, None, path, CompilerOptions.from_dict(values))
-    except OSError as error:
-        raise PoprtError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
-
-
-def _literal(text: str) -> Any:
-    """A Python literal, or the bare word itself."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def _list_passes() -> None:

@@ -73,6 +73,7 @@ action_options = _group(
     _flag("--list_all_passes", "Print the names of all passes and stop."),
     _flag("--show", "Print the model's inputs and outputs and stop."),
     _flag("--check", "Compare the numbers of the original and the converted model."),
+    _flag("--skip_isolation_check", "Do not try whether packed samples leave each other's answers alone."),
     _flag("--run", "Run the converted model once on random data."),
     _flag("--export_popef", "Also write <output_dir>/executable.popef."),
     _pairs("--compiler_options", KeyValue(), "Fields of CompilerOptions, for --export_popef."),

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from passes import PassRecord
+from poprt.isolation import IsolationTrial
 from poprt.sample_data import tensor_shape
 from poprt.sizes import weight_bytes
 from poprt.verify import Verification
@@ -52,9 +53,13 @@ def show_inputs_and_outputs(model: onnx.ModelProto) -> None:
 
 
 def print_summary(
-    before: ModelSize, after: ModelSize, records: Sequence[PassRecord], verification: Verification | None
+    before: ModelSize,
+    after: ModelSize,
+    records: Sequence[PassRecord],
+    isolation: IsolationTrial | None,
+    verification: Verification | None,
 ) -> None:
-    """Print the one table at the end: the model before and after, the passes, packing, and the numeric check."""
+    """Print the one table at the end: the model before and after, the passes, packing, and the numeric checks."""
     table = Table("step", "result", "nodes", "seconds", box=box.SIMPLE_HEAD)
     table.columns[2].justify = table.columns[3].justify = "right"
     for column in table.columns:
@@ -65,6 +70,7 @@ def print_summary(
         table.add_row(record.name, _done(record), _change(record), f"{record.seconds:.3f}")
     table.add_section()
     _add_details(table, records)
+    _add_isolation(table, isolation)
     _add_check(table, verification)
     table.add_row("after", f"opset {after.opset}, {_bytes(after.nbytes)} of weights", str(after.nodes), "")
     console = Console()
@@ -103,6 +109,21 @@ def _add_details(table: Table, records: Sequence[PassRecord]) -> None:
         if len(refusals) > _MOST_REASONS:
             table.add_row(refused, f"and {len(refusals) - _MOST_REASONS} more nodes", "", "")
         table.add_section()
+
+
+def _add_isolation(table: Table, trial: IsolationTrial | None) -> None:
+    """What was tried with samples that share a run, and how far an answer moved."""
+    if trial is None:
+        return
+    for finding in trial.findings:
+        passed = "pass" if finding.passed else "FAIL"
+        moved = f"moved by {finding.difference:.2g}, tolerance {finding.tolerance:.2g}"
+        table.add_row("isolation", escape(f"{finding.experiment}: {passed}, {moved}"), "", "")
+    if trial.not_tried:
+        table.add_row("isolation", escape(f"not tried: {trial.not_tried}"), "", "")
+    if trial.fell_back:
+        table.add_row("isolation", f"samples that may share a run now: {trial.neighbours}", "", "")
+    table.add_section()
 
 
 def _add_check(table: Table, verification: Verification | None) -> None:

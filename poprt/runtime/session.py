@@ -67,6 +67,7 @@ class EngineSession:
         executable: what to run.
         threads: threads for one operator; by default the cores that this process may use.
         providers: onnxruntime execution providers, best first; by default CUDA where there is one, then the CPU.
+        log_severity: the least severe messages that onnxruntime prints by itself, 3 for errors.
 
     Raises:
         UnsupportedOperatorError: the executable needs an operator that the installed onnxruntime lacks.
@@ -76,14 +77,19 @@ class EngineSession:
     """
 
     def __init__(
-        self, executable: Executable, *, threads: int | None = None, providers: Sequence[str] | None = None
+        self,
+        executable: Executable,
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+        log_severity: int = 3,
     ) -> None:
         self.executable = executable
         self.providers = list(default_providers() if providers is None else providers)
         self._variable = {
             spec.name: _engine_array(executable, spec) for spec in executable.manifest.weights if not spec.constant
         }
-        self._session = self._start(usable_cores() if threads is None else threads)
+        self._session = self._start(usable_cores() if threads is None else threads, log_severity)
         _check_interface(executable.manifest, self._session)
         shapes = {item.name: item.shape for item in self._session.get_inputs()}
         self._inputs = {spec.name: (spec, shapes[spec.name]) for spec in executable.inputs}
@@ -91,10 +97,10 @@ class EngineSession:
         self.output_shapes = {item.name: list(item.shape) for item in self._session.get_outputs()}
         self._outputs = list(self.output_shapes)
 
-    def _start(self, threads: int) -> ort.InferenceSession:
+    def _start(self, threads: int, log_severity: int) -> ort.InferenceSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options.log_severity_level = log_severity
         _bound(options, self.executable)
         self.executable.check_unchanged()
         constant = [spec for spec in self.executable.manifest.weights if spec.constant]

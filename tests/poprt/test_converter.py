@@ -63,6 +63,7 @@ def test_every_documented_keyword_is_by_name_and_has_a_default() -> None:
         "enable_compress_pattern",
         "merge_if_with_same_cond",
         "apply_hcsr",
+        "skip_isolation_check",
         "logger",
     ]
     parameters = inspect.signature(Converter).parameters
