@@ -24,24 +24,43 @@ def cached(source: Source, outputs: list[str], options: CompilerOptions, build: 
     """What ``build`` makes, taken from ``options.cache_path`` where it was made before and caching is enabled.
 
     Raises:
-        CompileError: caching is enabled and ``cache_path`` is empty.
+        CompileError: caching is enabled and ``cache_path`` is empty or cannot be written to.
     """
     if not options.enable_engine_caching:
         return build()
     if not options.cache_path:
         raise CompileError("compiler option 'enable_engine_caching' needs a folder in 'cache_path'")
     path = Path(options.cache_path) / f"{_key(source, outputs, options)}.popef"
-    if path.exists():
-        try:
-            found = Executable(path)
-            logger.info("reusing the executable %s", path)
-            return found
-        except ExecutableError as error:
-            logger.warning("the cached executable is not usable and is made again: %s", error)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = _reusable(path)
+    except (OSError, ValueError) as error:  # ValueError: no path can hold the text
+        raise _unusable(options, error) from error
+    if found is not None:
+        return found
     made = build()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made.save(path)
+    try:
+        made.save(path)
+    except OSError as error:
+        raise _unusable(options, error) from error
     return made
+
+
+def _reusable(path: Path) -> Executable | None:
+    if not path.exists():
+        return None
+    try:
+        found = Executable(path)
+    except ExecutableError as error:
+        logger.warning("the cached executable is not usable and is made again: %s", error)
+        return None
+    logger.info("reusing the executable %s", path)
+    return found
+
+
+def _unusable(options: CompilerOptions, error: Exception) -> CompileError:
+    why = getattr(error, "strerror", None) or error
+    return CompileError(f"compiler option 'cache_path': no executables can be kept in {options.cache_path!r}: {why}")
 
 
 def _key(source: Source, outputs: list[str], options: CompilerOptions) -> str:
