@@ -16,6 +16,8 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
+from passes.check.sparse import densify
+from passes.check.structure import check_structure
 from passes.errors import RewriteError
 
 
@@ -49,9 +51,17 @@ def header(graph: gs.Graph) -> ModelHeader:
 
 
 def import_graph(model: onnx.ModelProto) -> gs.Graph:
-    """Import ``model``. Its tensors stay where they are and are read when a pass asks for their values."""
-    _check_single_producers(model.graph)
+    """Import ``model``. Its tensors stay where they are and are read when a pass asks for their values.
+
+    Sparse initializers become dense ones, in ``model`` too.
+
+    Raises:
+        RewriteError: the model is not valid, in a way that no pass could bear.
+    """
+    check_structure(model)
+    densify(model)
     graph = gs.import_onnx(model)
+    _open_negative_extents(graph)
     graph.model_header = ModelHeader(
         ir_version=model.ir_version,
         producer_name=model.producer_name,
@@ -70,17 +80,11 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
     return graph
 
 
-def _check_single_producers(graph: onnx.GraphProto) -> None:
-    """Exporters have been seen to give an output the name of a tensor inside; graphsurgeon would see a cycle."""
-    made: dict[str, str] = {value.name: "an input" for value in graph.input}
-    for node in graph.node:
-        for name in filter(None, node.output):
-            if name in made:
-                raise RewriteError(
-                    f"the model is not valid: tensor {name!r} is made by {node.op_type} {node.name!r} and by "
-                    f"{made[name]}; export it again with other output names"
-                )
-            made[name] = f"{node.op_type} {node.name!r}"
+def _open_negative_extents(graph: gs.Graph) -> None:
+    """A negative extent is how some exporters write one that is open."""
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Variable) and tensor.shape is not None:
+            tensor.shape = [None if isinstance(n, int) and n < 0 else n for n in tensor.shape]
 
 
 def export_graph(graph: gs.Graph) -> onnx.ModelProto:

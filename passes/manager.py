@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, Pass, PassResult
+from passes.check.blame import describe, is_same_file
+from passes.check.explain import why_invalid
 from passes.errors import RewriteError
 from passes.graph_io import export_graph, import_graph
 from passes.registry import get_pass
@@ -68,6 +71,9 @@ class PassManager:
         dump_dir: where to write the model after each pass, for debugging; None writes nothing.
         on_pass: called with a pass's name before it runs; drives a progress display.
 
+    An exception that no pass means to raise is put down to the user's own pass, or to the model where onnx refuses it;
+    otherwise it is a bug of ours and comes out as it is.
+
     Attributes:
         records: what each pass of the last :meth:`run` did.
     """
@@ -92,7 +98,6 @@ class PassManager:
         """
         self.records = []
         state = _Model(model)
-        del model
         for index, step in enumerate(self.passes):
             name = getattr(step, "name", "") or getattr(step, "__name__", type(step).__name__)
             if self._on_pass is not None:
@@ -102,9 +107,8 @@ class PassManager:
                 result = self._run_one(step, state)
             except RewriteError as error:
                 raise type(error)(f"pass {name!r}: {error}") from error
-            except Exception:
-                done = ", ".join(record.name for record in self.records) or "none"
-                logger.error("pass %r failed; passes already run: %s", name, done)
+            except Exception as error:
+                self._blame(step, name, model, error)
                 raise
             record = PassRecord(name, time.perf_counter() - start, before, state.node_count(), result)
             self.records.append(record)
@@ -118,6 +122,21 @@ class PassManager:
 
     __call__ = run
 
+    def _blame(self, step: Any, name: str, model: onnx.ModelProto, error: Exception) -> None:
+        """Raise a RewriteError where a user's pass or the model is at fault; else ``error`` is a bug of ours.
+
+        Graph passes leave ``model`` as it came; what a user's pass changed in it is the user's as well.
+        """
+        if _is_users(step):
+            logger.debug("pass %r failed", name, exc_info=error)
+            raise RewriteError(f"pass {name!r} failed: {describe(error, _in_file_of(step))}") from error
+        reason = why_invalid(model)
+        if reason is not None:
+            logger.debug("pass %r failed on a model that is not valid", name, exc_info=error)
+            raise RewriteError(f"pass {name!r} cannot work on this model, which is not valid: {reason}") from error
+        done = ", ".join(record.name for record in self.records) or "none"
+        logger.error("pass %r failed; passes already run: %s", name, done)
+
     @staticmethod
     def _run_one(step: Any, state: _Model) -> PassResult:
         # A script's class may override __call__ and not run: only a plain GraphPass takes the short way.
@@ -128,3 +147,15 @@ class PassManager:
             raise RewriteError(f"returned {type(rewritten).__name__}; a pass must return the ModelProto")
         state.replace(rewritten)
         return PassResult()
+
+
+def _is_users(step: Any) -> bool:
+    """Whether a pass was written outside of this project."""
+    module = getattr(step, "__module__", "") or ""
+    return module.partition(".")[0] not in ("passes", "poprt")
+
+
+def _in_file_of(step: Any) -> Callable[[str], bool]:
+    """Whether a file of a traceback is the one in which ``step`` was written."""
+    source = getattr(sys.modules.get(getattr(step, "__module__", "")), "__file__", None)
+    return is_same_file(Path(source)) if source else lambda _: True

@@ -10,6 +10,7 @@ from typing import Any
 from passes import get_registered_passes
 from passes.cleanup.graph_outputs import split_names
 from passes.errors import RewriteError
+from passes.numbers import LARGEST_EXTENT
 
 #: Keywords that steer only the IPU: checked, announced, without effect here. The value is what the caller is told.
 IPU_ONLY = {
@@ -141,10 +142,10 @@ def _flag(name: str, value: Any) -> None:
         raise _wrong(name, value, "True or False")
 
 
-def _whole(least: int | None = None) -> Callable[[str, Any], None]:
+def _whole(least: int = -LARGEST_EXTENT, most: int = LARGEST_EXTENT) -> Callable[[str, Any], None]:
     def check(name: str, value: Any) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least):
-            raise _wrong(name, value, "a whole number" + (f" of at least {least}" if least is not None else ""))
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise _wrong(name, value, f"a whole number of at least {least} and at most {most}")
 
     return check
 
@@ -183,9 +184,13 @@ def _flag_or_text(name: str, value: Any) -> None:
 def _shapes(name: str, value: Any) -> None:
     _mapping(name, value)
     for tensor, shape in value.items():
-        whole = isinstance(shape, Sequence) and all(isinstance(extent, int) and extent > 0 for extent in shape)
-        if not whole:
-            raise _wrong(f"{name} of {tensor!r}", shape, "a list of positive whole numbers")
+        listed = isinstance(shape, Sequence) and not isinstance(shape, (str, bytes))
+        if not listed or not all(_is_extent(extent) for extent in shape):
+            raise _wrong(f"{name} of {tensor!r}", shape, f"a list of positive whole numbers up to {LARGEST_EXTENT}")
+
+
+def _is_extent(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_EXTENT
 
 
 def _precision(name: str, value: Any) -> None:
@@ -222,7 +227,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "merge_matmul_add": _flag_or_text,
     "merge_moe": _flag_or_text,
     "remap_mode": _text,
-    "max_tensor_size": _whole(-1),
+    "max_tensor_size": _whole(-1, 2**63 - 1),
     "infer_shape_ahead": _flag,
     "enable_avoid_overflow_patterns": _flag,
     "disable_progress_bar": _flag,

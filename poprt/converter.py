@@ -13,12 +13,16 @@ import onnx
 
 from passes import PassManager, PassRecord, get_pass, get_registered_passes
 from passes.base import Pass
+from passes.check.sparse import densify
+from passes.check.structure import check_structure
+from passes.errors import RewriteError
 from passes.precision.float_to_int8 import FloatToInt8
 from poprt.compiler.ragged import read_packing
 from poprt.convert_options import IPU_ONLY_PASSES, ROW_PACKING, ConvertOptions, read_options
+from poprt.errors import PoprtError
 from poprt.isolation import Compile, IsolationTrial, try_isolation
 from poprt.progress import pass_progress
-from poprt.sample_data import InputInfo, model_inputs
+from poprt.sample_data import Array, InputInfo, model_inputs
 from poprt.verify import Verification, sample_case, verify
 
 #: The least opset that the passes work on, and the one that packing needs.
@@ -142,6 +146,8 @@ class Converter:
         Raises:
             RewriteError: as for :meth:`convert`.
         """
+        check_structure(model)
+        densify(model)
         inputs = model_inputs(model) if self.options.packs else []  # now: the passes may consume the model
         steps = [_with_data(_make(step), model) for step in self._steps(model)]
         with pass_progress(len(steps), disabled=self.options.disable_progress_bar) as on_pass:
@@ -254,7 +260,14 @@ def _with_data(step: Any, model: onnx.ModelProto) -> Any:
     if not isinstance(step, FloatToInt8):
         return step
     inputs = model_inputs(model)  # now: the passes may consume the model
-    return step.with_data(lambda converted: sample_case(inputs, converted, _CALIBRATION_SEED).converted_feeds)
+
+    def feeds(converted: onnx.ModelProto) -> dict[str, Array]:
+        try:
+            return sample_case(inputs, converted, _CALIBRATION_SEED).converted_feeds
+        except PoprtError as error:  # a pass raises errors of passes
+            raise RewriteError(str(error)) from error
+
+    return step.with_data(feeds)
 
 
 def _packing(options: ConvertOptions, shapes: Mapping[str, list[int]], batch: Mapping[str, int | None]) -> Step:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,19 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from poprt.errors import PoprtError
+
 Array = npt.NDArray[Any]
 
 #: Operators that hand an index on to a Gather without changing its value.
 _PASSING = frozenset({"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Expand", "Slice"})
 #: Common vocabularies keep padding and other marks in their first places; a real token is none of them.
 _SPECIAL_IDS = 5
+#: Values of a string input.
+_WORDS = ("a", "text", "of", "words")
+#: The most elements of one input; a serving batch has thousands of times fewer.
+_MOST_ELEMENTS = 1 << 27
+_ELEMENT_TYPES = frozenset(onnx.helper.get_all_tensor_dtypes())
 
 
 @dataclass(frozen=True)
@@ -47,21 +55,36 @@ class InputInfo:
 def model_inputs(model: onnx.ModelProto) -> list[InputInfo]:
     """The inputs that a caller has to feed, and what values mean something to each."""
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    tables = _indexed_tables(model, weights)
+    try:
+        tables = _indexed_tables(model, weights)
+    except IndexError:  # nodes without inputs, axes beyond the rank: the model is not valid, and its reader will say so
+        tables = {}
     infos = []
     for value in model.graph.input:
         if value.name in weights:
             continue
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+        dtype = element_type(value)
         rows = min(tables.get(value.name, [0]))
         infos.append(InputInfo(value.name, dtype, tensor_shape(value), _kind(value.name, dtype, rows), rows))
     return infos
 
 
+def element_type(value: onnx.ValueInfoProto) -> np.dtype[Any]:
+    """numpy's type of an input or output.
+
+    Raises:
+        PoprtError: it is no tensor, or its type is not said or unknown.
+    """
+    number = value.type.tensor_type.elem_type
+    if not value.type.HasField("tensor_type") or number not in _ELEMENT_TYPES:
+        raise PoprtError(f"{value.name!r} is no tensor of a known type (element type {number}); export the model again")
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(number))
+
+
 def tensor_shape(value: onnx.ValueInfoProto) -> tuple[int | str | None, ...]:
-    """Declared extents: a number, the extent's name, or None."""
+    """Declared extents: a number, the extent's name, or None. A negative number means an open extent."""
     return tuple(
-        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param or None
         for dim in value.type.tensor_type.shape.dim
     )
 
@@ -69,6 +92,9 @@ def tensor_shape(value: onnx.ValueInfoProto) -> tuple[int | str | None, ...]:
 def random_array(info: InputInfo, shape: Sequence[int], rng: np.random.Generator) -> Array:
     """Values for ``info`` in ``shape``. A mask is 1 up to a random length along its last axis, then 0."""
     shape = tuple(shape)
+    check_size(info.name, shape)
+    if info.dtype == object:
+        return np.asarray(rng.choice(np.array(_WORDS, object), size=shape), object)
     if info.kind == "mask":
         if not shape:
             return np.ones(shape, info.dtype)
@@ -94,6 +120,19 @@ def other_array(info: InputInfo, array: Array, rng: np.random.Generator) -> Arra
 
 def _least_id(info: InputInfo) -> int:
     return _SPECIAL_IDS if info.rows > 4 * _SPECIAL_IDS else 0
+
+
+def check_size(name: str, shape: Sequence[int]) -> None:
+    """Refuse to make more sample data than a machine may be expected to hold.
+
+    Raises:
+        PoprtError: it names the input.
+    """
+    if math.prod(shape) > _MOST_ELEMENTS:
+        raise PoprtError(
+            f"input {name!r}: sample data of shape {list(shape)} would not fit in memory; give it smaller extents, or "
+            "leave out what runs the model (check, run, int8)"
+        )
 
 
 def _kind(name: str, dtype: np.dtype[Any], rows: int) -> str:

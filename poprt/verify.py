@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from passes.packing.metadata import packing_of
 from poprt.errors import PoprtError
 from poprt.sample_data import Array, InputInfo, model_inputs, random_array
 from poprt.sizes import LARGEST_MESSAGE, weight_bytes
@@ -78,9 +78,9 @@ def verify(
 def sample_case(originals: list[InputInfo], converted: onnx.ModelProto, seed: int) -> PackedCase:
     """Random data for both models. Of ``converted`` only the inputs and the metadata are read."""
     rng = np.random.default_rng(seed)
-    packing = next((prop.value for prop in converted.metadata_props if prop.key == "poprt.packing"), "")
-    if packing:
-        return pack_samples(json.loads(packing), originals, model_inputs(converted), rng)
+    packing = packing_of(converted)
+    if packing is not None:
+        return pack_samples(packing, originals, model_inputs(converted), rng)
     return _plain_case(originals, model_inputs(converted), rng)
 
 
@@ -150,6 +150,8 @@ def _compare(name: str, pairs: list[tuple[Array, Array]], precision: str) -> Out
         raise PoprtError(
             f"output {name!r}: the shapes differ, {[(mine.shape, theirs.shape) for mine, theirs in pairs]}"
         )
+    if expected.dtype == object:
+        return _compare_texts(name, expected, got)
     whole = expected.dtype.kind in "biu"
     difference = differences(expected.astype(np.float64), got.astype(np.float64))
     finite = np.abs(expected[np.isfinite(expected)].astype(np.float64)) if not whole else np.zeros(0)
@@ -159,6 +161,13 @@ def _compare(name: str, pairs: list[tuple[Array, Array]], precision: str) -> Out
     largest = float(difference.max(initial=0.0))
     mean = float(difference.mean()) if difference.size else 0.0
     return OutputCheck(name, largest, mean, tolerance, largest <= tolerance)
+
+
+def _compare_texts(name: str, expected: Array, got: Array) -> OutputCheck:
+    """Strings are equal or not: the difference is 0 or 1."""
+    differs = (expected != got).astype(np.float64)
+    largest, mean = float(differs.max(initial=0.0)), float(differs.mean()) if differs.size else 0.0
+    return OutputCheck(name, largest, mean, tolerance=0.0, passed=not largest)
 
 
 def differences(expected: Any, got: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from poprt.runtime.placement import Place, stream_distances
-from poprt.sample_data import Array, InputInfo, random_array
+from poprt.sample_data import Array, InputInfo, check_size, random_array
 
 _FEW = 8  # enough samples to cross rows and share them; each costs a run of the original
 _OPEN_ROWS = 3  # where the model leaves the number of rows open
@@ -93,6 +93,7 @@ def lay_out(
     feeds = {}
     for info in converted:
         if info.name == packing["unpack_info"]:
+            check_size(info.name, (packing["max_valid_num"], len(packing["segment_max_size"])))
             table = np.zeros((packing["max_valid_num"], len(packing["segment_max_size"])), info.dtype)
             table[: len(lengths)] = lengths if across else _distances(places, packing["columns"])
             feeds[info.name] = table
@@ -181,6 +182,7 @@ def _stream(
     packing: Mapping[str, Any],
 ) -> Array:
     rows, width = packing["rows"], packing["columns"]
+    check_size(info.name, (rows, width))
     stream = np.zeros(rows * width, info.dtype)
     numbers: dict[int, int] = {}
     for sample, where, taken in zip(samples, places, columns, strict=True):
@@ -198,6 +200,7 @@ def _stream(
 def _per_sample(info: InputInfo, samples: Sequence[Mapping[str, Array]], packing: Mapping[str, Any]) -> Array:
     """An input with one row a sample, [max_valid_num, ...]."""
     given = np.concatenate([sample[info.name] for sample in samples]).astype(info.dtype)
+    check_size(info.name, (packing["max_valid_num"], *given.shape[1:]))
     full = np.zeros((packing["max_valid_num"], *given.shape[1:]), info.dtype)
     full[: len(given)] = given
     return full

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from passes.errors import RewriteError
+from passes.numbers import LARGEST_EXTENT, whole_number
 from poprt.errors import PoprtError
 from poprt_cli.signals import signals_interrupt
 from poprt_cli.streams import give_up_broken_streams, prepare_streams, print_last
@@ -135,9 +136,15 @@ class ShapeValue(KeyValue):
     def read(self, key: str, text: str, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
         """The extents, each at least 1."""
         parts = text.strip("[]()").split(",")
-        if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-            self.fail(f"{key}={text}: extents are positive whole numbers with commas between, as in 16,256", param, ctx)
-        return [int(part) for part in parts]
+        extents = [whole_number(part) or 0 for part in parts]
+        if not all(0 < extent <= LARGEST_EXTENT for extent in extents):
+            self.fail(
+                f"{key}={text}: extents are positive whole numbers up to {LARGEST_EXTENT} with commas between, as in "
+                "16,256",
+                param,
+                ctx,
+            )
+        return extents
 
 
 def as_dict(ctx: click.Context, param: click.Parameter, words: Sequence[tuple[str, Any]]) -> dict[str, Any]:

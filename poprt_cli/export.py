@@ -64,5 +64,5 @@ def _literal(text: str) -> Any:
     """A Python literal, or the bare word itself."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # literal_eval on odd or deep texts
         return text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,8 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from passes.check.structure import check_structure
+from passes.errors import RewriteError
 from poprt.errors import PoprtError
 from poprt.sizes import LARGEST_MESSAGE, weight_bytes
 from poprt_cli.model_writer import write_model
@@ -40,7 +41,10 @@ def load_model(path: Path, *, outputs: Mapping[str, Path] | None = None) -> onnx
         onnx.load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise PoprtError(f"the external data of {str(path)!r} cannot be read: {error}") from error
-    _check_weights(model, path)
+    try:
+        check_structure(model)
+    except RewriteError as error:
+        raise PoprtError(f"{str(path)!r} or its external data: {error}") from error
     _check_operators(model)
     return model
 
@@ -60,24 +64,6 @@ def _check_data_stays(model: onnx.ModelProto, path: Path, outputs: Mapping[str, 
             )
 
 
-def _check_weights(model: onnx.ModelProto, path: Path) -> None:
-    for tensor in model.graph.initializer:
-        if not tensor.HasField("raw_data") or tensor.data_type in _SUBBYTE_TYPES:
-            continue
-        needed = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        if len(tensor.raw_data) != needed:
-            raise PoprtError(
-                f"{str(path)!r} or its external data is truncated: weight {tensor.name!r} has {len(tensor.raw_data)} "
-                f"bytes of {needed}"
-            )
-
-
-#: Types of which several values share a byte.
-_SUBBYTE_TYPES = frozenset(
-    number for name, number in onnx.TensorProto.DataType.items() if name.endswith(("INT4", "INT2", "FLOAT4E2M1"))
-)
-
-
 def _check_operators(model: onnx.ModelProto) -> None:
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
     for node in _nodes(model.graph):
@@ -86,8 +72,9 @@ def _check_operators(model: onnx.ModelProto) -> None:
         try:
             onnx.defs.get_schema(node.op_type, opset)
         except onnx.defs.SchemaError as error:
+            label = node.name or next(iter(node.output), "")
             raise PoprtError(
-                f"node {node.name or node.output[0]!r}: ONNX has no operator {node.op_type!r} in opset {opset}; "
+                f"node {label!r}: ONNX has no operator {node.op_type!r} in opset {opset}; "
                 "correct the model, or give the operator a domain and a function body"
             ) from error
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from passes.numbers import LARGEST_EXTENT
 from poprt_cli.commands import KeyValue, ShapeValue, as_dict, as_names
 
 #: An option decorator, or a group of them.
@@ -39,7 +40,7 @@ model_options = _group(
     click.option("--output_model", help="File name of the converted model [default: <input stem>.optimized.onnx]."),
     click.option("--output_dir", type=click.Path(), default="./", show_default=True, help="Where results go."),
     _pairs("--input_shape", ShapeValue(), "Fix variable dimensions of inputs: input_ids=16,256."),
-    click.option("--batch_size", type=click.IntRange(1), help="Set the batch axis of every input."),
+    click.option("--batch_size", type=click.IntRange(1, LARGEST_EXTENT), help="Set the batch axis of every input."),
     click.option("--batch_axis", type=int, help="Which axis --batch_size means [default: 0]."),
     click.option("--convert_version", type=click.IntRange(1), help="Raise an older model to this opset."),
 )

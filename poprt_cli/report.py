@@ -14,7 +14,7 @@ from rich.table import Table
 
 from passes import PassRecord
 from poprt.isolation import IsolationTrial
-from poprt.sample_data import tensor_shape
+from poprt.sample_data import element_type, tensor_shape
 from poprt.sizes import weight_bytes
 from poprt.verify import Verification
 
@@ -47,7 +47,7 @@ def show_inputs_and_outputs(model: onnx.ModelProto) -> None:
     )
     for kind, values in groups:
         for value in values:
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            dtype = element_type(value)
             shape = [extent if isinstance(extent, int) else 0 for extent in tensor_shape(value)]
             click.echo(f"{kind} {value.name}: dtype - {dtype}, shape - {shape}")
 

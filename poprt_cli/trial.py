@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 
 import numpy as np
 import onnx
 
+from passes.packing.metadata import packing_of
 from poprt.sample_data import model_inputs, random_array
 from poprt.verify import engine_session, run_session
 from poprt.verify_packed import pack_samples
@@ -23,11 +23,10 @@ def run_once(original: onnx.ModelProto, converted: onnx.ModelProto) -> None:
     """
     rng = np.random.default_rng(0)
     meaning = {info.name: info for info in model_inputs(original)}
-    packing = next((prop.value for prop in converted.metadata_props if prop.key == "poprt.packing"), "")
-    if packing:
-        fields = json.loads(packing)
-        most = fields["max_valid_num"]
-        case = pack_samples(fields, model_inputs(original), model_inputs(converted), rng, most_samples=most)
+    packing = packing_of(converted)
+    if packing is not None:
+        most = packing["max_valid_num"]
+        case = pack_samples(packing, model_inputs(original), model_inputs(converted), rng, most_samples=most)
         feeds, size = case.converted_feeds, len(case.original_feeds)
     else:
         infos = model_inputs(converted)

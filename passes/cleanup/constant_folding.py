@@ -12,11 +12,14 @@ from onnx.reference import ReferenceEvaluator
 from passes.base import GraphPass, PassResult, walk_graphs
 from passes.cleanup.determinism import is_deterministic
 from passes.cleanup.extract_constant_to_initializer import constant_values
+from passes.cleanup.folding_size import SPARE_BYTES, constant_bytes, is_too_much_work, outputs_bytes
 from passes.cleanup.rewiring import drop_nodes, is_op
 from passes.registry import register
 
 #: Quantized weights stay small: unfolding them would multiply the file.
 _KEPT = frozenset({"QuantizeLinear", "DequantizeLinear"})
+#: The most elements of a constant from which extents are computed.
+_LARGEST_SHAPE = 1024
 
 
 @register("constant_folding")
@@ -24,7 +27,9 @@ class ConstantFolding(GraphPass):
     """Replaces nodes whose inputs are all constant by their results, in the main graph and subgraphs.
 
     It leaves alone: what depends on an input, random operators, operators of other domains, nodes with subgraphs,
-    (de)quantization, graph outputs, and results larger than the limit. Local functions have no constants to fold.
+    (de)quantization, graph outputs, results larger than the limit, results whose size is not known before they are
+    computed, what takes long to compute, and what would leave more than twice the bytes of constants that the graph
+    came with (plus 16 MiB). Local functions have no constants to fold.
 
     Args:
         max_tensor_size: largest result in bytes that folding may create; -1 is no limit.
@@ -33,11 +38,15 @@ class ConstantFolding(GraphPass):
     def __init__(self, max_tensor_size: int = -1) -> None:
         super().__init__()
         self.max_tensor_size = max_tensor_size
+        self._spare = SPARE_BYTES
 
     def apply(self, graph: gs.Graph) -> PassResult:
         """Fold in node order until nothing folds, so that the order of the nodes does not matter."""
         result = PassResult()
-        for scope in walk_graphs(graph, functions=False):
+        scopes = list(walk_graphs(graph, functions=False))
+        held = sum(constant_bytes(list(scope.tensors().values())) for scope in scopes)
+        self._spare = held + SPARE_BYTES
+        for scope in scopes:
             folded = -1
             while folded:
                 attempt = PassResult()
@@ -63,11 +72,11 @@ class ConstantFolding(GraphPass):
         """Turn the node's outputs into constants; None when done, else the reason why not."""
         if is_op(node, "Constant"):
             return _fold_constant_node(node)
-        if self.max_tensor_size >= 0:
-            reason = _exceeds(node, opset, self.max_tensor_size)
+        try:
+            nbytes = outputs_bytes(node, _model(node, _proto(node), opset, with_values=True))
+            reason = self._too_large(node, nbytes)
             if reason is not None:
                 return reason
-        try:
             results = _evaluate(node, opset)
         except Exception as error:  # whatever the evaluator cannot do is left to the engine
             return f"it cannot be evaluated: {type(error).__name__}: {error}"
@@ -80,7 +89,21 @@ class ConstantFolding(GraphPass):
         node.outputs.clear()
         for tensor, values in zip(outputs, results, strict=True):
             tensor.to_constant(np.asarray(values))
+        read = [tensor for tensor in {id(tensor): tensor for tensor in node.inputs}.values() if not tensor.is_empty()]
+        node.inputs.clear()
+        self._spare += constant_bytes([tensor for tensor in read if not tensor.outputs]) - constant_bytes(outputs)
         return None
+
+    def _too_large(self, node: gs.Node, nbytes: int | str) -> str | None:
+        """The reason why results of ``nbytes`` bytes are not computed, or None where they are."""
+        if isinstance(nbytes, str):
+            return f"the size of {nbytes!r} is not known in advance"
+        if 0 <= self.max_tensor_size < nbytes:
+            return f"its results would take {nbytes} bytes, more than max_tensor_size {self.max_tensor_size}"
+        given = [tensor for tensor in node.inputs if len(tensor.outputs) == 1]
+        if nbytes > self._spare + constant_bytes(given):
+            return f"its results would take {nbytes} bytes, and the graph's constants more than twice what they did"
+        return "computing its results takes long" if is_too_much_work(node, nbytes) else None
 
 
 def _depends_on_constants_alone(node: gs.Node, scope: gs.Graph) -> bool:
@@ -138,21 +161,8 @@ def _model(node: gs.Node, proto: onnx.NodeProto, opset: int, *, with_values: boo
         [
             onnx.numpy_helper.from_array(tensor.values, name)
             for name, tensor in inputs.items()
-            if with_values and len(tensor.shape) <= 1  # shapes, repeats, sizes: what extents are computed from
+            # shapes, repeats, sizes: what extents are computed from
+            if with_values and len(tensor.shape) <= 1 and math.prod(tensor.shape) <= _LARGEST_SHAPE
         ],
     )
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-
-
-def _exceeds(node: gs.Node, opset: int, limit: int) -> str | None:
-    """The reason why the node's results may be larger than ``limit`` bytes, found without computing them."""
-    model = _model(node, _proto(node), opset, with_values=True)
-    for output in onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output:
-        kind = output.type.tensor_type
-        dims = kind.shape.dim
-        if not kind.elem_type or not kind.HasField("shape") or not all(dim.HasField("dim_value") for dim in dims):
-            return f"the size of {output.name!r} is not known in advance, and max_tensor_size is {limit} bytes"
-        size = math.prod(dim.dim_value for dim in dims) * onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
-        if size > limit:
-            return f"{output.name!r} would take {size} bytes, more than max_tensor_size {limit}"
-    return None

@@ -89,7 +89,7 @@ class GeometryFinder:
                 )
         if named:
             return named[0]
-        ids = [t for t in candidates if len(t.shape) == 2 and np.issubdtype(t.dtype, np.integer)]
+        ids = [t for t in candidates if len(t.shape) == 2 and _is_whole(t.dtype)]
         if not candidates:
             raise PackingError(f"no input has the axes [batch, sequence]; inputs: {names}")
         return ids[0] if ids else candidates[0]
@@ -111,3 +111,8 @@ class GeometryFinder:
 
 def _fixed(extent: Any) -> bool:
     return isinstance(extent, (int, np.integer)) and int(extent) > 0
+
+
+def _is_whole(dtype: Any) -> bool:
+    """Whether a type is one of whole numbers; one that numpy lacks is held as ONNX's number for it."""
+    return dtype is not None and not isinstance(dtype, int) and bool(np.issubdtype(dtype, np.integer))

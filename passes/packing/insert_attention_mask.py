@@ -119,6 +119,8 @@ class InsertAttentionMask(GraphPass):
                 "samples that share a row need rows of known length; give --input_shape, for example "
                 f"--input_shape {geometry.names[0]}=16,256"
             )
+        if self._args:
+            self._args.check_samples(geometry.rows, geometry.columns)
         if self._args and len(self._args.segment_max_size) > 1:
             raise PackingError("samples that share a row have one segment each; give one segment_max_size")
         return geometry

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from passes.errors import PackingError, RewriteError
+from passes.numbers import LARGEST_EXTENT, whole_number
 from passes.pattern import parse_pattern
 
 logger = logging.getLogger("poprt")
@@ -51,13 +52,27 @@ class PackArgs:
         """Refuse packs that could not use the declared rows.
 
         Raises:
-            PackingError: ``max_valid_num`` of the longest samples hold fewer tokens than [rows, columns].
+            PackingError: ``max_valid_num`` of the longest samples hold fewer tokens than [rows, columns], or so many
+                samples cannot have a token each.
         """
+        self.check_samples(rows, columns)
         if self.max_valid_num * self.width < rows * columns:
             needed = math.ceil(rows * columns / self.width)
             raise PackingError(
                 f"pack_args are too small for inputs of shape [{rows}, {columns}]: {self.max_valid_num} samples "
                 f"of at most {self.width} tokens never fill {rows * columns} places; use max_valid_num={needed} or more"
+            )
+
+    def check_samples(self, rows: int, columns: int) -> None:
+        """Refuse more samples than [rows, columns] has places; 0 is an extent that is not known.
+
+        Raises:
+            PackingError: it names the most samples.
+        """
+        if rows and columns and self.max_valid_num > rows * columns:
+            raise PackingError(
+                f"pack_args max_valid_num={self.max_valid_num} samples do not fit inputs of shape [{rows}, {columns}]: "
+                f"each has at least one token; use max_valid_num={rows * columns} or less"
             )
 
 
@@ -92,12 +107,9 @@ def parse_pack_args(given: Mapping[str, Any]) -> PackArgs:
 
 
 def _positive(key: str, value: Any) -> int:
-    try:
-        number = int(str(value).strip())
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise PackingError(f"pack_args {key}={value!r} is no positive whole number; {_EXAMPLE}")
+    number = whole_number(value)
+    if number is None or not 1 <= number <= LARGEST_EXTENT:
+        raise PackingError(f"pack_args {key}={value!r} is no positive whole number up to {LARGEST_EXTENT}; {_EXAMPLE}")
     return number
 
 

@@ -23,7 +23,8 @@ from passes.packing.baked_inference import BakedInference, Findings, RestartErro
 from passes.packing.extents import Extents
 from passes.packing.geometry import Geometry
 from passes.packing.pack_args import PackArgs
-from passes.shapes.symbolic import LARGEST_VALUE_READ, SymbolicShapes, assume, infer_symbolic_shapes
+from passes.shapes.contents import LARGEST_VALUE_READ
+from passes.shapes.symbolic import SymbolicShapes, assume, infer_symbolic_shapes
 
 #: Stand in for extents that are open: primes, so that no constant of the model is taken for one.
 _OPEN_BATCH, _OPEN_SEQ = 7919, 6007

@@ -12,7 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.graph_io import signature
-from passes.packing.metadata import METADATA_KEY
+from passes.packing.metadata import METADATA_KEY, packing_of
 from passes.precision.names import tensor_names, unique_name
 
 _ROWS, _COLUMNS, _SAMPLES = 2, 64, 8  # of a packed model
@@ -52,11 +52,10 @@ class Extents:
 def extents_to_try(graph: gs.Graph) -> list[Extents]:
     """Extents for ``graph``, the cheapest first, the declared ones last. The cheaper ones may turn out impossible."""
     declared = signature(graph)
-    text = next((item.value for item in declared.metadata_props if item.key == METADATA_KEY), None)
-    if text is None:
+    packing = packing_of(declared)
+    if packing is None:
         return [*_smaller_batch(declared), Extents(declared)]
-    packing: dict[str, Any] = json.loads(text)
-    if packing.get("style") != "unpack_repack" or not packing.get("shape_agnostic"):
+    if packing["style"] != "unpack_repack" or not packing["shape_agnostic"]:
         return [Extents(declared)]
     return [Extents(_small_pack(declared, packing)), Extents(declared)]
 

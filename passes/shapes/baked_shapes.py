@@ -11,9 +11,7 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.base import node_label
-
-#: Elements of the largest constant that shape arithmetic needs.
-LARGEST_VALUE_READ = 1024
+from passes.shapes.contents import LARGEST_VALUE_READ
 
 _SHAPE_INPUT = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
 _BROADCASTING = frozenset(

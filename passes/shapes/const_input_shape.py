@@ -15,11 +15,14 @@ from passes.errors import RewriteError
 from passes.graph_io import export_weightless
 from passes.packing.metadata import UNPACK_INFO
 from passes.registry import register
-from passes.shapes.baked_shapes import LARGEST_VALUE_READ, find_contradiction
+from passes.shapes.baked_shapes import find_contradiction
+from passes.shapes.contents import LARGEST_VALUE_READ
 from passes.shapes.dtypes import infer_dtypes
 from passes.shapes.packed import is_packed, is_unpacked_inside
 from passes.shapes.shape_inference import Extent, declared_names, known_extents, merge_extents
 from passes.shapes.symbolic import infer_symbolic_shapes
+
+_LONGEST_TRACED = 1 << 16
 
 logger = logging.getLogger("poprt")
 
@@ -219,8 +222,11 @@ def _strict_inference_error(graph: gs.Graph) -> str | None:
     model = export_weightless(graph, LARGEST_VALUE_READ)
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")
+    # with data_prop onnx writes down an extent for each element of a vector that may be a shape
+    lengths = [t.shape[0] for t in graph.tensors().values() if t.shape is not None and len(t.shape) == 1]
+    traceable = not any(isinstance(length, int) and length > _LONGEST_TRACED for length in lengths)
     try:
-        onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=traceable)
     except onnx.shape_inference.InferenceError as error:
         return f"onnx: {error}"
     return None

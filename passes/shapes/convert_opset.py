@@ -10,7 +10,7 @@ from passes.base import GraphPass, PassResult, walk_graphs
 from passes.errors import RewriteError
 from passes.graph_io import export_weightless, import_graph
 from passes.registry import register
-from passes.shapes.baked_shapes import LARGEST_VALUE_READ
+from passes.shapes.contents import LARGEST_VALUE_READ
 from passes.shapes.dtypes import find_schema
 
 _OURS = "ai.graphcore"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import onnx_graphsurgeon as gs
 
 from passes.graph_io import header
-from passes.packing.metadata import METADATA_KEY, UNPACK_INFO
+from passes.packing.metadata import METADATA_KEY, UNPACK_INFO, packing_object
 
 
 def is_packed(graph: gs.Graph) -> bool:
@@ -22,7 +20,7 @@ def is_unpacked_inside(graph: gs.Graph) -> bool:
     """
     if not is_packed(graph):
         return False
-    packing = json.loads(header(graph).metadata[METADATA_KEY])
+    packing = packing_object(header(graph).metadata[METADATA_KEY])
     return packing.get("style") != "attention_mask" or bool(packing.get("unpack_info"))
 
 

@@ -8,8 +8,9 @@ kept.
 from __future__ import annotations
 
 import logging
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import onnx
@@ -21,6 +22,7 @@ from passes.errors import RewriteError
 from passes.graph_io import export_weightless
 from passes.ops.common import DOMAIN
 from passes.shapes.attention_shapes import standard_attention_shapes
+from passes.shapes.contents import LARGEST_VALUE_READ, is_shape_like
 from passes.shapes.shape_functions import ask_shape_function, has_shape_function
 
 #: An extent: a number, or an expression of the inputs' symbols.
@@ -31,7 +33,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _REDUCTIONS = (
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMin", "ReduceSumSquare"
 )  # fmt: skip
-LARGEST_VALUE_READ = 1024  # elements; shape arithmetic never needs larger constants
+_HIGHEST_RANK = 64  # engines know eight axes or so
 
 logger = logging.getLogger("poprt")
 
@@ -166,6 +168,35 @@ class _Inference(SymbolicShapeInference):  # type: ignore[misc]  # onnxruntime h
         made = onnx.helper.make_tensor_value_info(node.output[0], dtype, [*first, *data[2:]])
         self.known_vi_[node.output[0]].CopyFrom(made)
 
+    def _new_symbolic_shape(self, rank: int, node: onnx.NodeProto, out_idx: int = 0) -> Any:
+        assert rank <= _HIGHEST_RANK, f"{node.op_type} {node.name!r} would have rank {rank}"
+        return super()._new_symbolic_shape(rank, node, out_idx)
+
+    def _infer_ConstantOfShape(self, node: onnx.NodeProto) -> None:  # noqa: N802  (overrides)
+        extents = self._get_int_or_float_values(node)[0]
+        listed = extents if isinstance(extents, list) else [extents]
+        if not all(isinstance(n, int) for n in listed) or math.prod(listed) <= LARGEST_VALUE_READ:
+            super()._infer_ConstantOfShape(node)
+            return
+        known = self.known_vi_[node.output[0]]  # onnxruntime's would compute the values
+        kind = known.type.tensor_type.elem_type
+        known.CopyFrom(onnx.helper.make_tensor_value_info(node.output[0], kind, listed))
+
+    def bound_contents(self) -> None:
+        """Let each operator forget contents that no shape has, before the next one makes more of them."""
+        known: dict[str, Callable[[onnx.NodeProto], None]] = self.dispatcher_
+        for op, infer in known.items():
+            known[op] = self._forgetful(infer)
+
+    def _forgetful(self, infer: Callable[[onnx.NodeProto], None]) -> Callable[[onnx.NodeProto], None]:
+        def run(node: onnx.NodeProto) -> None:
+            infer(node)
+            for name in node.output:
+                if name in self.sympy_data_ and not is_shape_like(self.sympy_data_[name]):
+                    del self.sympy_data_[name]
+
+        return run
+
     def _onnx_infer_single_node(self, node: onnx.NodeProto) -> None:
         super()._onnx_infer_single_node(node)
         if node.domain == DOMAIN and node.op_type in ("Unpack", "Repack"):
@@ -195,6 +226,7 @@ def _run(model: onnx.ModelProto) -> Any:
     inference.sympy_data_ = {}
     inference._preprocess(model)
     teach_reductions(inference)
+    inference.bound_contents()
     try:
         while inference.run_:
             inference._infer_impl()

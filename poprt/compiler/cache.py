@@ -53,9 +53,10 @@ def _prepare(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no path can hold the text
+        why = getattr(error, "strerror", None) or error
         raise CompileError(
-            f"compiler option 'cache_path': {str(folder)!r} cannot be written to ({error.strerror or error}); "
+            f"compiler option 'cache_path': {str(folder)!r} cannot be written to ({why}); "
             "give a folder that can, or leave out 'enable_engine_caching'"
         ) from error
 

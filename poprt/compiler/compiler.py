@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from passes.check.explain import why_invalid
+from passes.errors import RewriteError
 from passes.fusion.erf_gelu_pattern import ErfGeluPattern
 from poprt.compiler.cache import cached
 from poprt.compiler.fuse_int8 import fuse_int8
@@ -69,7 +72,8 @@ class Compiler:
             progress.step("reading the model")
             source = read_model(model, constant_weights=options.constant_weights)
             chosen = _chosen_outputs(source.model, outputs)
-            return cached(source, chosen, options, lambda: _compile(source, chosen, options, progress))
+            with blaming(source.model):
+                return cached(source, chosen, options, lambda: _compile(source, chosen, options, progress))
 
     @staticmethod
     def compile_and_export(
@@ -80,6 +84,26 @@ class Compiler:
     ) -> None:
         """Compile ``model`` and write the executable to ``filename``."""
         Compiler.compile(model, outputs, options).save(filename)
+
+
+@contextmanager
+def blaming(model: onnx.ModelProto) -> Iterator[None]:
+    """Raise a CompileError in place of an unexpected exception where onnx refuses ``model``, as it came.
+
+    An exception on a valid model is a bug of ours and passes.
+    """
+    given = onnx.ModelProto()
+    given.CopyFrom(model)  # without weights; the steps work in place
+    try:
+        yield
+    except (CompileError, RewriteError):
+        raise
+    except Exception as error:
+        reason = why_invalid(given)
+        if reason is None:
+            raise
+        logger.debug("compiling failed on a model that is not valid", exc_info=error)
+        raise CompileError(f"the model is not valid: {reason}") from error
 
 
 def _chosen_outputs(model: onnx.ModelProto, outputs: Sequence[str] | None) -> list[str]:
@@ -141,7 +165,9 @@ def _tensor_spec(item: onnx.ValueInfoProto) -> TensorSpec:
     if not item.type.HasField("tensor_type") or not held.elem_type:
         raise CompileError(f"{item.name!r} is not a tensor of known type; the runtime takes and gives tensors only")
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(held.elem_type)).name
-    return TensorSpec(item.name, tuple(dim.dim_value for dim in held.shape.dim), dtype, dtype)
+    if dtype == "object":
+        raise CompileError(f"{item.name!r} holds strings; the runtime takes and gives numbers only")
+    return TensorSpec(item.name, tuple(max(dim.dim_value, 0) for dim in held.shape.dim), dtype, dtype)
 
 
 def _manifest(
@@ -158,12 +184,23 @@ def _manifest(
         outputs=_with_engine_types(outputs, model.graph.output),
         weights=_weight_specs(source, model),
         packing=packing,
-        passes=tuple(json.loads(metadata.get(PASSES_KEY, "[]"))),
+        passes=_passes_run(metadata.get(PASSES_KEY, "[]")),
         options=options.to_note(),
         versions=versions(),
         opaque_blobs=dict(options.opaque_blobs),
         metadata=metadata,
     )
+
+
+def _passes_run(text: str) -> tuple[str, ...]:
+    """The value of :data:`PASSES_KEY`."""
+    try:
+        names = json.loads(text)
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CompileError(f"the model's metadata {PASSES_KEY!r} are damaged: no list of names; remove them")
+    return tuple(names)
 
 
 def _with_engine_types(specs: list[TensorSpec], values: Any) -> tuple[TensorSpec, ...]:

@@ -7,15 +7,16 @@ index tensors that Unpack and Repack need are the same for the whole graph and a
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from passes.errors import RewriteError
 from passes.ops import DOMAIN
-from passes.packing.metadata import METADATA_KEY
+from passes.packing.metadata import packing_of
+from poprt.errors import CompileError
 from poprt.executable import PackingSpec
 
 _PREFIX = "poprt_ragged_"
@@ -73,24 +74,30 @@ def lower_packing(model: onnx.ModelProto) -> tuple[onnx.ModelProto, PackingSpec 
 
 
 def read_packing(model: onnx.ModelProto) -> PackingSpec | None:
-    """How the converted model says that it is packed; None where it is not."""
-    text = next((item.value for item in model.metadata_props if item.key == METADATA_KEY), None)
-    if text is None:
+    """How the converted model says that it is packed; None where it is not.
+
+    Raises:
+        CompileError: its metadata are damaged.
+    """
+    try:
+        said = packing_of(model)
+    except RewriteError as error:
+        raise CompileError(str(error)) from error
+    if said is None:
         return None
-    said: dict[str, Any] = json.loads(text)
-    sizes = tuple(int(size) for size in said["segment_max_size"])
+    sizes = tuple(said["segment_max_size"])
     return PackingSpec(
         style=said["style"],
-        rows=int(said["rows"]),
-        columns=int(said["columns"]),
-        max_valid_num=int(said["max_valid_num"]),
+        rows=said["rows"],
+        columns=said["columns"],
+        max_valid_num=said["max_valid_num"],
         segment_max_size=sizes,
         unpack_info=said["unpack_info"],
         dynamic_inputs=tuple(said["dynamic_inputs"]),
         mask=said["mask"],
         position_ids=said["position_ids"],
         outputs=dict(said["outputs"]),
-        ragged=said["style"] == "unpack_repack" and bool(said["shape_agnostic"]) and len(sizes) == 1,
+        ragged=said["style"] == "unpack_repack" and said["shape_agnostic"] and len(sizes) == 1,
         neighbours=said.get("neighbours", "any"),
         isolation=said.get("isolation", ""),
     )

@@ -13,6 +13,8 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import external_data_helper, helper, numpy_helper
 
+from passes.check.structure import check_structure
+from passes.errors import RewriteError
 from poprt.compiler.walk import all_nodes, nested_graphs
 from poprt.errors import CompileError
 from poprt.executable import WEIGHT_DTYPES
@@ -55,6 +57,7 @@ def read_model(model: ModelLike, *, constant_weights: bool = True) -> Source:
         FileNotFoundError: there is no such file.
     """
     proto, folder = _load(model)
+    _check(proto)
     skeleton = _without_initializers(proto)
     _promote_large_constants(skeleton.graph)
     source = Source(skeleton, {})
@@ -85,6 +88,13 @@ def _load(model: ModelLike) -> tuple[onnx.ModelProto, Path | None]:
     except DecodeError as error:
         what = "the given bytes" if isinstance(model, bytes) else f"{os.fspath(model)}"
         raise CompileError(f"{what} cannot be read as an ONNX model: {error}") from error
+
+
+def _check(proto: onnx.ModelProto) -> None:
+    try:
+        check_structure(proto)
+    except RewriteError as error:
+        raise CompileError(str(error)) from error
 
 
 def _without_initializers(proto: onnx.ModelProto) -> onnx.ModelProto:
