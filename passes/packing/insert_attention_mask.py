@@ -26,6 +26,7 @@ from passes.packing.pack_args import PackArgs, parse_pack_args
 from passes.packing.padding_masks import drop_padding_masks
 from passes.packing.placement import Placement, place
 from passes.packing.positional import Positional
+from passes.packing.rewrite import sample_token_axes
 from passes.packing.row_head import UnpackedHead
 from passes.packing.row_rewrite import RowRewriter
 from passes.packing.row_rules import ROW_RULES
@@ -93,8 +94,10 @@ class InsertAttentionMask(GraphPass):
                 if id(node) in refused:
                     plan.forget(node)
         head = UnpackedHead(graph, axes, refused, mask, self._args) if self._args else None
+        token_axes = sample_token_axes(graph, axes)
         outputs = head.cut() if head else {tensor.name: "packed" for tensor in graph.outputs}
-        binarise(graph, mask)
+        _refuse_pairs([name for name, kind in outputs.items() if kind == "packed"], token_axes)
+        binarise(graph, mask, numbered=True)
         positions = _positions(geometry, mask)
         rewriter = RowRewriter(graph, axes, positional, geometry.columns, mask, positions)
         if rewriter.needs_positions(plan) and positions not in graph.inputs:
@@ -102,7 +105,8 @@ class InsertAttentionMask(GraphPass):
             result.count("position inputs added")
         rewriter.apply(plan)
         declare_operators(graph, ["AttentionMask", *(["Unpack"] if head else [])])
-        self._write_metadata(graph, geometry, mask, outputs, share)
+        token_axes = {name: own for name, own in token_axes.items() if outputs[name] == "sample"}
+        self._write_metadata(graph, geometry, mask, outputs, share, token_axes)
         graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
         result.count("attentions masked", len(plan.masked))
         result.count("Unpacks", head.count if head else 0)
@@ -126,7 +130,13 @@ class InsertAttentionMask(GraphPass):
         return geometry
 
     def _write_metadata(
-        self, graph: gs.Graph, geometry: Geometry, mask: gs.Variable, outputs: dict[str, str], share: FlopShare
+        self,
+        graph: gs.Graph,
+        geometry: Geometry,
+        mask: gs.Variable,
+        outputs: dict[str, str],
+        share: FlopShare,
+        token_axes: dict[str, list[int]],
     ) -> None:
         names = [tensor.name for tensor in graph.inputs]
         args = self._args or PackArgs((geometry.rows or 1) * geometry.columns, (geometry.columns,))
@@ -143,6 +153,7 @@ class InsertAttentionMask(GraphPass):
                 "position_ids": POSITION_IDS if POSITION_IDS in names else "",
                 "outputs": outputs,
                 "shape_agnostic": False,
+                "token_axes": token_axes,
                 "packed_flops": share.packed,
                 "total_flops": share.total,
             },
@@ -171,6 +182,16 @@ def _keep_padding_out(
     for node in graph.nodes:
         if not in_rows.runs_packed(node):
             refused.setdefault(id(node), "it applies the mask to what the head reads")
+
+
+def _refuse_pairs(packed_outputs: Sequence[str], token_axes: Mapping[str, list[int]]) -> None:
+    """Refuse outputs in the rows' layout that hold pairs of places: a sample's row would tell of its neighbours."""
+    pairs = [name for name in packed_outputs if len(token_axes.get(name, ())) > 1]
+    if pairs:
+        raise PackingError(
+            f"output {pairs[0]!r} relates all places of a row, also those of other samples; remove it with "
+            "--remove_outputs, or lay the samples end to end: leave out insert_attention_mask, and give --pack_args"
+        )
 
 
 def _positions(geometry: Geometry, mask: gs.Variable) -> gs.Variable:

@@ -80,12 +80,14 @@ def _mixes(node: gs.Node, axes: AxisMap) -> bool:
     return any(axes.axes(tensor) is None for tensor in node.outputs)
 
 
-def binarise(graph: gs.Graph, mask: gs.Variable) -> None:
-    """Bring an integer mask to 0 and 1 for all that reads it.
+def binarise(graph: gs.Graph, mask: gs.Variable, *, numbered: bool = False) -> None:
+    """Bring a mask to 0 and 1 for all that reads it.
 
-    An offline mask may number the samples 1..n, and ``(1 - mask) * -10000`` would overflow.
+    An offline mask may number the samples 1..n, and ``(1 - mask) * -10000`` would overflow. Where it is ``numbered``,
+    a place that its own sample masks has the sample's number with a minus: the sample owns it, and nobody looks at it.
+    A mask of floats that is not numbered may say more than yes and no, and stays.
     """
-    if not np.issubdtype(mask.dtype, np.integer):
+    if not numbered and not np.issubdtype(mask.dtype, np.integer):
         return
     consumers = list(mask.outputs)
     truth = gs.Variable(f"{mask.name}_truth", np.bool_, mask.shape)
@@ -93,5 +95,9 @@ def binarise(graph: gs.Graph, mask: gs.Variable) -> None:
     for consumer in consumers:
         consumer.inputs = [binary if tensor is mask else tensor for tensor in consumer.inputs]
     to = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(mask.dtype))
-    graph.nodes.append(gs.Node("Cast", truth.name, {"to": onnx.TensorProto.BOOL}, [mask], [truth]))
+    if numbered:
+        zero = gs.Constant(f"{mask.name}_zero", np.zeros((), mask.dtype))
+        graph.nodes.append(gs.Node("Greater", truth.name, {}, [mask, zero], [truth]))
+    else:
+        graph.nodes.append(gs.Node("Cast", truth.name, {"to": onnx.TensorProto.BOOL}, [mask], [truth]))
     graph.nodes.append(gs.Node("Cast", binary.name, {"to": to}, [truth], [binary]))

@@ -25,7 +25,7 @@ from passes.packing.metadata import METADATA_KEY, UNPACK_INFO
 from passes.packing.pack_args import PackArgs, parse_pack_args
 from passes.packing.placement import Placement, place
 from passes.packing.report import explain_unpacks
-from passes.packing.rewrite import rewrite
+from passes.packing.rewrite import rewrite, sample_token_axes
 from passes.registry import register
 
 #: What the nodes that are not proved to hide padding or neighbours mean for the runner.
@@ -97,6 +97,7 @@ class PackedTransformer(GraphPass):
         original_ops = len(graph.nodes)
         crossings = Crossings(graph, axes, self._args, info, anchor)
         result.refusals.extend(explain_unpacks(graph, axes, placement))
+        token_axes = sample_token_axes(graph, axes)
         outputs = rewrite(graph, axes, placement, crossings, self._args, masks.explicit)
         graph.inputs.append(info)
         declare_operators(graph, ["Repack", "Unpack"])
@@ -110,6 +111,7 @@ class PackedTransformer(GraphPass):
             agnostic,
             neighbours,
             isolation.explain(),
+            token_axes,
         )
         graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
         self.logger.debug("packed %d of %d nodes", len(placement.packed), original_ops)
@@ -159,6 +161,7 @@ def _write_metadata(
     shape_agnostic: bool,
     neighbours: str,
     isolation: str,
+    token_axes: dict[str, list[int]],
 ) -> None:
     names = [tensor.name for tensor in geometry.inputs]
     header(graph).metadata[METADATA_KEY] = json.dumps(
@@ -176,6 +179,7 @@ def _write_metadata(
             "shape_agnostic": shape_agnostic,
             "neighbours": neighbours,
             "isolation": isolation,
+            "token_axes": token_axes,
             "packed_flops": share.packed,
             "total_flops": share.total,
         },

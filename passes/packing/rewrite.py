@@ -160,6 +160,20 @@ def _rewrite_outputs(
     return kinds
 
 
+def sample_token_axes(graph: gs.Graph, axes: AxisMap) -> dict[str, list[int]]:
+    """The axes that grow with the sample, of each output whose rows hold more than one value a token.
+
+    Attention weights [batch, heads, seq, seq]: [2, 3]. What lies behind a sample's own length there is padding.
+    """
+    grown = {}
+    for tensor in graph.outputs:
+        token, shape = axes.axes(tensor), axes.shape(tensor) or ()
+        own = [axis for axis, extent in enumerate(shape) if extent == SEQ]
+        if own and (token is None or not token.canonical):
+            grown[tensor.name] = own
+    return grown
+
+
 def declared_shape(shape: Shape, args: PackArgs) -> list[Any]:
     """The shape that an output of one row a sample declares."""
     return [_substitute(extent, {BATCH: args.max_valid_num, SEQ: args.width}) for extent in shape]

@@ -18,6 +18,9 @@ from passes.packing.axes import BATCH, SEQ, AxisMap
 from passes.packing.positional import Positional
 from passes.packing.rows import RowPlan
 
+#: What the AttentionMask is multiplied by where it is added: -60000 is the lowest round number in float16.
+_STRONGER = 6.0
+
 
 class RowRewriter:
     """Carries out a :class:`RowPlan`.
@@ -52,10 +55,21 @@ class RowRewriter:
             self._restart(node)
         for node in plan.masked:
             if node.op == "Softmax":
-                scores = node.inputs[0]
-                node.inputs[0] = self._add("Add", f"{scores.name}_within_samples", [scores, self._mask_like(scores)])
+                self._select(node)
             else:
                 self._mask_fused(node)
+
+    def _select(self, softmax: gs.Node) -> None:
+        """Give forbidden scores the lowest number there is; adding to them would leave a large one in the lead.
+
+        Finite, so that a row of places that belong to no sample does not become NaN.
+        """
+        scores = softmax.inputs[0]
+        forbidden = self._mask_like(scores)
+        dtype = self._dtype(scores)
+        lowest = gs.Constant(f"{scores.name}_forbidden", np.array(np.finfo(dtype).min, dtype))
+        name = f"{scores.name}_within_samples"
+        softmax.inputs[0] = self._add("Where", name, [forbidden, lowest, scores], dtype)
 
     def needs_positions(self, plan: RowPlan) -> bool:
         """Whether anything differs from place to place of a sample."""
@@ -67,11 +81,11 @@ class RowRewriter:
     # The AttentionMask.
 
     def _mask_like(self, scores: gs.Tensor) -> gs.Tensor:
-        """The AttentionMask in the layout of ``scores``."""
+        """Where a pair is forbidden, bool, in the layout of ``scores``."""
         shape = self._axes.shape(scores)
         assert shape is not None
-        dtype = np.dtype(scores.dtype) if scores.dtype is not None else self._dtype(scores)
-        base = self._attention_mask(dtype)
+        dtype = self._dtype(scores)
+        base = self._forbidden(dtype)
         seq = [axis for axis, extent in enumerate(shape) if extent == SEQ]
         batch = next((axis for axis, extent in enumerate(shape) if extent == BATCH), None)
         key = ("mask", dtype.name, tuple(map(str, shape)))
@@ -86,6 +100,20 @@ class RowRewriter:
         self._made[key] = made
         return made
 
+    def _forbidden(self, dtype: np.dtype[Any]) -> gs.Tensor:
+        """bool [R, 1, C, C], true where the AttentionMask is not zero."""
+        key = ("forbidden", dtype.name)
+        if key not in self._made:
+            mask = self._attention_mask(dtype)
+            self._made[key] = self._add("Cast", f"{mask.name}_forbidden", [mask], to=onnx.TensorProto.BOOL)
+        return self._made[key]
+
+    def _numbers(self) -> gs.Tensor:
+        """[R, C]: the number of the sample that owns each place; one that the sample masks has it with a minus."""
+        if "numbers" not in self._made:
+            self._made["numbers"] = self._add("Abs", f"{self._mask.name}_numbers", [self._mask])
+        return self._made["numbers"]
+
     def _attention_mask(self, dtype: np.dtype[Any]) -> gs.Tensor:
         key = ("AttentionMask", dtype.name)
         if key not in self._made:
@@ -94,7 +122,7 @@ class RowRewriter:
             element = onnx.helper.np_dtype_to_tensor_dtype(dtype)
             attrs = {"dataType": "FLOAT16" if dtype == np.float16 else "FLOAT", "to": int(element)}
             output = gs.Variable(name, dtype, ["rows", 1, "columns", "columns"])
-            inputs = [self._mask, self._mask]
+            inputs = [self._numbers(), self._numbers()]
             self._graph.nodes.append(gs.Node("AttentionMask", name, attrs, inputs, [output], domain=DOMAIN))
             self._made[key] = output
         return self._made[key]
@@ -143,9 +171,18 @@ class RowRewriter:
         assert known is not None
         while len(node.inputs) <= known.bias:
             node.inputs.append(gs.Variable.empty())
-        mask = self._attention_mask(self._dtype(node.inputs[0]))
+        mask = self._added_mask(self._dtype(node.inputs[0]))
         bias = node.inputs[known.bias]
         node.inputs[known.bias] = mask if bias.is_empty() else self._with_bias(mask, bias)
+
+    def _added_mask(self, dtype: np.dtype[Any]) -> gs.Tensor:
+        """The AttentionMask made as strong as a float16 holds, for operators that can only add it to the scores."""
+        key = ("added", dtype.name)
+        if key not in self._made:
+            mask = self._attention_mask(dtype)
+            factor = gs.Constant(f"{mask.name}_factor", np.array(_STRONGER, dtype))
+            self._made[key] = self._add("Mul", f"{mask.name}_stronger", [mask, factor])
+        return self._made[key]
 
     def _with_bias(self, mask: gs.Tensor, bias: gs.Tensor) -> gs.Tensor:
         """What the model adds to the scores (or the pairs that it allows) and the AttentionMask, in one."""
@@ -153,7 +190,7 @@ class RowRewriter:
         if key not in self._made:
             name = f"{bias.name}_within_samples"
             if self._dtype(bias) == np.bool_:
-                forbidden = gs.Constant(f"{name}_forbidden", np.array(FORBIDDEN, mask.dtype))
+                forbidden = gs.Constant(f"{name}_forbidden", np.array(FORBIDDEN * _STRONGER, mask.dtype))
                 self._made[key] = self._add("Where", name, [bias, mask, forbidden], mask.dtype)
             else:
                 self._made[key] = self._add("Add", name, [bias, mask])

@@ -100,6 +100,7 @@ def read_packing(model: onnx.ModelProto) -> PackingSpec | None:
         ragged=said["style"] == "unpack_repack" and said["shape_agnostic"] and len(sizes) == 1,
         neighbours=said.get("neighbours", "any"),
         isolation=said.get("isolation", ""),
+        token_axes={name: tuple(axes) for name, axes in said.get("token_axes", {}).items()},
     )
 
 

@@ -173,7 +173,7 @@ def _scatter(
         over="ignore", invalid="ignore"
     ):  # float32 results beyond float16 are infinite, as in a true fp16 run
         if kind == "sample":
-            target[rows] = stream.sample_rows(name, result, len(rows))
+            target[rows] = stream.sample_rows(name, result, lengths)
         else:
             for row, values in zip(rows, stream.sample_tokens(result, lengths), strict=True):
                 fill(name, target[row], values)

@@ -164,7 +164,7 @@ class StreamWorker(PackWorker):
         outputs = self.stream.run(streams, lengths, names)
         self.count(batch, started)
         return [
-            list(self.stream.sample_rows(name, output, len(batch)))
+            list(self.stream.sample_rows(name, output, lengths))
             if self.packing.outputs[name] == "sample"
             else self.stream.sample_tokens(output, lengths)
             for name, output in zip(names, outputs, strict=True)

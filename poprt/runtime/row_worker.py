@@ -14,7 +14,7 @@ from poprt.runtime.config import PackAlgorithm
 from poprt.runtime.pack_worker import PackRequest, PackWorker
 from poprt.runtime.placement import Place, place_within_rows, stream_distances
 from poprt.runtime.shapes import same_shape, wrong_result
-from poprt.runtime.stream import Session
+from poprt.runtime.stream import Session, clear_padding
 
 #: Gives each sample a place in a run, or None where it has to wait for another run.
 Placement = Callable[[Sequence[PackRequest]], "list[Place | None]"]
@@ -128,6 +128,9 @@ class RowWorker(PackWorker):
         for name, output in zip(names, outputs, strict=True):
             if not same_shape(output.shape, self._declared[name]):
                 raise wrong_result(name, output.shape, self._declared[name])
+            if self.packing.outputs[name] == "sample":
+                axes = self.packing.token_axes.get(name, ())
+                clear_padding(output, axes, [batch[sample].size for sample in order])
             by_name.append(self._values(self.packing.outputs[name], output, batch, starts, rank))
         return [list(sample) for sample in zip(*by_name, strict=True)]
 
@@ -137,7 +140,8 @@ class RowWorker(PackWorker):
         where = np.repeat(np.array(starts) - first, lengths) + np.arange(lengths.sum())
         streams = self.streams(batch)
         numbers = np.repeat(_numbers_in_row(places), lengths)
-        streams[self.mask] = np.where(streams[self.mask] != 0, numbers, 0).astype(self.dtypes[self.mask])
+        # A place that its own sample masks is still the sample's: it has the number with a minus.
+        streams[self.mask] = np.where(streams[self.mask] != 0, numbers, -numbers).astype(self.dtypes[self.mask])
         feeds: dict[str, Array] = {}
         for name, stream in streams.items():
             flat = np.zeros(self.capacity, stream.dtype)

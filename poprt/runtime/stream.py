@@ -84,12 +84,15 @@ class StreamSession:
         in_graph = self._in_graph.get(name, ())
         return extent < declared and axis < len(in_graph) and not isinstance(in_graph[axis], int)
 
-    def sample_rows(self, name: str, result: Array, count: int) -> Array:
-        """Return the first ``count`` rows of a "sample" result in the declared shape.
+    def sample_rows(self, name: str, result: Array, lengths: Array) -> Array:
+        """Return the rows of the samples of a "sample" result in the declared shape.
 
-        A sample's row may have a token axis of its own (class scores by token, attention weights). The engine makes it
-        as long as the longest sample of the pack; the rest is zero.
+        A sample's row may have token axes of its own (class scores by token, attention weights). The engine makes them
+        as long as the longest sample of the pack; what lies behind the sample's own length is zero.
         """
+        count = len(lengths)
+        if lengths.shape[1] == 1:
+            clear_padding(result, self._packing.token_axes.get(name, ()), lengths[:, 0].tolist())
         wanted = tuple(want or got for want, got in zip(self._declared[name][1:], result.shape[1:], strict=True))
         if result.shape[1:] == wanted:
             return result[:count]
@@ -111,6 +114,19 @@ class StreamSession:
         declared = np.cumsum(sizes) - sizes
         present = np.cumsum(widths) - widths
         return [_join_segments(row, counts, present, declared) for row, counts in zip(result, lengths, strict=False)]
+
+
+def clear_padding(result: Array, token_axes: Sequence[int], lengths: Sequence[int]) -> None:
+    """Set to zero, in place, what lies behind each sample's own length.
+
+    Args:
+        result: [n or more, ...], a row a sample.
+        token_axes: the axes of ``result`` that grow with the sample.
+        lengths: tokens of the first samples.
+    """
+    for row, length in zip(result, lengths, strict=False):
+        for axis in token_axes:
+            row[(slice(None),) * (axis - 1) + (slice(length, None),)] = 0
 
 
 def _to_rows(stream: Array, rows: int, columns: int) -> Array:

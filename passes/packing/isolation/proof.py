@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.node_values import constant
-from passes.packing.axes import BATCH, SEQ, AxisMap
+from passes.packing.axes import BATCH, SEQ, AxisMap, show
 from passes.packing.isolation.facts import Facts, UnprovedError, facts_of
 from passes.packing.isolation.positions import PositionFacts
 from passes.packing.isolation.values import NUMBER, ORDINARY, UNIT, UNKNOWN, ZERO, Values
@@ -174,7 +174,14 @@ class IsolationProof:
                 leaks.append(Leak(node, why.reason, why.mixes))
                 results = self._after_a_leak(node, packed)
             self._facts.update({tensor.name: facts for tensor, facts in zip(node.outputs, results, strict=False)})
-        return leaks
+        return leaks + [leak for tensor in self.graph_outputs for leak in self._uncuttable(tensor)]
+
+    def _uncuttable(self, tensor: gs.Tensor) -> list[Leak]:
+        """A result of which nobody can tell how much belongs to the sample: [n, L + 1] and the like."""
+        shape = self.axes.shape(tensor) or ()
+        if not tensor.inputs or all(shape[axis] == SEQ for axis in growing_axes(shape, SEQ)):
+            return []
+        return [Leak(tensor.inputs[0], f"its result {show(shape)} has other places than the sample", mixes=False)]
 
     def facts(self, tensor: gs.Tensor, *, packed: bool = False) -> Facts:
         """What is known of a tensor, on the unpacked side unless ``packed``.
