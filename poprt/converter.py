@@ -115,7 +115,9 @@ class Converter:
         """Return the converted model. The given one is left as it is.
 
         Raises:
-            RewriteError: the model or an option makes a pass impossible; the message names the pass.
+            RewriteError: the model is not valid, or the model or an option makes a pass impossible; the message names
+                the pass. An exception in a pass of the caller's own is its cause.
+            PoprtError: ``check`` cannot run one of the models.
         """
         work = onnx.ModelProto()
         work.CopyFrom(model)
