@@ -126,7 +126,9 @@ class Converter:
             compile_model: as for :meth:`convert_in_place`.
 
         Raises:
-            RewriteError: the model or an option makes a pass impossible; the message names the pass.
+            RewriteError: the model is not valid, or the model or an option makes a pass impossible; the message names
+                the pass. An exception in a pass of the caller's own is its cause.
+            PoprtError: ``check`` cannot run one of the models.
         """
         work = onnx.ModelProto()
         work.CopyFrom(model)

@@ -39,8 +39,8 @@ def parse_packing(text: str, inputs: Collection[str]) -> dict[str, Any]:
         RewriteError: it is no JSON object, or a field is missing or not of its kind; the message names the field.
     """
     said = packing_object(text)
-    for name, (fits, expected) in _FIELDS.items():
-        if not fits(said.get(name)):
+    for name, (fits, expected) in [*_FIELDS.items(), *_LATER_FIELDS.items()]:
+        if not fits(said.get(name)) and not (name in _LATER_FIELDS and name not in said):
             raise _damaged(f"{name} is {said.get(name)!r}, expected {expected}")
     named = [*said["dynamic_inputs"], *filter(None, [said["unpack_info"]])]
     for name in named:
@@ -87,6 +87,8 @@ def _is_layouts(value: Any) -> bool:
     return isinstance(value, dict) and all(layout in _LAYOUTS for layout in value.values())
 
 
+_NEIGHBOURS = ("any", "same_length", "none")
+
 #: What each field has to be: a test, and words for it.
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "style": (lambda value: value in _STYLES, f"one of {', '.join(_STYLES)}"),
@@ -100,4 +102,16 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "position_ids": (_is_text, "a text"),
     "outputs": (_is_layouts, f"output names with their layouts, one of {', '.join(_LAYOUTS)}"),
     "shape_agnostic": (lambda value: isinstance(value, bool), "true or false"),
+}
+
+
+def _is_axes_by_name(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_list_of(_whole(1)[0])(axes) for axes in value.values())
+
+
+#: Fields that a model may lack, which an earlier version packed.
+_LATER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "neighbours": (lambda value: value in _NEIGHBOURS, f"one of {', '.join(_NEIGHBOURS)}"),
+    "isolation": (_is_text, "a text"),
+    "token_axes": (_is_axes_by_name, "output names with lists of axes"),
 }
