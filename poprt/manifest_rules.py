@@ -153,7 +153,7 @@ def _check_packed_inputs(packing: PackingSpec, inputs: dict[str, TensorSpec]) ->
     _check_names("packing.dynamic_inputs", dynamic)
     for name in dynamic:
         _check_numbers("packing.dynamic_inputs", name, inputs, "biuf", (packing.rows, packing.columns))
-    if packing.mask not in dynamic:
+    if packing.mask not in dynamic and (packing.mask or packing.style == "attention_mask"):
         raise wrong("packing.mask", packing.mask, f"one of the dynamic inputs, {list(dynamic)}")
     if packing.position_ids and packing.position_ids not in dynamic:
         raise wrong("packing.position_ids", packing.position_ids, f"'' or one of the dynamic inputs, {list(dynamic)}")

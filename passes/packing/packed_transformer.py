@@ -83,11 +83,6 @@ class PackedTransformer(GraphPass):
         share = self._checked_share(graph, axes, placement, geometry)
         report_head(graph, axes, placement, self._args.head_pattern)
         masks = find_masks(graph, geometry.inputs, axes, placement)
-        if not masks.explicit and not masks.derived:
-            raise PackingError(
-                "no input of this model masks padding, so samples of different length cannot share a run; export the "
-                f"model with its attention mask as an input (inputs now: {', '.join(t.name for t in graph.inputs)})"
-            )
         isolation = isolate(graph, axes, placement, masks.explicit, self._args.width)
         sharpen_masks(graph, axes, placement, masks.explicit, self._args.width, geometry.inputs[0])
         agnostic = not unbaked.problems
@@ -173,7 +168,7 @@ def _write_metadata(
             "segment_max_size": list(args.segment_max_size),
             "unpack_info": UNPACK_INFO,
             "dynamic_inputs": names,
-            "mask": masks[0],
+            "mask": masks[0] if masks else "",
             "position_ids": "position_ids" if "position_ids" in names else "",
             "outputs": outputs,
             "shape_agnostic": shape_agnostic,
