@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,24 +190,8 @@ class Packs:
         self._outputs = [spec.name for spec in executable.outputs]
 
     def run(self, pack: Sequence[str]) -> dict[str, Arrays]:
-        """The answers of a pack, by sample and output; "loud" gets none."""
-        found: dict[str, Arrays] = {}
-        for names in self._allowed(pack):
-            found |= self._run_once(names)
-        return found
-
-    def _allowed(self, pack: Sequence[str]) -> Iterator[list[str]]:
-        """The runs that the manifest allows for a pack."""
-        if self.neighbours == "any":
-            yield list(pack)
-            return
-        groups: dict[object, list[str]] = {}
-        for name in pack:
-            alone = self.neighbours == "none"
-            groups.setdefault(name if alone else len(SAMPLES[name]["input_ids"]), []).append(name)
-        yield from groups.values()
-
-    def _run_once(self, names: Sequence[str]) -> dict[str, Arrays]:
+        """The answers of a pack, by sample and output. The runtime divides it where the manifest says so."""
+        names = list(pack)
         given = [SAMPLES[name] for name in names]
         packed = pack_data(given, 0, ROWS, COLUMNS, MOST, 1, across_rows=self._across)
         assert packed.count == len(given)

@@ -98,13 +98,15 @@ def test_inputs_of_two_sequences_are_refused_by_name():
         apply(model, shapes={})
 
 
-def test_a_model_that_masks_nothing_is_refused_by_the_names_of_its_inputs():
+def test_a_model_that_masks_nothing_runs_in_packs_of_one_length():
     body = "n = Cast <to = 1> (mask)  h = Unsqueeze (n, last)  y = Add (x, h)"
     head = "xt = Transpose <perm = [0, 2, 1]> (x)  sc = MatMul (x, xt)  w = Softmax (sc)  pooled = MatMul (w, x)"
     model = around(body, head=head)
     del model.graph.output[:1]
-    with pytest.raises(PackingError, match=r"no input of this model masks padding.*ids, mask"):
-        packed(model)
+    said = metadata(packed(model))
+    assert said["neighbours"] == "same_length"
+    assert said["mask"] == ""
+    assert "Softmax" in said["isolation"]
 
 
 def test_a_model_whose_products_all_mix_tokens_is_refused_with_the_reasons():
@@ -178,6 +180,9 @@ def test_the_packed_model_says_how_it_is_packed():
         "position_ids": "",
         "outputs": {"last_hidden_state": "tokens"},
         "shape_agnostic": True,
+        "neighbours": "any",
+        "isolation": "",
+        "token_axes": {},
     }
 
 
