@@ -51,6 +51,23 @@ def test_a_weight_that_another_node_reads_keeps_its_sign() -> None:
     assert model == before
 
 
+@pytest.mark.parametrize(
+    ("body", "outputs"),
+    [
+        ("y = MatMulInteger (x, w, z)  v = If (c) <then_branch = READS, else_branch = ZERO>", "int32[n,8] y, int32 v"),
+        ("y = MatMulInteger (x, w, z)", "int32[n,8] y, int8[16,8] w"),
+    ],
+)
+def test_a_weight_that_a_nested_graph_reads_or_that_is_an_output_keeps_its_sign(body: str, outputs: str) -> None:
+    reads = "t () => (int32 p) { p = MatMulInteger (x, w, z) }"
+    zero = "e () => (int32 q) { q = Cast <to = 6> (z) }"
+    model = product(body.replace("READS", reads).replace("ZERO", zero), outputs)
+    model.graph.input.append(onnx.helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, []))
+    before = copy_of(model)
+    assert unsign_weights(model, {}) == 0
+    assert model == before
+
+
 def test_a_cpu_without_dot_products_gets_unsigned_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model = build_bert(BertConfig(**SIZES["tiny"], head="token"))
     converted = Converter(precision="int8").convert(model)
