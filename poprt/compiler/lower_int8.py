@@ -11,6 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from poprt.compiler.walk import subgraphs, walk_nodes
+from poprt.runtime.cpu import lacks_int8_dot_products
 
 _MIDDLE = "poprt_int8_weight_zero_point"
 
@@ -38,6 +39,18 @@ def unsign_weights(model: onnx.ModelProto, weights: dict[str, npt.NDArray[Any]])
     if changed:
         model.graph.initializer.append(numpy_helper.from_array(np.array(128, np.uint8), _MIDDLE))
     return len(changed)
+
+
+def with_exact_products(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` with its integer products as the compiler stores them for this CPU; itself where they are so already.
+
+    On an x86 CPU without 8-bit dot products a run of the model as it is may overflow, and a compiled one does not.
+    """
+    if not lacks_int8_dot_products() or all(node.op_type != "MatMulInteger" for node in model.graph.node):
+        return model
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    return made if unsign_weights(made, {}) else model
 
 
 def _readers(graph: onnx.GraphProto) -> Counter[str]:
