@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import onnx
 import onnxruntime as ort
 
 from passes.packing.metadata import packing_of
+from poprt.compiler.lower_int8 import with_exact_products
 from poprt.errors import PoprtError
 from poprt.sample_data import Array, InputInfo, model_inputs, random_array
 from poprt.sizes import LARGEST_MESSAGE, weight_bytes
@@ -22,6 +24,8 @@ from poprt.verify_packed import PackedCase, pack_samples
 #: counts as 1. int8's tolerance is too wide for that: it would let pass any embedding of unit length.
 TOLERANCE = {"fp32": 1e-5, "fp16": 2e-2, "int8": 1.5e-1}
 _LEAST_MAGNITUDE = {"fp32": 1.0, "fp16": 1.0, "int8": 1e-3}
+
+logger = logging.getLogger("poprt")
 
 
 @dataclass(frozen=True)
@@ -59,16 +63,23 @@ def verify(
     """Run both models on the same random data and compare the outputs that both have.
 
     A packed model gets samples of random lengths, packed; each is compared with its own unpadded run of the original.
+    Integer products are exact on every CPU, as they are in an executable compiled on it.
 
     Raises:
         PoprtError: a model cannot be run, or the two have no output in common.
     """
     names = _common_outputs(original, converted)
     case = sample_case(model_inputs(original), converted, seed)
-    session = engine_session(original)  # one session at a time: each holds a copy of the weights
+    session = engine_session(with_exact_products(original))  # one session at a time: each holds a copy of the weights
     expected = [run_session(session, names, feeds) for feeds in case.original_feeds]
     del session
-    got = run_session(engine_session(converted), names, case.converted_feeds)
+    served = with_exact_products(converted)
+    if served is not converted:
+        logger.warning(
+            "this CPU has no 8-bit dot products: the check is of the model as it is compiled; "
+            "in stock onnxruntime the converted one may overflow here, unless it was made with reduce_range=True"
+        )
+    got = run_session(engine_session(served), names, case.converted_feeds)
     pairs = {
         name: [case.pair(name, mine[name], got[name], index) for index, mine in enumerate(expected)] for name in names
     }

@@ -11,6 +11,8 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from poprt.compiler.lower_int8 import with_exact_products
+
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -35,6 +37,15 @@ def run(
     names = [value.name for value in engine.get_outputs()]
     results = engine.run(names, {name: array for name, array in feeds.items() if name in wanted})
     return dict(zip(names, results, strict=True))
+
+
+def run_exactly(model: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+    """:func:`run`, for a model with int8 weights: exact too on a CPU whose kernel for them may overflow.
+
+    There the weights are unsigned by the compiler's function, which ``tests/poprt/test_lower_int8.py`` holds against
+    numpy.
+    """
+    return run(with_exact_products(model), feeds)
 
 
 def one_by_one(

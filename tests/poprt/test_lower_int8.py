@@ -10,8 +10,9 @@ import pytest
 from onnx import numpy_helper
 
 from models.bert import SIZES, BertConfig, build_bert
+from passes.precision.float_to_int8 import FloatToInt8
 from poprt.compiler import Compiler
-from poprt.compiler.lower_int8 import unsign_weights
+from poprt.compiler.lower_int8 import unsign_weights, with_exact_products
 from poprt.converter import Converter
 from poprt.runtime.cpu import lacks_int8_dot_products
 from poprt.runtime.session import EngineSession
@@ -34,8 +35,9 @@ PLAIN = "y = MatMulInteger (x, w, z)"
 @pytest.mark.parametrize("outside", [True, False])
 def test_unsigned_weights_give_the_same_numbers(outside: bool) -> None:
     model = product(PLAIN)
-    expected = run(model, {"x": X})["y"]
-    weights = {"w": numpy_helper.to_array(model.graph.initializer[1])} if outside else {}
+    w = numpy_helper.to_array(model.graph.initializer[1])
+    expected = (X.astype(np.int32) - 100) @ w.astype(np.int32)
+    weights = {"w": w} if outside else {}
     assert model.graph.initializer[1].name == "w"
     assert unsign_weights(model, weights) == 1
     if outside:
@@ -51,20 +53,57 @@ def test_a_weight_that_another_node_reads_keeps_its_sign() -> None:
     assert model == before
 
 
+@pytest.mark.parametrize(
+    ("body", "outputs"),
+    [
+        ("y = MatMulInteger (x, w, z)  v = If (c) <then_branch = READS, else_branch = ZERO>", "int32[n,8] y, int32 v"),
+        ("y = MatMulInteger (x, w, z)", "int32[n,8] y, int8[16,8] w"),
+    ],
+)
+def test_a_weight_that_a_nested_graph_reads_or_that_is_an_output_keeps_its_sign(body: str, outputs: str) -> None:
+    reads = "t () => (int32 p) { p = MatMulInteger (x, w, z) }"
+    zero = "e () => (int32 q) { q = Cast <to = 6> (z) }"
+    model = product(body.replace("READS", reads).replace("ZERO", zero), outputs)
+    model.graph.input.append(onnx.helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, []))
+    before = copy_of(model)
+    assert unsign_weights(model, {}) == 0
+    assert model == before
+
+
+def pretend_cpu(monkeypatch: pytest.MonkeyPatch, folder: Path, flags: str) -> None:
+    (folder / "cpuinfo").write_text(f"processor : 0\nflags\t\t: sse {flags} sse2\n")
+    monkeypatch.setattr("poprt.runtime.cpu._CPUINFO", folder / "cpuinfo")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+
+
 def test_a_cpu_without_dot_products_gets_unsigned_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model = build_bert(BertConfig(**SIZES["tiny"], head="token"))
-    converted = Converter(precision="int8").convert(model)
+    # Without dot products signed weights of 8 bits may overflow: there 7 bits are compared.
+    quantiser = FloatToInt8(reduce_range=lacks_int8_dot_products())
+    converted = Converter(precision="int8", used_passes=[quantiser]).convert(model)
     feeds = padded(random_samples([7, 12]))
     results = []
     for flags, stored in (("avx2 avx512_vnni", "int8"), ("avx2 fma", "uint8")):
-        (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: sse {flags} sse2\n")
-        monkeypatch.setattr("poprt.runtime.cpu._CPUINFO", tmp_path / "cpuinfo")
-        monkeypatch.setattr("platform.machine", lambda: "x86_64")
+        pretend_cpu(monkeypatch, tmp_path, flags)
         executable = Compiler.compile(converted)
         types = [spec.dtype for spec in executable.manifest.weights]
         assert types.count(stored) == 12
         results.append(EngineSession(executable, threads=1).run(feeds)[0])
     np.testing.assert_allclose(results[0], results[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("flags", "changed"), [("avx2 avx512_vnni", False), ("avx2 fma", True)])
+def test_a_model_is_judged_with_the_weights_that_its_executable_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, changed: bool
+) -> None:
+    pretend_cpu(monkeypatch, tmp_path, flags)
+    model = product(PLAIN)
+    before = copy_of(model)
+    judged = with_exact_products(model)
+    kinds = {tensor.name: tensor.data_type for tensor in judged.graph.initializer}
+    assert kinds["w"] == (onnx.TensorProto.UINT8 if changed else onnx.TensorProto.INT8)
+    assert (judged is not model) == changed
+    assert model == before
 
 
 def test_who_does_not_say_what_it_has_is_not_said_to_lack_anything(

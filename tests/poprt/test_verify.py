@@ -12,6 +12,7 @@ from onnx import numpy_helper, parser
 from models.bert import SIZES, BertConfig, build_bert
 from poprt.converter import Converter
 from poprt.errors import PoprtError
+from poprt.runtime.cpu import lacks_int8_dot_products
 from poprt.sample_data import model_inputs, random_array
 from poprt.verify import verify
 from poprt.verify_packed import pack_samples
@@ -53,6 +54,19 @@ def test_a_model_equals_itself() -> None:
     outcome = verify(bert(), bert())
     assert outcome.passed
     assert outcome.outputs[0].max_abs_diff == 0
+
+
+def test_int8_is_judged_without_the_overflow_of_some_kernels(caplog: pytest.LogCaptureFixture) -> None:
+    model = model_of("g (float[5,96] x) => (float[5,80] y) { p = Sigmoid (x)  y = MatMul (p, w) }")
+    w = np.random.default_rng(0).uniform(0.5, 1, (96, 80)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    converter = Converter(precision="int8", check=True)
+    converter.convert(model)
+    assert converter.verification is not None
+    assert converter.verification.outputs[0].max_abs_diff < 0.5  # of about 36; what overflows loses 4.6
+    assert ("reduce_range=True" in caplog.text) == lacks_int8_dot_products()
+    report = next(record.result.details for record in converter.records if record.name == "float_to_int8")
+    assert float(report["largest difference of y"]) < 0.5
 
 
 def test_a_model_too_large_for_one_message_goes_through_a_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from onnx import helper
 from models.bert import SIZES, BertConfig, build_bert
 from passes import get_registered_passes
 from poprt.executable import Executable
+from poprt.runtime.cpu import lacks_int8_dot_products
 from poprt_cli.main import cli
 
 SHAPES = ["input_ids=2,12", "attention_mask=2,12", "token_type_ids=2,12"]
@@ -116,7 +117,9 @@ def test_an_int8_model_says_what_stayed_float_and_what_it_cost(poprt: Poprt, mod
     assert re.search(r"int8 +cosine of start_logits: (0\.999|1\.000)", result.stdout)
     assert re.search(r"float32 +MatMul .*: 2 columns", result.stdout)
     assert re.search(r"check +start_logits: pass", result.stdout)
-    assert "int8" in {spec.dtype for spec in Executable(Path("executable.popef")).manifest.weights}
+    stored = {spec.dtype for spec in Executable(Path("executable.popef")).manifest.weights}
+    assert ("int8" in stored, "uint8" in stored) == (not lacks_int8_dot_products(), lacks_int8_dot_products())
+    assert ("reduce_range=True" in result.stderr) == lacks_int8_dot_products()
 
 
 def test_show_prints_inputs_then_outputs_and_stops(poprt: Poprt, model_path: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from passes.errors import RewriteError
 from passes.graph_io import export_graph, import_graph
 from passes.precision.float_to_int8 import FloatToInt8
 from passes.precision.int8_values import best_zero_point
-from tests.numerics import run
+from tests.numerics import run, run_exactly
 from tests.passes.rewrites import copy_of, ops, parse, rewritten
 
 RNG = np.random.default_rng(0)
@@ -67,7 +67,7 @@ def test_a_product_becomes_an_integer_product_with_int8_weights_alone(opset: int
     assert types(converted)["w_int8"] == TensorProto.INT8
     assert "w" not in types(converted)
     x = RNG.standard_normal((2, 5, 96)).astype(np.float32)
-    assert 0 < relative(run(model, {"x": x})["y"], run(converted, {"x": x})["y"]) < 0.015
+    assert 0 < relative(run(model, {"x": x})["y"], run_exactly(converted, {"x": x})["y"]) < 0.015
 
 
 def test_a_token_does_not_depend_on_its_neighbours() -> None:
@@ -75,13 +75,17 @@ def test_a_token_does_not_depend_on_its_neighbours() -> None:
     x = RNG.standard_normal((1, 6, 96)).astype(np.float32)
     loud = x.copy()
     loud[0, 1:] *= 1000
-    np.testing.assert_array_equal(run(converted, {"x": x})["y"][0, 0], run(converted, {"x": loud})["y"][0, 0])
-    np.testing.assert_array_equal(run(converted, {"x": x})["y"][0, 0], run(converted, {"x": x[:, :1]})["y"][0, 0])
+    np.testing.assert_array_equal(
+        run_exactly(converted, {"x": x})["y"][0, 0], run_exactly(converted, {"x": loud})["y"][0, 0]
+    )
+    np.testing.assert_array_equal(
+        run_exactly(converted, {"x": x})["y"][0, 0], run_exactly(converted, {"x": x[:, :1]})["y"][0, 0]
+    )
 
 
 def test_rows_of_zeros_give_zeros() -> None:
     converted, _ = apply(one_product())
-    np.testing.assert_array_equal(run(converted, {"x": np.zeros((1, 3, 96), np.float32)})["y"], 0)
+    np.testing.assert_array_equal(run_exactly(converted, {"x": np.zeros((1, 3, 96), np.float32)})["y"], 0)
 
 
 def test_columns_and_rows_of_very_different_size_keep_their_own_precision() -> None:
@@ -90,7 +94,7 @@ def test_columns_and_rows_of_very_different_size_keep_their_own_precision() -> N
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(wide, "w"))
     converted, _ = apply(model)
     x = RNG.standard_normal((1, 8, 96)).astype(np.float32) * np.logspace(-5, 5, 8, dtype=np.float32)[:, None]
-    expected, got = run(model, {"x": x})["y"], run(converted, {"x": x})["y"]
+    expected, got = run(model, {"x": x})["y"], run_exactly(converted, {"x": x})["y"]
     scale = np.linalg.norm(x, axis=-1)[..., None] * np.linalg.norm(wide, axis=0)
     assert np.max(np.abs(expected - got) / scale) < 0.01
 
@@ -105,7 +109,7 @@ def test_a_gemm_becomes_an_integer_product_and_an_addition(transposed: int, bias
     converted = rewritten(FloatToInt8(), model)
     assert ops(converted).count("Add") == bool(bias)
     x = RNG.standard_normal((7, 96)).astype(np.float32)
-    assert relative(run(model, {"x": x})["y"], run(converted, {"x": x})["y"]) < 0.015
+    assert relative(run(model, {"x": x})["y"], run_exactly(converted, {"x": x})["y"]) < 0.015
 
 
 def test_products_of_one_activation_share_its_quantisation_and_a_shared_weight_is_stored_once() -> None:
@@ -123,7 +127,7 @@ def test_a_large_table_is_looked_up_in_int8_rows() -> None:
     model = with_weights(text, {"t": table})
     converted = rewritten(FloatToInt8(), model)
     assert types(converted) == {"t_int8": TensorProto.INT8, "t_scale": TensorProto.FLOAT}
-    got = run(converted, {"ids": np.array([0, 500, 999])})["y"]
+    got = run_exactly(converted, {"ids": np.array([0, 500, 999])})["y"]
     for row, expected in zip(got, table[[0, 500, 999]], strict=True):
         assert relative(expected, row) < 0.015
 
@@ -187,7 +191,7 @@ def test_a_product_that_measures_badly_on_the_data_stays_float_alone() -> None:
     assert "wild" in reasons(result)
     assert "more than 5.0%" in reasons(result)
     assert {"w_int8", "v"} <= set(types(converted))
-    outputs = run(converted, {"x": x})
+    outputs = run_exactly(converted, {"x": x})
     assert relative(run(model, {"x": x})["tame"], outputs["tame"]) < 0.015
     np.testing.assert_allclose(outputs["wild"], run(model, {"x": x})["wild"], rtol=1e-5, atol=1e-4)
 
@@ -206,7 +210,7 @@ def test_the_limit_of_the_error_is_the_callers(caplog: pytest.LogCaptureFixture)
 def test_the_report_says_what_it_cost() -> None:
     model, x = two_products()
     converted, result = apply(model, data=lambda signature: {"x": x})
-    expected, got = run(model, {"x": x})["tame"], run(converted, {"x": x})["tame"]
+    expected, got = run(model, {"x": x})["tame"], run_exactly(converted, {"x": x})["tame"]
     assert float(result.details["largest difference of tame"]) == pytest.approx(np.abs(expected - got).max(), rel=0.01)
     cosine = np.sum(expected * got) / np.linalg.norm(expected) / np.linalg.norm(got)
     assert float(result.details["cosine of tame"]) == pytest.approx(cosine, abs=1e-5)
@@ -240,8 +244,8 @@ def test_an_activation_of_one_sign_gets_finer_steps_than_one_of_both() -> None:
     model = with_weights(text, {"w": weight(96, 80)})
     x = RNG.standard_normal((64, 96)).astype(np.float32)
     expected = run(model, {"x": x})["y"]
-    blind = relative(expected, run(apply(model)[0], {"x": x})["y"])
-    told = relative(expected, run(apply(model, data=lambda signature: {"x": x})[0], {"x": x})["y"])
+    blind = relative(expected, run_exactly(apply(model)[0], {"x": x})["y"])
+    told = relative(expected, run_exactly(apply(model, data=lambda signature: {"x": x})[0], {"x": x})["y"])
     assert told < 0.85 * blind
 
 
@@ -276,7 +280,7 @@ def test_activations_of_any_rank_and_of_no_rows_are_quantised(shape: tuple[int, 
     model = with_weights(text, {"w": weight(96, 80)})
     model.graph.output[0].type.tensor_type.ClearField("shape")
     x = RNG.standard_normal(shape).astype(np.float32)
-    expected, got = run(model, {"x": x})["y"], run(apply(model)[0], {"x": x})["y"]
+    expected, got = run(model, {"x": x})["y"], run_exactly(apply(model)[0], {"x": x})["y"]
     assert got.shape == expected.shape
     np.testing.assert_allclose(got, expected, atol=1.0)
     assert got.size == 0 or relative(expected, got) < 0.015
