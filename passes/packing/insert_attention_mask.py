@@ -90,9 +90,6 @@ class InsertAttentionMask(GraphPass):
         share = flop_share(graph, axes, in_rows, geometry.rows or 1, geometry.columns)
         if self._args:
             _keep_padding_out(graph, axes, in_rows, refused, mask, self._args)
-            for node in graph.nodes:
-                if id(node) in refused:
-                    plan.forget(node)
         head = UnpackedHead(graph, axes, refused, mask, self._args) if self._args else None
         token_axes = sample_token_axes(graph, axes)
         outputs = head.cut() if head else {tensor.name: "packed" for tensor in graph.outputs}
@@ -179,9 +176,33 @@ def _keep_padding_out(
             f"samples cannot share a row of this model, for padding may show in its head: {isolation.explain()}. "
             "Lay them end to end instead: leave out insert_attention_mask, and give --pack_args"
         )
+    _copy_to_head(graph, axes, [n for n in graph.nodes if not in_rows.runs_packed(n) and id(n) not in refused], refused)
+
+
+def _copy_to_head(graph: gs.Graph, axes: AxisMap, nodes: Sequence[gs.Node], refused: dict[int, str]) -> None:
+    """Let the head apply the mask itself, by copies of ``nodes``; the rows may need them too."""
+    copies: dict[int, gs.Tensor] = {}
+    for node in nodes:
+        outputs = [_copy_of(tensor, axes) for tensor in node.outputs]
+        copies.update({id(old): new for old, new in zip(node.outputs, outputs, strict=True)})
+        inputs = [copies.get(id(tensor), tensor) for tensor in node.inputs]
+        copy = gs.Node(node.op, f"{node.name}_of_head", dict(node.attrs), inputs, outputs, domain=node.domain)
+        graph.nodes.append(copy)
+        refused[id(copy)] = "it applies the mask to what the head reads"
     for node in graph.nodes:
-        if not in_rows.runs_packed(node):
-            refused.setdefault(id(node), "it applies the mask to what the head reads")
+        if id(node) in refused:
+            for index, tensor in enumerate(node.inputs):
+                if id(tensor) in copies:
+                    node.inputs[index] = copies[id(tensor)]
+    graph.toposort(mode="nodes")
+
+
+def _copy_of(tensor: gs.Tensor, axes: AxisMap) -> gs.Variable:
+    copy = gs.Variable(f"{tensor.name}_of_head", tensor.dtype)
+    axes.record(copy, axes.shape(tensor) or ())
+    if tensor.name in axes.shapes.dtypes:
+        axes.shapes.dtypes[copy.name] = axes.shapes.dtypes[tensor.name]
+    return copy
 
 
 def _refuse_pairs(packed_outputs: Sequence[str], token_axes: Mapping[str, list[int]]) -> None:

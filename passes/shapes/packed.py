@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from passes.graph_io import header
-from passes.packing.metadata import METADATA_KEY, UNPACK_INFO, packing_object
+from passes.packing.metadata import METADATA_KEY, packing_object
 
 
 def is_packed(graph: gs.Graph) -> bool:
@@ -22,9 +22,3 @@ def is_unpacked_inside(graph: gs.Graph) -> bool:
         return False
     packing = packing_object(header(graph).metadata[METADATA_KEY])
     return packing.get("style") != "attention_mask" or bool(packing.get("unpack_info"))
-
-
-def has_declared_packs(graph: gs.Graph) -> bool:
-    """Whether declared rows or columns are fixed in such a graph: what follows holds for full packs only."""
-    inputs = [tensor for tensor in graph.inputs if tensor.name != UNPACK_INFO]
-    return is_unpacked_inside(graph) and any(isinstance(n, int) for tensor in inputs for n in (tensor.shape or ())[:2])

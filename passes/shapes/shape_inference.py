@@ -12,7 +12,7 @@ import sympy
 from passes.base import GraphPass, PassResult, walk_graphs
 from passes.registry import register
 from passes.shapes.dtypes import as_dtype, infer_dtypes
-from passes.shapes.packed import has_declared_packs
+from passes.shapes.packed import is_unpacked_inside
 from passes.shapes.shape_functions import has_shape_function
 from passes.shapes.symbolic import SymbolicShapes, infer_symbolic_shapes
 
@@ -28,8 +28,7 @@ class ShapeInference(GraphPass):
 
     Extents that the model carries already win over inferred ones. Extents that depend on the inputs are written as
     expressions of the inputs' dimension names (``2*seq``). Types are also set in subgraphs and local functions,
-    shapes are not. In a model packed with Unpack and with declared inputs only types are set: how much a pack holds
-    is known at run time.
+    shapes are not. In a model packed with Unpack only types are set: how much a pack holds is known at run time.
     """
 
     def apply(self, graph: gs.Graph) -> PassResult:
@@ -39,8 +38,10 @@ class ShapeInference(GraphPass):
         _set_custom_dtypes(graph)
         infer_dtypes(graph)
         result.count("types set", untyped - _untyped(graph))
-        if has_declared_packs(graph):
-            result.refuse("the model", "is packed and declares its packs: shapes inside would hold for full packs only")
+        if is_unpacked_inside(graph):
+            result.refuse(
+                "the model", "is packed: how much a pack holds is known at run time, and packing noted the rest"
+            )
             return result
         found = known_extents(infer_symbolic_shapes(graph), declared_names(graph))
         for name, tensor in graph.tensors().items():

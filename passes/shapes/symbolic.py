@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import onnx
 import onnx_graphsurgeon as gs
 import sympy
-from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference, get_opset
+from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference, get_opset, get_shape_from_sympy_shape
 
 from passes.errors import RewriteError
 from passes.graph_io import export_weightless
@@ -168,6 +168,17 @@ class _Inference(SymbolicShapeInference):  # type: ignore[misc]  # onnxruntime h
         made = onnx.helper.make_tensor_value_info(node.output[0], dtype, [*first, *data[2:]])
         self.known_vi_[node.output[0]].CopyFrom(made)
 
+    def _infer_Flatten(self, node: onnx.NodeProto) -> None:  # noqa: N802  (overrides)
+        """[n, L, H] -> [n, L * H]: onnx alone would call the products by new names."""
+        shape = self._get_sympy_shape(node, 0)
+        axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
+        axis = axis + len(shape) if axis < 0 else axis
+        extents = [sympy.prod(shape[:axis]), sympy.prod(shape[axis:])]
+        self._update_computed_dims(extents)
+        dtype = self.known_vi_[node.input[0]].type.tensor_type.elem_type
+        dims = get_shape_from_sympy_shape(extents)
+        self.known_vi_[node.output[0]].CopyFrom(onnx.helper.make_tensor_value_info(node.output[0], dtype, dims))
+
     def _new_symbolic_shape(self, rank: int, node: onnx.NodeProto, out_idx: int = 0) -> Any:
         assert rank <= _HIGHEST_RANK, f"{node.op_type} {node.name!r} would have rank {rank}"
         return super()._new_symbolic_shape(rank, node, out_idx)
@@ -226,6 +237,7 @@ def _run(model: onnx.ModelProto) -> Any:
     inference.sympy_data_ = {}
     inference._preprocess(model)
     teach_reductions(inference)
+    inference.dispatcher_["Flatten"] = inference._infer_Flatten
     inference.bound_contents()
     try:
         while inference.run_:

@@ -232,7 +232,9 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         """Check an output buffer; raise InputError if the sample's result does not fit."""
         buffer = check_buffer(spec.name, value)
         if self._packing.outputs[spec.name] == "sample":
-            need = [*spec.shape[1:]]
+            grown = self._packing.token_axes.get(spec.name, ())
+            own = buffer.ndim == len(spec.shape) - 1 and len(lengths) == 1  # room for what is the sample's own will do
+            need = [sum(lengths) if own and axis in grown else n for axis, n in enumerate(spec.shape)][1:]
         else:
             sizes = self._packing.segment_max_size
             last = max(k for k, count in enumerate(lengths) if count)

@@ -15,7 +15,7 @@ from poprt.runtime.budget import find_token_budget
 from poprt.runtime.buffers import Array, fill
 from poprt.runtime.placement import choose_equal, choose_pack
 from poprt.runtime.request import Request
-from poprt.runtime.stream import Session, StreamSession
+from poprt.runtime.stream import Session, StreamSession, own_part
 
 
 class PackStats(NamedTuple):
@@ -92,7 +92,10 @@ class PackWorker(ABC):
         with np.errstate(over="ignore", invalid="ignore"):
             for position, request in enumerate(batch):
                 for name, buffer in request.outputs.items():
-                    fill(name, buffer, by_name[name][position])
+                    values = by_name[name][position]
+                    if buffer.size < values.size:  # no room for the declared shape: the sample's own part of it
+                        values = own_part(values, self.packing.token_axes.get(name, ()), request.size)
+                    fill(name, buffer, values)
 
     def streams(self, batch: Sequence[PackRequest]) -> dict[str, Array]:
         """Lay the samples of a pack end to end: one array [T] an input, in the engine's type."""

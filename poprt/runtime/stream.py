@@ -129,6 +129,11 @@ def clear_padding(result: Array, token_axes: Sequence[int], lengths: Sequence[in
             row[(slice(None),) * (axis - 1) + (slice(length, None),)] = 0
 
 
+def own_part(row: Array, token_axes: Sequence[int], length: int) -> Array:
+    """Cut one sample's row of a result to its own length, along the axes that grow with it (counted from 1)."""
+    return row[tuple(slice(length if axis + 1 in token_axes else None) for axis in range(row.ndim))]
+
+
 def _to_rows(stream: Array, rows: int, columns: int) -> Array:
     padded = np.zeros(rows * columns, stream.dtype)
     padded[: len(stream)] = stream

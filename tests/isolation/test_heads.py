@@ -29,6 +29,8 @@ ROWS, COLUMNS, MOST = 3, 24, 6
 SOON = 60
 #: How far an answer may be from torch's, and how far a neighbour may move it, relative to the answer's size.
 UNEQUAL, MOVED = 1e-5, 1e-6
+#: A norm over two places divides by a difference that may be all rounding.
+ILL_CONDITIONED = 1e-3
 LENGTHS = (5, 9, 2, 5, 9, 4)
 
 
@@ -88,7 +90,8 @@ def assert_isolated(executable: Executable, head: str) -> None:
         for i, (own, beside, want) in enumerate(zip(apart, shared, wanted, strict=True)):
             size = float(np.abs(want).max())
             label = f"sample {i}, {LENGTHS[i]} long"
-            np.testing.assert_allclose(own, want, rtol=0, atol=UNEQUAL * size, err_msg=f"{label}: not torch's answer")
+            allowed = (ILL_CONDITIONED if head in torch_heads.ILL_CONDITIONED else UNEQUAL) * size
+            np.testing.assert_allclose(own, want, rtol=0, atol=allowed, err_msg=f"{label}: not torch's answer")
             np.testing.assert_allclose(beside, own, rtol=0, atol=MOVED * size, err_msg=f"{label}: a neighbour shows")
 
 

@@ -155,22 +155,19 @@ class Sharpener:
     def _grid(self) -> gs.Tensor:
         """bool [n, L], true where a token stands: one everywhere on the packed side, zero where Unpack fills.
 
-        The first place counts as one also where a pack has no sample, so that no row of scores is -inf throughout.
+        All places of a row without a sample count as tokens, so that no row of scores is -inf throughout.
         """
         if "grid" not in self._made:
-            always = self._node("Equal", "token_here", [self.anchor, self.anchor], np.bool_, (BATCH, SEQ), packed=True)
-            number = self._node(
-                "Cast", "token_number", [always], np.int32, (BATCH, SEQ), packed=True, to=onnx.TensorProto.INT32
-            )
-            one = [gs.Constant(f"is_token_{name}", np.array([1], np.int64)) for name in ("start", "axis")]
-            end = gs.Constant("is_token_end", np.array([np.iinfo(np.int64).max]))
-            rest = self._node("Slice", "token_after_first", [number, one[0], end, one[1]], np.int32, (BATCH, SEQ - 1))
-            pads = gs.Constant("is_token_pads", np.array([0, 1, 0, 0]))
-            first = gs.Constant("is_token_first", np.array(1, np.int32))
-            filled = self._node("Pad", "token_or_first", [rest, pads, first], np.int32, (BATCH, SEQ))
-            self._made["grid"] = self._node(
-                "Cast", "is_token", [filled], np.bool_, (BATCH, SEQ), to=onnx.TensorProto.BOOL
-            )
+            grid = (BATCH, SEQ)
+            always = self._node("Equal", "token_here", [self.anchor, self.anchor], np.bool_, grid, packed=True)
+            integer, truth = onnx.TensorProto.INT32, onnx.TensorProto.BOOL
+            number = self._node("Cast", "token_number", [always], np.int32, grid, packed=True, to=integer)
+            places = gs.Constant("token_count_axis", np.array([1], np.int64))
+            none = gs.Constant("token_count_none", np.array(0, np.int32))
+            count = self._node("ReduceSum", "token_count", [number, places], np.int32, (BATCH, 1), keepdims=1)
+            absent = self._node("Equal", "sample_absent", [count, none], np.bool_, (BATCH, 1))
+            present = self._node("Cast", "token_present", [number], np.bool_, grid, to=truth)
+            self._made["grid"] = self._node("Or", "is_token", [present, absent], np.bool_, grid)
         return self._made["grid"]
 
     def _node(
