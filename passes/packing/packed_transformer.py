@@ -19,7 +19,8 @@ from passes.packing.crossings import Crossings
 from passes.packing.flops import FlopShare, flop_share, node_flops
 from passes.packing.geometry import Geometry, GeometryFinder
 from passes.packing.head_pattern import report_head
-from passes.packing.isolation.company import ANY, NONE, SAME_LENGTH, Isolation, isolate, sharpen_masks
+from passes.packing.isolation.company import ANY, NONE, SAME_LENGTH, Isolation, isolate
+from passes.packing.isolation.sharpen import Sharpener
 from passes.packing.mask import find_masks
 from passes.packing.metadata import METADATA_KEY, UNPACK_INFO
 from passes.packing.pack_args import PackArgs, parse_pack_args
@@ -84,7 +85,7 @@ class PackedTransformer(GraphPass):
         report_head(graph, axes, placement, self._args.head_pattern)
         masks = find_masks(graph, geometry.inputs, axes, placement)
         isolation = isolate(graph, axes, placement, masks.explicit, self._args.width)
-        sharpen_masks(graph, axes, placement, masks.explicit, self._args.width, geometry.inputs[0])
+        sharpened = Sharpener(graph, axes, placement, isolation.facts, geometry.inputs[0]).run()
         agnostic = not unbaked.problems
         neighbours = self._neighbours(isolation, agnostic, result)
         anchor = next((t for t in geometry.inputs if t.name in masks.explicit), geometry.inputs[0])
@@ -110,6 +111,7 @@ class PackedTransformer(GraphPass):
         )
         graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
         self.logger.debug("packed %d of %d nodes", len(placement.packed), original_ops)
+        result.count("masks strengthened", sharpened)
         result.count("Unpacks", _count(graph, "Unpack"))
         result.count("Repacks", _count(graph, "Repack"))
         result.details["packed share of FLOPs"] = round(share.share, 4)

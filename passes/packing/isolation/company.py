@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
 from passes.base import node_label
 from passes.packing.axes import AxisMap
 from passes.packing.isolation.elementwise import ELEMENTWISE
+from passes.packing.isolation.facts import Facts
 from passes.packing.isolation.proof import IsolationProof, Leak
 from passes.packing.isolation.rules import RULES
-from passes.packing.isolation.sharpen import Sharpener
 from passes.packing.isolation.values import ZERO, Values
 from passes.packing.placement import Placement
 
@@ -29,9 +29,11 @@ class Isolation:
 
     Attributes:
         leaks: nodes that are not proved to hide padding or neighbours, in order.
+        facts: what is known of a tensor of the unpacked side.
     """
 
     leaks: tuple[Leak, ...]
+    facts: Callable[[gs.Tensor], Facts] = field(compare=False, repr=False)
 
     @property
     def neighbours(self) -> str:
@@ -69,37 +71,24 @@ def isolate(
         crossing: by name of a packed tensor, what stands in its padded places once it is unpacked.
     """
 
-    def prove() -> list[Leak]:
-        return IsolationProof(graph, axes, placement, masks, width, RULES, crossing).run()
+    def prove() -> Isolation:
+        proof = IsolationProof(graph, axes, placement, masks, width, RULES, crossing)
+        return Isolation(tuple(proof.run()), proof.facts)
 
-    leaks = prove()
-    applying = [mask_application(graph, leak.node, placement, masks) for leak in leaks]
+    proved = prove()
+    applying = [mask_application(graph, leak.node, placement, masks) for leak in proved.leaks]
     # All together first: a sum of masked tokens and the sum of the mask share what applies it.
     for moved in [set().union(*applying), *applying]:
         moved &= placement.packed
-        if not leaks or not moved:
+        if not proved.leaks or not moved:
             continue
         placement.packed -= moved
         better = prove()
-        if len(better) < len(leaks):
-            leaks = better
+        if len(better.leaks) < len(proved.leaks):
+            proved = better
         else:
             placement.packed |= moved
-    return Isolation(tuple(leaks))
-
-
-def sharpen_masks(
-    graph: gs.Graph, axes: AxisMap, placement: Placement, masks: Sequence[str], width: int, anchor: gs.Tensor
-) -> int:
-    """Put -inf where padding is, into what hides it from each softmax (:mod:`passes.packing.isolation.sharpen`).
-
-    Args:
-        graph, axes, placement, masks, width: as for :func:`isolate`; the first three get the new nodes.
-        anchor: an input [batch, seq].
-    """
-    proof = IsolationProof(graph, axes, placement, masks, width, RULES)
-    proof.run()
-    return Sharpener(graph, axes, placement, proof.facts, anchor).run()
+    return proved
 
 
 def mask_application(graph: gs.Graph, sink: gs.Node, placement: Placement, masks: Sequence[str]) -> set[int]:
