@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from passes.errors import PackingError
-from passes.packing.metadata import METADATA_KEY
+from passes.packed_model import METADATA_KEY
 from poprt.compiler import Compiler, CompilerOptions
 from poprt.compiler.versions import versions
 from poprt.errors import PoprtError

@@ -9,8 +9,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.graph_io import import_graph
-from passes.packing.axes import SEQ, AxisMap
-from passes.packing.flops import node_flops
+from passes.packing.tokens.axes import SEQ, AxisMap
+from passes.packing.tokens.flops import node_flops
 from passes.shapes.symbolic import infer_symbolic_shapes
 from poprt.errors import PoprtError
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from passes.packing.metadata import packing_of
+from passes.packed_model import packing_of
 from poprt.compiler.lower_int8 import with_exact_products
 from poprt.errors import PoprtError
 from poprt.sample_data import Array, InputInfo, model_inputs, random_array

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import onnx
 
-from passes.packing.metadata import packing_of
+from passes.packed_model import packing_of
 from poprt.sample_data import model_inputs, random_array
 from poprt.verify import engine_session, run_session
 from poprt.verify_packed import pack_samples

@@ -13,24 +13,24 @@ from passes.base import GraphPass, PassResult
 from passes.errors import PackingError
 from passes.graph_io import header
 from passes.ops import MINIMUM_OPSET, declare_operators
-from passes.packing.analysis import map_axes
-from passes.packing.axes import AxisMap
-from passes.packing.flops import FlopShare, flop_share
-from passes.packing.geometry import Geometry, GeometryFinder
-from passes.packing.head_pattern import report_head
+from passes.packed_model import METADATA_KEY, UNPACK_INFO
+from passes.packing.across_rows.head_pattern import report_head
+from passes.packing.across_rows.rewrite import sample_token_axes
 from passes.packing.isolation.company import isolate
 from passes.packing.isolation.values import ORDINARY, ZERO, hull
-from passes.packing.mask import binarise, find_masks
-from passes.packing.metadata import METADATA_KEY, UNPACK_INFO
-from passes.packing.pack_args import PackArgs, parse_pack_args
-from passes.packing.padding_masks import drop_padding_masks
-from passes.packing.placement import Placement, place
-from passes.packing.positional import Positional
-from passes.packing.rewrite import sample_token_axes
-from passes.packing.row_head import UnpackedHead
-from passes.packing.row_rewrite import RowRewriter
-from passes.packing.row_rules import ROW_RULES
-from passes.packing.rows import RowAnalysis, check_all_kept_apart
+from passes.packing.opening.axis_mapping import map_axes
+from passes.packing.opening.geometry import Geometry, GeometryFinder
+from passes.packing.opening.pack_args import PackArgs, parse_pack_args
+from passes.packing.tokens.axes import AxisMap
+from passes.packing.tokens.flops import FlopShare, flop_share
+from passes.packing.tokens.masks import binarise, find_masks
+from passes.packing.tokens.positional import Positional
+from passes.packing.tokens.sides import Placement, place
+from passes.packing.within_rows.padding_masks import drop_padding_masks
+from passes.packing.within_rows.row_analysis import RowAnalysis, check_all_kept_apart
+from passes.packing.within_rows.row_rewrite import RowRewriter
+from passes.packing.within_rows.row_rules import ROW_RULES
+from passes.packing.within_rows.unpacked_head import UnpackedHead
 from passes.registry import register
 
 POSITION_IDS = "position_ids"

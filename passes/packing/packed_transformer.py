@@ -13,20 +13,20 @@ from passes.base import GraphPass, PassResult, node_label
 from passes.errors import PackingError
 from passes.graph_io import header
 from passes.ops import DOMAIN, MINIMUM_OPSET, declare_operators
-from passes.packing.analysis import map_axes
-from passes.packing.axes import AxisMap
-from passes.packing.crossings import Crossings
-from passes.packing.flops import FlopShare, flop_share, node_flops
-from passes.packing.geometry import Geometry, GeometryFinder
-from passes.packing.head_pattern import report_head
+from passes.packed_model import METADATA_KEY, UNPACK_INFO
+from passes.packing.across_rows.crossings import Crossings
+from passes.packing.across_rows.head_pattern import report_head
+from passes.packing.across_rows.rewrite import rewrite, sample_token_axes
+from passes.packing.across_rows.unpack_reasons import explain_unpacks
 from passes.packing.isolation.company import ANY, NONE, SAME_LENGTH, Isolation, isolate
 from passes.packing.isolation.sharpen import Sharpener
-from passes.packing.mask import find_masks
-from passes.packing.metadata import METADATA_KEY, UNPACK_INFO
-from passes.packing.pack_args import PackArgs, parse_pack_args
-from passes.packing.placement import Placement, place
-from passes.packing.report import explain_unpacks
-from passes.packing.rewrite import rewrite, sample_token_axes
+from passes.packing.opening.axis_mapping import map_axes
+from passes.packing.opening.geometry import Geometry, GeometryFinder
+from passes.packing.opening.pack_args import PackArgs, parse_pack_args
+from passes.packing.tokens.axes import AxisMap
+from passes.packing.tokens.flops import FlopShare, flop_share, node_flops
+from passes.packing.tokens.masks import find_masks
+from passes.packing.tokens.sides import Placement, place
 from passes.registry import register
 
 #: What the nodes that are not proved to hide padding or neighbours mean for the runner.
@@ -47,7 +47,7 @@ class PackedTransformer(GraphPass):
     Nodes inside subgraphs run unpacked.
 
     Args:
-        pack_args: ``max_valid_num``, ``segment_max_size`` and optional keys (:mod:`passes.packing.pack_args`).
+        pack_args: ``max_valid_num``, ``segment_max_size`` and optional keys (:mod:`passes.packing.opening.pack_args`).
         input_shape: shapes that the inputs will be fixed to, by name.
         batch_size, batch_axis: as for ``const_input_shape``.
     """

@@ -12,7 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.graph_io import signature
-from passes.packing.metadata import METADATA_KEY, packing_of
+from passes.packed_model import METADATA_KEY, packing_of
 from passes.precision.names import tensor_names, unique_name
 
 _ROWS, _COLUMNS, _SAMPLES = 2, 64, 8  # of a packed model

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from passes.base import GraphPass, PassResult
 from passes.errors import RewriteError
 from passes.graph_io import export_weightless
-from passes.packing.metadata import UNPACK_INFO
+from passes.packed_model import UNPACK_INFO
 from passes.registry import register
 from passes.shapes.baked_shapes import find_contradiction
 from passes.shapes.contents import LARGEST_VALUE_READ

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from passes.graph_io import header
-from passes.packing.metadata import METADATA_KEY, packing_object
+from passes.packed_model import METADATA_KEY, packing_object
 
 
 def is_packed(graph: gs.Graph) -> bool:

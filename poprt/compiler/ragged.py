@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from passes.errors import RewriteError
 from passes.ops import DOMAIN
-from passes.packing.metadata import packing_of
+from passes.packed_model import packing_of
 from poprt.errors import CompileError
 from poprt.executable import PackingSpec
 

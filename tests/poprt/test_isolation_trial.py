@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from models.bert import SIZES, BertConfig, build_bert
 from passes.errors import PackingError
-from passes.packing.metadata import METADATA_KEY
+from passes.packed_model import METADATA_KEY
 from poprt.compiler import Compiler
 from poprt.compiler.ragged import read_packing
 from poprt.converter import Converter

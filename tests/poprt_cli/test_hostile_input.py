@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
 from models.bert import SIZES, BertConfig, build_bert
-from passes.packing.metadata import METADATA_KEY
+from passes.packed_model import METADATA_KEY
 from poprt.converter import Converter
 from poprt_cli.main import cli
 from tests.passes.rewrites import parse

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import onnx_graphsurgeon as gs
 
 from passes.base import node_label
-from passes.packing.axes import AxisMap
 from passes.packing.isolation.elementwise import ELEMENTWISE
 from passes.packing.isolation.facts import Facts
 from passes.packing.isolation.proof import IsolationProof, Leak
 from passes.packing.isolation.rules import RULES
 from passes.packing.isolation.values import ZERO, Values
-from passes.packing.placement import Placement
+from passes.packing.tokens.axes import AxisMap
+from passes.packing.tokens.sides import Placement
 
 #: Samples that may share a run, from all to none: any others, those of the same length, no other.
 ANY, SAME_LENGTH, NONE = "any", "same_length", "none"

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.packing.axes import SEQ
 from passes.packing.isolation.facts import ByDistance, UnprovedError
 from passes.packing.isolation.proof import View
+from passes.packing.tokens.axes import SEQ
 
 _LENGTHS, _LONGEST, _SAMPLES = (3, 8), 20, 3
 

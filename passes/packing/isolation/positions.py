@@ -8,10 +8,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import sympy
 
-from passes.packing.axes import BATCH, SEQ, AxisMap
 from passes.packing.isolation.facts import Facts, UnprovedError
 from passes.packing.isolation.values import UNKNOWN, Values
-from passes.packing.positional import Positional
+from passes.packing.tokens.axes import BATCH, SEQ, AxisMap
+from passes.packing.tokens.positional import Positional
 
 _LENGTHS, _SAMPLES = (5, 8), 3
 #: Places up to which a pair of places is computed; tables with one sequence axis are computed whole.

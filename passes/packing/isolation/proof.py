@@ -12,12 +12,12 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.node_values import constant
-from passes.packing.axes import BATCH, SEQ, AxisMap, show
 from passes.packing.isolation.facts import Facts, UnprovedError, facts_of
 from passes.packing.isolation.positions import PositionFacts
 from passes.packing.isolation.values import NUMBER, ORDINARY, UNIT, UNKNOWN, ZERO, Values
-from passes.packing.placement import Placement
-from passes.packing.positional import Positional
+from passes.packing.tokens.axes import BATCH, SEQ, AxisMap, show
+from passes.packing.tokens.positional import Positional
+from passes.packing.tokens.sides import Placement
 from passes.shapes.symbolic import Shape
 
 #: Gives the facts of a node's results from those of its inputs, or raises UnprovedError.

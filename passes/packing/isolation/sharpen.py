@@ -19,10 +19,10 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.fusion.attention_ops import attention_inputs, input_at
-from passes.packing.axes import BATCH, SEQ, AxisMap
 from passes.packing.isolation.facts import Facts, UnprovedError
 from passes.packing.isolation.values import LOW_SCORE
-from passes.packing.placement import Placement
+from passes.packing.tokens.axes import BATCH, SEQ, AxisMap
+from passes.packing.tokens.sides import Placement
 
 #: Operators through which scores pass on their way to the softmax.
 _ON_THE_WAY = frozenset(

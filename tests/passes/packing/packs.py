@@ -16,10 +16,10 @@ from onnx import numpy_helper
 
 from passes.graph_io import import_graph
 from passes.manager import PassManager
-from passes.packing.axes import BATCH, SEQ, AxisMap
-from passes.packing.metadata import METADATA_KEY
+from passes.packed_model import METADATA_KEY
 from passes.packing.packed_transformer import PackedTransformer
-from passes.packing.placement import place
+from passes.packing.tokens.axes import BATCH, SEQ, AxisMap
+from passes.packing.tokens.sides import place
 from passes.shapes.symbolic import infer_symbolic_shapes
 from poprt.compiler import Compiler
 from poprt.converter import Converter

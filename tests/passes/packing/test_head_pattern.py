@@ -6,7 +6,7 @@ from models.bert import SIZES, BertConfig, build_bert
 from passes.errors import PackingError
 from passes.manager import PassManager
 from passes.packing.insert_attention_mask import InsertAttentionMask
-from passes.packing.pack_args import parse_pack_args
+from passes.packing.opening.pack_args import parse_pack_args
 from passes.shapes.convert_opset import ConvertOpset
 from tests.passes.packing.packs import COLUMNS, PACK_ARGS, ROWS, around, packed
 

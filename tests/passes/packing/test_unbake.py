@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from models.bert import BertConfig, build_bert
 from passes.errors import PackingError
 from passes.manager import PassManager
-from passes.packing.atoms import AxisOrders, divide
-from passes.packing.axes import BATCH, SEQ
 from passes.packing.insert_attention_mask import InsertAttentionMask
+from passes.packing.opening.axis_atoms import AxisOrders, divide
+from passes.packing.tokens.axes import BATCH, SEQ
 from poprt.compiler import Compiler
 from poprt.converter import Converter
 from poprt.runtime.declared import DeclaredSession

@@ -6,7 +6,7 @@ depends on the inputs is in one of these states:
 - ``TOKEN``: one sequence axis; what stands at a place depends on the tokens of the sample that owns the place.
 - ``PAIR``: two sequence axes; what stands at (i, j) depends on the samples that own i and j.
 - ``BLOCK``: a ``PAIR`` that is zero wherever i and j belong to different samples.
-- positional (:mod:`passes.packing.positional`): a function of the sequence length alone.
+- positional (:mod:`passes.packing.tokens.positional`): a function of the sequence length alone.
 
 A softmax over pairs becomes ``BLOCK`` once the operator AttentionMask is added to its input, whatever idiom masks the
 padding. Everything that cannot be shown to keep samples apart is refused.
@@ -23,9 +23,9 @@ import onnx_graphsurgeon as gs
 
 from passes.base import node_label
 from passes.errors import PackingError
-from passes.packing.axes import AxisMap, show
-from passes.packing.positional import Positional, sequence_axes
-from passes.packing.tokenwise import why_not_token_wise
+from passes.packing.tokens.axes import AxisMap, show
+from passes.packing.tokens.positional import Positional, sequence_axes
+from passes.packing.tokens.token_wise import why_not_token_wise
 from passes.shapes.symbolic import Shape
 
 
@@ -80,7 +80,8 @@ class RowAnalysis:
         axes: shapes of its tensors.
         positional: its positional tensors.
         columns: places in a row.
-        rules: by domain and operator, what a node makes of its inputs' states (:mod:`passes.packing.row_rules`).
+        rules: by domain and operator, what a node makes of its inputs' states
+            (:mod:`passes.packing.within_rows.row_rules`).
     """
 
     def __init__(

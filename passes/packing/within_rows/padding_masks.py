@@ -12,8 +12,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.fusion.attention_ops import attention_inputs, input_at
-from passes.packing.axes import AxisMap
-from passes.packing.evaluation import evaluate
+from passes.packing.tokens.axes import AxisMap
+from passes.packing.tokens.evaluation import evaluate
 
 
 def drop_padding_masks(graph: gs.Graph, axes: AxisMap, mask: gs.Variable, columns: int) -> int:

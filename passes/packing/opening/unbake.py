@@ -2,8 +2,8 @@
 
 Exports with fixed shapes, and models that went through ``const_input_shape`` and ``trace_folding``, hold the batch size
 and the sequence length as numbers: in targets of Reshape and Expand, in tables cut to the sequence length. What each
-number stands for follows from the data flow (:mod:`passes.packing.baked_inference`): a Reshape keeps the order of its
-elements, and an operand that broadcasts against tokens has their extents.
+number stands for follows from the data flow (:mod:`passes.packing.opening.baked_inference`): a Reshape keeps the order
+of its elements, and an operand that broadcasts against tokens has their extents.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import sympy
 
 from passes.errors import PackingError
 from passes.graph_io import export_weightless
-from passes.packing.axes import BATCH, SEQ, input_dependent, is_known, show
-from passes.packing.baked_inference import BakedInference, Findings, RestartError
-from passes.packing.extents import Extents
-from passes.packing.geometry import Geometry
-from passes.packing.pack_args import PackArgs
+from passes.packing.opening.baked_inference import BakedInference, Findings, RestartError
+from passes.packing.opening.geometry import Geometry
+from passes.packing.opening.pack_args import PackArgs
+from passes.packing.tokens.axes import BATCH, SEQ, input_dependent, is_known, show
+from passes.packing.tokens.extents import Extents
 from passes.shapes.contents import LARGEST_VALUE_READ
 from passes.shapes.symbolic import SymbolicShapes, assume, infer_symbolic_shapes
 

@@ -7,8 +7,8 @@ import re
 import onnx_graphsurgeon as gs
 
 from passes.base import Refusal, node_label
-from passes.packing.axes import AxisMap
-from passes.packing.placement import Placement
+from passes.packing.tokens.axes import AxisMap
+from passes.packing.tokens.sides import Placement
 
 _NAME = re.compile(r"'[^']*'")
 

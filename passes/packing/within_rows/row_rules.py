@@ -1,4 +1,4 @@
-"""Style B: what each operator does to the states of :mod:`passes.packing.rows`."""
+"""Style B: what each operator does to the states of :mod:`passes.packing.within_rows.row_analysis`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sympy
 
 from passes.fusion.attention_ops import attention_inputs, input_at
 from passes.node_values import axes_argument, constant
-from passes.packing.axes import show
-from passes.packing.rows import RefusedError, RowAnalysis, Rule, State
+from passes.packing.tokens.axes import show
+from passes.packing.within_rows.row_analysis import RefusedError, RowAnalysis, Rule, State
 
 #: Domain and operator -> rule. An operator without a rule must treat every token alone.
 ROW_RULES: dict[tuple[str, str], Rule] = {}

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.errors import PackingError
-from passes.packing.axes import BATCH, SEQ
+from passes.packing.tokens.axes import BATCH, SEQ
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.node_values import axes_argument, constant, constant_or_empty
-from passes.packing.axes import AxisMap, TokenAxes, blocks, is_known, show
-from passes.packing.broadcasting import operand_problem
+from passes.packing.tokens.axes import AxisMap, TokenAxes, blocks, is_known, show
+from passes.packing.tokens.broadcasting import operand_problem
 from passes.shapes.symbolic import Shape
 
 #: Why a node mixes tokens, or None.

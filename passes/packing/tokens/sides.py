@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import onnx_graphsurgeon as gs
 import sympy
 
-from passes.packing.axes import AxisMap
-from passes.packing.order import forget_disordered
-from passes.packing.tokenwise import why_not_token_wise
+from passes.packing.tokens.axes import AxisMap
+from passes.packing.tokens.token_order import forget_disordered
+from passes.packing.tokens.token_wise import why_not_token_wise
 
 #: Nodes whose work is worth a crossing by itself.
 HEAVY_OPS = frozenset({"MatMul", "Gemm", "Conv", "Einsum"})

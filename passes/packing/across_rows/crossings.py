@@ -10,9 +10,9 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.ops import DOMAIN
-from passes.packing.axes import BATCH, PACKED_NAMES, SEQ, UNPACKED_NAMES, AxisMap, TokenAxes
-from passes.packing.extents import Extents
-from passes.packing.pack_args import PackArgs
+from passes.packing.opening.pack_args import PackArgs
+from passes.packing.tokens.axes import BATCH, PACKED_NAMES, SEQ, UNPACKED_NAMES, AxisMap, TokenAxes
+from passes.packing.tokens.extents import Extents
 
 
 class Crossings:

@@ -9,8 +9,8 @@ import onnx_graphsurgeon as gs
 
 from passes.base import node_label
 from passes.graph_io import export_weightless
-from passes.packing.axes import AxisMap
-from passes.packing.placement import Placement
+from passes.packing.tokens.axes import AxisMap
+from passes.packing.tokens.sides import Placement
 from passes.pattern import PatternMatcher
 
 logger = logging.getLogger("poprt")

@@ -12,8 +12,8 @@ import onnx_graphsurgeon as gs
 
 from passes.base import subgraphs
 from passes.node_values import constant
-from passes.packing.axes import AxisMap, blocks
-from passes.packing.positional import Positional
+from passes.packing.tokens.axes import AxisMap, blocks
+from passes.packing.tokens.positional import Positional
 
 #: Operators that move values along an axis, by the input they move.
 _REORDERING = frozenset(

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import sympy
 
-from passes.packing.axes import BATCH, SEQ
+from passes.packing.tokens.axes import BATCH, SEQ
 
 
 class Extents:

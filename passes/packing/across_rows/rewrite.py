@@ -10,12 +10,12 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.errors import PackingError
-from passes.packing.axes import BATCH, PACKED_NAMES, SEQ, UNPACKED_NAMES, AxisMap, TokenAxes, show
-from passes.packing.broadcasting import is_liftable
-from passes.packing.crossings import Crossings
-from passes.packing.mask import binarise
-from passes.packing.pack_args import PackArgs
-from passes.packing.placement import Placement
+from passes.packing.across_rows.crossings import Crossings
+from passes.packing.opening.pack_args import PackArgs
+from passes.packing.tokens.axes import BATCH, PACKED_NAMES, SEQ, UNPACKED_NAMES, AxisMap, TokenAxes, show
+from passes.packing.tokens.broadcasting import is_liftable
+from passes.packing.tokens.masks import binarise
+from passes.packing.tokens.sides import Placement
 from passes.shapes.symbolic import Shape
 
 

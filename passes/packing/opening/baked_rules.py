@@ -14,11 +14,11 @@ import onnx
 import sympy
 from onnx import helper
 
-from passes.packing.atoms import divide
-from passes.packing.axes import BATCH, mentions_tokens
+from passes.packing.opening.axis_atoms import divide
+from passes.packing.tokens.axes import BATCH, mentions_tokens
 
 if TYPE_CHECKING:
-    from passes.packing.baked_inference import BakedInference
+    from passes.packing.opening.baked_inference import BakedInference
 
 INT_MAX = 2**31 - 1
 

@@ -15,8 +15,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.fusion.attention_ops import attention_inputs, inputs_at
-from passes.packing.axes import AxisMap
-from passes.packing.placement import Placement
+from passes.packing.tokens.axes import AxisMap
+from passes.packing.tokens.sides import Placement
 
 _POSITION_OPS = frozenset({"CumSum", "Shape", "Size", "Range", "ConstantOfShape"})
 _KEEPS_VALUE = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"})

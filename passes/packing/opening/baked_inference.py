@@ -17,9 +17,9 @@ import sympy
 from onnx import numpy_helper
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
-from passes.packing.atoms import AxisOrders
-from passes.packing.axes import BATCH, SEQ, mentions_tokens
-from passes.packing.baked_rules import INT_MAX, RULES, attribute
+from passes.packing.opening.axis_atoms import AxisOrders
+from passes.packing.opening.baked_rules import INT_MAX, RULES, attribute
+from passes.packing.tokens.axes import BATCH, SEQ, mentions_tokens
 from passes.shapes.symbolic import teach_reductions
 
 _MOST_ROUNDS = 10  # of onnxruntime, which starts again after it merges two extents

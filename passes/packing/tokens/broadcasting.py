@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from passes.packing.axes import AxisMap, TokenAxes, is_known, mentions_tokens, show
+from passes.packing.tokens.axes import AxisMap, TokenAxes, is_known, mentions_tokens, show
 from passes.shapes.symbolic import Shape
 
 

@@ -8,11 +8,11 @@ from passes.base import node_label
 from passes.errors import PackingError
 from passes.fusion.attention_ops import attention_inputs, inputs_at
 from passes.fusion.expand_fused_ops import expand_fused_ops
-from passes.packing.axes import AxisMap
-from passes.packing.branches import resolve_branches
-from passes.packing.geometry import Geometry
-from passes.packing.known_extents import fold_known_extents
-from passes.packing.unbake import Unbaked, unbake
+from passes.packing.opening.branches import resolve_branches
+from passes.packing.opening.geometry import Geometry
+from passes.packing.opening.known_extents import fold_known_extents
+from passes.packing.opening.unbake import Unbaked, unbake
+from passes.packing.tokens.axes import AxisMap
 from passes.shapes.symbolic import infer_symbolic_shapes
 
 

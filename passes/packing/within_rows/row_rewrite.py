@@ -14,9 +14,9 @@ from passes.errors import PackingError
 from passes.fusion.attention_ops import attention_inputs
 from passes.ops import DOMAIN
 from passes.ops.attention_mask import FORBIDDEN
-from passes.packing.axes import BATCH, SEQ, AxisMap
-from passes.packing.positional import Positional
-from passes.packing.rows import RowPlan
+from passes.packing.tokens.axes import BATCH, SEQ, AxisMap
+from passes.packing.tokens.positional import Positional
+from passes.packing.within_rows.row_analysis import RowPlan
 
 #: What the AttentionMask is multiplied by where it is added: -60000 is the lowest round number in float16.
 _STRONGER = 6.0

@@ -16,8 +16,8 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.base import subgraphs
-from passes.packing.axes import BATCH, SEQ, AxisMap, mentions_tokens
-from passes.packing.evaluation import evaluate
+from passes.packing.tokens.axes import BATCH, SEQ, AxisMap, mentions_tokens
+from passes.packing.tokens.evaluation import evaluate
 
 Extents: TypeAlias = Mapping[sympy.Symbol, int]
 

@@ -9,8 +9,8 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.fusion.attention_ops import CONTRIB, attention_inputs, input_at
-from passes.packing.axes import BATCH, SEQ, AxisMap
-from passes.packing.placement import Placement
+from passes.packing.tokens.axes import BATCH, SEQ, AxisMap
+from passes.packing.tokens.sides import Placement
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import onnx_graphsurgeon as gs
 
 from passes.base import node_label
 from passes.errors import PackingError
-from passes.packing.axes import UNPACKED_NAMES, AxisMap, show
-from passes.packing.crossings import Crossings
-from passes.packing.metadata import UNPACK_INFO
-from passes.packing.pack_args import PackArgs
-from passes.packing.rewrite import declared_shape, name_extents, rebuilt_extents
+from passes.packed_model import UNPACK_INFO
+from passes.packing.across_rows.crossings import Crossings
+from passes.packing.across_rows.rewrite import declared_shape, name_extents, rebuilt_extents
+from passes.packing.opening.pack_args import PackArgs
+from passes.packing.tokens.axes import UNPACKED_NAMES, AxisMap, show
 
 
 class UnpackedHead:
