@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from passes.errors import RewriteError
+from passes.packed_model import packing_of
 from poprt import runtime
 from poprt.compiler import Compiler
 from poprt.converter import Converter
@@ -37,6 +38,7 @@ class Packed:
     Attributes:
         share: packed share of the FLOPs.
         unpacks, repacks: crossings in the converted model.
+        neighbours: which samples may share a run.
         difference: largest difference from the unpadded runs, over all samples and outputs.
         refused: why the model was refused; "" where it was not, and then the figures hold.
     """
@@ -44,6 +46,7 @@ class Packed:
     share: float = 0.0
     unpacks: int = 0
     repacks: int = 0
+    neighbours: str = ""
     difference: float = 0.0
     refused: str = ""
 
@@ -69,6 +72,7 @@ def pack(path: Path, style: str, precision: str = "fp32") -> Packed:
         share=details["packed share of FLOPs"],
         unpacks=ops.count("Unpack"),
         repacks=ops.count("Repack"),
+        neighbours=str((packing_of(converted) or {}).get("neighbours", "any")),
         difference=_difference(model, converted),
     )
 
@@ -106,9 +110,9 @@ def _rows(families: list[str], folder: Path) -> Iterator[list[str]]:
 def _cells(path: Path, style: str) -> list[str]:
     full = pack(path, style)
     if full.refused:
-        return [style, "", "", "", "", "", full.refused[:160]]
+        return [style, "", "", "", "", "", "", full.refused[:160]]
     half = pack(path, style, "fp16")
-    crossings = [str(full.unpacks), str(full.repacks)]
+    crossings = [str(full.unpacks), str(full.repacks), full.neighbours]
     return [style, f"{full.share:.1%}", *crossings, f"{full.difference:.1e}", f"{half.difference:.1e}", ""]
 
 
@@ -120,7 +124,16 @@ def main() -> None:
     logging.disable(logging.WARNING)
     console = Console()
     table = Table(
-        "family", "exporter", "style", "packed FLOPs", "Unpacks", "Repacks", "fp32", "fp16", "refused because"
+        "family",
+        "exporter",
+        "style",
+        "packed FLOPs",
+        "Unpacks",
+        "Repacks",
+        "share a run",
+        "fp32",
+        "fp16",
+        "refused because",
     )
     with tempfile.TemporaryDirectory() as folder:
         for cells in _rows(arguments.families or list(FAMILIES), Path(folder)):

@@ -102,7 +102,7 @@ def put(field: str, value: object) -> Callable[[dict[str, Any]], object]:
         *(("packing.outputs", value) for value in ({}, {"y": "tokens"}, {"y": "tokens", "z": "sample"}, [])),
         *(("packing.outputs.y", value) for value in ("packed", "x", None)),
         *(("packing.dynamic_inputs", value) for value in ([], ["ids", "ids"], ["ids", "info"], ["z"], "ids")),
-        *(("packing.mask", value) for value in ("", "z", None)),
+        *(("packing.mask", value) for value in ("z", None)),
         *(("packing.unpack_info", value) for value in ("", "z", "ids")),
         ("packing.position_ids", "z"),
         ("packing.ragged", None),
