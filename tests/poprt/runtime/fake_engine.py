@@ -61,7 +61,7 @@ def executable(
 
 
 def token_values(ids: np.ndarray, mask: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Return the "logits" of tokens; one that is masked, or owned and masked (a negative number), gives its negative."""
+    """Return the "logits" of tokens; one that is masked (0, or a negative number) gives its negative."""
     return np.where(mask > 0, ids + positions / 16, -ids).astype(np.float32)
 
 
