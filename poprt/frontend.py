@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from os import PathLike
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class OnnxFrontend:
         Raises:
             PoprtError: there is no such file, it is no ONNX model, or its weights are missing; the message names it.
         """
-        if not self.path.is_file():
+        if not os.path.isfile(self.path):  # Path.is_file raises for a name that is too long
             raise PoprtError(f"no model file {str(self.path)!r}")
         try:
             model = onnx.load(str(self.path), load_external_data=False)

@@ -29,7 +29,7 @@ def load_model(path: Path, *, outputs: Mapping[str, Path] | None = None) -> onnx
         PoprtError: the file is missing, no ONNX model, truncated, or uses an operator that ONNX does not have; or its
             external data is one of ``outputs``.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         raise PoprtError(f"input_model {str(path)!r} does not exist or is no file")
     try:
         model = onnx.load(str(path), load_external_data=False)

@@ -85,3 +85,10 @@ def test_a_place_that_cannot_be_is_refused_by_name(said: dict[str, str], size: i
         return  # the frontend reads what it is told to read
     with pytest.raises(PoprtError, match=r"m\.onnx.*cannot be read"):
         get_frontend(path).load_model()
+
+
+def test_a_file_name_that_is_too_long_names_no_model() -> None:
+    with pytest.raises(PoprtError, match="input_model 'xxx"):
+        load_model(Path("x" * 300))
+    with pytest.raises(PoprtError, match="no model file 'xxx"):
+        get_frontend("x" * 300).load_model()
