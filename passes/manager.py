@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from passes.base import GraphPass, Pass, PassResult
 from passes.check.blame import describe, is_same_file
 from passes.check.explain import why_invalid
+from passes.check.external import why_not_loaded
 from passes.errors import RewriteError
 from passes.graph_io import export_graph, import_graph
 from passes.registry import get_pass
@@ -130,10 +131,10 @@ class PassManager:
         if _is_users(step):
             logger.debug("pass %r failed", name, exc_info=error)
             raise RewriteError(f"pass {name!r} failed: {describe(error, _in_file_of(step))}") from error
-        reason = why_invalid(model)
-        if reason is not None:
-            logger.debug("pass %r failed on a model that is not valid", name, exc_info=error)
-            raise RewriteError(f"pass {name!r} cannot work on this model, which is not valid: {reason}") from error
+        for fault, reason in (("has no weights", why_not_loaded(model)), ("is not valid", why_invalid(model))):
+            if reason is not None:
+                logger.debug("pass %r failed on a model that %s", name, fault, exc_info=error)
+                raise RewriteError(f"pass {name!r} cannot work on this model, which {fault}: {reason}") from error
         done = ", ".join(record.name for record in self.records) or "none"
         logger.error("pass %r failed; passes already run: %s", name, done)
 

@@ -13,6 +13,7 @@ import onnx
 
 from passes import PassManager, PassRecord, get_pass, get_registered_passes
 from passes.base import Pass
+from passes.check.external import check_loaded
 from passes.check.sparse import densify
 from passes.check.structure import check_structure
 from passes.errors import RewriteError
@@ -149,6 +150,7 @@ class Converter:
             RewriteError: as for :meth:`convert`.
         """
         check_structure(model)
+        check_loaded(model)
         densify(model)
         inputs = model_inputs(model) if self.options.packs else []  # now: the passes may consume the model
         steps = [_with_data(_make(step), model) for step in self._steps(model)]

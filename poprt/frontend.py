@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from os import PathLike
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from passes.check.external import check_places
+from passes.errors import RewriteError
 from poprt.errors import PoprtError
 
 __all__ = ["OnnxFrontend", "get_frontend"]
+
+#: RuntimeError: onnx, of a file name that is too long.
+_UNREADABLE = (DecodeError, onnx.checker.ValidationError, OSError, ValueError, RuntimeError, RewriteError)
 
 
 class OnnxFrontend:
@@ -29,11 +35,13 @@ class OnnxFrontend:
         Raises:
             PoprtError: there is no such file, it is no ONNX model, or its weights are missing; the message names it.
         """
-        if not self.path.is_file():
+        if not os.path.isfile(self.path):  # Path.is_file raises for a name that is too long
             raise PoprtError(f"no model file {str(self.path)!r}")
         try:
-            model = onnx.load(str(self.path))
-        except (DecodeError, onnx.checker.ValidationError, OSError, ValueError) as error:
+            model = onnx.load(str(self.path), load_external_data=False)
+            check_places(model)
+            onnx.load_external_data_for_model(model, str(self.path.parent))
+        except _UNREADABLE as error:
             raise PoprtError(f"{str(self.path)!r} cannot be read as an ONNX model: {error}") from error
         if not model.HasField("graph"):
             raise PoprtError(f"{str(self.path)!r} is no ONNX model: it holds no graph")

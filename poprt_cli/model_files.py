@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from passes.check.external import check_places
 from passes.check.structure import check_structure
 from passes.errors import RewriteError
 from poprt.errors import PoprtError
@@ -28,7 +29,7 @@ def load_model(path: Path, *, outputs: Mapping[str, Path] | None = None) -> onnx
         PoprtError: the file is missing, no ONNX model, truncated, or uses an operator that ONNX does not have; or its
             external data is one of ``outputs``.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         raise PoprtError(f"input_model {str(path)!r} does not exist or is no file")
     try:
         model = onnx.load(str(path), load_external_data=False)
@@ -36,10 +37,12 @@ def load_model(path: Path, *, outputs: Mapping[str, Path] | None = None) -> onnx
         raise PoprtError(f"{str(path)!r} is no ONNX model, or is truncated: {error}") from error
     if not model.graph.node or not model.opset_import:
         raise PoprtError(f"{str(path)!r} is no ONNX model, or is truncated: it has no nodes or no opset")
-    _check_data_stays(model, path, outputs or {})
     try:
+        check_places(model)
+        _check_data_stays(model, path, outputs or {})
         onnx.load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+    except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError, RewriteError) as error:
+        # RuntimeError: onnx, of a file name that is too long
         raise PoprtError(f"the external data of {str(path)!r} cannot be read: {error}") from error
     try:
         check_structure(model)

@@ -25,12 +25,22 @@ def check_structure(model: onnx.ModelProto) -> None:
     Raises:
         RewriteError: the message names the tensor, node or function.
     """
+    _check_description(model)
     check_opsets(model.opset_import)
     for function in model.functions:
         check_opsets(function.opset_import)
         _check_nodes(function.node, dict.fromkeys(function.input, "an input"))
     _check_graph(model.graph, {})
     check_functions(model)
+
+
+def _check_description(model: onnx.ModelProto) -> None:
+    """Check what describes the model and its main graph, and is carried from the one form to the other."""
+    for name in ("producer_name", "producer_version", "domain", "doc_string"):
+        _check_text(getattr(model, name), f"the field {name} of the model")
+    for name in ("name", "doc_string"):
+        _check_text(getattr(model.graph, name), f"the field {name} of the graph")
+    _check_properties(model.metadata_props, "the model")
 
 
 def check_opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> None:
@@ -97,6 +107,7 @@ def _check_nodes(nodes: Iterable[onnx.NodeProto], made: dict[str, str]) -> None:
         for text in (node.name, node.op_type, node.domain, *node.input, *node.output):
             _check_text(text, f"a text of node {node.name!r}")
         label = f"{node.op_type} {node.name!r}"
+        _check_properties(node.metadata_props, label)
         for attribute in node.attribute:
             _check_text(attribute.name, f"the name of an attribute of {label}")
             for tensor in [attribute.t] if attribute.HasField("t") else attribute.tensors:
@@ -110,6 +121,12 @@ def _check_nodes(nodes: Iterable[onnx.NodeProto], made: dict[str, str]) -> None:
                     "with other output names"
                 )
             made[name] = label
+
+
+def _check_properties(properties: Iterable[onnx.StringStringEntryProto], what: str) -> None:
+    for entry in properties:
+        _check_text(entry.key, f"a key in the metadata of {what}")
+        _check_text(entry.value, f"the metadata {entry.key!r} of {what}")
 
 
 def _check_text(text: str | bytes, what: str) -> None:

@@ -13,7 +13,9 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import external_data_helper, helper, numpy_helper
 
+from passes.check.external import check_places
 from passes.check.structure import check_structure
+from passes.check.tensors import check_tensor
 from passes.errors import RewriteError
 from poprt.compiler.walk import all_nodes, nested_graphs
 from poprt.errors import CompileError
@@ -93,6 +95,7 @@ def _load(model: ModelLike) -> tuple[onnx.ModelProto, Path | None]:
 def _check(proto: onnx.ModelProto) -> None:
     try:
         check_structure(proto)
+        check_places(proto)
     except RewriteError as error:
         raise CompileError(str(error)) from error
 
@@ -188,10 +191,14 @@ def _data_file(name: str, location: str, folder: Path | None) -> Path:
             f"initializer {name!r} has its data in {location!r}, beside the model; give the model's path instead of "
             "its contents, or load it with onnx.load()"
         )
-    path = (folder / location).resolve()
+    try:
+        path = (folder / location).resolve()
+        is_file = path.is_file()
+    except OSError as error:  # a name that is too long
+        raise CompileError(f"initializer {name!r} has its data in {location!r}: {error.strerror}") from error
     if not path.is_relative_to(folder):
         raise CompileError(f"initializer {name!r} has its data in {location!r}, outside the model's folder")
-    if not path.is_file():
+    if not is_file:
         raise CompileError(f"initializer {name!r} has its data in {path}, which does not exist")
     return path
 
@@ -208,12 +215,16 @@ def _inline(tensor: onnx.TensorProto, folder: Path | None) -> onnx.TensorProto:
     if not external_data_helper.uses_external_data(tensor):
         return tensor
     location = external_data_helper.ExternalDataInfo(tensor).location
-    path = _data_file(tensor.name, location, folder)
+    _data_file(tensor.name, location, folder)
     loaded = onnx.TensorProto()
     loaded.CopyFrom(tensor)
-    external_data_helper.load_external_data_for_tensor(loaded, str(path.parent if folder is None else folder))
-    loaded.ClearField("data_location")
-    del loaded.external_data[:]
+    try:
+        external_data_helper.load_external_data_for_tensor(loaded, str(folder))
+        loaded.ClearField("data_location")
+        del loaded.external_data[:]
+        check_tensor(loaded, f"tensor {tensor.name!r}")
+    except (OSError, ValueError, onnx.checker.ValidationError, RewriteError) as error:
+        raise CompileError(f"the data of tensor {tensor.name!r} in {location!r} cannot be read: {error}") from error
     return loaded
 
 

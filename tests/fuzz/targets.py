@@ -157,12 +157,26 @@ def _small_graphs() -> list[onnx.ModelProto]:
         "split": helper.make_node("Split", ["x"], ["y", "z"], axis=1),
         "cast": helper.make_node("Cast", ["x"], ["y"], to=TensorProto.INT64),
     }
-    return [
+    models = [
         helper.make_model(
             helper.make_graph([node], name, [x], [y], [flag]), functions=[function], opset_imports=imports, ir_version=8
         )
-        for name, node in nodes.items()
+        for name, node in [*nodes.items(), ("weights", helper.make_node("Add", ["x", "w"], ["y"]))]
     ]
+    values = helper.make_tensor("w", TensorProto.FLOAT, [2], [0.5, 1])
+    places = helper.make_tensor("w_places", TensorProto.INT64, [2], [0, 3])
+    models[-1].graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [4]))
+    outside = onnx.TensorProto(name="v", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    onnx.helper.set_model_props(models[-1], {"key": "text"})
+    return [*models, _with_initializer(models[0], outside)]
+
+
+def _with_initializer(model: onnx.ModelProto, tensor: onnx.TensorProto) -> onnx.ModelProto:
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    made.graph.initializer.append(tensor)
+    made.graph.initializer[-1].external_data.add(key="location", value="v.data")
+    return made
 
 
 _CONVERTERS: tuple[dict[str, object], ...] = (
