@@ -15,8 +15,8 @@ pytestmark = pytest.mark.export
 NAMED = ("bert", "roberta", "distilbert", "albert", "electra", "mpnet", "deberta-v2", "t5-encoder", "modernbert")
 #: Least packed share of the FLOPs in style A at 4x32, where hidden sizes are 64. Relative positions are not tokens.
 LEAST_SHARE = {"deberta": 0.6, "deberta-v2": 0.7, "squeezebert": 0.7, "nystromformer": 0.75, "xlnet": 0.6, "yoso": 0.8}
-#: Families whose samples share a run with others of their length alone, or with none; all others take any company.
-COMPANY_A = {"yoso": "same_length", "xlnet": "same_length", "gpt2": "none"}
+#: Families whose samples share a run with others of their length alone; all others take any company.
+COMPANY_A = {"yoso": "same_length", "xlnet": "same_length"}
 #: Families that style A refuses, and what the sentence says.
 REFUSED_A = {"longformer": "no matrix product of this model treats every token alone", "canine": "padding shows"}
 #: Families that style B refuses: their samples would see each other, or nothing shows that they would not.
