@@ -11,6 +11,7 @@ import onnx
 
 from passes.check.functions import check_functions
 from passes.check.tensors import check_element_type, check_tensor
+from passes.check.texts import check_texts
 from passes.errors import RewriteError
 
 _LARGEST_VERSION = 2**31 - 1  # of an operator set that is not onnx's own
@@ -25,22 +26,13 @@ def check_structure(model: onnx.ModelProto) -> None:
     Raises:
         RewriteError: the message names the tensor, node or function.
     """
-    _check_description(model)
+    check_texts(model)
     check_opsets(model.opset_import)
     for function in model.functions:
         check_opsets(function.opset_import)
         _check_nodes(function.node, dict.fromkeys(function.input, "an input"))
     _check_graph(model.graph, {})
     check_functions(model)
-
-
-def _check_description(model: onnx.ModelProto) -> None:
-    """Check what describes the model and its main graph, and is carried from the one form to the other."""
-    for name in ("producer_name", "producer_version", "domain", "doc_string"):
-        _check_text(getattr(model, name), f"the field {name} of the model")
-    for name in ("name", "doc_string"):
-        _check_text(getattr(model.graph, name), f"the field {name} of the graph")
-    _check_properties(model.metadata_props, "the model")
 
 
 def check_opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> None:
@@ -71,7 +63,6 @@ def graphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 def _check_graph(graph: onnx.GraphProto, outer: dict[str, str]) -> None:
     """Check ``graph`` and the graphs inside. ``outer`` says what made each name that is visible from outside."""
     for value in [*graph.input, *graph.output, *graph.value_info]:
-        _check_text(value.name, "the name of a tensor")
         if value.type.HasField("tensor_type"):
             check_element_type(value.type.tensor_type.elem_type, f"tensor {value.name!r}")
     inputs = dict.fromkeys((value.name for value in graph.input), "an input")
@@ -90,7 +81,6 @@ def _checked_initializers(graph: onnx.GraphProto) -> Iterator[str]:
     for sparse in graph.sparse_initializer:
         check_tensor(sparse.indices, f"the indices of sparse initializer {sparse.values.name!r}")
     for tensor in [*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)]:
-        _check_text(tensor.name, "the name of an initializer")
         if tensor.name in seen:
             raise RewriteError(
                 f"the model is not valid: it has two initializers called {tensor.name!r}, and which of their values "
@@ -104,12 +94,8 @@ def _checked_initializers(graph: onnx.GraphProto) -> Iterator[str]:
 def _check_nodes(nodes: Iterable[onnx.NodeProto], made: dict[str, str]) -> None:
     """Check ``nodes`` and what they hold. Exporters have been seen to give an output the name of a tensor inside."""
     for node in nodes:
-        for text in (node.name, node.op_type, node.domain, *node.input, *node.output):
-            _check_text(text, f"a text of node {node.name!r}")
         label = f"{node.op_type} {node.name!r}"
-        _check_properties(node.metadata_props, label)
         for attribute in node.attribute:
-            _check_text(attribute.name, f"the name of an attribute of {label}")
             for tensor in [attribute.t] if attribute.HasField("t") else attribute.tensors:
                 check_tensor(tensor, f"attribute {attribute.name!r} of {label}")
         for nested in graphs_of(node):
@@ -121,15 +107,3 @@ def _check_nodes(nodes: Iterable[onnx.NodeProto], made: dict[str, str]) -> None:
                     "with other output names"
                 )
             made[name] = label
-
-
-def _check_properties(properties: Iterable[onnx.StringStringEntryProto], what: str) -> None:
-    for entry in properties:
-        _check_text(entry.key, f"a key in the metadata of {what}")
-        _check_text(entry.value, f"the metadata {entry.key!r} of {what}")
-
-
-def _check_text(text: str | bytes, what: str) -> None:
-    """protobuf gives the bytes of a text that is no UTF-8."""
-    if isinstance(text, bytes):
-        raise RewriteError(f"the model is not valid: {what} is no UTF-8: {text[:60]!r}; export it again")

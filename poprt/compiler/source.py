@@ -94,8 +94,8 @@ def _load(model: ModelLike) -> tuple[onnx.ModelProto, Path | None]:
 
 def _check(proto: onnx.ModelProto) -> None:
     try:
-        check_structure(proto)
         check_places(proto)
+        check_structure(proto)
     except RewriteError as error:
         raise CompileError(str(error)) from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
+import hashlib
 import itertools
 import sys
 import tempfile
@@ -144,9 +145,16 @@ def _fuzz_with_atheris(name: str, seconds: int, seed: int, findings: Path) -> No
                 return bytes(atheris.Mutate(data, most_bytes))
             return next(mutations([bytes(data)], number))[:most_bytes]
 
+        def run(data: bytes) -> None:
+            try:
+                _run(lambda: target.run(data))
+            except Exception:  # libFuzzer's alarm may end the process before it has written the input
+                (findings / f"{name}-{hashlib.sha256(data).hexdigest()[:16]}").write_bytes(data)
+                raise
+
         atheris.Setup(
             [sys.argv[0], *options, folder],
-            lambda data: _run(lambda: target.run(data)),
+            run,
             custom_mutator=mutate,
         )
         atheris.Fuzz()

@@ -53,27 +53,6 @@ def with_bytes(text: str) -> onnx.ModelProto:
     return onnx.load_model_from_string(add_weight().SerializeToString().replace(text.encode(), b"\xff" * len(text)))
 
 
-def described() -> onnx.ModelProto:
-    """A model with a text in each field that describes it and its graph."""
-    model = add_weight()
-    model.producer_name, model.producer_version, model.domain, model.doc_string = "field0", "field1", "field2", "field3"
-    model.graph.name, model.graph.doc_string = "field4", "field5"
-    model.metadata_props.add(key="field6", value="field7")
-    model.graph.node[0].metadata_props.add(key="field8", value="field9")
-    return model
-
-
-@pytest.mark.parametrize("number", range(10))
-def test_a_description_that_is_no_utf8_is_refused(number: int) -> None:
-    # graphsurgeon and the compiler copy these texts, and protobuf takes none that it has given out as bytes
-    content = described().SerializeToString().replace(f"field{number}".encode(), b"\xff" * 6)
-    model = onnx.load_model_from_string(content)
-    with pytest.raises(RewriteError, match=r"no UTF-8: b'\\xff"):
-        convert(model)
-    with pytest.raises(CompileError, match=r"no UTF-8: b'\\xff"):
-        Compiler.compile(content)
-
-
 def typed(number: int) -> onnx.ModelProto:
     model = add_weight()
     model.graph.input[0].type.tensor_type.elem_type = number
