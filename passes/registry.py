@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from passes.base import Pass
+from passes.builtin import BUILT_IN
 from passes.errors import RewriteError, UnknownPassError
 
 PassClass = TypeVar("PassClass", bound=type)
@@ -23,8 +25,9 @@ def register(name: str) -> Callable[[PassClass], PassClass]:
 
     def decorate(cls: PassClass) -> PassClass:
         known = _PASSES.get(name)
-        if known is not None and known.__qualname__ != cls.__qualname__:
-            taken_by = f"{known.__module__}.{known.__qualname__}"
+        taken_by = f"{known.__module__}.{known.__qualname__}" if known is not None else BUILT_IN.get(name, "")
+        own = cls.__module__ == BUILT_IN.get(name) or (known is not None and known.__qualname__ == cls.__qualname__)
+        if taken_by and not own:
             raise RewriteError(f"pass name {name!r} is taken by {taken_by}; choose another")
         cls.name = name  # type: ignore[attr-defined]  # a script may register a class of its own making
         _PASSES[name] = cls
@@ -34,10 +37,8 @@ def register(name: str) -> Callable[[PassClass], PassClass]:
 
 
 def get_registered_passes() -> list[str]:
-    """The known pass names, sorted."""
-    import passes.builtin  # noqa: F401  (importing the built-in passes registers them)
-
-    return sorted(_PASSES)
+    """The known pass names, sorted. No pass is imported for it."""
+    return sorted({*BUILT_IN, *_PASSES})
 
 
 def get_pass(name: str, *args: Any, **options: Any) -> Pass:
@@ -49,6 +50,8 @@ def get_pass(name: str, *args: Any, **options: Any) -> Pass:
     """
     if name not in get_registered_passes():
         raise UnknownPassError(f"unknown pass {name!r}{_offer(name)}; `poprt --list_all_passes` prints all names")
+    if name not in _PASSES:
+        importlib.import_module(BUILT_IN[name])
     try:
         made: Pass = _PASSES[name](*args, **options)
     except TypeError as error:
@@ -57,5 +60,9 @@ def get_pass(name: str, *args: Any, **options: Any) -> Pass:
 
 
 def _offer(name: str) -> str:
-    near = difflib.get_close_matches(name, _PASSES, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, get_registered_passes(), n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(repr(match) for match in near)}?" if near else ""
+
+
+#: ``Pass.get_pass`` is the same look-up; ``passes.base`` stands below this module and cannot name it.
+Pass.get_pass = staticmethod(get_pass)  # type: ignore[method-assign]

@@ -111,9 +111,9 @@ class PackedTransformer(GraphPass):
         )
         graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
         self.logger.debug("packed %d of %d nodes", len(placement.packed), original_ops)
-        result.count("masks strengthened", sharpened)
         result.count("Unpacks", _count(graph, "Unpack"))
         result.count("Repacks", _count(graph, "Repack"))
+        result.count("masks strengthened", sharpened)
         result.details["packed share of FLOPs"] = round(share.share, 4)
         return result
 

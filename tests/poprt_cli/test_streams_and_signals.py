@@ -214,7 +214,7 @@ def test_two_names_of_one_file_are_an_error_before_any_work(
     Path("same").symlink_to(".")
     Path("out/link.onnx").symlink_to("executable.popef")
     before = model.read_bytes()
-    monkeypatch.setattr("poprt_cli.main.Converter", None)  # no work
+    monkeypatch.setattr("poprt_cli.convert.Converter", None)  # no work
     result = CliRunner().invoke(cli, ["-i", "m.onnx", "--output_dir", "out", *words], prog_name="poprt")
     assert result.exit_code == 1
     assert len(result.stderr.splitlines()) == 1
@@ -244,7 +244,7 @@ def test_a_folder_in_an_outputs_place_is_found_before_any_work(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     (tmp_path / "out" / name).mkdir(parents=True)
-    monkeypatch.setattr("poprt_cli.main.Converter", None)  # no work
+    monkeypatch.setattr("poprt_cli.convert.Converter", None)  # no work
     words = ["-i", str(model), "--output_dir", str(tmp_path / "out"), "--export_popef"]
     result = CliRunner().invoke(cli, words, prog_name="poprt")
     assert result.exit_code == 1

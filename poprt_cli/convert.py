@@ -1,0 +1,79 @@
+"""What `poprt` does with a model: load, convert, try, write, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from poprt.converter import Converter
+from poprt.errors import PoprtError
+from poprt.verify import Verification
+from poprt_cli.export import PopefExporter
+from poprt_cli.model_files import load_model, save_model
+from poprt_cli.outputs import Outputs
+from poprt_cli.report import ModelSize, print_summary, show_inputs_and_outputs
+from poprt_cli.trial import run_once
+
+#: Options of the command that are keywords of the Converter under the same name.
+_CONVERTER_KEYWORDS = (
+    *("input_shape", "batch_size", "batch_axis", "convert_version", "precision", "pack_args", "skip_passes"),
+    *("checkpoints", "remove_outputs", "fp16_skip_op_types", "max_tensor_size"),
+    *("enable_avoid_overflow_patterns", "enable_erf_gelu"),
+    *("infer_shape_ahead", "check", "skip_isolation_check"),
+)
+
+
+def convert(given: dict[str, Any]) -> None:
+    """Do what the options ask for.
+
+    Args:
+        given: option -> value, as the command line gave them.
+
+    Raises:
+        PoprtError: the model, an option or a file makes it impossible; nothing was written.
+    """
+    source, outputs = Path(given["input_model"]), Outputs.of(given)
+    if given["show"]:
+        show_inputs_and_outputs(load_model(source))
+        return
+    outputs.check_names(source)
+    original = load_model(source, outputs=outputs.by_option)
+    outputs.prepare()
+    converter = Converter(
+        **{name: given[name] for name in _CONVERTER_KEYWORDS},
+        used_passes=given["passes"],
+        disable_progress_bar=given["disable_compilation_progress_bar"],
+    )
+    before = ModelSize.of(original)
+    exporter = PopefExporter(given["compiler_options"], not given["disable_compilation_progress_bar"])
+    compile_model = exporter.compile if given["export_popef"] else None
+    originals = [original]  # a list, so that nothing here keeps alive what is converted in place
+    del original
+    kept = given["check"] or given["run"]  # only these two still need the original
+    converted = (
+        converter.convert(originals[0], compile_model=compile_model)
+        if kept
+        else converter.convert_in_place(originals.pop(), compile_model=compile_model)
+    )
+    summary = before, ModelSize.of(converted), converter.records, converter.isolation, converter.verification
+    if converter.verification is not None and not converter.verification.passed:
+        try:
+            print_summary(*summary)
+        finally:
+            _refuse_wrong_numbers(converter.verification)
+    if given["run"]:
+        run_once(originals[0], converted)
+    originals.clear()
+    if outputs.executable is not None:
+        exporter.export(converted, outputs.executable)
+    save_model(converted, outputs.model)
+    print_summary(*summary)  # last: where it cannot be printed, the files are there
+
+
+def _refuse_wrong_numbers(verification: Verification) -> None:
+    """A model that failed its check is not written: an older good one may be in its place."""
+    failed = [output.name for output in verification.outputs if not output.passed]
+    raise PoprtError(
+        f"check: outputs {failed} of the converted model differ from the original's by more than the tolerance; "
+        "nothing was written. With fp16, try --enable_avoid_overflow_patterns or --fp16_skip_op_types"
+    )
