@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ _HINTS = {
     "SIGBUS": "often a file that was cut short while it was in use",
 }
 #: What the new process runs: as this one it finds its modules, and nothing in the working directory.
-_START = "import sys; sys.path[:] = {path!r}; from poprt_cli.isolated import start; start({megabytes}, {seconds})"
+_START = "import sys; sys.path[:] = {path!r}; from poprt_cli.isolated_start import start; start({megabytes}, {seconds})"
 
 
 def run_isolated(words: Sequence[str], megabytes: int, seconds: int) -> int:
@@ -53,25 +52,6 @@ def run_isolated(words: Sequence[str], megabytes: int, seconds: int) -> int:
     if ended.returncode < 0:
         raise PoprtError(f"the isolated process crashed: {_signal(-ended.returncode)}")
     return ended.returncode
-
-
-def start(megabytes: int, seconds: int) -> None:
-    """Limit this process, then run the command that its arguments name."""
-    import resource
-
-    limits = {
-        resource.RLIMIT_AS: megabytes << 20,
-        resource.RLIMIT_CPU: seconds * (os.cpu_count() or 1),
-        resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_CORE: 0,
-    }
-    for kind, value in limits.items():
-        hard = resource.getrlimit(kind)[1]
-        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (allowed, allowed))
-    from poprt_cli.executor import main
-
-    main()
 
 
 def _has_limits() -> bool:

@@ -83,8 +83,8 @@ def test_the_clock_ends_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 def test_the_limits_hold_in_the_process(tmp_path: Path) -> None:
     script = (
-        "import os, sys, resource, poprt_cli.isolated as isolated, poprt_cli.executor as executor\n"
-        "executor.main = lambda: [print(resource.getrlimit(kind)[0]) for kind in "
+        "import os, sys, resource, poprt_cli.isolated_start as isolated\n"
+        "isolated.main = lambda: [print(resource.getrlimit(kind)[0]) for kind in "
         "(resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE)]\n"
         "isolated.start(2048, 7)\n"
         "os.write(os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT), b'x')"
