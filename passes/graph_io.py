@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
+import passes.ops  # noqa: F401  (registers the schemas: any pass may get a model that holds these operators)
 from passes.check.sparse import densify
 from passes.check.structure import check_structure
 from passes.errors import RewriteError

@@ -39,10 +39,15 @@ def find_masks(graph: gs.Graph, inputs: Sequence[gs.Tensor], axes: AxisMap, plac
     """Follow each of ``inputs`` to the nodes that mix tokens. Nodes must be in topological order."""
     explicit: list[str] = []
     derived: list[str] = []
+    called_so: list[str] = []
     for tensor in inputs:
         reaches, looked_up = _follow(graph, tensor, axes, placement)
         if reaches:
             (derived if looked_up else explicit).append(tensor.name)
+        elif not looked_up and "mask" in tensor.name:
+            called_so.append(tensor.name)
+    # A mask that tokens are multiplied by before a convolution or a running sum shows by its name alone.
+    explicit = explicit or called_so[:1]
     return MaskInputs(tuple(explicit), tuple(derived))
 
 

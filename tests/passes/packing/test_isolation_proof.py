@@ -13,7 +13,19 @@ from poprt.compiler import Compiler
 from poprt.converter import Converter
 from poprt.runtime.declared import DeclaredSession
 from tests.numerics import Arrays, one_by_one
-from tests.passes.packing.packs import COLUMNS, MOST, PACK_ARGS, ROWS, around, copy_of, metadata, pack, packed, samples
+from tests.passes.packing.packs import (
+    COLUMNS,
+    MOST,
+    PACK_ARGS,
+    ROWS,
+    around,
+    copy_of,
+    metadata,
+    pack,
+    packed,
+    run_declared,
+    samples,
+)
 
 ANY, SAME_LENGTH, NONE = "any", "same_length", "none"
 
@@ -198,3 +210,14 @@ def test_what_lies_behind_a_sample_in_a_pair_result_is_zero() -> None:
     assert not y[0, 3:].any()
     assert not y[0, :, 3:].any()
     np.testing.assert_allclose(y[0, :3, :3], one_by_one(model, [short])[0]["y"], rtol=1e-4)
+
+
+def test_a_mask_that_only_multiplies_tokens_may_number_the_samples() -> None:
+    body = """m = Mul (x, column)  t = Transpose <perm = [0, 2, 1]> (m)  c = Conv <pads = [1, 1]> (t, K3)
+        y = Transpose <perm = [0, 2, 1]> (c)"""
+    made = packed(around(body, head="pooled = Gather <axis = 1> (x, scalar_zero)"))
+    assert metadata(made)["mask"] == "mask"
+    company = samples((3, 5, 2))
+    plain = run_declared(made, company)
+    numbered = run_declared(made, [{**s, "mask": s["mask"] * number} for number, s in enumerate(company, 1)])
+    np.testing.assert_array_equal(numbered["y"][:3], plain["y"][:3])
