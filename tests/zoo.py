@@ -22,6 +22,7 @@ from passes.errors import RewriteError
 from poprt import runtime
 from poprt.compiler import Compiler
 from poprt.converter import Converter
+from poprt.executable import Executable
 from tests import numerics
 from tests.exports import EXPORTERS, FAMILIES, export
 
@@ -38,6 +39,7 @@ class Packed:
         share: packed share of the FLOPs.
         unpacks, repacks: crossings in the converted model.
         difference: largest difference from the unpadded runs, over all samples and outputs.
+        neighbours: which samples may share a run.
         refused: why the model was refused; "" where it was not, and then the figures hold.
     """
 
@@ -45,6 +47,7 @@ class Packed:
     unpacks: int = 0
     repacks: int = 0
     difference: float = 0.0
+    neighbours: str = ""
     refused: str = ""
 
 
@@ -63,21 +66,24 @@ def pack(path: Path, style: str, precision: str = "fp32") -> Packed:
         converted = converter.convert(model)
     except RewriteError as error:
         return Packed(refused=str(error))
+    executable = Compiler.compile(converted, None)
+    packing = executable.manifest.packing
     ops = [node.op_type for node in converted.graph.node]
     details = {key: value for record in converter.records for key, value in record.result.details.items()}
     return Packed(
         share=details["packed share of FLOPs"],
         unpacks=ops.count("Unpack"),
         repacks=ops.count("Repack"),
-        difference=_difference(model, converted),
+        difference=_difference(model, executable),
+        neighbours=packing.neighbours if packing else "",
     )
 
 
-def _difference(model: onnx.ModelProto, converted: onnx.ModelProto) -> float:
+def _difference(model: onnx.ModelProto, executable: Executable) -> float:
     samples = numerics.random_samples(LENGTHS)
     expected = numerics.one_by_one(model, samples)
     inputs = {value.name for value in model.graph.input}
-    with runtime.Runner(Compiler.compile(converted, None), runtime.PackRunnerConfig(token_budget=0)) as runner:
+    with runtime.Runner(executable, runtime.PackRunnerConfig(token_budget=0)) as runner:
         pending = []
         for sample, wanted in zip(samples, expected, strict=True):
             buffers = {name: np.zeros(array.shape, np.float32) for name, array in wanted.items()}
@@ -106,10 +112,18 @@ def _rows(families: list[str], folder: Path) -> Iterator[list[str]]:
 def _cells(path: Path, style: str) -> list[str]:
     full = pack(path, style)
     if full.refused:
-        return [style, "", "", "", "", "", full.refused[:160]]
+        return [style, "", "", "", "", "", "", full.refused[:160]]
     half = pack(path, style, "fp16")
     crossings = [str(full.unpacks), str(full.repacks)]
-    return [style, f"{full.share:.1%}", *crossings, f"{full.difference:.1e}", f"{half.difference:.1e}", ""]
+    return [
+        style,
+        f"{full.share:.1%}",
+        *crossings,
+        f"{full.difference:.1e}",
+        f"{half.difference:.1e}",
+        full.neighbours,
+        "",
+    ]
 
 
 def main() -> None:
@@ -120,7 +134,16 @@ def main() -> None:
     logging.disable(logging.WARNING)
     console = Console()
     table = Table(
-        "family", "exporter", "style", "packed FLOPs", "Unpacks", "Repacks", "fp32", "fp16", "refused because"
+        "family",
+        "exporter",
+        "style",
+        "packed FLOPs",
+        "Unpacks",
+        "Repacks",
+        "fp32",
+        "fp16",
+        "share a run",
+        "refused because",
     )
     with tempfile.TemporaryDirectory() as folder:
         for cells in _rows(arguments.families or list(FAMILIES), Path(folder)):

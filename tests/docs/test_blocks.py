@@ -13,7 +13,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-_COMMAND = re.compile(r"(poprt|poprt_exec|python|pip|make)\s")
 
 #: First line of a block that does not run -> why not. Nothing else is left out.
 EXCEPTIONS = {
@@ -22,9 +21,12 @@ EXCEPTIONS = {
     "make bench                        # all of this page but the profiles, in 20 minutes": "takes long",
     "poprt_exec poprt_run_popef --popef unknown.popef --isolated": "stands for a stranger's file",
     "poprt_exec: error: the isolated process crashed: SIGFPE": "is output",
+    "ONNX file ─▶ passes ─▶ converted ONNX ─▶ compiler ─▶ executable.popef ─▶ runtime ─▶ arrays": "is a drawing",
+    "packed [R, C]          unpacked [max_valid_num, segment_max_size]      unpack_info": "is a drawing",
+    "mask           1 1 1 2 2 2 2 0          position_ids   0 1 2 0 1 2 3 0": "is a drawing",
 }
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_INDENTED = re.compile(r"(?:^(?: {4}.*)?\n)*^ {4}.*\n", re.MULTILINE)
+_INDENTED = re.compile(r"^ {4}.*\n(?:\n* {4}.*\n)*", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,14 @@ class Block:
 
 
 def blocks(page: str) -> list[Block]:
-    """The shell and Python blocks of a page, in order. An indented block is shell when it starts with a command."""
+    """All blocks of a page, in order. A block that is not fenced as Python is taken for shell, drawings too."""
     found: list[tuple[int, Block]] = []
     for match in _FENCE.finditer(page):
-        language = {"python": "python", "sh": "shell", "bash": "shell", "shell": "shell"}.get(match[1])
-        if language:
-            found.append((match.start(), Block(language, match[2])))
-    without_fences = _FENCE.sub(lambda match: re.sub(r"[^\n]", "", match[0]).ljust(len(match[0]), "\n"), page)
+        found.append((match.start(), Block("python" if match[1] == "python" else "shell", match[2])))
+    without_fences = _FENCE.sub(lambda match: re.sub(r"[^\n]", "`", match[0]), page)
     for match in _INDENTED.finditer(without_fences):
         text = re.sub(r"^ {4}", "", match[0], flags=re.MULTILINE).strip("\n") + "\n"
-        if _COMMAND.match(text) or text.split(maxsplit=1)[0].endswith(":"):
-            found.append((match.start(), Block("shell", text)))
+        found.append((match.start(), Block("shell", text)))
     return [block for _, block in sorted(found, key=lambda item: item[0])]
 
 
@@ -82,5 +81,6 @@ def test_blocks_are_found_in_fences_and_by_indentation() -> None:
     assert [(block.language, block.first_line) for block in blocks(page)] == [
         ("shell", "make x"),
         ("python", "print(1)"),
+        ("shell", "a b c   drawing"),
         ("shell", "ls"),
     ]
