@@ -16,7 +16,7 @@ from passes.ops import MINIMUM_OPSET, declare_operators
 from passes.packed_model import METADATA_KEY, UNPACK_INFO
 from passes.packing.across_rows.head_pattern import report_head
 from passes.packing.across_rows.rewrite import sample_token_axes
-from passes.packing.isolation.company import isolate
+from passes.packing.isolation.company import Isolation, isolate
 from passes.packing.isolation.values import ORDINARY, ZERO, hull
 from passes.packing.opening.axis_mapping import map_axes
 from passes.packing.opening.geometry import Geometry, GeometryFinder
@@ -84,6 +84,7 @@ class InsertAttentionMask(GraphPass):
         refused, plan = analysis.run(), analysis.plan
         if self._args is None:
             check_all_kept_apart(graph, refused)
+        _refuse_mixed_rows(graph, axes, mask)
         if not plan.masked:
             raise PackingError("no softmax over pairs of places was found: there is no attention to mask")
         in_rows = Placement({id(node) for node in graph.nodes if id(node) not in refused})
@@ -203,6 +204,14 @@ def _copy_of(tensor: gs.Tensor, axes: AxisMap) -> gs.Variable:
     if tensor.name in axes.shapes.dtypes:
         axes.shapes.dtypes[copy.name] = axes.shapes.dtypes[tensor.name]
     return copy
+
+
+def _refuse_mixed_rows(graph: gs.Graph, axes: AxisMap, mask: gs.Variable) -> None:
+    """Refuse what looks along the batch: the rows of a run would see each other, as samples of a batch do."""
+    isolation = isolate(graph, axes, Placement(), [mask.name], 1)
+    mixing = Isolation(tuple(leak for leak in isolation.leaks if leak.over_batch), isolation.facts)
+    if mixing.leaks:
+        raise PackingError(f"samples cannot share a row of this model: {mixing.explain()}")
 
 
 def _refuse_pairs(packed_outputs: Sequence[str], token_axes: Mapping[str, list[int]]) -> None:

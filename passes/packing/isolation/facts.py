@@ -16,11 +16,12 @@ class UnprovedError(Exception):
     Args:
         reason: what the node does.
         mixes: whether even samples of one length might see each other; otherwise only padding shows.
+        over_batch: whether it surely looks along the samples of a batch.
     """
 
-    def __init__(self, reason: str, *, mixes: bool = False) -> None:
+    def __init__(self, reason: str, *, mixes: bool = False, over_batch: bool = False) -> None:
         super().__init__(reason)
-        self.reason, self.mixes = reason, mixes
+        self.reason, self.mixes, self.over_batch = reason, mixes or over_batch, over_batch
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,13 @@ class Leak:
         node: the node.
         reason: what it does.
         mixes: whether even samples of one length might see each other there.
+        over_batch: whether it surely looks along the samples of a batch.
     """
 
     node: gs.Node
     reason: str
     mixes: bool
+    over_batch: bool = False
 
 
 class View:
@@ -171,7 +173,7 @@ class IsolationProof:
             try:
                 results = self._results(node, packed)
             except UnprovedError as why:
-                leaks.append(Leak(node, why.reason, why.mixes))
+                leaks.append(Leak(node, why.reason, why.mixes, why.over_batch))
                 results = self._after_a_leak(node, packed)
             self._facts.update({tensor.name: facts for tensor, facts in zip(node.outputs, results, strict=False)})
         return leaks + [leak for tensor in self.graph_outputs for leak in self._uncuttable(tensor)]

@@ -6,6 +6,7 @@ softmax over L: right where padding is a low score; its weights there are zero, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import onnx_graphsurgeon as gs
@@ -21,7 +22,7 @@ from passes.packing.isolation.values import Values
 def check_batch(view: View, tensor: gs.Tensor, axes: Iterable[int], what: str) -> None:
     """Raise where an operator that looks along ``axes`` would see several samples."""
     if set(axes) & set(view.batch(tensor)):
-        raise UnprovedError(f"it {what} over the samples of a batch", mixes=True)
+        raise UnprovedError(f"it {what} over the samples of a batch", over_batch=True)
 
 
 def without(facts: Facts, axes: Sequence[int], keep: bool, values: Values | None = None) -> Facts:
@@ -119,7 +120,7 @@ def _softmax(view: View) -> Facts:
         if not facts.at(own).is_below(v.LOW_SCORE):
             raise UnprovedError("it normalises over padding, which nothing masks")
     logarithm = view.node.op == "LogSoftmax"
-    kept = v.ZERO if not logarithm else Values(-v.LARGEST, v.LOW_SCORE)
+    kept = v.ZERO if not logarithm else Values(-math.inf, v.LOW_SCORE)
     # A row of padding may be -inf throughout, which gives NaN; a row of the sample has its own places in it.
     padded = {own: kept if own in along else _row(facts.at(own), logarithm) for own in facts.padded}
     return Facts(Values(-v.LARGEST, 0.0) if logarithm else v.UNIT, padded, _row(facts.corner, logarithm))
