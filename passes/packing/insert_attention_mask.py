@@ -40,8 +40,9 @@ POSITION_IDS = "position_ids"
 class InsertAttentionMask(GraphPass):
     """Lets samples share a row: style B of packing (docs/architecture.md).
 
-    Adds the operator AttentionMask to the input of every softmax over pairs of places. The mask input numbers the
-    samples of a row from 1 and is 0 where there is none; what the model computed from it before sees 0 and 1. Positions
+    Gives the scores that the operator AttentionMask forbids the lowest number, before every softmax over pairs of
+    places. The mask input numbers the samples of a row from 1 and is 0 where there is none; a token that its own sample
+    masks has the number with a minus. What the model computed from the mask before sees 0 and 1. Positions
     are read from the input ``position_ids``, which is added where the model has none and needs one. Outputs keep the
     packed layout. Refuses, by name, what cannot be shown to keep samples apart. Does nothing to a packed model.
 
