@@ -8,7 +8,7 @@ import numpy as np
 
 from poprt.errors import InputError, RequestTooLongError
 from poprt.executable import Executable, Manifest, PackingSpec, TensorSpec
-from poprt.runtime.buffers import Array, InputNames, as_array, check_dtype, check_ids, check_known, fill
+from poprt.runtime.buffers import Array, InputNames, as_array, check_dtype, check_ids, check_known
 from poprt.runtime.shapes import same_shape, wrong_result
 from poprt.runtime.stream import Session, StreamSession
 
@@ -121,18 +121,28 @@ class DeclaredSession:
         info = arrays[packing.unpack_info].reshape(packing.max_valid_num, -1)
         rows = np.flatnonzero(info.sum(axis=1))
         lengths = np.ascontiguousarray(info[rows], dtype=np.int32)
-        declared = [np.zeros(self._outputs[name].shape, self._outputs[name].dtype) for name in names]
+        declared = {name: np.zeros(self._outputs[name].shape, self._outputs[name].dtype) for name in names}
         if len(rows) == 0:
-            return declared
+            return list(declared.values())
         starts = np.cumsum(lengths.sum(axis=1)) - lengths.sum(axis=1)
         tokens = {name: arrays[name].reshape(-1) for name in packing.dynamic_inputs}
         for group in _groups(lengths, packing.neighbours):
             where = np.concatenate([np.arange(starts[i], starts[i] + lengths[i].sum()) for i in group])
             parts = {name: values[where] for name, values in tokens.items()}
             results = stream.run(parts, lengths[group], names)
-            for name, target, result in zip(names, declared, results, strict=True):
-                _scatter(stream, packing.outputs[name], target, result, rows[group], lengths[group], name)
-        return declared
+            for name, result in zip(names, results, strict=True):
+                declared[name] = _with_room(declared[name], self._outputs[name].shape, result.shape)
+                _scatter(stream, packing.outputs[name], declared[name], result, rows[group], lengths[group], name)
+        return list(declared.values())
+
+
+def _with_room(target: Array, declared: Sequence[int], shape: Sequence[int]) -> Array:
+    """``target``, as long as a result of ``shape`` needs it along the axes that are declared 0, for not known.
+
+    Example: a target of [6, 0], declared so, and a result of [2, 8] make [6, 8]; the next one of [1, 9] makes [6, 9].
+    """
+    missing = [max(0, n - t) if d == 0 else 0 for t, d, n in zip(target.shape, declared, shape, strict=True)]
+    return np.pad(target, [(0, n) for n in missing]) if any(missing) else target
 
 
 def _groups(lengths: Array, neighbours: str) -> list[Array]:
@@ -173,10 +183,11 @@ def _scatter(
         over="ignore", invalid="ignore"
     ):  # float32 results beyond float16 are infinite, as in a true fp16 run
         if kind == "sample":
-            target[rows] = stream.sample_rows(name, result, lengths)
+            values = stream.sample_rows(name, result, lengths)
+            target[(rows, *map(slice, values.shape[1:]))] = values
         else:
-            for row, values in zip(rows, stream.sample_tokens(result, lengths), strict=True):
-                fill(name, target[row], values)
+            for row, tokens in zip(rows, stream.sample_tokens(result, lengths), strict=True):
+                target[(row, *map(slice, tokens.shape))] = tokens
 
 
 def _cast(array: Array, dtype: str) -> Array:

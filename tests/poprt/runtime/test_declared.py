@@ -144,3 +144,19 @@ def test_a_token_axis_inside_a_samples_row_is_filled_up_to_the_declared_extent()
         runner.execute({"input_ids": ids, "attention_mask": np.ones_like(ids)}, {"scores": buffer})
         np.testing.assert_array_equal(buffer, want)
     runner.close()
+
+
+def test_an_extent_that_the_model_does_not_say_is_as_long_as_the_longest_result():
+    made = executable()
+    output = TensorSpec("scores", (6, 0), "float32", "float32")
+    packing = dataclasses.replace(made.packing, outputs={"scores": "sample"}, neighbours="same_length")
+    made = Executable.build(dataclasses.replace(made.manifest, outputs=(output,), packing=packing), b"")
+
+    class Scores(FakeEngine):
+        def _outputs(self, feeds):
+            return {"scores": super()._outputs(feeds)["logits"]}
+
+    (scores,) = DeclaredSession(made, session=Scores(made)).run(feeds())
+    assert scores.shape == (6, 5)
+    for row, ids in zip(scores, SAMPLES, strict=False):
+        np.testing.assert_array_equal(row, np.pad(expected(ids)["logits"], (0, 5 - len(ids))))
