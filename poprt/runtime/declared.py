@@ -184,7 +184,8 @@ def _scatter(
     ):  # float32 results beyond float16 are infinite, as in a true fp16 run
         if kind == "sample":
             values = stream.sample_rows(name, result, lengths)
-            target[(rows, *map(slice, values.shape[1:]))] = values
+            inside: tuple[Array | slice, ...] = (rows, *map(slice, values.shape[1:]))
+            target[inside] = values
         else:
             for row, tokens in zip(rows, stream.sample_tokens(result, lengths), strict=True):
                 target[(row, *map(slice, tokens.shape))] = tokens

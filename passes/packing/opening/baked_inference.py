@@ -15,12 +15,11 @@ import numpy as np
 import onnx
 import sympy
 from onnx import numpy_helper
-from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
 from passes.packing.opening.axis_atoms import AxisOrders
 from passes.packing.opening.baked_rules import INT_MAX, RULES, attribute
 from passes.packing.tokens.axes import BATCH, SEQ, mentions_tokens
-from passes.shapes.symbolic import teach_reductions
+from passes.shapes.ort_inference import OrtShapeInference
 
 _MOST_ROUNDS = 10  # of onnxruntime, which starts again after it merges two extents
 _BROADCASTING = frozenset(
@@ -66,7 +65,7 @@ class Findings:
     problems: dict[str, str] = field(default_factory=dict)
 
 
-class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxruntime has no types
+class BakedInference(OrtShapeInference):
     """See the module.
 
     Args:
@@ -85,10 +84,7 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
         same_rows: Callable[[str, int], bool],
         findings: Findings,
     ) -> None:
-        super().__init__(int_max=INT_MAX, auto_merge=True, guess_output_rank=True, verbose=0)
-        self.sympy_data_: dict[str, Any] = {}
-        self._preprocess(model)
-        teach_reductions(self)
+        super().__init__(model, INT_MAX)
         self._sizes, self._dependent, self._same_rows, self.findings = sizes, dependent, same_rows, findings
         self._producers = {name: node for node in model.graph.node for name in node.output}
         self.orders = AxisOrders()
@@ -98,28 +94,31 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
     def walk(self) -> None:
         """Walk the graph until inference is complete."""
         for _ in range(_MOST_ROUNDS):
-            if not self.run_:
+            if self.complete:
                 return
-            self._infer_impl()
+            self.walk_once()
         self.problem("has a shape on which inference does not come to rest")
 
     # What inference calls.
 
-    def _onnx_infer_single_node(self, node: onnx.NodeProto) -> None:
+    def infer_node(self, node: onnx.NodeProto) -> None:
+        """Look at the constants that the node reads first."""
         self._give_back()
         self._node = node
         if any(name in self._dependent for name in node.input):
             self._look_at(node)
-        super()._onnx_infer_single_node(node)
+        super().infer_node(node)
 
-    def _add_suggested_merge(self, symbols: Sequence[Any], apply: bool = False) -> None:
-        if not self._conflict(symbols):
-            super()._add_suggested_merge(symbols, apply)
+    def suggest_merge(self, extents: Sequence[Any], apply: bool = False) -> None:
+        """Note that names mean the same extent, but for batch and sequence, which stay apart."""
+        if not self._conflict(extents):
+            super().suggest_merge(extents, apply)
 
-    def _merge_symbols(self, dims: Sequence[Any]) -> Any:
-        if self._conflict(dims):
-            return next(dim for dim in dims if _is_exact(dim))
-        return super()._merge_symbols(dims)
+    def merge_extents(self, extents: Sequence[Any]) -> Any:
+        """Choose one of several names; batch or sequence where one of them is it."""
+        if self._conflict(extents):
+            return next(extent for extent in extents if _is_exact(extent))
+        return super().merge_extents(extents)
 
     def _conflict(self, dims: Sequence[Any]) -> bool:
         """Whether batch or sequence would be taken for each other or for a number."""
@@ -151,7 +150,7 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
 
     def extents(self, name: str) -> list[Any] | None:
         """The symbolic shape; None where the rank or an extent is unknown."""
-        value = self.known_vi_.get(name)
+        value = self.values.get(name)
         if value is None or not value.type.tensor_type.HasField("shape"):
             return None
         found: list[Any] = []
@@ -159,7 +158,7 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
             if dim.HasField("dim_value"):
                 found.append(int(dim.dim_value))
             else:
-                found.append(self.symbolic_dims_.get(dim.dim_param))
+                found.append(self.symbols.get(dim.dim_param))
         return None if None in found else found
 
     def size(self, extent: Any) -> int | None:
@@ -170,11 +169,11 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
     def constant(self, node: onnx.NodeProto, index: int) -> list[int] | None:
         """The integers of a constant input; None for anything computed."""
         name = node.input[index] if len(node.input) > index else ""
-        if name in self.initializers_:
-            return [int(value) for value in numpy_helper.to_array(self.initializers_[name]).reshape(-1)]
+        if name in self.constants:
+            return [int(value) for value in numpy_helper.to_array(self.constants[name]).reshape(-1)]
         producer = self._producers.get(name)
         if producer is not None and producer.op_type == "Constant":
-            value = self.sympy_data_.get(name)
+            value = self.contents.get(name)
             return None if value is None else [int(item) for item in np.asarray(value).reshape(-1)]
         return None
 
@@ -213,7 +212,7 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
         producer = self._producers.get(name)
         if producer is not None and producer.op_type in ("Cast", "Identity", "Unsqueeze"):
             return self._scalar(producer.input[0])
-        value = self.initializers_.get(name)
+        value = self.constants.get(name)
         if producer is not None and producer.op_type == "Constant":
             value = attribute(producer, "value")
         if value is None or int(np.prod(value.dims)) != 1:
@@ -249,12 +248,12 @@ class BakedInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxrunti
             self.problem(f"reads {name!r}, which differs from row to row of the batch")
         else:
             self.findings.cuts.setdefault((node.output[0], index), {})[axis] = extent
-            value = onnx.ValueInfoProto.FromString(self.known_vi_[name].SerializeToString())  # as cut so far
+            value = onnx.ValueInfoProto.FromString(self.values[name].SerializeToString())  # as cut so far
             if extent == BATCH:
                 value.type.tensor_type.shape.dim[axis].dim_value = 1
             else:
                 value.type.tensor_type.shape.dim[axis].dim_param = str(extent)
-            self.lend(self.known_vi_, name, value)
+            self.lend(self.values, name, value)
 
     def _demand(self, name: str, axis: int, extent: Any) -> bool:
         """Find the node that gave ``name`` a number as its extent, and let it give ``extent``."""

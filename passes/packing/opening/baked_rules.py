@@ -45,7 +45,7 @@ def _reshape(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[l
         return
     extents = [inference.orders.merge(axis) for axis in divided]
     if _baked(inference, asked, extents, source):
-        inference.lend(inference.sympy_data_, node.input[1], extents)
+        inference.lend(inference.contents, node.input[1], extents)
         inference.findings.targets[output] = _target(source, extents)
 
 
@@ -53,7 +53,7 @@ def _asked(inference: BakedInference, node: onnx.NodeProto) -> list[Any] | None:
     """What a shape input holds: numbers, or extents where it is computed; None where that is not known."""
     asked: Any = inference.constant(node, 1)
     if asked is None:
-        asked = inference.sympy_data_.get(node.input[1])
+        asked = inference.contents.get(node.input[1])
     return None if asked is None else [_plain(item) for item in asked]
 
 
@@ -106,7 +106,7 @@ def _expand(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[li
         else:
             extents.append(inference.findings.grown.get((output, axis), item))
     if any(mentions_tokens(extent) and extent != item for extent, item in zip(extents, asked, strict=True)):
-        inference.lend(inference.sympy_data_, node.input[1], extents)
+        inference.lend(inference.contents, node.input[1], extents)
         inference.findings.targets[output] = [
             1 if mentions_tokens(before) else extent for before, extent in zip(own, extents, strict=True)
         ]
@@ -120,7 +120,7 @@ def _tile(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list
     repeats = [grown.get(axis, item) for axis, item in enumerate(given)]
     if any(source[axis] != 1 for axis in grown):
         inference.problem("repeats an axis that is more than one")
-    inference.lend(inference.sympy_data_, node.input[1], repeats)
+    inference.lend(inference.contents, node.input[1], repeats)
     inference.findings.targets[output] = repeats
 
 
@@ -168,7 +168,7 @@ def _slice(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[lis
         else:
             inference.problem(f"cuts {extent} at {start}:{end}")
     if changed:
-        inference.lend(inference.sympy_data_, node.input[2], ends)
+        inference.lend(inference.contents, node.input[2], ends)
         inference.findings.whole[node.output[0]] = ends
 
 

@@ -1,0 +1,201 @@
+"""onnxruntime's symbolic shape inference, behind names of our own, with the rules mended that it gets wrong.
+
+Its class has no public interface for walking node by node. This file alone reaches its private names: what a new
+version of onnxruntime renames is mended here. ``tests/passes/shapes/test_ort_inference.py`` runs each of them;
+``make test-lowest`` does so on the oldest version allowed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import onnx
+import sympy
+from onnx import helper
+from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference, get_opset, get_shape_from_sympy_shape
+
+from passes.shapes.attention_shapes import standard_attention_shapes
+from passes.shapes.contents import LARGEST_VALUE_READ
+
+#: onnxruntime knows these with axes as an attribute alone; from opset 18 on they are an input.
+_REDUCTIONS = (
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMin", "ReduceSumSquare"
+)  # fmt: skip
+_HIGHEST_RANK = 64  # engines know eight axes or so
+
+#: Infers one node and notes the shapes of its outputs.
+Rule = Callable[[onnx.NodeProto], None]
+
+
+class OrtShapeInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxruntime has no types
+    """Walks a graph node by node. Subclasses override :meth:`infer_node`, :meth:`merge_extents`, :meth:`suggest_merge`.
+
+    Args:
+        model: what to infer; copied.
+        int_max: the largest number that an integer of the graph may hold.
+    """
+
+    def __init__(self, model: onnx.ModelProto, int_max: int) -> None:
+        super().__init__(int_max=int_max, auto_merge=True, guess_output_rank=True, verbose=0)
+        self.sympy_data_: dict[str, Any] = {}
+        self._preprocess(model)
+        self._standard_attention: Rule = self.rules["Attention"]
+        self.rules.update(
+            Attention=self._attention,
+            ConstantOfShape=self._constant_of_shape,
+            Flatten=self._flatten,
+            GatherND=self._gather_nd,
+            Shape=self._shape_of,
+        )
+        if (get_opset(self.out_mp_) or 0) >= 18:
+            self.rules.update(dict.fromkeys(_REDUCTIONS, self.rules["ReduceSum"]))
+
+    # The walk.
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last round left nothing to infer again."""
+        return not self.run_
+
+    def walk_once(self) -> None:
+        """Walk all nodes once. onnxruntime wants another round after it merged two extents."""
+        self._infer_impl()
+
+    def infer_node(self, node: onnx.NodeProto) -> None:
+        """Infer one node as onnx does; the rule of its operator comes next."""
+        super()._onnx_infer_single_node(node)
+
+    def merge_extents(self, extents: Sequence[Any]) -> Any:
+        """Choose one of several names for the same extent."""
+        return super()._merge_symbols(extents)
+
+    def suggest_merge(self, extents: Sequence[Any], apply: bool = False) -> None:
+        """Note that names mean the same extent."""
+        super()._add_suggested_merge(extents, apply)
+
+    def limit_contents(self, is_kept: Callable[[Any], bool]) -> None:
+        """Let each operator forget the contents that are not kept, before the next one makes more of them."""
+        for op_type, rule in self.rules.items():
+            self.rules[op_type] = self._forgetful(rule, is_kept)
+
+    # What is known.
+
+    @property
+    def rules(self) -> dict[str, Rule]:
+        """Operator type -> its rule. To be changed."""
+        rules: dict[str, Rule] = self.dispatcher_
+        return rules
+
+    @property
+    def values(self) -> dict[str, onnx.ValueInfoProto]:
+        """Tensor name -> its type and shape."""
+        values: dict[str, onnx.ValueInfoProto] = self.known_vi_
+        return values
+
+    @property
+    def contents(self) -> dict[str, Any]:
+        """Name of an integer tensor -> the extents that it holds."""
+        return self.sympy_data_
+
+    @property
+    def symbols(self) -> Mapping[str, Any]:
+        """Name of a dimension -> its expression."""
+        symbols: Mapping[str, Any] = self.symbolic_dims_
+        return symbols
+
+    @property
+    def constants(self) -> Mapping[str, onnx.TensorProto]:
+        """Name of an initializer -> its value."""
+        constants: Mapping[str, onnx.TensorProto] = self.initializers_
+        return constants
+
+    @property
+    def opset_import(self) -> Sequence[onnx.OperatorSetIdProto]:
+        """The operator sets of the model."""
+        opsets: Sequence[onnx.OperatorSetIdProto] = self.out_mp_.opset_import
+        return opsets
+
+    def input_shape(self, node: onnx.NodeProto, index: int) -> list[Any]:
+        """The extents of an input, numbers and names."""
+        extents: list[Any] = self._get_shape(node, index)
+        return extents
+
+    def new_extent(self, node: onnx.NodeProto, output: int, axis: int) -> str:
+        """A name for an extent that nothing is known of."""
+        return str(self._new_symbolic_dim_from_output(node, output, axis))
+
+    def set_output(self, node: onnx.NodeProto, index: int, shape: Sequence[Any], dtype: int | None = None) -> None:
+        """Note the shape of an output; its type is that of the first input where none is given."""
+        name = node.output[index]
+        kind = self.values[node.input[0]].type.tensor_type.elem_type if dtype is None else dtype
+        self.values[name].CopyFrom(helper.make_tensor_value_info(name, kind, list(shape)))
+
+    # The rules that are mended.
+
+    def _shape_of(self, node: onnx.NodeProto) -> None:
+        """[B, S, 8] with start 1 -> holds [S, 8]: older onnxruntime overlooks ``start`` and ``end``."""
+        bounds = {item.name: item.i for item in node.attribute}
+        extents = self._get_sympy_shape(node, 0)
+        self.contents[node.output[0]] = extents[slice(bounds.get("start", 0), bounds.get("end", len(extents)))]
+
+    def _gather_nd(self, node: onnx.NodeProto) -> None:
+        """[B, S, H] at [B, n, 1] with batch_dims 1 -> [B, n, H]: onnxruntime overlooks ``batch_dims``."""
+        data, indices = self.input_shape(node, 0), self.input_shape(node, 1)
+        batch = next((item.i for item in node.attribute if item.name == "batch_dims"), 0)
+        if not isinstance(indices[-1], int):
+            raise ValueError(f"GatherND {node.name!r}: how many axes its indices name is not known")
+        self.set_output(node, 0, [*indices[:-1], *data[batch + indices[-1] :]])
+
+    def _attention(self, node: onnx.NodeProto) -> None:
+        """onnxruntime goes by the name and takes the standard Attention for com.microsoft's, which has other inputs."""
+        if node.domain:
+            self._standard_attention(node)
+            return
+        shapes = standard_attention_shapes(node, *(self.input_shape(node, index) for index in range(3)))
+        for index, (name, shape) in enumerate(zip(node.output, shapes, strict=False)):
+            if name:
+                self.set_output(node, index, shape)
+
+    def _flatten(self, node: onnx.NodeProto) -> None:
+        """[n, L, H] -> [n, L * H]: onnx alone would call the products by new names."""
+        shape = self._get_sympy_shape(node, 0)
+        axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
+        axis = axis + len(shape) if axis < 0 else axis
+        extents = [sympy.prod(shape[:axis]), sympy.prod(shape[axis:])]
+        self._update_computed_dims(extents)
+        self.set_output(node, 0, get_shape_from_sympy_shape(extents))
+
+    def _constant_of_shape(self, node: onnx.NodeProto) -> None:
+        """Of a large tensor the shape alone: onnxruntime would compute the values."""
+        extents = self._get_int_or_float_values(node)[0]
+        listed = extents if isinstance(extents, list) else [extents]
+        if not all(isinstance(n, int) for n in listed) or math.prod(listed) <= LARGEST_VALUE_READ:
+            super()._infer_ConstantOfShape(node)
+            return
+        self.set_output(node, 0, listed, self.values[node.output[0]].type.tensor_type.elem_type)
+
+    def _forgetful(self, rule: Rule, is_kept: Callable[[Any], bool]) -> Rule:
+        def run(node: onnx.NodeProto) -> None:
+            rule(node)
+            for name in node.output:
+                if name in self.contents and not is_kept(self.contents[name]):
+                    del self.contents[name]
+
+        return run
+
+    # What onnxruntime calls.
+
+    def _onnx_infer_single_node(self, node: onnx.NodeProto) -> None:
+        self.infer_node(node)
+
+    def _merge_symbols(self, dims: Sequence[Any]) -> Any:
+        return self.merge_extents(dims)
+
+    def _add_suggested_merge(self, symbols: Sequence[Any], apply: bool = False) -> None:
+        self.suggest_merge(symbols, apply)
+
+    def _new_symbolic_shape(self, rank: int, node: onnx.NodeProto, out_idx: int = 0) -> Any:
+        assert rank <= _HIGHEST_RANK, f"{node.op_type} {node.name!r} would have rank {rank}"
+        return super()._new_symbolic_shape(rank, node, out_idx)
