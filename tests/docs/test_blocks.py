@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.docs.blocks import Block, blocks
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -25,33 +25,6 @@ EXCEPTIONS = {
     "packed [R, C]          unpacked [max_valid_num, segment_max_size]      unpack_info": "is a drawing",
     "mask           1 1 1 2 2 2 2 0          position_ids   0 1 2 0 1 2 3 0": "is a drawing",
 }
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_INDENTED = re.compile(r"^ {4}.*\n(?:\n* {4}.*\n)*", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced or indented block: its language ("shell" or "python") and its text."""
-
-    language: str
-    text: str
-
-    @property
-    def first_line(self) -> str:
-        return self.text.strip().splitlines()[0].strip()
-
-
-def blocks(page: str) -> list[Block]:
-    """All blocks of a page, in order. A block that is not fenced as Python is taken for shell, drawings too."""
-    found: list[tuple[int, Block]] = []
-    for match in _FENCE.finditer(page):
-        found.append((match.start(), Block("python" if match[1] == "python" else "shell", match[2])))
-    without_fences = _FENCE.sub(lambda match: re.sub(r"[^\n]", "`", match[0]), page)
-    for match in _INDENTED.finditer(without_fences):
-        text = re.sub(r"^ {4}", "", match[0], flags=re.MULTILINE).strip("\n") + "\n"
-        found.append((match.start(), Block("shell", text)))
-    return [block for _, block in sorted(found, key=lambda item: item[0])]
-
 
 def _run(block: Block, folder: Path) -> None:
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
