@@ -14,9 +14,9 @@ import numpy as np
 from poprt.compiler.options import CompilerOptions
 from poprt.compiler.source import Source
 from poprt.compiler.versions import versions
+from poprt.engine.providers import default_providers
 from poprt.errors import CompileError, ExecutableError
 from poprt.executable import FORMAT_VERSION, Executable
-from poprt.runtime.session import default_providers
 
 logger = logging.getLogger("poprt")
 

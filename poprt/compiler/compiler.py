@@ -37,10 +37,10 @@ from poprt.compiler.ragged import lower_packing
 from poprt.compiler.source import ModelLike, Source, read_model
 from poprt.compiler.validate import validate
 from poprt.compiler.versions import versions
+from poprt.engine.cpu import lacks_int8_dot_products
+from poprt.engine.providers import has_fast_half
 from poprt.errors import CompileError
 from poprt.executable import Executable, Manifest, PackingSpec, TensorSpec, WeightSpec, place_weights
-from poprt.runtime.cpu import lacks_int8_dot_products
-from poprt.runtime.session import has_fast_half
 
 logger = logging.getLogger("poprt")
 

@@ -11,7 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from poprt.compiler.walk import subgraphs, walk_nodes
-from poprt.runtime.cpu import lacks_int8_dot_products
+from poprt.engine.cpu import lacks_int8_dot_products
 
 _MIDDLE = "poprt_int8_weight_zero_point"
 

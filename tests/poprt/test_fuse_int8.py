@@ -17,7 +17,7 @@ from poprt.compiler import Compiler, CompilerOptions
 from poprt.compiler.fuse_int8 import fuse_int8
 from poprt.compiler.lower_int8 import unsign_weights
 from poprt.converter import Converter
-from poprt.runtime.session import EngineSession
+from poprt.engine.session import EngineSession
 from tests.numerics import padded, random_samples, run, run_exactly
 from tests.passes.rewrites import copy_of, ops, parse
 

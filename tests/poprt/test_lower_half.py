@@ -12,9 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from poprt.compiler import Compiler, CompilerOptions
 from poprt.compiler.lower_half import lower_half, uses_half
+from poprt.engine.providers import has_fast_half
+from poprt.engine.session import EngineSession
 from poprt.executable import Executable
 from poprt.runtime.declared import DeclaredSession
-from poprt.runtime.session import EngineSession, has_fast_half
 from tests import numerics
 from tests.poprt.test_compiler import linear, make_model, value
 

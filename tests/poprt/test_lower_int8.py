@@ -14,8 +14,8 @@ from passes.precision.float_to_int8 import FloatToInt8
 from poprt.compiler import Compiler
 from poprt.compiler.lower_int8 import unsign_weights, with_exact_products
 from poprt.converter import Converter
-from poprt.runtime.cpu import lacks_int8_dot_products
-from poprt.runtime.session import EngineSession
+from poprt.engine.cpu import lacks_int8_dot_products
+from poprt.engine.session import EngineSession
 from tests.numerics import padded, random_samples, run
 from tests.passes.rewrites import copy_of, parse
 
@@ -72,7 +72,7 @@ def test_a_weight_that_a_nested_graph_reads_or_that_is_an_output_keeps_its_sign(
 
 def pretend_cpu(monkeypatch: pytest.MonkeyPatch, folder: Path, flags: str) -> None:
     (folder / "cpuinfo").write_text(f"processor : 0\nflags\t\t: sse {flags} sse2\n")
-    monkeypatch.setattr("poprt.runtime.cpu._CPUINFO", folder / "cpuinfo")
+    monkeypatch.setattr("poprt.engine.cpu._CPUINFO", folder / "cpuinfo")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
 
 
@@ -109,7 +109,7 @@ def test_a_model_is_judged_with_the_weights_that_its_executable_has(
 def test_who_does_not_say_what_it_has_is_not_said_to_lack_anything(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("poprt.runtime.cpu._CPUINFO", tmp_path / "missing")
+    monkeypatch.setattr("poprt.engine.cpu._CPUINFO", tmp_path / "missing")
     assert not lacks_int8_dot_products()
     (tmp_path / "missing").write_text("flags : fpu\n")
     monkeypatch.setattr("platform.machine", lambda: "aarch64")

@@ -17,8 +17,8 @@ from onnx import helper
 
 from models.bert import SIZES, BertConfig, build_bert
 from passes import get_registered_passes
+from poprt.engine.cpu import lacks_int8_dot_products
 from poprt.executable import Executable
-from poprt.runtime.cpu import lacks_int8_dot_products
 from poprt_cli.main import cli
 
 SHAPES = ["input_ids=2,12", "attention_mask=2,12", "token_type_ids=2,12"]
