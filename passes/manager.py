@@ -71,6 +71,7 @@ class PassManager:
         passes: names, passes, or callables from ModelProto to ModelProto.
         dump_dir: where to write the model after each pass, for debugging; None writes nothing.
         on_pass: called with a pass's name before it runs; drives a progress display.
+        weights_elsewhere: the model's large initializers are marked external and have no data, on purpose.
 
     An exception that no pass means to raise is put down to the user's own pass, or to the model where onnx refuses it;
     otherwise it is a bug of ours and comes out as it is.
@@ -85,11 +86,13 @@ class PassManager:
         *,
         dump_dir: str | Path | None = None,
         on_pass: Callable[[str], None] | None = None,
+        weights_elsewhere: bool = False,
     ) -> None:
         self.passes: list[Any] = [get_pass(item) if isinstance(item, str) else item for item in passes]
         self.records: list[PassRecord] = []
         self._dump_dir = Path(dump_dir) if dump_dir is not None else None
         self._on_pass = on_pass
+        self._weights_elsewhere = weights_elsewhere
 
     def run(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Return the rewritten model.
@@ -131,7 +134,8 @@ class PassManager:
         if _is_users(step):
             logger.debug("pass %r failed", name, exc_info=error)
             raise RewriteError(f"pass {name!r} failed: {describe(error, _in_file_of(step))}") from error
-        for fault, reason in (("has no weights", why_not_loaded(model)), ("is not valid", why_invalid(model))):
+        unloaded = None if self._weights_elsewhere else why_not_loaded(model)
+        for fault, reason in (("has no weights", unloaded), ("is not valid", why_invalid(model))):
             if reason is not None:
                 logger.debug("pass %r failed on a model that %s", name, fault, exc_info=error)
                 raise RewriteError(f"pass {name!r} cannot work on this model, which {fault}: {reason}") from error
