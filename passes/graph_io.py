@@ -7,9 +7,9 @@ the graph object.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeAlias, cast
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -20,6 +20,9 @@ import passes.ops  # noqa: F401  (registers the schemas: any pass may get a mode
 from passes.check.sparse import densify
 from passes.check.structure import check_structure
 from passes.errors import RewriteError
+
+#: What to write for a constant instead of its values; None for the values.
+StandIn: TypeAlias = Callable[[gs.Constant], "onnx.TensorProto | None"]
 
 
 @dataclass
@@ -88,13 +91,21 @@ def _open_negative_extents(graph: gs.Graph) -> None:
             tensor.shape = [None if isinstance(n, int) and n < 0 else n for n in tensor.shape]
 
 
-def export_graph(graph: gs.Graph) -> onnx.ModelProto:
-    """Export ``graph`` with the header it was imported with. Each weight is copied once, straight into the model."""
+def export_graph(graph: gs.Graph, stand_in: StandIn | None = None) -> onnx.ModelProto:
+    """Export ``graph`` with the header it was imported with. Each weight is copied once, straight into the model.
+
+    Args:
+        graph: stays as it is.
+        stand_in: gives the initializer to write in place of a constant of the main graph, or None to write its own.
+    """
     info = header(graph)
     constants = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
     model = _export(graph, constants=(), extra_inputs=())
     for tensor in constants:
-        if isinstance(tensor._values, SparseValues):
+        replaced = stand_in(tensor) if stand_in is not None else None
+        if replaced is not None:
+            model.graph.initializer.append(replaced)
+        elif isinstance(tensor._values, SparseValues):
             model.graph.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
         else:
             model.graph.initializer.append(OnnxExporter.export_tensor_proto(tensor))

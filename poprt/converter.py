@@ -17,6 +17,7 @@ from passes.check.external import check_loaded
 from passes.check.sparse import densify
 from passes.check.structure import check_structure
 from passes.errors import RewriteError
+from passes.parted import PartedModel
 from passes.precision.float_to_int8 import FloatToInt8
 from poprt.compiler.ragged import read_packing
 from poprt.convert_options import IPU_ONLY_PASSES, ROW_PACKING, ConvertOptions, read_options
@@ -144,7 +145,8 @@ class Converter:
 
         Args:
             model: what to convert.
-            compile_model: compiles the model that :attr:`isolation` is tried on; the caller may keep the result.
+            compile_model: compiles the model that :attr:`isolation` is tried on, which it is given with the weights
+                beside it; the caller may keep the result.
 
         Raises:
             RewriteError: as for :meth:`convert`.
@@ -157,19 +159,19 @@ class Converter:
         with pass_progress(len(steps), disabled=self.options.disable_progress_bar) as on_pass:
             manager = PassManager(steps, on_pass=on_pass)
             try:
-                converted = manager.run(model)
+                converted = manager.run_parted(model)
             finally:
                 self.records = manager.records
         del model, steps  # the trial needs room for the weights
-        self._sign(converted)
+        self._sign(converted.model)
         self.isolation = self._tried(converted, inputs, compile_model)
-        return converted
+        return converted.whole()
 
     def _tried(
-        self, model: onnx.ModelProto, inputs: list[InputInfo], compile_model: Compile | None
+        self, model: PartedModel, inputs: list[InputInfo], compile_model: Compile | None
     ) -> IsolationTrial | None:
         """The trial at the end of a conversion with packing. It may change what the model says of its neighbours."""
-        packing = read_packing(model) if self.options.packs else None
+        packing = read_packing(model.model) if self.options.packs else None
         if packing is None:
             return None
         if self.options.skip_isolation_check:

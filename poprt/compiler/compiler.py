@@ -18,6 +18,7 @@ from passes.check.explain import why_invalid
 from passes.errors import RewriteError
 from passes.fusion.erf_gelu_pattern import ErfGeluPattern
 from passes.manager import PassManager
+from passes.parted import PartedModel
 from poprt.compiler.cache import cached
 from poprt.compiler.fuse_int8 import FuseInt8
 from poprt.compiler.head_gathers import GatherHeads
@@ -50,13 +51,14 @@ class Compiler:
 
     @staticmethod
     def compile(
-        model: ModelLike, outputs: Sequence[str] | None = None, options: CompilerOptions | None = None
+        model: ModelLike | PartedModel, outputs: Sequence[str] | None = None, options: CompilerOptions | None = None
     ) -> Executable:
         """Compile ``model``.
 
         Args:
-            model: the bytes of an ONNX model, its path, or a ModelProto (which is not changed). External data beside a
-                path is mapped into memory, not read: leave the file as it is while the executable is in use.
+            model: the bytes of an ONNX model, its path, or a ModelProto or PartedModel (which are not changed; the
+                weights of the latter are shared). External data beside a path is mapped into memory, not read: leave
+                the file as it is while the executable is in use.
             outputs: names of the outputs to keep, in the order wanted; None keeps all of them.
             options: see :class:`CompilerOptions`.
 

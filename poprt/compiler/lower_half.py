@@ -16,9 +16,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, PassResult, walk_graphs
+from passes.placeholders import is_placeholder, retype
 from passes.shapes.dtypes import FLOAT as FLOAT_DTYPE
 from passes.shapes.dtypes import has_dtype
-from poprt.compiler.placeholders import declare, is_placeholder
 
 _HALF, _FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 
@@ -55,7 +55,7 @@ def _widen(tensor: gs.Tensor) -> bool:
     if not has_dtype(tensor, np.float16):
         return False
     if is_placeholder(tensor):
-        declare(tensor, _FLOAT)
+        retype(tensor, _FLOAT)
     elif isinstance(tensor, gs.Constant):
         tensor.values = _widened(tensor.values)
     else:

@@ -11,8 +11,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, PassResult
+from passes.placeholders import is_placeholder, retype
 from passes.shapes.dtypes import has_dtype
-from poprt.compiler.placeholders import declare, is_placeholder
 from poprt.compiler.reshapes import graph_output_names
 from poprt.engine.cpu import lacks_int8_dot_products
 
@@ -61,7 +61,7 @@ class UnsignWeights(GraphPass):
     def _unsign(self, tensor: gs.Constant) -> None:
         if is_placeholder(tensor):
             self.weights[tensor.name] = self.weights[tensor.name].view(np.uint8) ^ _FLIP
-            declare(tensor, onnx.TensorProto.UINT8)
+            retype(tensor, onnx.TensorProto.UINT8)
         else:
             tensor.values = tensor.values.view(np.uint8) ^ _FLIP
 

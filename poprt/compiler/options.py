@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from poprt.errors import CompileError
@@ -33,7 +34,7 @@ _EFFECTIVE = {
     "enable_engine_caching": _Option((bool,), False, True),
     "cache_path": _Option((str,), "", True),
     "show_compilation_progress_bar": _Option((bool,), True, True),
-    "dump_passes": _Option((str,), "", True),
+    "dump_passes": _Option((str, Path), "", True),
 }
 
 
@@ -138,7 +139,7 @@ class CompilerOptions:
     enable_engine_caching: bool
     cache_path: str
     show_compilation_progress_bar: bool
-    dump_passes: str
+    dump_passes: str | Path
     _given: dict[str, Any]
     _own: dict[str, dict[str, Any]]
     _announced: set[str]

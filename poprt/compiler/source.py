@@ -17,16 +17,15 @@ from passes.check.external import check_places, tensors_of
 from passes.check.structure import check_structure
 from passes.check.tensors import check_tensor
 from passes.errors import RewriteError
-from poprt.compiler.placeholders import placeholder
+from passes.parted import LARGE_TENSOR_BYTES, PartedModel
+from passes.placeholders import placeholder
 from poprt.errors import CompileError
 from poprt.executable import WEIGHT_DTYPES
 
 #: What the compiler takes: the bytes of a model, the path of one, or the model itself.
 ModelLike = Union[bytes, str, "os.PathLike[str]", onnx.ModelProto]
 
-#: A tensor of at least so many bytes is kept outside the graph. No shape constant is so large.
-LARGE_TENSOR_BYTES = 1024
-
+_LOCATION = "weights.bin"
 _FLOATS = frozenset({"float16", "float32", "float64"})
 
 
@@ -45,11 +44,12 @@ class Source:
     variable: frozenset[str] = frozenset()
 
 
-def read_model(model: ModelLike, *, constant_weights: bool = True) -> Source:
-    """Part ``model`` in two. A given ModelProto is not changed.
+def read_model(model: ModelLike | PartedModel, *, constant_weights: bool = True) -> Source:
+    """Part ``model`` in two. What is given is not changed.
 
     Args:
-        model: bytes, a path (external data beside it is mapped, not read), or a ModelProto that holds its data.
+        model: bytes, a path (external data beside it is mapped, not read), a ModelProto that holds its data, or a
+            parted model, whose weights are shared.
         constant_weights: False takes every float initializer of rank 1 or more out of the graph, however small, and
             lists it in :attr:`Source.variable`.
 
@@ -58,6 +58,7 @@ def read_model(model: ModelLike, *, constant_weights: bool = True) -> Source:
         FileNotFoundError: there is no such file.
     """
     proto, folder = _load(model)
+    apart = model.weights if isinstance(model, PartedModel) else {}
     _check(proto)
     skeleton = _without_initializers(proto)
     promoted = _take_large_constants(skeleton.graph)
@@ -68,8 +69,9 @@ def read_model(model: ModelLike, *, constant_weights: bool = True) -> Source:
     for tensor in [*proto.graph.initializer, *promoted]:
         replaceable = not constant_weights and _is_weight(tensor) and tensor.name not in pinned
         if replaceable or _is_large(tensor):
-            source.weights[tensor.name] = _array(tensor, folder)
-            skeleton.graph.initializer.append(placeholder(tensor.name, tensor.data_type, list(tensor.dims)))
+            array = apart.get(tensor.name)
+            source.weights[tensor.name] = _array(tensor, folder) if array is None else array
+            skeleton.graph.initializer.append(placeholder(tensor.name, tensor.data_type, tensor.dims, _LOCATION))
         else:
             skeleton.graph.initializer.append(_inline(tensor, folder))
         if replaceable:
@@ -78,10 +80,10 @@ def read_model(model: ModelLike, *, constant_weights: bool = True) -> Source:
     return source
 
 
-def _load(model: ModelLike) -> tuple[onnx.ModelProto, Path | None]:
+def _load(model: ModelLike | PartedModel) -> tuple[onnx.ModelProto, Path | None]:
     """The model and the folder of its external data."""
-    if isinstance(model, onnx.ModelProto):
-        return model, None
+    if isinstance(model, (onnx.ModelProto, PartedModel)):
+        return (model if isinstance(model, onnx.ModelProto) else model.model), None
     try:
         if isinstance(model, bytes):
             return onnx.load_model_from_string(model), None

@@ -11,10 +11,10 @@ from onnx import numpy_helper
 
 from models.bert import SIZES, BertConfig, build_bert
 from passes.graph_io import export_graph, import_graph
+from passes.placeholders import placeholder
 from passes.precision.float_to_int8 import FloatToInt8
 from poprt.compiler import Compiler
 from poprt.compiler.lower_int8 import UnsignWeights, with_exact_products
-from poprt.compiler.placeholders import placeholder
 from poprt.converter import Converter
 from poprt.engine.cpu import lacks_int8_dot_products
 from poprt.engine.session import EngineSession
@@ -41,7 +41,7 @@ def test_unsigned_weights_give_the_same_numbers(outside: bool) -> None:
     expected = (X.astype(np.int32) - 100) @ w.astype(np.int32)
     weights = {"w": w} if outside else {}
     if outside:
-        model.graph.initializer[1].CopyFrom(placeholder("w", onnx.TensorProto.INT8, [16, 8]))
+        model.graph.initializer[1].CopyFrom(placeholder("w", onnx.TensorProto.INT8, [16, 8], "elsewhere"))
     graph = import_graph(model)
     assert UnsignWeights(weights).apply(graph).counts == {"weights made unsigned": 1}
     assert not UnsignWeights(weights).apply(graph).modified
