@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from os import PathLike
 from typing import Any
 
 import onnx
@@ -52,6 +53,7 @@ class Converter:
         check: compare the numbers of both models afterwards; see ``verification``.
         skip_isolation_check: do not try, on the compiled model, whether samples of one run leave each other's answers
             alone. Every conversion with packing does; see ``isolation``.
+        dump_passes: a folder for the model after each pass that changed it, numbered, without its large weights.
         pack_args: pack samples of many lengths (pass ``packed_transformer``; with ``insert_attention_mask`` among
             the ``used_passes``, within rows and with one final Unpack).
         max_tensor_size: largest constant in bytes that folding may create; -1 is no limit.
@@ -108,6 +110,7 @@ class Converter:
         merge_if_with_same_cond: bool | None = False,
         apply_hcsr: bool | str | None = None,
         skip_isolation_check: bool | None = False,
+        dump_passes: str | PathLike[str] | None = None,
         logger: logging.Logger | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name != "self"}
@@ -118,7 +121,8 @@ class Converter:
         self.isolation: IsolationTrial | None = None
         default = {name: item.default for name, item in inspect.signature(Converter).parameters.items()}
         self._asked = {name: value for name, value in given.items() if value and value != default[name]}
-        self._asked.pop("logger", None)
+        for name in ("logger", "dump_passes"):
+            self._asked.pop(name, None)
 
     def convert(self, model: onnx.ModelProto, *, compile_model: Compile | None = None) -> onnx.ModelProto:
         """Return the converted model. The given one is left as it is.
@@ -157,7 +161,7 @@ class Converter:
         inputs = model_inputs(model) if self.options.packs else []  # now: the passes may consume the model
         steps = [_with_data(_make(step), model) for step in self._steps(model)]
         with pass_progress(len(steps), disabled=self.options.disable_progress_bar) as on_pass:
-            manager = PassManager(steps, on_pass=on_pass)
+            manager = PassManager(steps, on_pass=on_pass, dump_dir=self.options.dump_passes or None)
             try:
                 converted = manager.run_parted(model)
             finally:
