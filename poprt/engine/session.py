@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
+from poprt.container import ALIGNMENT
 from poprt.engine.cpu import usable_cores
 from poprt.engine.providers import chosen_providers, runs_on_cpu
 from poprt.errors import DamagedExecutableError, ExecutableError, InputError, PoprtError, UnsupportedOperatorError
@@ -95,7 +97,8 @@ class EngineSession:
         self.executable.check_unchanged()
         constant = [spec for spec in self.executable.manifest.weights if spec.constant]
         # onnxruntime copies these while it loads; they may go when this method returns.
-        values = [ort.OrtValue.ortvalue_from_numpy(_engine_array(self.executable, spec)) for spec in constant]
+        arrays = _engine_arrays(self.executable, constant)
+        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]
         if values:
             options.add_external_initializers([spec.name for spec in constant], values)
         try:
@@ -222,6 +225,23 @@ def engine_error(error: Exception) -> ExecutableError:
 
 def _engine_array(executable: Executable, spec: WeightSpec) -> Array:
     return np.asarray(executable.weight(spec.name), dtype=spec.engine_dtype, order="C")
+
+
+def _engine_arrays(executable: Executable, specs: Sequence[WeightSpec]) -> list[Array]:
+    """The weights in the engine's types. Those that are converted share one buffer, which the system gets back whole:
+    hundreds of arrays would leave holes between what the engine allocates meanwhile.
+    """
+    sizes = [math.prod(s.shape) * np.dtype(s.engine_dtype).itemsize if s.dtype != s.engine_dtype else 0 for s in specs]
+    starts = np.cumsum([0, *(size + -size % ALIGNMENT for size in sizes)]).tolist()
+    buffer = np.empty(starts.pop(), np.uint8)
+    arrays = []
+    for spec, start, size in zip(specs, starts, sizes, strict=True):
+        if not size:
+            arrays.append(_engine_array(executable, spec))
+            continue
+        arrays.append(buffer[start : start + size].view(spec.engine_dtype).reshape(spec.shape))
+        arrays[-1][...] = executable.weight(spec.name)
+    return arrays
 
 
 def _prepare(value: Array, spec: TensorSpec, shape: Sequence[int | str | None]) -> Array:
