@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from poprt import runtime
-from poprt.runtime.cpu import usable_cores
+from poprt.engine.plain import plain_session
 
 Array = NDArray[Any]
 #: One request: inputs [length] by name.
@@ -58,12 +57,7 @@ class OnnxRuntime:
     """
 
     def __init__(self, model: bytes, *, optimise: bool = True, threads: int = 0) -> None:
-        options = ort.SessionOptions()
-        levels = ort.GraphOptimizationLevel
-        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
-        options.intra_op_num_threads = threads or usable_cores()
-        options.log_severity_level = 3
-        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._session = plain_session(model, optimise=optimise, threads=threads or None)
         self._inputs = [item.name for item in self._session.get_inputs()]
         outputs = self._session.get_outputs()
         self._outputs = [item.name for item in outputs]

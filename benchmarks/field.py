@@ -10,7 +10,7 @@ from benchmarks.contenders import Contender, Engine, OnnxRuntime, Padded, Result
 from benchmarks.quantise import quantise
 from benchmarks.rounds import TOLERANCE, Report, difference, fastest
 from benchmarks.workloads import ROWS, Lengths, Requests, build, compile_packed, config_of
-from poprt.runtime.cpu import usable_cores
+from poprt.engine.cpu import usable_cores
 
 CHECKED = 8  # requests whose numbers are compared before anything is timed
 SEARCH_TOKENS = 4096  # of the requests that batch sizes are tried on, at most

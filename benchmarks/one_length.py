@@ -13,8 +13,8 @@ from benchmarks.contenders import Contender, OnnxRuntime, Packed, Padded, Result
 from benchmarks.rounds import Report
 from benchmarks.workloads import DISTRIBUTIONS, Requests, build, compile_packed, config_of
 from poprt import runtime
+from poprt.engine.cpu import usable_cores
 from poprt.executable import Executable
-from poprt.runtime.cpu import usable_cores
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from benchmarks.contenders import Packed, Result, Sample, sample_length
 from passes.errors import RewriteError
 from poprt import runtime
 from poprt.converter import Converter
+from poprt.engine.cpu import usable_cores
+from poprt.engine.protocol import Session
+from poprt.engine.session import EngineSession
 from poprt.executable import Executable
-from poprt.runtime.cpu import usable_cores
 from poprt.runtime.lanes import share_cores
-from poprt.runtime.session import EngineSession
-from poprt.runtime.stream import Session, StreamSession
+from poprt.runtime.stream import StreamSession
 
 OFFLINE_TOKENS = 512  # of an offline pack, at most
 

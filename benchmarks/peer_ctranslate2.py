@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from benchmarks.contenders import Array
 from models.bert import BertConfig
-from poprt.runtime.cpu import usable_cores
+from poprt.engine.cpu import usable_cores
 
 HOW_TO = "pip install ctranslate2"
 

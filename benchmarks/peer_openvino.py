@@ -11,8 +11,8 @@ import onnx
 from onnx import numpy_helper
 
 from benchmarks.contenders import Array
+from poprt.engine.cpu import usable_cores
 from poprt.executable import Executable
-from poprt.runtime.cpu import usable_cores
 
 HOW_TO = "pip install openvino"
 

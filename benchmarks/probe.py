@@ -17,8 +17,8 @@ def main(kind: str, path: str) -> None:
     """Load the model, and print seconds for the imports and for loading, and bytes in memory."""
     start = time.perf_counter()
     if kind == "poprt":
+        from poprt.engine.session import EngineSession
         from poprt.runtime import Executable
-        from poprt.runtime.session import EngineSession
 
         imported = time.perf_counter()
         loaded: object = EngineSession(Executable(path))

@@ -16,11 +16,12 @@ from benchmarks.contenders import Array, Sample, pad, sample_length
 from benchmarks.ours import OfflinePacks
 from benchmarks.peer_openvino import engine_model
 from benchmarks.workloads import ROWS
+from poprt.engine.cpu import usable_cores
+from poprt.engine.protocol import Session
+from poprt.engine.providers import CPU_ONLY
+from poprt.engine.session import SLOWER_ON_CPU
 from poprt.errors import PoprtError
 from poprt.executable import Executable
-from poprt.runtime.cpu import usable_cores
-from poprt.runtime.session import SLOWER_ON_CPU
-from poprt.runtime.stream import Session
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class _ProfiledSession:
         self._session = ort.InferenceSession(
             engine_model(executable),
             options,
-            providers=["CPUExecutionProvider"],
+            providers=list(CPU_ONLY),
             disabled_optimizers=list(SLOWER_ON_CPU),
         )
 

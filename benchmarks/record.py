@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from poprt.atomic_file import replacing
-from poprt.runtime.cpu import usable_cores
+from poprt.engine.cpu import usable_cores
 
 _PACKAGES = ("poprt", "onnxruntime", "numpy", "ctranslate2", "openvino")
 

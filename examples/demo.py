@@ -23,7 +23,7 @@ from models.texts import Text, texts
 from poprt import runtime
 from poprt.compiler import Compiler
 from poprt.converter import Converter
-from poprt.runtime.cpu import usable_cores
+from poprt.engine.cpu import usable_cores
 
 ROWS, COLUMNS = 16, 256
 MAX_VALID_NUM = 128  # most texts in one pack of 16 x 256 tokens

@@ -7,9 +7,9 @@ the graph object.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeAlias, cast
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -20,6 +20,9 @@ import passes.ops  # noqa: F401  (registers the schemas: any pass may get a mode
 from passes.check.sparse import densify
 from passes.check.structure import check_structure
 from passes.errors import RewriteError
+
+#: What to write for a constant instead of its values; None for the values.
+StandIn: TypeAlias = Callable[[gs.Constant], "onnx.TensorProto | None"]
 
 
 @dataclass
@@ -88,13 +91,21 @@ def _open_negative_extents(graph: gs.Graph) -> None:
             tensor.shape = [None if isinstance(n, int) and n < 0 else n for n in tensor.shape]
 
 
-def export_graph(graph: gs.Graph) -> onnx.ModelProto:
-    """Export ``graph`` with the header it was imported with. Each weight is copied once, straight into the model."""
+def export_graph(graph: gs.Graph, stand_in: StandIn | None = None) -> onnx.ModelProto:
+    """Export ``graph`` with the header it was imported with. Each weight is copied once, straight into the model.
+
+    Args:
+        graph: stays as it is.
+        stand_in: gives the initializer to write in place of a constant of the main graph, or None to write its own.
+    """
     info = header(graph)
     constants = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
     model = _export(graph, constants=(), extra_inputs=())
     for tensor in constants:
-        if isinstance(tensor._values, SparseValues):
+        replaced = stand_in(tensor) if stand_in is not None else None
+        if replaced is not None:
+            model.graph.initializer.append(replaced)
+        elif isinstance(tensor._values, SparseValues):
             model.graph.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
         else:
             model.graph.initializer.append(OnnxExporter.export_tensor_proto(tensor))
@@ -130,7 +141,7 @@ def export_weightless(graph: gs.Graph, largest: int) -> onnx.ModelProto:
 
 def signature(graph: gs.Graph) -> onnx.ModelProto:
     """A model with the inputs and the metadata of ``graph`` and nothing else."""
-    inputs = [_value_info(tensor) for tensor in graph.inputs]
+    inputs = [value_info(tensor) for tensor in graph.inputs]
     model: onnx.ModelProto = onnx.helper.make_model(onnx.helper.make_graph([], graph.name or "signature", inputs, []))
     onnx.helper.set_model_props(model, header(graph).metadata)
     return model
@@ -148,11 +159,11 @@ def _export(graph: gs.Graph, *, constants: Iterable[gs.Constant], extra_inputs: 
         onnx.helper.make_graph(
             nodes=[OnnxExporter.export_node(node) for node in graph.nodes],
             name=graph.name,
-            inputs=[_value_info(tensor) for tensor in [*graph.inputs, *extra_inputs]],
-            outputs=[_value_info(tensor) for tensor in graph.outputs],
+            inputs=[value_info(tensor) for tensor in [*graph.inputs, *extra_inputs]],
+            outputs=[value_info(tensor) for tensor in graph.outputs],
             initializer=[OnnxExporter.export_tensor_proto(tensor) for tensor in constants],
             doc_string=graph.doc_string,
-            value_info=[_value_info(tensor) for tensor in interior],
+            value_info=[value_info(tensor) for tensor in interior],
         ),
         opset_imports=[onnx.helper.make_opsetid(*item) for item in opset_imports(graph).items()],
         functions=[OnnxExporter.export_function(function) for function in graph.functions],
@@ -161,7 +172,12 @@ def _export(graph: gs.Graph, *, constants: Iterable[gs.Constant], extra_inputs: 
     return model
 
 
-def _value_info(tensor: gs.Tensor) -> onnx.ValueInfoProto:
+def value_info(tensor: gs.Tensor) -> onnx.ValueInfoProto:
+    """What the graph declares of ``tensor``.
+
+    Raises:
+        RewriteError: it is of a kind that graphsurgeon does not export.
+    """
     if isinstance(tensor, gs.Variable) and tensor.type not in ("tensor_type", "sequence_type", "sparse_tensor_type"):
         raise RewriteError(f"tensor {tensor.name!r} is of the kind {tensor.type}, which no rewrite can carry")
     value: onnx.ValueInfoProto = OnnxExporter.export_value_info_proto(tensor, False)
@@ -191,3 +207,9 @@ def opset_imports(graph: gs.Graph) -> dict[str, int]:
     """Domain -> version, for the domains that the graph declares."""
     found = {opset.domain: opset.version for opset in graph.import_domains or ()}
     return {"": graph.opset, **{domain: version for domain, version in found.items() if domain != ""}}
+
+
+def import_domain(graph: gs.Graph, domain: str, version: int) -> None:
+    """Let ``graph`` import ``domain``, where it does not yet."""
+    if all(opset.domain != domain for opset in graph.import_domains or ()):
+        graph.import_domains = [*(graph.import_domains or ()), onnx.helper.make_opsetid(domain, version)]

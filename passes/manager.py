@@ -17,8 +17,10 @@ from passes.base import GraphPass, Pass, PassResult
 from passes.check.blame import describe, is_same_file
 from passes.check.explain import why_invalid
 from passes.check.external import why_not_loaded
+from passes.dump import ModelDump
 from passes.errors import RewriteError
 from passes.graph_io import export_graph, import_graph
+from passes.parted import PartedModel, export_parted
 from passes.registry import get_pass
 
 #: A pass by name, a pass, or anything that maps a model to a model.
@@ -57,6 +59,13 @@ class _Model:
             self._proto, self._graph = export_graph(self._graph), None
         return self._proto
 
+    def parted(self) -> PartedModel:
+        return export_parted(self._graph) if self._graph is not None else PartedModel(self.proto())
+
+    def current(self) -> gs.Graph | onnx.ModelProto:
+        """The model in the form that it has now."""
+        return self._graph if self._graph is not None else self.proto()
+
     def replace(self, proto: onnx.ModelProto) -> None:
         self._proto, self._graph = proto, None
 
@@ -69,11 +78,16 @@ class PassManager:
 
     Args:
         passes: names, passes, or callables from ModelProto to ModelProto.
-        dump_dir: where to write the model after each pass, for debugging; None writes nothing.
+        dump_dir: a folder for the model after each pass that changed it (:class:`passes.dump.ModelDump`), or after
+            each that does not say whether it did; None writes nothing.
         on_pass: called with a pass's name before it runs; drives a progress display.
+        weights_elsewhere: the model's large initializers are marked external and have no data, on purpose.
 
     An exception that no pass means to raise is put down to the user's own pass, or to the model where onnx refuses it;
     otherwise it is a bug of ours and comes out as it is.
+
+    Raises:
+        RewriteError: ``dump_dir`` cannot be written to, or a name is not registered.
 
     Attributes:
         records: what each pass of the last :meth:`run` did.
@@ -85,11 +99,13 @@ class PassManager:
         *,
         dump_dir: str | Path | None = None,
         on_pass: Callable[[str], None] | None = None,
+        weights_elsewhere: bool = False,
     ) -> None:
         self.passes: list[Any] = [get_pass(item) if isinstance(item, str) else item for item in passes]
         self.records: list[PassRecord] = []
-        self._dump_dir = Path(dump_dir) if dump_dir is not None else None
+        self._dump = ModelDump(Path(dump_dir)) if dump_dir is not None else None
         self._on_pass = on_pass
+        self._weights_elsewhere = weights_elsewhere
 
     def run(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Return the rewritten model.
@@ -97,9 +113,22 @@ class PassManager:
         Raises:
             RewriteError: a pass found the model or its options impossible; the message names the pass.
         """
+        return self._run(model).proto()
+
+    __call__ = run
+
+    def run_parted(self, model: onnx.ModelProto) -> PartedModel:
+        """Return the rewritten model with its large weights beside it: those that passes made are not copied.
+
+        Raises:
+            RewriteError: as for :meth:`run`.
+        """
+        return self._run(model).parted()
+
+    def _run(self, model: onnx.ModelProto) -> _Model:
         self.records = []
         state = _Model(model)
-        for index, step in enumerate(self.passes):
+        for number, step in enumerate(self.passes, 1):
             name = getattr(step, "name", "") or getattr(step, "__name__", type(step).__name__)
             if self._on_pass is not None:
                 self._on_pass(name)
@@ -116,12 +145,9 @@ class PassManager:
             logger.debug(
                 "pass %s: %.3f s, %d -> %d nodes, %s", name, record.seconds, before, record.nodes_after, result
             )
-            if self._dump_dir is not None:
-                self._dump_dir.mkdir(parents=True, exist_ok=True)
-                onnx.save(state.proto(), str(self._dump_dir / f"{index:02d}_{name}.onnx"))
-        return state.proto()
-
-    __call__ = run
+            if self._dump is not None and (result.modified or not isinstance(step, GraphPass)):
+                self._dump.write(number, name, state.current())
+        return state
 
     def _blame(self, step: Any, name: str, model: onnx.ModelProto, error: Exception) -> None:
         """Raise a RewriteError where a user's pass or the model is at fault; else ``error`` is a bug of ours.
@@ -131,7 +157,8 @@ class PassManager:
         if _is_users(step):
             logger.debug("pass %r failed", name, exc_info=error)
             raise RewriteError(f"pass {name!r} failed: {describe(error, _in_file_of(step))}") from error
-        for fault, reason in (("has no weights", why_not_loaded(model)), ("is not valid", why_invalid(model))):
+        unloaded = None if self._weights_elsewhere else why_not_loaded(model)
+        for fault, reason in (("has no weights", unloaded), ("is not valid", why_invalid(model))):
             if reason is not None:
                 logger.debug("pass %r failed on a model that %s", name, fault, exc_info=error)
                 raise RewriteError(f"pass {name!r} cannot work on this model, which {fault}: {reason}") from error

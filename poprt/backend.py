@@ -18,11 +18,12 @@ from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
 from poprt.compiler import Compiler, CompilerOptions
 from poprt.compiler.source import ModelLike
+from poprt.engine.plain import plain_session
+from poprt.engine.providers import default_providers
+from poprt.engine.session import engine_error
 from poprt.errors import InputError, PoprtError
 from poprt.executable import Executable
-from poprt.runtime.cpu import usable_cores
 from poprt.runtime.declared import DeclaredSession
-from poprt.runtime.session import default_providers, engine_error
 from poprt.utils import onnx_tensor_dtype_to_np_dtype
 
 __all__ = ["Backend", "OnnxRuntimeBackend", "PoprtBackend", "get_session"]
@@ -123,10 +124,8 @@ class OnnxRuntimeBackend(Backend):
         """
         if self._session is None:
             given = self._model.SerializeToString() if isinstance(self._model, onnx.ModelProto) else self._model
-            options = ort.SessionOptions()
-            options.intra_op_num_threads = usable_cores()
             try:
-                self._session = ort.InferenceSession(given, options, providers=default_providers())
+                self._session = plain_session(given, providers=default_providers())
             except Exception as error:
                 raise engine_error(error) from error
         return self

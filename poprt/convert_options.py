@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from os import PathLike, fspath
 from typing import Any
 
 from passes import get_registered_passes
@@ -79,6 +80,7 @@ class ConvertOptions:
     used_passes: list[Any] = field(default_factory=list)
     check: bool = False
     skip_isolation_check: bool = False
+    dump_passes: str = ""
     pack_args: dict[str, str | int] = field(default_factory=dict)
     max_tensor_size: int = -1
     infer_shape_ahead: bool = False
@@ -160,6 +162,11 @@ def _text(name: str, value: Any) -> None:
         raise _wrong(name, value, "a string")
 
 
+def _path(name: str, value: Any) -> None:
+    if not isinstance(value, (str, PathLike)):
+        raise _wrong(name, value, "a path")
+
+
 def _steps(name: str, value: Any) -> None:
     good = isinstance(value, (str, list, tuple)) and all(isinstance(part, str) or callable(part) for part in value)
     if not good:
@@ -214,6 +221,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "used_passes": _steps,
     "check": _flag,
     "skip_isolation_check": _flag,
+    "dump_passes": _path,
     "disable_fast_norm": _flag,
     "pack_args": _mapping,
     "fp8_skip_op_names": _names,
@@ -249,4 +257,5 @@ _NORMAL: dict[str, Callable[[Any], Any]] = {
     "remove_outputs": split_names,
     "used_passes": lambda steps: split_names(steps) if isinstance(steps, str) else list(steps),
     "pack_args": dict,
+    "dump_passes": fspath,
 }

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from os import PathLike
 from typing import Any
 
 import onnx
@@ -17,6 +18,7 @@ from passes.check.external import check_loaded
 from passes.check.sparse import densify
 from passes.check.structure import check_structure
 from passes.errors import RewriteError
+from passes.parted import PartedModel
 from passes.precision.float_to_int8 import FloatToInt8
 from poprt.compiler.ragged import read_packing
 from poprt.convert_options import IPU_ONLY_PASSES, ROW_PACKING, ConvertOptions, read_options
@@ -51,6 +53,7 @@ class Converter:
         check: compare the numbers of both models afterwards; see ``verification``.
         skip_isolation_check: do not try, on the compiled model, whether samples of one run leave each other's answers
             alone. Every conversion with packing does; see ``isolation``.
+        dump_passes: a folder for the model after each pass that changed it, numbered, without its large weights.
         pack_args: pack samples of many lengths (pass ``packed_transformer``; with ``insert_attention_mask`` among
             the ``used_passes``, within rows and with one final Unpack).
         max_tensor_size: largest constant in bytes that folding may create; -1 is no limit.
@@ -107,6 +110,7 @@ class Converter:
         merge_if_with_same_cond: bool | None = False,
         apply_hcsr: bool | str | None = None,
         skip_isolation_check: bool | None = False,
+        dump_passes: str | PathLike[str] | None = None,
         logger: logging.Logger | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name != "self"}
@@ -117,7 +121,8 @@ class Converter:
         self.isolation: IsolationTrial | None = None
         default = {name: item.default for name, item in inspect.signature(Converter).parameters.items()}
         self._asked = {name: value for name, value in given.items() if value and value != default[name]}
-        self._asked.pop("logger", None)
+        for name in ("logger", "dump_passes"):
+            self._asked.pop(name, None)
 
     def convert(self, model: onnx.ModelProto, *, compile_model: Compile | None = None) -> onnx.ModelProto:
         """Return the converted model. The given one is left as it is.
@@ -144,7 +149,8 @@ class Converter:
 
         Args:
             model: what to convert.
-            compile_model: compiles the model that :attr:`isolation` is tried on; the caller may keep the result.
+            compile_model: compiles the model that :attr:`isolation` is tried on, which it is given with the weights
+                beside it; the caller may keep the result.
 
         Raises:
             RewriteError: as for :meth:`convert`.
@@ -155,21 +161,21 @@ class Converter:
         inputs = model_inputs(model) if self.options.packs else []  # now: the passes may consume the model
         steps = [_with_data(_make(step), model) for step in self._steps(model)]
         with pass_progress(len(steps), disabled=self.options.disable_progress_bar) as on_pass:
-            manager = PassManager(steps, on_pass=on_pass)
+            manager = PassManager(steps, on_pass=on_pass, dump_dir=self.options.dump_passes or None)
             try:
-                converted = manager.run(model)
+                converted = manager.run_parted(model)
             finally:
                 self.records = manager.records
         del model, steps  # the trial needs room for the weights
-        self._sign(converted)
+        self._sign(converted.model)
         self.isolation = self._tried(converted, inputs, compile_model)
-        return converted
+        return converted.whole()
 
     def _tried(
-        self, model: onnx.ModelProto, inputs: list[InputInfo], compile_model: Compile | None
+        self, model: PartedModel, inputs: list[InputInfo], compile_model: Compile | None
     ) -> IsolationTrial | None:
         """The trial at the end of a conversion with packing. It may change what the model says of its neighbours."""
-        packing = read_packing(model) if self.options.packs else None
+        packing = read_packing(model.model) if self.options.packs else None
         if packing is None:
             return None
         if self.options.skip_isolation_check:

@@ -19,6 +19,7 @@ import onnx
 
 from passes.errors import PackingError
 from passes.packed_model import METADATA_KEY
+from passes.parted import PartedModel
 from poprt.compiler import Compiler, CompilerOptions
 from poprt.compiler.versions import versions
 from poprt.errors import PoprtError
@@ -32,8 +33,8 @@ from poprt.verify_packed import draw_sample
 #: Set on the log record of a failed trial, so that a program (and the test suite) can tell it from other warnings.
 FAILED = "isolation_trial_failed"
 
-#: Makes an executable of a converted model.
-Compile = Callable[[onnx.ModelProto], Executable]
+#: Makes an executable of a converted model, as ``Compiler.compile`` does.
+Compile = Callable[[PartedModel], Executable]
 
 #: What to try next where samples turn out to depend on their neighbours.
 _STRICTER = {"any": "same_length", "same_length": "none"}
@@ -84,7 +85,7 @@ class IsolationTrial:
 
 
 def try_isolation(
-    model: onnx.ModelProto,
+    model: PartedModel,
     packing: PackingSpec,
     inputs: Sequence[InputInfo],
     *,
@@ -97,7 +98,7 @@ def try_isolation(
     says what to report.
 
     Args:
-        model: a converted model that is packed.
+        model: a converted model that is packed. Its weights are shared with the executable, not copied.
         packing: how it says that it is packed.
         inputs: the inputs of the original model; they say which values mean something.
         compile_model: how to compile; the default has the compiler's default options.
@@ -109,7 +110,7 @@ def try_isolation(
     logger = logger or logging.getLogger("poprt")
     if packing.neighbours not in _PLANS or packing.max_valid_num < 2:
         return IsolationTrial(packing.neighbours, not_tried="each sample runs by itself")
-    if weight_bytes(model) > _LARGE:
+    if weight_bytes(model.model) > _LARGE:
         gc.collect()  # graphs of the passes refer to themselves: their weights would stay beside the engine's
     try:
         bench = Bench((compile_model or _compile)(model))
@@ -118,11 +119,11 @@ def try_isolation(
         logger.warning("whether samples of one run are independent could not be tried: %s", error)
         return IsolationTrial(packing.neighbours, not_tried=str(error))
     if trial.fell_back:
-        _fall_back(model, packing, trial, operators(bench.executable), logger)
+        _fall_back(model.model, packing, trial, operators(bench.executable), logger)
     return trial
 
 
-def _compile(model: onnx.ModelProto) -> Executable:
+def _compile(model: PartedModel) -> Executable:
     return Compiler.compile(model, None, CompilerOptions.from_dict({"show_compilation_progress_bar": False}))
 
 

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from poprt.engine.plain import NOTHING
+from poprt.engine.providers import has_fast_half, runs_on_cpu
+from poprt.engine.session import EngineSession
 from poprt.errors import PoprtError
 from poprt.executable import Executable, PackingSpec
-from poprt.runtime.session import EngineSession, default_providers, has_fast_half
 from poprt.runtime.stream import StreamSession
 from poprt.sample_data import Array, InputInfo
 from poprt.smaller_extents import extents_to_try, resized
@@ -28,8 +30,6 @@ Answers = dict[str, Array]
 #: float16 run has 11 bits. Where values are rounded to 8 bits, one bit at the end of a float tips one over: 1e-6 was
 #: seen in most draws, and 6e-2 in one of 30, on MiniLM within rows.
 _FLOAT, _HALF, _QUANTISED = 2e-5, 1e-2, 5e-2
-
-_NOTHING = 4  # severity of what the engine logs: that a graph insists on its extents is for us to know
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Bench:
         quantised = any("Integer" in op or "Quantize" in op for op in operators(executable))
         self.rounding = _QUANTISED if quantised else _HALF if _computes_in_half(executable) else _FLOAT
         self.rounding_is_coarse = self.rounding > _FLOAT
-        self.repeated = 0.0 if default_providers() == ["CPUExecutionProvider"] else self.rounding
+        self.repeated = 0.0 if runs_on_cpu() else self.rounding
 
     @property
     def shares_rows(self) -> bool:
@@ -111,7 +111,8 @@ class Bench:
         """A session at these extents; one is open at a time."""
         if self._open is None or self._open[0] != packing:
             self._open = None  # first: each holds a copy of the weights
-            self._open = packing, EngineSession(resized(self.executable, packing), log_severity=_NOTHING)
+            # In silence: that a graph insists on its extents is for us to know.
+            self._open = packing, EngineSession(resized(self.executable, packing), log_severity=NOTHING)
         return self._open[1]
 
     def fitting(self, packing: PackingSpec, samples: Sequence[Sample]) -> list[Sample]:

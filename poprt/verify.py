@@ -15,6 +15,7 @@ import onnxruntime as ort
 
 from passes.packed_model import packing_of
 from poprt.compiler.lower_int8 import with_exact_products
+from poprt.engine.plain import plain_session
 from poprt.errors import PoprtError
 from poprt.sample_data import Array, InputInfo, model_inputs, random_array
 from poprt.sizes import LARGEST_MESSAGE, weight_bytes
@@ -101,20 +102,15 @@ def engine_session(model: onnx.ModelProto, *, optimise: bool = False) -> ort.Inf
     Raises:
         PoprtError: the engine cannot load the model.
     """
-    options = ort.SessionOptions()
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    providers = ["CPUExecutionProvider"]
     try:
         if weight_bytes(model) <= LARGEST_MESSAGE:
-            return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+            return plain_session(model.SerializeToString(), optimise=optimise)
         with tempfile.TemporaryDirectory() as folder:
             path = str(Path(folder) / "model.onnx")
             copy = onnx.ModelProto()
             copy.CopyFrom(model)  # saving with external data empties the tensors of the model that it is given
             onnx.save(copy, path, save_as_external_data=True, location="model.data")
-            return ort.InferenceSession(path, options, providers=providers)
+            return plain_session(path, optimise=optimise)
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise PoprtError(f"onnxruntime cannot load the model: {error}") from error
 

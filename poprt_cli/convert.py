@@ -19,7 +19,7 @@ _CONVERTER_KEYWORDS = (
     *("input_shape", "batch_size", "batch_axis", "convert_version", "precision", "pack_args", "skip_passes"),
     *("checkpoints", "remove_outputs", "fp16_skip_op_types", "max_tensor_size"),
     *("enable_avoid_overflow_patterns", "enable_erf_gelu"),
-    *("infer_shape_ahead", "check", "skip_isolation_check"),
+    *("infer_shape_ahead", "check", "skip_isolation_check", "dump_passes"),
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx
 
+from passes.parted import PartedModel
 from poprt.errors import PoprtError
 from poprt.executable import Executable
 
@@ -26,7 +27,7 @@ class PopefExporter:
         self._options.setdefault("show_compilation_progress_bar", progress)
         self._made: tuple[dict[str, str], Executable] | None = None
 
-    def compile(self, model: onnx.ModelProto) -> Executable:
+    def compile(self, model: onnx.ModelProto | PartedModel) -> Executable:
         """Compile ``model`` and keep the executable.
 
         Raises:
@@ -38,7 +39,7 @@ class PopefExporter:
             made = Compiler.compile(model, None, CompilerOptions.from_dict(self._options))
         except OSError as error:
             raise PoprtError(f"compiler_options: {str(error.filename)!r}: {error.strerror or error}") from error
-        self._made = _metadata(model), made
+        self._made = _metadata(model.model if isinstance(model, PartedModel) else model), made
         return made
 
     def export(self, model: onnx.ModelProto, path: Path) -> None:

@@ -75,6 +75,9 @@ action_options = _group(
     _flag("--show", "Print the model's inputs and outputs and stop."),
     _flag("--check", "Compare the numbers of the original and the converted model."),
     _flag("--skip_isolation_check", "Do not try whether packed samples leave each other's answers alone."),
+    click.option(
+        "--dump_passes", type=click.Path(), metavar="DIR", help="Write the model after each pass that changed it."
+    ),
     _flag("--run", "Run the converted model once on random data."),
     _flag("--export_popef", "Also write <output_dir>/executable.popef."),
     _pairs("--compiler_options", KeyValue(), "Fields of CompilerOptions, for --export_popef."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 from onnx import helper
+from onnx.external_data_helper import uses_external_data
 
 #: Elements of the largest initializer that is copied with the graph.
 _LARGEST_COPIED = 1024
@@ -25,7 +26,8 @@ def why_invalid(model: onnx.ModelProto) -> str | None:
 
 def _without_large_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = model.graph
-    large = [tensor for tensor in graph.initializer if _elements(tensor) > _LARGEST_COPIED]
+    # One that is kept elsewhere is an input as well: the checker would look for its file.
+    large = [t for t in graph.initializer if _elements(t) > _LARGEST_COPIED or uses_external_data(t)]
     names = {tensor.name for tensor in large}
     declared = {value.name for value in graph.input}
     copy = onnx.ModelProto(

@@ -19,7 +19,7 @@ def check_places(model: onnx.ModelProto) -> None:
     Raises:
         RewriteError: it names the tensor and what it says.
     """
-    for tensor in filter(uses_external_data, _tensors(model)):
+    for tensor in filter(uses_external_data, tensors_of(model)):
         said: dict[str, str | bytes] = {entry.key: entry.value for entry in tensor.external_data}
         location = said.get("location", "")
         if isinstance(location, bytes) or not location or "\0" in location:  # bytes: protobuf's form of no UTF-8
@@ -49,7 +49,7 @@ def check_loaded(model: onnx.ModelProto) -> None:
 
 def why_not_loaded(model: onnx.ModelProto) -> str | None:
     """Which tensor of ``model`` has its data in a file, on one line; None where all of them hold their own."""
-    tensor = next(filter(uses_external_data, _tensors(model)), None)
+    tensor = next(filter(uses_external_data, tensors_of(model)), None)
     if tensor is None:
         return None
     location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
@@ -59,7 +59,7 @@ def why_not_loaded(model: onnx.ModelProto) -> str | None:
     )
 
 
-def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Each tensor that holds values, of the main graph, of subgraphs and of functions."""
     holders: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
     for holder in holders:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from passes.folders import make_folder
 from poprt.compiler.options import CompilerOptions
 from poprt.compiler.source import Source
 from poprt.compiler.versions import versions
+from poprt.engine.providers import default_providers
 from poprt.errors import CompileError, ExecutableError
 from poprt.executable import FORMAT_VERSION, Executable
-from poprt.runtime.session import default_providers
 
 logger = logging.getLogger("poprt")
 
@@ -50,10 +50,8 @@ def cached(source: Source, outputs: list[str], options: CompilerOptions, build: 
 
 def _prepare(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except (OSError, ValueError) as error:  # ValueError: no path can hold the text
+        make_folder(folder)
+    except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise CompileError(
             f"compiler option 'cache_path': {str(folder)!r} cannot be written to ({why}); "

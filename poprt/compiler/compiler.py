@@ -4,43 +4,41 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper
 
+from passes.base import GraphPass
 from passes.check.explain import why_invalid
 from passes.errors import RewriteError
 from passes.fusion.erf_gelu_pattern import ErfGeluPattern
+from passes.manager import PassManager
+from passes.parted import PartedModel
 from poprt.compiler.cache import cached
-from poprt.compiler.fuse_int8 import fuse_int8
-from poprt.compiler.head_gathers import gather_heads
-from poprt.compiler.id_limits import id_limits
-from poprt.compiler.lower_half import lower_half, uses_half
-from poprt.compiler.lower_int8 import unsign_weights
-from poprt.compiler.normalise import (
-    cast_around_narrow_arithmetic,
-    drop_unread_initializers,
-    keep_outputs,
-    mend_types,
-    name_nodes,
-)
-from poprt.compiler.operators import attach_bodies
+from poprt.compiler.fuse_int8 import FuseInt8
+from poprt.compiler.head_gathers import GatherHeads
+from poprt.compiler.interface import ReadInterface, tensor_spec
+from poprt.compiler.key_flips import FlipKeys
+from poprt.compiler.lower_half import LowerHalf
+from poprt.compiler.lower_int8 import UnsignWeights
+from poprt.compiler.mend_types import MendTypes
+from poprt.compiler.normalise import KeepOutputs, NameNodes, WidenNarrowArithmetic
+from poprt.compiler.operators import AttachBodies
 from poprt.compiler.options import CompilerOptions
 from poprt.compiler.progress import Progress
-from poprt.compiler.ragged import lower_packing
+from poprt.compiler.ragged import LowerPacking, read_packing
 from poprt.compiler.source import ModelLike, Source, read_model
 from poprt.compiler.validate import validate
 from poprt.compiler.versions import versions
+from poprt.engine.cpu import lacks_int8_dot_products
+from poprt.engine.providers import has_fast_half
 from poprt.errors import CompileError
 from poprt.executable import Executable, Manifest, PackingSpec, TensorSpec, WeightSpec, place_weights
-from poprt.runtime.cpu import lacks_int8_dot_products
-from poprt.runtime.session import has_fast_half
 
 logger = logging.getLogger("poprt")
 
@@ -53,13 +51,14 @@ class Compiler:
 
     @staticmethod
     def compile(
-        model: ModelLike, outputs: Sequence[str] | None = None, options: CompilerOptions | None = None
+        model: ModelLike | PartedModel, outputs: Sequence[str] | None = None, options: CompilerOptions | None = None
     ) -> Executable:
         """Compile ``model``.
 
         Args:
-            model: the bytes of an ONNX model, its path, or a ModelProto (which is not changed). External data beside a
-                path is mapped into memory, not read: leave the file as it is while the executable is in use.
+            model: the bytes of an ONNX model, its path, or a ModelProto or PartedModel (which are not changed; the
+                weights of the latter are shared). External data beside a path is mapped into memory, not read: leave
+                the file as it is while the executable is in use.
             outputs: names of the outputs to keep, in the order wanted; None keeps all of them.
             options: see :class:`CompilerOptions`.
 
@@ -90,16 +89,16 @@ class Compiler:
 def blaming(model: onnx.ModelProto) -> Iterator[None]:
     """Raise a CompileError in place of an unexpected exception where onnx refuses ``model``, as it came.
 
-    An exception on a valid model is a bug of ours and passes.
+    An exception on a valid model is a bug of ours and passes. What a lowering refuses is a CompileError.
     """
-    given = onnx.ModelProto()
-    given.CopyFrom(model)  # without weights; the steps work in place
     try:
         yield
-    except (CompileError, RewriteError):
+    except CompileError:
         raise
+    except RewriteError as error:
+        raise CompileError(str(error)) from error
     except Exception as error:
-        reason = why_invalid(given)
+        reason = why_invalid(model)
         if reason is None:
             raise
         logger.debug("compiling failed on a model that is not valid", exc_info=error)
@@ -120,27 +119,23 @@ def _chosen_outputs(model: onnx.ModelProto, outputs: Sequence[str] | None) -> li
 
 
 def _compile(source: Source, outputs: list[str], options: CompilerOptions, progress: Progress) -> Executable:
-    progress.step("lowering")
-    model = _normalised(source.model, outputs)
-    limits = id_limits(model)
-    inputs = [replace(_tensor_spec(item), id_limit=limits.get(item.name, 0)) for item in model.graph.input]
-    declared = inputs, [_tensor_spec(item) for item in model.graph.output]
-    model, packing = lower_packing(model)
-    if packing is not None:
-        kept = {name: kind for name, kind in packing.outputs.items() if name in outputs}
-        packing = replace(packing, outputs=kept)
-    if uses_half(model) and not has_fast_half():
-        logger.debug("%d float16 places lowered to float32", lower_half(model))
-    model = gather_heads(model)
-    model = ErfGeluPattern().run(model)  # the engine knows GELU in fewer spellings than exporters have
-    if lacks_int8_dot_products() and unsign_weights(model, source.weights):
+    packing = read_packing(source.model)
+    interface = ReadInterface()
+    manager = PassManager(
+        _lowerings(source, outputs, packing, interface),
+        dump_dir=options.dump_passes or None,
+        on_pass=lambda name: progress.step(f"lowering ({name})"),
+        weights_elsewhere=True,
+    )
+    model = manager.run(source.model)
+    if any(record.name == UnsignWeights.name and record.result.modified for record in manager.records):
         logger.warning(
             "this CPU has no 8-bit dot products: int8 weights are stored unsigned, exact here and slow on other CPUs"
         )
-    logger.debug("%d quantisations and %d integer products fused", *fuse_int8(model))
-    drop_unread_initializers(model)
     progress.step("placing the weights")
-    manifest = _manifest(source, model, declared, packing, options)
+    if packing is not None:
+        packing = replace(packing, outputs={name: kind for name, kind in packing.outputs.items() if name in outputs})
+    manifest = _manifest(source, model, interface, packing, options)
     arrays = {spec.name: source.weights[spec.name] for spec in manifest.weights}
     _make_inputs(model, {spec.name for spec in manifest.weights if not spec.constant})
     executable = Executable.build(manifest, model.SerializeToString(deterministic=True), arrays)
@@ -149,39 +144,34 @@ def _compile(source: Source, outputs: list[str], options: CompilerOptions, progr
     return executable
 
 
-def _normalised(model: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
-    """Bring the model into a form that the engine takes, before anything depends on the engine."""
-    keep_outputs(model, outputs)
-    model = attach_bodies(model)
-    name_nodes(model)
-    cast_around_narrow_arithmetic(model)
-    mend_types(model)
-    return model
-
-
-def _tensor_spec(item: onnx.ValueInfoProto) -> TensorSpec:
-    """A declared input or output; the engine's type is the declared one until lowering says otherwise."""
-    held = item.type.tensor_type
-    if not item.type.HasField("tensor_type") or not held.elem_type:
-        raise CompileError(f"{item.name!r} is not a tensor of known type; the runtime takes and gives tensors only")
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(held.elem_type)).name
-    if dtype == "object":
-        raise CompileError(f"{item.name!r} holds strings; the runtime takes and gives numbers only")
-    return TensorSpec(item.name, tuple(max(dim.dim_value, 0) for dim in held.shape.dim), dtype, dtype)
+def _lowerings(
+    source: Source, outputs: list[str], packing: PackingSpec | None, interface: ReadInterface
+) -> list[GraphPass]:
+    """The passes from a converted model to the engine's graph, in order."""
+    steps = [KeepOutputs(outputs), AttachBodies(), NameNodes(), WidenNarrowArithmetic(), MendTypes(), interface]
+    steps.append(LowerPacking(packing))
+    if not has_fast_half():
+        steps.append(LowerHalf())
+    if packing is not None and packing.ragged:
+        steps += [FlipKeys(), GatherHeads()]  # in this order: the first looks at reshapes that the second takes out
+    steps.append(ErfGeluPattern())  # the engine knows GELU in fewer spellings than exporters have
+    if lacks_int8_dot_products():
+        steps.append(UnsignWeights(source.weights))
+    steps.append(FuseInt8())
+    return steps
 
 
 def _manifest(
     source: Source,
     model: onnx.ModelProto,
-    declared: tuple[list[TensorSpec], list[TensorSpec]],
+    interface: ReadInterface,
     packing: PackingSpec | None,
     options: CompilerOptions,
 ) -> Manifest:
     metadata = {item.key: item.value for item in model.metadata_props}
-    inputs, outputs = declared
     return Manifest(
-        inputs=_with_engine_types(inputs, model.graph.input),
-        outputs=_with_engine_types(outputs, model.graph.output),
+        inputs=_with_engine_types(interface.inputs, model.graph.input),
+        outputs=_with_engine_types(interface.outputs, model.graph.output),
         weights=_weight_specs(source, model),
         packing=packing,
         passes=_passes_run(metadata.get(PASSES_KEY, "[]")),
@@ -203,8 +193,8 @@ def _passes_run(text: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _with_engine_types(specs: list[TensorSpec], values: Any) -> tuple[TensorSpec, ...]:
-    engine = {item.name: _tensor_spec(item).dtype for item in values}
+def _with_engine_types(specs: Sequence[TensorSpec], values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
+    engine = {item.name: tensor_spec(item).dtype for item in values}
     return tuple(replace(spec, engine_dtype=engine[spec.name]) for spec in specs)
 
 

@@ -10,171 +10,155 @@ Two places, each one pass over memory less or two:
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnx
-from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
 
-from poprt.compiler.walk import subgraphs, walk_nodes
+from passes.base import GraphPass, PassResult
+from passes.cleanup.rewiring import drop_nodes, onnx_dtype
+from passes.graph_io import import_domain
+from passes.node_values import axes_argument
+from poprt.compiler.reshapes import graph_output_names
 
 _DOMAIN = "com.microsoft"
-_ONE, _FLAT = "poprt_int8_one", "poprt_int8_flat"
-_CONSTANTS: dict[str, NDArray[Any]] = {_ONE: np.array(1, np.float32), _FLAT: np.array([-1], np.int64)}
 _RESHAPE_KEEPS_ZERO = 14  # from this opset on a target of 0 can mean an extent of 0
-_FLOAT = onnx.TensorProto.FLOAT
 
 
-def fuse_int8(model: onnx.ModelProto) -> tuple[int, int]:
-    """Fuse in the main graph, in place.
+class FuseInt8(GraphPass):
+    """Fuses quantisations and integer products of the main graph; see the module.
 
-    Returns:
-        How many quantisations and how many products were fused.
+    Does nothing where anything else reads a tensor that would vanish, and fuses no quantisation below opset 14.
     """
-    view = _View(model.graph)
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-    made: dict[str, list[onnx.NodeProto]] = {}
-    dropped: set[str] = set()
-    counts = [0, 0]
-    for node in model.graph.node:
-        product = node.op_type == "MatMulInteger"
-        if product:
-            found = _fuse_product(node, view)
-        elif node.op_type == "QuantizeLinear" and opset >= _RESHAPE_KEEPS_ZERO:
-            found = _fuse_quantisation(node, view)
-        else:
-            continue
-        if found is not None:
-            nodes, between = found
-            made[nodes[-1].output[0]] = nodes
-            dropped |= between
-            counts[product] += 1
-    if made:
-        _replace(model, made, dropped)
-    return counts[0], counts[1]
+
+    name = "fuse_int8"
+
+    def apply(self, graph: gs.Graph) -> PassResult:
+        """Fuse, in place."""
+        result = PassResult()
+        outputs = graph_output_names(graph)
+        one = gs.Constant("poprt_int8_one", np.array(1, np.float32))
+        flat = gs.Constant("poprt_int8_flat", np.array([-1], np.int64))
+        for node in list(graph.nodes):
+            if node.op == "MatMulInteger":
+                result.count("products fused", _fuse_product(graph, node, one, outputs))
+            elif node.op == "QuantizeLinear" and graph.opset >= _RESHAPE_KEEPS_ZERO:
+                result.count("quantisations fused", _fuse_quantisation(graph, node, flat, outputs))
+        if "products fused" in result.counts:
+            import_domain(graph, _DOMAIN, 1)
+        return result
 
 
-class _View:
-    """Who makes and who reads each tensor of a graph, and its initializers."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.makers = {name: node for node in graph.node for name in node.output if name}
-        self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self._readers: dict[str, onnx.NodeProto] = {name: node for node in graph.node for name in node.input}
-        self._reads = Counter(name for node in graph.node for name in node.input)
-        self._reads.update(item.name for item in graph.output)
-        for inner in walk_nodes(node for outer in graph.node for nested in subgraphs(outer) for node in nested.node):
-            self._reads.update(inner.input)
-        for outer in walk_nodes(graph.node):
-            self._reads.update(item.name for nested in subgraphs(outer) for item in nested.output)
-
-    def only_reader(self, name: str) -> onnx.NodeProto | None:
-        """The node of this graph that reads ``name`` where nothing else does."""
-        return self._readers.get(name) if self._reads[name] == 1 else None
-
-    def scalar(self, name: str) -> onnx.TensorProto | None:
-        """The initializer ``name`` if it has no axes; those are never replaceable weights."""
-        tensor = self.constants.get(name)
-        return tensor if tensor is not None and not tensor.dims else None
-
-
-def _fuse_product(node: onnx.NodeProto, view: _View) -> tuple[list[onnx.NodeProto], set[str]] | None:
-    """MatMulInteger, Cast and Mul as one node; and the tensors that vanish."""
-    if len(node.input) < 3 or any(view.scalar(name) is None for name in node.input[2:]):
-        return None
-    weight = view.constants.get(node.input[1])
-    cast = view.only_reader(node.output[0])
-    if weight is None or len(weight.dims) != 2 or cast is None or not _is_to_float(cast):
-        return None
-    scaling = view.only_reader(cast.output[0])
-    if scaling is None or scaling.op_type != "Mul":
-        return None
-    scale = scaling.input[1] if scaling.input[0] == cast.output[0] else scaling.input[0]
-    held = view.constants.get(scale)
-    if held is None or held.data_type != _FLOAT or list(held.dims) != [weight.dims[1]]:
-        return None
-    inputs = [*node.input[:2], _ONE, scale, *node.input[2:]]
-    fused = helper.make_node("MatMulIntegerToFloat", inputs, list(scaling.output), node.name, domain=_DOMAIN)
-    return [fused], {node.output[0], cast.output[0]}
+def _fuse_product(graph: gs.Graph, node: gs.Node, one: gs.Constant, outputs: frozenset[str]) -> bool:
+    """Make one node of MatMulInteger, Cast and Mul."""
+    if len(node.inputs) < 3 or not all(map(_is_scalar, node.inputs[2:])):
+        return False
+    weight, cast = node.inputs[1], _sole_reader(node, outputs)
+    if not isinstance(weight, gs.Constant) or len(weight.shape) != 2 or cast is None or not _is_to_float(cast):
+        return False
+    scaling = _sole_reader(cast, outputs)
+    if scaling is None or scaling.op != "Mul":
+        return False
+    scale = scaling.inputs[1] if scaling.inputs[0] is cast.outputs[0] else scaling.inputs[0]
+    if not isinstance(scale, gs.Constant) or onnx_dtype(scale) != TensorProto.FLOAT:
+        return False
+    if list(scale.shape) != [weight.shape[1]]:
+        return False
+    inputs = [*node.inputs[:2], one, scale, *node.inputs[2:]]
+    output = scaling.outputs[0]
+    scaling.outputs.clear()
+    fused = gs.Node("MatMulIntegerToFloat", node.name, {}, inputs, [output], domain=_DOMAIN)
+    _put(graph, [fused], scaling)
+    drop_nodes(graph, [node, cast, scaling])
+    return True
 
 
-def _is_to_float(node: onnx.NodeProto) -> bool:
-    return node.op_type == "Cast" and any(item.name == "to" and item.i == _FLOAT for item in node.attribute)
+def _fuse_quantisation(graph: gs.Graph, node: gs.Node, flat: gs.Constant, outputs: frozenset[str]) -> bool:
+    """Make one QuantizeLinear, and what lays out its rows, of the division by the rows' steps and QuantizeLinear."""
+    if len(node.inputs) != 3 or node.attrs:
+        return False
+    divide = _maker(node.inputs[0])
+    one, point = node.inputs[1:]
+    if divide is None or divide.op != "Div" or not _is_scalar(one) or not _is_scalar(point):
+        return False
+    if _sole_reader(divide, outputs) is None or onnx_dtype(one) != TensorProto.FLOAT or one.values != 1:
+        return False
+    values, steps = divide.inputs
+    if not _is_step_of_rows(steps, values):
+        return False
+    output = node.outputs[0]
+    node.outputs.clear()
+    _put(graph, _row_wise(node.name, values, steps, point, flat, output), node)
+    drop_nodes(graph, [divide, node])
+    return True
 
 
-def _fuse_quantisation(node: onnx.NodeProto, view: _View) -> tuple[list[onnx.NodeProto], set[str]] | None:
-    """Div by the steps of the rows and QuantizeLinear as one QuantizeLinear; and the tensor that vanishes."""
-    if len(node.input) != 3 or node.attribute:
-        return None
-    divide = view.makers.get(node.input[0])
-    one, point = view.scalar(node.input[1]), view.scalar(node.input[2])
-    if divide is None or divide.op_type != "Div" or one is None or point is None:
-        return None
-    if view.only_reader(node.input[0]) is None or one.data_type != _FLOAT or numpy_helper.to_array(one) != 1:
-        return None
-    values, steps = divide.input
-    if not _is_step_of_rows(steps, values, view):
-        return None
-    return list(_row_wise(node, values, steps, point)), {node.input[0]}
+def _is_scalar(tensor: gs.Tensor) -> bool:
+    """Whether ``tensor`` is an initializer without axes; those are never replaceable weights."""
+    return isinstance(tensor, gs.Constant) and not tuple(tensor.shape)
 
 
-def _is_step_of_rows(steps: str, values: str, view: _View) -> bool:
+def _maker(tensor: gs.Tensor) -> gs.Node | None:
+    return tensor.inputs[0] if tensor.inputs else None
+
+
+def _sole_reader(node: gs.Node, outputs: frozenset[str]) -> gs.Node | None:
+    """What reads the first output of ``node``, where that is one node and no graph gives the tensor away."""
+    tensor = node.outputs[0]
+    return tensor.outputs[0] if len(tensor.outputs) == 1 and tensor.name not in outputs else None
+
+
+def _is_to_float(node: gs.Node) -> bool:
+    return bool(node.op == "Cast" and node.attrs.get("to") == TensorProto.FLOAT)
+
+
+def _is_step_of_rows(steps: gs.Tensor, values: gs.Tensor) -> bool:
     """Whether ``steps`` has one number for each row of ``values``: the Max of its scaled extremes and of scalars."""
-    largest = view.makers.get(steps)
-    if largest is None or largest.op_type != "Max":
+    largest = _maker(steps)
+    if largest is None or largest.op != "Max":
         return False
-    parts = [name for name in largest.input if view.scalar(name) is None]
-    return bool(parts) and all(_is_scaled_extreme(name, values, view) for name in parts)
+    parts = [tensor for tensor in largest.inputs if not _is_scalar(tensor)]
+    return bool(parts) and all(_is_scaled_extreme(tensor, values) for tensor in parts)
 
 
-def _is_scaled_extreme(name: str, values: str, view: _View) -> bool:
-    scaled = view.makers.get(name)
-    if scaled is None or scaled.op_type != "Mul" or view.scalar(scaled.input[1]) is None:
+def _is_scaled_extreme(tensor: gs.Tensor, values: gs.Tensor) -> bool:
+    scaled = _maker(tensor)
+    if scaled is None or scaled.op != "Mul" or not _is_scalar(scaled.inputs[1]):
         return False
-    reduced = view.makers.get(scaled.input[0])
+    reduced = _maker(scaled.inputs[0])
     return (
         reduced is not None
-        and reduced.op_type in ("ReduceMax", "ReduceMin")
-        and reduced.input[0] == values
-        and all(item.i == 1 for item in reduced.attribute if item.name == "keepdims")
-        and _reduction_axes(reduced, view) == [-1]
+        and reduced.op in ("ReduceMax", "ReduceMin")
+        and reduced.inputs[0] is values
+        and reduced.attrs.get("keepdims", 1) == 1
+        and axes_argument(reduced) == [-1]
     )
 
 
-def _reduction_axes(node: onnx.NodeProto, view: _View) -> list[int]:
-    if len(node.input) > 1:
-        tensor = view.constants.get(node.input[1])
-        return [] if tensor is None else [int(axis) for axis in np.ravel(numpy_helper.to_array(tensor))]
-    return [axis for item in node.attribute if item.name == "axes" for axis in item.ints]
-
-
-def _row_wise(node: onnx.NodeProto, values: str, steps: str, point: onnx.TensorProto) -> Iterator[onnx.NodeProto]:
+def _row_wise(
+    name: str, values: gs.Tensor, steps: gs.Tensor, point: gs.Constant, flat: gs.Constant, result: gs.Tensor
+) -> list[gs.Node]:
     """Quantise ``values`` as [rows, columns] with ``steps`` as [rows], and give the result its axes back."""
-    result = node.output[0]
-    rows, scale, count, points, levels, shape = (
-        f"{result}_{part}" for part in ("rows", "row_scale", "row_count", "row_points", "row_levels", "shape")
-    )
-    fill = numpy_helper.from_array(numpy_helper.to_array(point).reshape(1))
-    yield helper.make_node("Flatten", [values], [rows], rows, axis=-1)
-    yield helper.make_node("Reshape", [steps, _FLAT], [scale], scale)
-    yield helper.make_node("Shape", [scale], [count], count)
-    yield helper.make_node("ConstantOfShape", [count], [points], points, value=fill)
-    yield helper.make_node("QuantizeLinear", [rows, scale, points], [levels], levels, axis=0)
-    yield helper.make_node("Shape", [values], [shape], shape)
-    yield helper.make_node("Reshape", [levels, shape], [result], node.name, allowzero=1)
+    nodes: list[gs.Node] = []
+
+    def add(op: str, part: str, inputs: Sequence[gs.Tensor], **attributes: Any) -> gs.Variable:
+        output = gs.Variable(f"{result.name}_{part}")
+        nodes.append(gs.Node(op, output.name, attributes, list(inputs), [output]))
+        return output
+
+    rows = add("Flatten", "rows", [values], axis=-1)
+    scale = add("Reshape", "row_scale", [steps, flat])
+    count = add("Shape", "row_count", [scale])
+    points = add("ConstantOfShape", "row_points", [count], value=gs.Constant("", point.values.reshape(1)))
+    levels = add("QuantizeLinear", "row_levels", [rows, scale, points], axis=0)
+    shape = add("Shape", "shape", [values])
+    nodes.append(gs.Node("Reshape", name, {"allowzero": 1}, [levels, shape], [result]))
+    return nodes
 
 
-def _replace(model: onnx.ModelProto, made: dict[str, list[onnx.NodeProto]], dropped: set[str]) -> None:
-    graph = model.graph
-    nodes = [new for node in graph.node if node.output[0] not in dropped for new in made.get(node.output[0], [node])]
-    values = [value for value in graph.value_info if value.name not in dropped]
-    used = {name for node in nodes for name in node.input}
-    del graph.node[:], graph.value_info[:]
-    graph.node.extend(nodes)
-    graph.value_info.extend(values)
-    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in _CONSTANTS.items() if name in used)
-    if all(entry.domain != _DOMAIN for entry in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
+def _put(graph: gs.Graph, nodes: Sequence[gs.Node], before: gs.Node) -> None:
+    """Insert ``nodes`` in front of ``before``."""
+    place = next(index for index, node in enumerate(graph.nodes) if node is before)
+    graph.nodes[place:place] = nodes

@@ -4,7 +4,7 @@ Attention reshapes the unpacked [B, S, H] to [B, S, N, D] and transposes to [B, 
 and the result is repacked. Each transpose copies the whole tensor again. Gathering rows of D numbers instead of H does
 both moves in one. The finer indices are the same for all layers and are computed once.
 
-Works on the graph that :func:`~poprt.compiler.ragged.lower_packing` makes.
+Works on the graph that :class:`~poprt.compiler.ragged.LowerPacking` makes.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
-from passes.graph_io import export_graph, import_graph
-from poprt.compiler.key_flips import flip_keys
+from passes.base import GraphPass, PassResult
 from poprt.compiler.ragged import INDEX, PLACES, WIDTH
 from poprt.compiler.reshapes import entries, maker, only_reader
 
@@ -26,21 +24,23 @@ _PREFIX = "poprt_heads_"
 _BACK = [0, 2, 1, 3]  # [B, N, S, D] to [B, S, N, D]
 
 
-def gather_heads(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Replace Gather, Reshape and Transpose by a Gather of finer rows, wherever nothing else reads what is between."""
-    if not any(INDEX in node.output for node in model.graph.node):
-        return model
-    graph = import_graph(model)
-    made = _Indices(graph)
-    changes = flip_keys(graph)  # first: it looks at the reshapes that go
-    for node in [node for node in graph.nodes if node.op == "Gather"]:
-        if node.inputs[1].name == INDEX:
-            changes += _split(node, graph, made)
-        elif node.inputs[1].name == PLACES:
-            changes += _merge(node, graph, made)
-    if not changes:
-        return model
-    return export_graph(graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes"))
+class GatherHeads(GraphPass):
+    """Replaces Gather, Reshape and Transpose by a Gather of finer rows, wherever nothing else reads what is between."""
+
+    name = "gather_heads"
+
+    def apply(self, graph: gs.Graph) -> PassResult:
+        """Gather finer rows; see the module."""
+        result = PassResult()
+        made = _Indices(graph)
+        for node in [node for node in graph.nodes if node.op == "Gather"]:
+            if node.inputs[1].name == INDEX:
+                result.count("unpacked to heads", _split(node, graph, made))
+            elif node.inputs[1].name == PLACES:
+                result.count("repacked from heads", _merge(node, graph, made))
+        if result.modified:
+            graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
+        return result
 
 
 class _Indices:

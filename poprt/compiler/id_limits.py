@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import onnx
+import onnx_graphsurgeon as gs
 
+from passes.cleanup.rewiring import is_op, onnx_dtype
 from passes.ops import DOMAIN
 
 #: Operators whose result holds the values of the first operand and, where padding is filled in, zeros.
@@ -12,7 +14,7 @@ _SAME_VALUES = frozenset(
     | {(DOMAIN, "Unpack"), (DOMAIN, "Repack")}
 )
 #: Operators whose result has the shape of the first operand and is as constant as that.
-_SAME_SHAPE = frozenset({"Identity", "Cast", "DequantizeLinear"})
+_SAME_SHAPE = ("Identity", "Cast", "DequantizeLinear")
 _INDEX_TYPES = frozenset({onnx.TensorProto.INT32, onnx.TensorProto.INT64})
 
 _INTEGERS = _INDEX_TYPES | {
@@ -25,7 +27,7 @@ _INTEGERS = _INDEX_TYPES | {
 }
 
 
-def id_limits(model: onnx.ModelProto) -> dict[str, int]:
+def id_limits(graph: gs.Graph) -> dict[str, int]:
     """For each input whose values index a constant table as they are, the rows of the smallest such table.
 
     A Gather takes negative indices, counted from the end. Ids of tokens are never meant so, and a model that means it
@@ -34,52 +36,49 @@ def id_limits(model: onnx.ModelProto) -> dict[str, int]:
     values make a good example; here a wrong answer refuses a request.
 
     Args:
-        model: a converted model, before its operators are lowered.
+        graph: of a converted model, before its operators are lowered.
     """
-    makers = {name: node for node in model.graph.node for name in node.output}
-    tables = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
-    tables |= {n.output[0]: list(a.t.dims) for n in model.graph.node for a in n.attribute if _is_tensor_constant(n, a)}
-    inputs = {value.name for value in model.graph.input if value.type.tensor_type.elem_type in _INTEGERS}
+    inputs = {tensor.name for tensor in graph.inputs if onnx_dtype(tensor) in _INTEGERS}
     limits: dict[str, int] = {}
-    for node in model.graph.node:
-        if node.op_type != "Gather" or _domain(node):
+    for node in graph.nodes:
+        if not is_op(node, "Gather"):
             continue
-        shape, source = _table_shape(node.input[0], makers, tables), _source(node.input[1], makers)
+        shape, source = _table_shape(node.inputs[0]), _source(node.inputs[1]).name
         if shape and source in inputs:
-            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
-            limits[source] = min(shape[axis], limits.get(source, shape[axis]))
+            rows = shape[node.attrs.get("axis", 0)]
+            limits[source] = min(rows, limits.get(source, rows))
     return limits
 
 
-def _is_tensor_constant(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> bool:
-    return node.op_type == "Constant" and not _domain(node) and attribute.name == "value"
-
-
-def _domain(node: onnx.NodeProto) -> str:
-    return "" if node.domain == "ai.onnx" else node.domain
-
-
-def _source(name: str, makers: dict[str, onnx.NodeProto]) -> str:
-    """The tensor whose values ``name`` holds, as far back as only shape and integer type change."""
-    while name in makers:
-        node = makers[name]
-        if (_domain(node), node.op_type) not in _SAME_VALUES and not _casts_to_index(node):
+def _source(tensor: gs.Tensor) -> gs.Tensor:
+    """The tensor whose values ``tensor`` holds, as far back as only shape and integer type change."""
+    while tensor.inputs:
+        node = tensor.inputs[0]
+        if (_domain(node), node.op) not in _SAME_VALUES and not _casts_to_index(node):
             break
-        name = node.input[0]
-    return name
+        tensor = node.inputs[0]
+    return tensor
 
 
-def _casts_to_index(node: onnx.NodeProto) -> bool:
+def _domain(node: gs.Node) -> str:
+    return "" if node.domain in (None, "ai.onnx") else node.domain
+
+
+def _casts_to_index(node: gs.Node) -> bool:
     """Whether a node is a Cast to a type that holds every index. A Cast to bool, say, makes other numbers of them."""
-    to = next((attribute.i for attribute in node.attribute if attribute.name == "to"), 0)
-    return not _domain(node) and node.op_type == "Cast" and to in _INDEX_TYPES
+    return is_op(node, "Cast") and node.attrs.get("to") in _INDEX_TYPES
 
 
-def _table_shape(name: str, makers: dict[str, onnx.NodeProto], tables: dict[str, list[int]]) -> list[int] | None:
+def _table_shape(tensor: gs.Tensor) -> list[int] | None:
     """The shape of a tensor that is a stored table, or is one but for its type; None of any other."""
-    while name not in tables:
-        node = makers.get(name)
-        if node is None or _domain(node) or node.op_type not in _SAME_SHAPE:
+    while not isinstance(tensor, gs.Constant):
+        node = tensor.inputs[0] if tensor.inputs else None
+        if node is None:
             return None
-        name = node.input[0]
-    return tables[name]
+        if is_op(node, "Constant") and isinstance(node.attrs.get("value"), gs.Constant):
+            tensor = node.attrs["value"]
+        elif is_op(node, *_SAME_SHAPE):
+            tensor = node.inputs[0]
+        else:
+            return None
+    return [int(extent) for extent in tensor.shape]

@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
+from passes.base import GraphPass, PassResult
 from poprt.compiler.reshapes import Entry, entries, maker, only_reader
 
 _FLIP = [0, 1, 3, 2]
 
 
-def flip_keys(graph: gs.Graph) -> int:
-    """Replace Reshape, Transpose and Reshape by one Transpose, wherever their targets prove it; how often."""
-    found = [node for node in graph.nodes if node.op == "Transpose" and node.attrs.get("perm") == [0, 2, 1]]
-    return sum(_flip(node, graph) for node in found)
+class FlipKeys(GraphPass):
+    """Replaces Reshape, Transpose and Reshape by one Transpose, wherever their targets prove it."""
+
+    name = "flip_keys"
+
+    def apply(self, graph: gs.Graph) -> PassResult:
+        """Flip, in place."""
+        result = PassResult()
+        for node in [node for node in graph.nodes if node.op == "Transpose" and node.attrs.get("perm") == [0, 2, 1]]:
+            result.count("keys flipped in place", _flip(node, graph))
+        if result.modified:
+            graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
+        return result
 
 
 def _flip(transpose: gs.Node, graph: gs.Graph) -> bool:

@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import external_data_helper, numpy_helper
+import onnx_graphsurgeon as gs
 
-from poprt.compiler.walk import all_nodes, nested_graphs
+from passes.base import GraphPass, PassResult, walk_graphs
+from passes.placeholders import is_placeholder, retype
+from passes.shapes.dtypes import FLOAT as FLOAT_DTYPE
+from passes.shapes.dtypes import has_dtype
 
 _HALF, _FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 
@@ -31,63 +34,33 @@ _GELU_CONSTANTS = {
 }
 
 
-def uses_half(model: onnx.ModelProto) -> bool:
-    """Whether any tensor of the model is float16, as far as the model says so."""
-    graphs = [model.graph, *nested_graphs(model)]
-    values = [item.type for graph in graphs for item in [*graph.input, *graph.output, *graph.value_info]]
-    return (
-        any(tensor.data_type == _HALF for graph in graphs for tensor in graph.initializer)
-        or any(kind.tensor_type.elem_type == _HALF for kind in values)
-        or any(_makes_half(attribute) for node in all_nodes(model) for attribute in node.attribute)
-    )
+class LowerHalf(GraphPass):
+    """Makes every float16 tensor float32. A weight outside of the graph is only declared so."""
+
+    name = "lower_half"
+
+    def apply(self, graph: gs.Graph) -> PassResult:
+        """Widen tensors and the attributes that name the type, in subgraphs and local functions too."""
+        result = PassResult()
+        for scope in walk_graphs(graph):
+            for tensor in scope.tensors().values():
+                result.count("tensors widened", _widen(tensor))
+            holders = [scope.attrs] if isinstance(scope, gs.Function) else []
+            for attributes in [*holders, *(node.attrs for node in scope.nodes)]:
+                result.count("attributes widened", _widen_attributes(attributes))
+        return result
 
 
-def lower_half(model: onnx.ModelProto) -> int:
-    """Make every float16 tensor of ``model`` float32, in place; give the number of places changed.
-
-    An external initializer is only declared float32: whoever loads its data has to widen it.
-    """
-    changes = 0
-    for graph in [model.graph, *nested_graphs(model)]:
-        changes += sum(_widen_tensor(tensor) for tensor in graph.initializer)
-        changes += sum(_widen_tensor(sparse.values) for sparse in graph.sparse_initializer)
-        changes += sum(_widen_type(item.type) for item in [*graph.input, *graph.output, *graph.value_info])
-    for function in model.functions:
-        changes += sum(_widen_type(item.type) for item in function.value_info)
-        changes += sum(_widen_attribute(attribute) for attribute in function.attribute_proto)
-    for node in all_nodes(model):
-        changes += sum(_widen_attribute(attribute) for attribute in node.attribute)
-    return changes
-
-
-def _makes_half(attribute: onnx.AttributeProto) -> bool:
-    named = attribute.name in _TYPE_ATTRIBUTES and attribute.i == _HALF
-    return named or (attribute.HasField("t") and attribute.t.data_type == _HALF)
-
-
-def _widen_attribute(attribute: onnx.AttributeProto) -> int:
-    changes = sum(_widen_tensor(tensor) for tensor in attribute.tensors)
-    if attribute.HasField("t"):
-        changes += _widen_tensor(attribute.t)
-    if attribute.HasField("tp"):
-        changes += _widen_type(attribute.tp)
-    if attribute.name in _TYPE_ATTRIBUTES and attribute.type == onnx.AttributeProto.INT and attribute.i == _HALF:
-        attribute.i = _FLOAT
-        changes += 1
-    if attribute.name == "dataType" and attribute.s == b"FLOAT16":  # of ai.graphcore AttentionMask
-        attribute.s = b"FLOAT"
-        changes += 1
-    return changes
-
-
-def _widen_tensor(tensor: onnx.TensorProto) -> int:
-    if tensor.data_type != _HALF:
-        return 0
-    if external_data_helper.uses_external_data(tensor):
-        tensor.data_type = _FLOAT
+def _widen(tensor: gs.Tensor) -> bool:
+    if not has_dtype(tensor, np.float16):
+        return False
+    if is_placeholder(tensor):
+        retype(tensor, _FLOAT)
+    elif isinstance(tensor, gs.Constant):
+        tensor.values = _widened(tensor.values)
     else:
-        tensor.CopyFrom(numpy_helper.from_array(_widened(numpy_helper.to_array(tensor)), tensor.name))
-    return 1
+        tensor.dtype = FLOAT_DTYPE
+    return True
 
 
 def _widened(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -98,17 +71,16 @@ def _widened(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return wide
 
 
-def _widen_type(kind: Any) -> int:
-    """Widen a TypeProto, which may hold another one (a sequence or an optional)."""
-    which = kind.WhichOneof("value")
-    if which in ("tensor_type", "sparse_tensor_type"):
-        held = getattr(kind, which)
-        if held.elem_type != _HALF:
-            return 0
-        held.elem_type = _FLOAT
-        return 1
-    if which in ("sequence_type", "optional_type"):
-        return _widen_type(getattr(kind, which).elem_type)
-    if which == "map_type":
-        return _widen_type(kind.map_type.value_type)
-    return 0
+def _widen_attributes(attributes: dict[str, Any]) -> int:
+    """Widen in place the tensors among a node's attributes, and what names their type; how many."""
+    changes = 0
+    for name, value in attributes.items():
+        if isinstance(value, gs.Tensor):
+            changes += _widen(value)
+        elif name in _TYPE_ATTRIBUTES and isinstance(value, int) and value == _HALF:
+            attributes[name] = int(_FLOAT)
+            changes += 1
+        elif name == "dataType" and value == "FLOAT16":  # of ai.graphcore AttentionMask
+            attributes[name] = "FLOAT"
+            changes += 1
+    return changes

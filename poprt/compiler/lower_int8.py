@@ -8,37 +8,62 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper
+import onnx_graphsurgeon as gs
 
-from poprt.compiler.walk import subgraphs, walk_nodes
-from poprt.runtime.cpu import lacks_int8_dot_products
+from passes.base import GraphPass, PassResult
+from passes.placeholders import is_placeholder, retype
+from passes.shapes.dtypes import has_dtype
+from poprt.compiler.reshapes import graph_output_names
+from poprt.engine.cpu import lacks_int8_dot_products
 
 _MIDDLE = "poprt_int8_weight_zero_point"
+_FLIP = np.uint8(128)  # adding 128 turns the sign bit and nothing else
 
 
-def unsign_weights(model: onnx.ModelProto, weights: dict[str, npt.NDArray[Any]]) -> int:
-    """Store the int8 weights of the main graph's MatMulInteger as uint8 with zero point 128, in place; how many.
+class UnsignWeights(GraphPass):
+    """Stores the int8 weights of the main graph's MatMulInteger as uint8 with zero point 128.
 
     The numbers stay the same. A CPU without 8-bit dot products multiplies uint8 by uint8 exactly, if more slowly; by
-    int8 it adds pairs of products in 16 bits, which may overflow.
+    int8 it adds pairs of products in 16 bits, which may overflow. A weight that anything else reads is left alone.
 
     Args:
-        model: the engine's graph.
-        weights: the tensors that are kept outside of it, by name.
+        weights: the tensors that are kept outside of the graph, by name; changed with it.
     """
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    products = [node for node in model.graph.node if node.op_type == "MatMulInteger" and len(node.input) == 3]
-    readers = _readers(model.graph)
-    reads = Counter(node.input[1] for node in products)
-    changed = {name for name in reads if _is_int8(tensors.get(name)) and reads[name] == readers[name]}
-    for name in changed:
-        _unsign(tensors[name], weights)
-    for node in products:
-        if node.input[1] in changed:
-            node.input.append(_MIDDLE)
-    if changed:
-        model.graph.initializer.append(numpy_helper.from_array(np.array(128, np.uint8), _MIDDLE))
-    return len(changed)
+
+    name = "unsign_weights"
+
+    def __init__(self, weights: dict[str, npt.NDArray[Any]] | None = None) -> None:
+        super().__init__()
+        self.weights = {} if weights is None else weights
+
+    def apply(self, graph: gs.Graph) -> PassResult:
+        """Change the weights and give their products the zero point."""
+        result = PassResult()
+        products = [node for node in graph.nodes if node.op == "MatMulInteger" and len(node.inputs) == 3]
+        reads = Counter(node.inputs[1].name for node in products)
+        outputs = graph_output_names(graph)
+        tensors = {node.inputs[1].name: node.inputs[1] for node in products}
+        changed = {
+            name
+            for name, tensor in tensors.items()
+            if isinstance(tensor, gs.Constant) and has_dtype(tensor, np.int8)
+            if reads[name] == len(tensor.outputs) and name not in outputs
+        }
+        for name in changed:
+            self._unsign(tensors[name])
+        middle = gs.Constant(_MIDDLE, np.array(128, np.uint8))
+        for node in products:
+            if node.inputs[1].name in changed:
+                node.inputs.append(middle)
+        result.count("weights made unsigned", len(changed))
+        return result
+
+    def _unsign(self, tensor: gs.Constant) -> None:
+        if is_placeholder(tensor):
+            self.weights[tensor.name] = self.weights[tensor.name].view(np.uint8) ^ _FLIP
+            retype(tensor, onnx.TensorProto.UINT8)
+        else:
+            tensor.values = tensor.values.view(np.uint8) ^ _FLIP
 
 
 def with_exact_products(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -50,25 +75,4 @@ def with_exact_products(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    return made if unsign_weights(made, {}) else model
-
-
-def _readers(graph: onnx.GraphProto) -> Counter[str]:
-    """How often each tensor of ``graph`` is read: by nodes, by those of nested graphs, and as an output."""
-    nested = [inner for outer in walk_nodes(graph.node) for inner in subgraphs(outer)]
-    found = Counter(name for node in walk_nodes(graph.node) for name in node.input)
-    found.update(item.name for part in (graph, *nested) for item in part.output)
-    return found
-
-
-def _is_int8(tensor: onnx.TensorProto | None) -> bool:
-    return tensor is not None and tensor.data_type == onnx.TensorProto.INT8
-
-
-def _unsign(tensor: onnx.TensorProto, weights: dict[str, npt.NDArray[Any]]) -> None:
-    flip = np.uint8(128)  # adding 128 turns the sign bit and nothing else
-    if tensor.name in weights:
-        weights[tensor.name] = weights[tensor.name].view(np.uint8) ^ flip
-        tensor.data_type = onnx.TensorProto.UINT8
-    else:
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).view(np.uint8) ^ flip, tensor.name))
+    return UnsignWeights().run(made)

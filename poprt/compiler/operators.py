@@ -5,40 +5,56 @@ from __future__ import annotations
 import logging
 
 import onnx
+import onnx_graphsurgeon as gs
 
-from passes.errors import RewriteError
-from passes.ops import DOMAIN, MINIMUM_OPSET, VERSION, attach_functions
+from passes.base import GraphPass, PassResult, walk_graphs
+from passes.graph_io import import_domain
+from passes.ops import DOMAIN, MINIMUM_OPSET, VERSION, declare_operators
 from passes.shapes.convert_opset import ConvertOpset
-from poprt.compiler.walk import walk_nodes
-from poprt.errors import CompileError
 
 logger = logging.getLogger("poprt")
 
 
-def attach_bodies(model: onnx.ModelProto) -> onnx.ModelProto:
-    """``model`` with a function behind each bare node of our domain; its opset is raised where the bodies need that.
+class AttachBodies(GraphPass):
+    """Puts a function behind each bare node of our domain, in the main graph and its subgraphs.
 
-    Raises:
-        CompileError: an operator of the domain is not known, or onnx cannot raise the model's opset.
+    The model's opset is raised where the bodies need that. Does nothing where every operator has its body.
     """
-    try:
-        if _is_too_old(model):
-            _import_domain(model)
-            model = ConvertOpset(MINIMUM_OPSET).run(model)
+
+    name = "attach_bodies"
+
+    def apply(self, graph: gs.Graph) -> PassResult:
+        """Attach the bodies.
+
+        Raises:
+            RewriteError: an operator of the domain is not known, or onnx cannot raise the model's opset.
+        """
+        result = PassResult()
+        used = _operators(graph)
+        if not used:
+            return result
+        import_domain(graph, DOMAIN, VERSION)
+        bare = used - {function.name for function in graph.functions if function.domain == DOMAIN}
+        if bare and graph.opset < MINIMUM_OPSET:
+            ConvertOpset(MINIMUM_OPSET).apply(graph)
             logger.info("the model's opset is raised to %d for the operators of %s", MINIMUM_OPSET, DOMAIN)
-        attach_functions(model)
-    except RewriteError as error:
-        raise CompileError(str(error)) from error
-    return model
+        result.count("element types written out", sum(map(_complete, _nodes(graph))))
+        declare_operators(graph, sorted(bare))
+        result.count("bodies attached", len(bare))
+        return result
 
 
-def _import_domain(model: onnx.ModelProto) -> None:
-    if DOMAIN not in {item.domain for item in model.opset_import}:
-        model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
+def _nodes(graph: gs.Graph) -> list[gs.Node]:
+    return [node for scope in walk_graphs(graph, functions=False) for node in scope.nodes if node.domain == DOMAIN]
 
 
-def _is_too_old(model: onnx.ModelProto) -> bool:
-    bodies = {function.name for function in model.functions if function.domain == DOMAIN}
-    bare = any(node.domain == DOMAIN and node.op_type not in bodies for node in walk_nodes(model.graph.node))
-    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
-    return bare and opset < MINIMUM_OPSET
+def _operators(graph: gs.Graph) -> set[str]:
+    return {node.op for node in _nodes(graph)}
+
+
+def _complete(node: gs.Node) -> bool:
+    """Write out the element type that the body of AttentionMask casts to."""
+    if node.op != "AttentionMask" or "to" in node.attrs:
+        return False
+    node.attrs["to"] = onnx.TensorProto.DataType.Value(node.attrs.get("dataType", "FLOAT"))
+    return True

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from poprt.errors import CompileError
@@ -33,6 +34,7 @@ _EFFECTIVE = {
     "enable_engine_caching": _Option((bool,), False, True),
     "cache_path": _Option((str,), "", True),
     "show_compilation_progress_bar": _Option((bool,), True, True),
+    "dump_passes": _Option((str, Path), "", True),
 }
 
 
@@ -109,7 +111,7 @@ _IPU_ONLY = {
 }
 
 #: Options that do not change the executable.
-ASIDE = frozenset({"enable_engine_caching", "cache_path", "show_compilation_progress_bar"})
+ASIDE = frozenset({"enable_engine_caching", "cache_path", "show_compilation_progress_bar", "dump_passes"})
 
 _OPTIONS: dict[str, _Option] = {**_EFFECTIVE, **_IPU_ONLY}
 
@@ -125,6 +127,8 @@ class CompilerOptions:
         enable_engine_caching: keep executables in ``cache_path`` and reuse them for the same model and options.
         cache_path: a folder.
         show_compilation_progress_bar: show progress where standard error is a terminal.
+        dump_passes: a folder for the graph after each lowering that changed something, without its large weights. An
+            executable that comes from the cache was not lowered again and writes none.
 
     The other documented options steer an IPU. They are checked for their type, kept, and announced once, when a model
     is compiled, as having no effect here. An unknown option is kept with a warning that names the nearest known one.
@@ -135,6 +139,7 @@ class CompilerOptions:
     enable_engine_caching: bool
     cache_path: str
     show_compilation_progress_bar: bool
+    dump_passes: str | Path
     _given: dict[str, Any]
     _own: dict[str, dict[str, Any]]
     _announced: set[str]

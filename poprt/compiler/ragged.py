@@ -7,15 +7,20 @@ index tensors that Unpack and Repack need are the same for the whole graph and a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 
+from passes.base import GraphPass, PassResult, walk_graphs
+from passes.cleanup.rewiring import onnx_dtype, replace_uses
 from passes.errors import RewriteError
 from passes.ops import DOMAIN
 from passes.packed_model import packing_of
+from poprt.compiler.inference import extents_of, inferred_types
 from poprt.errors import CompileError
 from poprt.executable import PackingSpec
 
@@ -42,35 +47,6 @@ _INDEX = """
     place_rows = NonZero (occupied_flat)
     places = Reshape (place_rows, flat)
 """
-
-
-def lower_packing(model: onnx.ModelProto) -> tuple[onnx.ModelProto, PackingSpec | None]:
-    """Relax a packed model for an engine that takes any extent. ``model`` is changed in place.
-
-    Returns:
-        The model and how it is packed; None for a model that is not. A model with several segments a sample, or one
-        whose sequence length was baked in before it was packed, keeps its declared shapes.
-    """
-    packing = read_packing(model)
-    if packing is None or not packing.ragged:
-        return model, packing
-    graph = model.graph
-    shapes = {value.name: value for value in [*graph.value_info, *graph.input, *graph.output]}
-    lowered: list[onnx.NodeProto] = list(_index_nodes(model, packing.unpack_info))
-    made = _Constants()
-    for node in graph.node:
-        if node.domain == DOMAIN and node.op_type == "Unpack":
-            lowered.extend(_unpack(node, shapes.get(node.output[0]), made))
-        elif node.domain == DOMAIN and node.op_type == "Repack":
-            lowered.extend(_repack(node, made))
-        else:
-            lowered.append(node)
-    del graph.node[:]
-    graph.node.extend(lowered)
-    graph.initializer.extend(made.tensors.values())
-    _drop_functions(model)
-    _relax(model, packing)
-    return model, packing
 
 
 def read_packing(model: onnx.ModelProto) -> PackingSpec | None:
@@ -104,128 +80,157 @@ def read_packing(model: onnx.ModelProto) -> PackingSpec | None:
     )
 
 
-class _Constants:
-    """Small initializers, one for equal values."""
+class LowerPacking(GraphPass):
+    """Relaxes a packed model for an engine that takes any extent.
+
+    A model with several segments a sample, or one whose sequence length was baked in before it was packed, keeps its
+    declared shapes, as does one that is not packed.
+
+    Args:
+        packing: how the model says that it is packed (:func:`read_packing`).
+    """
+
+    name = "lower_packing"
+
+    def __init__(self, packing: PackingSpec | None) -> None:
+        super().__init__()
+        self.packing = packing
+
+    def apply(self, graph: gs.Graph) -> PassResult:
+        """Write Unpack and Repack as Gathers, and open the declared extents."""
+        result = PassResult()
+        tensors = graph.tensors()
+        if self.packing is None or not self.packing.ragged or INDEX in tensors:
+            return result
+        lowered = _index_nodes(graph, tensors[self.packing.unpack_info])
+        index, places = (next(t for n in lowered for t in n.outputs if t.name == name) for name in (INDEX, PLACES))
+        made = _Nodes()
+        for node in graph.nodes:
+            ours = node.op if node.domain == DOMAIN else ""
+            if ours in ("Unpack", "Repack"):
+                lowered += made.unpack(node, index) if ours == "Unpack" else made.repack(node, places)
+                result.count(f"{ours}s lowered")
+            else:
+                lowered.append(node)
+        graph.nodes = lowered
+        _drop_functions(graph)
+        _relax(graph, self.packing)
+        result.count("extents opened", len(graph.inputs))
+        return result
+
+
+class _Nodes:
+    """The nodes that Unpack and Repack become. Small constants are made once for equal values."""
 
     def __init__(self) -> None:
-        self.tensors: dict[str, onnx.TensorProto] = {}
+        self._constants: dict[str, gs.Constant] = {}
 
-    def add(self, key: str, values: np.ndarray[Any, Any]) -> str:
-        name = f"{_PREFIX}constant_{key}"
-        if name not in self.tensors:
-            self.tensors[name] = numpy_helper.from_array(values, name)
-        return name
+    def _constant(self, key: str, values: np.ndarray[Any, Any]) -> gs.Constant:
+        return self._constants.setdefault(key, gs.Constant(f"{_PREFIX}constant_{key}", values))
+
+    def unpack(self, node: gs.Node, index: gs.Tensor) -> list[gs.Node]:
+        source, result = node.inputs[0], node.outputs[0]
+        nodes: list[gs.Node] = []
+        rest = _rest(result)
+        if rest is not None:
+            shape, dtype = "x".join(map(str, rest)) or "scalar", np.dtype(result.dtype)
+            target: gs.Tensor = self._constant(f"stream_shape_{shape}", np.array([-1, *rest], np.int64))
+            zero: gs.Tensor = self._constant(f"zero_{dtype.name}_{shape}", np.zeros([1, *rest], dtype))
+        else:
+            flat, one = self._flat(), self._constant("one", np.array([1], np.int64))
+            extents = _add(nodes, "Shape", f"{result.name}_rest", [source], start=2)
+            target = _add(nodes, "Concat", f"{result.name}_stream_shape", [flat, extents], axis=0)
+            zeros = _add(nodes, "Concat", f"{result.name}_zero_shape", [one, extents], axis=0)
+            zeros = _add(nodes, "ConstantOfShape", f"{result.name}_zero_float", [zeros])
+            zero = _add(nodes, "CastLike", f"{result.name}_zero", [zeros, source])
+        stream = _add(nodes, "Reshape", f"{result.name}_stream", [source, target])
+        padded = _add(nodes, "Concat", f"{result.name}_zero_first", [zero, stream], axis=0)
+        return [*nodes, _instead(node, "Gather", [padded, index], axis=0)]
+
+    def repack(self, node: gs.Node, places: gs.Tensor) -> list[gs.Node]:
+        source, result = node.inputs[0], node.outputs[0]
+        row = self._constant("first_axis", np.array([0], np.int64))
+        nodes: list[gs.Node] = []
+        rest = _add(nodes, "Shape", f"{result.name}_rest", [source], start=2)
+        target = _add(nodes, "Concat", f"{result.name}_rows_shape", [self._flat(), rest], axis=0)
+        rows = _add(nodes, "Reshape", f"{result.name}_rows", [source, target])
+        stream = _add(nodes, "Gather", f"{result.name}_stream", [rows, places], axis=0)
+        return [*nodes, _instead(node, "Unsqueeze", [stream, row])]
+
+    def _flat(self) -> gs.Constant:
+        return self._constant("flat", np.array([-1], np.int64))
 
 
-def _index_nodes(model: onnx.ModelProto, info: str) -> list[onnx.NodeProto]:
-    opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
-    text = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]> Index (unpack_info) => (index, places) {{{_INDEX}}}'
-    nodes = list(onnx.parser.parse_function(text).node)
+def _add(nodes: list[gs.Node], op: str, name: str, inputs: Sequence[gs.Tensor], **attributes: Any) -> gs.Variable:
+    """Append a node with the output ``name`` to ``nodes``."""
+    output = gs.Variable(name)
+    nodes.append(gs.Node(op, name, attributes, list(inputs), [output]))
+    return output
+
+
+def _instead(node: gs.Node, op: str, inputs: Sequence[gs.Tensor], **attributes: Any) -> gs.Node:
+    """A node that makes the output of ``node``, which loses its place."""
+    output = node.outputs[0]
+    node.inputs.clear()
+    node.outputs.clear()
+    return gs.Node(op, node.name, attributes, list(inputs), [output])
+
+
+def _index_nodes(graph: gs.Graph, info: gs.Tensor) -> list[gs.Node]:
+    text = f'<domain: "{DOMAIN}", opset_import: ["" : {graph.opset}]> Index (unpack_info) => (index) {{{_INDEX}}}'
+    function = OnnxImporter.import_function(onnx.parser.parse_function(text))
+    nodes: list[gs.Node] = list(function.nodes)
+    replace_uses(function.inputs[0], info)
     for node in nodes:
-        renamed = [info if name == "unpack_info" else _PREFIX + name for name in node.input]
-        del node.input[:]
-        node.input.extend(renamed)
-        node.output[0] = _PREFIX + node.output[0]
-        node.name = node.output[0]
+        node.name = node.outputs[0].name = _PREFIX + node.outputs[0].name
     return nodes
 
 
-def _unpack(node: onnx.NodeProto, output: onnx.ValueInfoProto | None, made: _Constants) -> list[onnx.NodeProto]:
-    source, result = node.input[0], node.output[0]
-    stream, padded = f"{result}_stream", f"{result}_zero_first"
-    rest = _rest(output)
-    nodes = []
-    if rest is not None and output is not None:
-        shape = "x".join(map(str, rest)) or "scalar"
-        target = made.add(f"stream_shape_{shape}", np.array([-1, *rest], np.int64))
-        dtype = helper.tensor_dtype_to_np_dtype(output.type.tensor_type.elem_type)
-        zero = made.add(f"zero_{np.dtype(dtype).name}_{shape}", np.zeros([1, *rest], dtype))
-    else:
-        flat = made.add("flat", np.array([-1], np.int64))
-        one = made.add("one", np.array([1], np.int64))
-        target, zero = f"{result}_stream_shape", f"{result}_zero"
-        nodes += [
-            helper.make_node("Shape", [source], [f"{result}_rest"], start=2),
-            helper.make_node("Concat", [flat, f"{result}_rest"], [target], axis=0),
-            helper.make_node("Concat", [one, f"{result}_rest"], [f"{result}_zero_shape"], axis=0),
-            helper.make_node("ConstantOfShape", [f"{result}_zero_shape"], [f"{result}_zero_float"]),
-            helper.make_node("CastLike", [f"{result}_zero_float", source], [zero]),
-        ]
-    return [
-        *nodes,
-        helper.make_node("Reshape", [source, target], [stream], stream),
-        helper.make_node("Concat", [zero, stream], [padded], padded, axis=0),
-        helper.make_node("Gather", [padded, INDEX], [result], node.name, axis=0),
-    ]
-
-
-def _repack(node: onnx.NodeProto, made: _Constants) -> list[onnx.NodeProto]:
-    source, result = node.input[0], node.output[0]
-    rows, stream, rest = f"{result}_rows", f"{result}_stream", f"{result}_rest"
-    flat = made.add("flat", np.array([-1], np.int64))
-    row = made.add("first_axis", np.array([0], np.int64))
-    return [
-        helper.make_node("Shape", [source], [rest], start=2),
-        helper.make_node("Concat", [flat, rest], [f"{rows}_shape"], axis=0),
-        helper.make_node("Reshape", [source, f"{rows}_shape"], [rows], rows),
-        helper.make_node("Gather", [rows, PLACES], [stream], stream, axis=0),
-        helper.make_node("Unsqueeze", [stream, row], [result], node.name),
-    ]
-
-
-def _rest(value: onnx.ValueInfoProto | None) -> list[int] | None:
+def _rest(tensor: gs.Tensor) -> list[int] | None:
     """The extents after the first two, where they are numbers and the element type is known."""
-    if value is None or not value.type.tensor_type.elem_type or not value.type.tensor_type.HasField("shape"):
+    if not onnx_dtype(tensor) or isinstance(tensor.dtype, int) or tensor.shape is None:
         return None
-    rest = list(value.type.tensor_type.shape.dim)[2:]
-    return [dim.dim_value for dim in rest] if all(dim.dim_value > 0 for dim in rest) else None
+    rest = list(tensor.shape)[2:]
+    return rest if all(isinstance(extent, int) and extent > 0 for extent in rest) else None
 
 
-def _drop_functions(model: onnx.ModelProto) -> None:
-    used = {(node.domain, node.op_type) for node in model.graph.node}
-    kept = [f for f in model.functions if f.domain != DOMAIN or (f.domain, f.name) in used]
-    del model.functions[:]
-    model.functions.extend(kept)
+def _drop_functions(graph: gs.Graph) -> None:
+    used = {(node.domain, node.op) for scope in walk_graphs(graph) for node in scope.nodes}
+    graph.functions = [f for f in graph.functions if f.domain != DOMAIN or (f.domain, f.name) in used]
 
 
-def _relax(model: onnx.ModelProto, packing: PackingSpec) -> None:
+def _relax(graph: gs.Graph, packing: PackingSpec) -> None:
     """Open the declared extents of inputs and outputs. The tokens come as one row; interior shapes say so as well."""
-    for value in model.graph.value_info:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param == "rows":
-                dim.dim_value = 1
-    for value in model.graph.input:
-        if value.name in packing.dynamic_inputs:
-            _open(value, ["", "columns"])
-            value.type.tensor_type.shape.dim[0].dim_value = 1
-        elif value.name == packing.unpack_info:
-            _open(value, ["samples"])
-    proved = _extents_without_samples(model)
-    for value in model.graph.output:
-        kind = packing.outputs.get(value.name)
+    for tensor in [tensor for node in graph.nodes for tensor in node.outputs if tensor not in graph.outputs]:
+        if tensor.shape is not None:
+            tensor.shape = [1 if extent == "rows" else extent for extent in tensor.shape]
+    for tensor in graph.inputs:
+        if tensor.name in packing.dynamic_inputs:
+            _open(tensor, [1, "columns"])
+        elif tensor.name == packing.unpack_info:
+            _open(tensor, ["samples"])
+    inferred = inferred_types(graph)
+    for tensor in graph.outputs:
+        kind = packing.outputs.get(tensor.name)
         if kind == "tokens":
-            _open(value, ["samples", "longest"])
+            _open(tensor, ["samples", "longest"])
         elif kind == "sample":
-            value.type.tensor_type.shape.dim[0].dim_param = "samples"
-            for number, dim in enumerate(list(value.type.tensor_type.shape.dim)[1:], 1):
-                if proved[value.name][number : number + 1] != [dim.dim_value]:
-                    dim.dim_param = f"{value.name}_{number}"
+            # A declared extent does not tell whether it is one of the sample's (half its places) or always the same.
+            proved = extents_of(inferred[tensor.name]) if tensor.name in inferred else ()
+            _open(tensor, ["samples", *_names_where_not_proved(tensor, proved)])
 
 
-def _extents_without_samples(model: onnx.ModelProto) -> dict[str, list[int]]:
-    """The extents of the outputs that shape inference finds whatever the samples are; 0 where it finds none.
-
-    A declared extent does not tell whether it is one of the sample's (half its places) or always the same.
-    """
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    del bare.graph.value_info[:]
-    for value in bare.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    outputs = onnx.shape_inference.infer_shapes(bare).graph.output
-    return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in outputs}
+def _names_where_not_proved(tensor: gs.Tensor, proved: Sequence[int | str | None]) -> list[int | str | None]:
+    """The extents of ``tensor`` but for the first, with a name in place of each that differs from ``proved``."""
+    numbers = [extent if isinstance(extent, int) else 0 for extent in proved]
+    return [
+        extent if numbers[axis : axis + 1] == [extent if isinstance(extent, int) else 0] else f"{tensor.name}_{axis}"
+        for axis, extent in list(enumerate(tensor.shape or ()))[1:]
+    ]
 
 
-def _open(value: onnx.ValueInfoProto, names: list[str]) -> None:
-    for dim, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
-        dim.dim_param = name
+def _open(tensor: gs.Tensor, extents: Sequence[int | str | None]) -> None:
+    """Set the leading extents of ``tensor``, where its shape is declared."""
+    if tensor.shape is not None:
+        rank = len(tensor.shape)
+        tensor.shape = [*extents[:rank], *tensor.shape[len(extents) :]]

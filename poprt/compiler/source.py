@@ -13,19 +13,17 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import external_data_helper, helper, numpy_helper
 
-from passes.check.external import check_places
+from passes.check.external import check_places, tensors_of
 from passes.check.structure import check_structure
 from passes.check.tensors import check_tensor
 from passes.errors import RewriteError
-from poprt.compiler.walk import all_nodes, nested_graphs
+from passes.parted import LARGE_TENSOR_BYTES, PartedModel
+from passes.placeholders import placeholder
 from poprt.errors import CompileError
 from poprt.executable import WEIGHT_DTYPES
 
 #: What the compiler takes: the bytes of a model, the path of one, or the model itself.
 ModelLike = Union[bytes, str, "os.PathLike[str]", onnx.ModelProto]
-
-#: A tensor of at least so many bytes is kept outside the graph. No shape constant is so large.
-LARGE_TENSOR_BYTES = 1024
 
 _LOCATION = "weights.bin"
 _FLOATS = frozenset({"float16", "float32", "float64"})
@@ -46,11 +44,12 @@ class Source:
     variable: frozenset[str] = frozenset()
 
 
-def read_model(model: ModelLike, *, constant_weights: bool = True) -> Source:
-    """Part ``model`` in two. A given ModelProto is not changed.
+def read_model(model: ModelLike | PartedModel, *, constant_weights: bool = True) -> Source:
+    """Part ``model`` in two. What is given is not changed.
 
     Args:
-        model: bytes, a path (external data beside it is mapped, not read), or a ModelProto that holds its data.
+        model: bytes, a path (external data beside it is mapped, not read), a ModelProto that holds its data, or a
+            parted model, whose weights are shared.
         constant_weights: False takes every float initializer of rank 1 or more out of the graph, however small, and
             lists it in :attr:`Source.variable`.
 
@@ -59,30 +58,32 @@ def read_model(model: ModelLike, *, constant_weights: bool = True) -> Source:
         FileNotFoundError: there is no such file.
     """
     proto, folder = _load(model)
+    apart = model.weights if isinstance(model, PartedModel) else {}
     _check(proto)
     skeleton = _without_initializers(proto)
-    _promote_large_constants(skeleton.graph)
+    promoted = _take_large_constants(skeleton.graph)
+    _inline_nested(skeleton, folder)
     source = Source(skeleton, {})
     pinned = _shape_like_initializers(proto.graph)
     variable = set()
-    for tensor in [*proto.graph.initializer, *_pop_all(skeleton.graph)]:
+    for tensor in [*proto.graph.initializer, *promoted]:
         replaceable = not constant_weights and _is_weight(tensor) and tensor.name not in pinned
         if replaceable or _is_large(tensor):
-            source.weights[tensor.name] = _array(tensor, folder)
-            skeleton.graph.initializer.append(_placeholder(tensor))
+            array = apart.get(tensor.name)
+            source.weights[tensor.name] = _array(tensor, folder) if array is None else array
+            skeleton.graph.initializer.append(placeholder(tensor.name, tensor.data_type, tensor.dims, _LOCATION))
         else:
             skeleton.graph.initializer.append(_inline(tensor, folder))
         if replaceable:
             variable.add(tensor.name)
     source.variable = frozenset(variable)
-    _inline_nested(skeleton, folder)
     return source
 
 
-def _load(model: ModelLike) -> tuple[onnx.ModelProto, Path | None]:
+def _load(model: ModelLike | PartedModel) -> tuple[onnx.ModelProto, Path | None]:
     """The model and the folder of its external data."""
-    if isinstance(model, onnx.ModelProto):
-        return model, None
+    if isinstance(model, (onnx.ModelProto, PartedModel)):
+        return (model if isinstance(model, onnx.ModelProto) else model.model), None
     try:
         if isinstance(model, bytes):
             return onnx.load_model_from_string(model), None
@@ -125,27 +126,23 @@ def _assign(message: Any, name: str, value: Any, *, skip: str) -> None:
         getattr(message, name).extend(value)
 
 
-def _promote_large_constants(graph: onnx.GraphProto) -> None:
-    """Turn Constant nodes of the main graph that hold a large tensor into initializers."""
-    kept = []
+def _take_large_constants(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    """Take out the Constant nodes of the main graph that hold a large tensor; these, named as their outputs."""
+    kept, taken = [], []
     for node in graph.node:
         held = node.attribute[0] if node.op_type == "Constant" and len(node.attribute) == 1 else None
         if held is not None and held.name == "value" and _is_large(held.t):
-            tensor = graph.initializer.add()
+            tensor = onnx.TensorProto()
             tensor.CopyFrom(held.t)
             tensor.name = node.output[0]
+            taken.append(tensor)
         else:
             kept.append(node)
     if len(kept) < len(graph.node):
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
         del graph.node[:]
         graph.node.extend(nodes)
-
-
-def _pop_all(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
-    tensors = list(graph.initializer)
-    del graph.initializer[:]
-    return tensors
+    return taken
 
 
 def _shape_like_initializers(graph: onnx.GraphProto) -> set[str]:
@@ -203,13 +200,6 @@ def _data_file(name: str, location: str, folder: Path | None) -> Path:
     return path
 
 
-def _placeholder(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    made = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    made.data_location = onnx.TensorProto.EXTERNAL
-    made.external_data.add(key="location", value=_LOCATION)
-    return made
-
-
 def _inline(tensor: onnx.TensorProto, folder: Path | None) -> onnx.TensorProto:
     """``tensor`` with its data inside."""
     if not external_data_helper.uses_external_data(tensor):
@@ -229,12 +219,7 @@ def _inline(tensor: onnx.TensorProto, folder: Path | None) -> onnx.TensorProto:
 
 
 def _inline_nested(model: onnx.ModelProto, folder: Path | None) -> None:
-    """Put the data of tensors in attributes and subgraphs inside; only the main graph's may stay external."""
-    tensors = [tensor for graph in nested_graphs(model) for tensor in graph.initializer]
-    for node in all_nodes(model):
-        for attribute in node.attribute:
-            tensors.extend([attribute.t] if attribute.HasField("t") else [])
-            tensors.extend(attribute.tensors)
-    for tensor in tensors:
+    """Put the data of tensors in attributes and subgraphs inside. ``model`` has no initializers of its own yet."""
+    for tensor in tensors_of(model):
         if external_data_helper.uses_external_data(tensor):
             tensor.CopyFrom(_inline(tensor, folder))

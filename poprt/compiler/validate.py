@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 
 import onnx
-import onnxruntime as ort
 from onnx import external_data_helper, helper
 
+from poprt.engine.plain import NOTHING, plain_session
+from poprt.engine.providers import default_providers
+from poprt.engine.session import EngineSession
 from poprt.errors import CompileError, ExecutableError
 from poprt.executable import Executable
-from poprt.runtime.session import EngineSession, default_providers
 
 logger = logging.getLogger("poprt")
 
@@ -31,11 +32,8 @@ def validate(model: onnx.ModelProto, executable: Executable) -> None:
         if external_data_helper.uses_external_data(tensor):
             probe.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
             del probe.graph.initializer[index]
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
     try:
-        ort.InferenceSession(probe.SerializeToString(), options, providers=default_providers())
+        plain_session(probe.SerializeToString(), optimise=False, providers=default_providers(), log_severity=NOTHING)
     except Exception as error:
         logger.debug("the engine refuses the graph without its weights: %s", error)
         try:

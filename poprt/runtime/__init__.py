@@ -1,11 +1,11 @@
 """Runners over an executable: numpy and onnxruntime only."""
 
+from poprt.engine.device import Device, DeviceManager, ReplicaIdToDevice
 from poprt.executable import Executable
 from poprt.runtime.batching import RunFuture
 from poprt.runtime.config import PackAlgorithm, PackRunnerConfig, RuntimeConfig
 from poprt.runtime.data_desc import DataDesc
 from poprt.runtime.declared import DeclaredSession
-from poprt.runtime.device import Device, DeviceManager, ReplicaIdToDevice
 from poprt.runtime.model_runner import ModelRunner
 from poprt.runtime.pack_runner import PackRunner
 from poprt.runtime.packing import PackedData, pack_data

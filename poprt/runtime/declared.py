@@ -6,25 +6,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from poprt.engine.protocol import Session
 from poprt.errors import InputError, RequestTooLongError
 from poprt.executable import Executable, Manifest, PackingSpec, TensorSpec
 from poprt.runtime.buffers import Array, InputNames, as_array, check_dtype, check_ids, check_known
 from poprt.runtime.shapes import same_shape, wrong_result
-from poprt.runtime.stream import Session, StreamSession
+from poprt.runtime.stream import StreamSession
 
 
 def open_session(executable: Executable, threads: int | None, providers: Sequence[str] | None) -> Session:
     """Open the engine on an executable. onnxruntime is loaded here and no earlier."""
-    from poprt.runtime.session import EngineSession
+    from poprt.engine.session import EngineSession
 
     return EngineSession(executable, threads=threads, providers=providers)
-
-
-def runs_on_cpu(providers: Sequence[str] | None) -> bool:
-    """Whether a session with these execution providers computes on the CPU alone."""
-    from poprt.runtime.session import default_providers
-
-    return (default_providers() if providers is None else list(providers)) == ["CPUExecutionProvider"]
 
 
 class DeclaredSession:

@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from poprt.engine.cpu import usable_cores
+from poprt.engine.protocol import Session
+from poprt.engine.providers import runs_on_cpu
 from poprt.errors import InputError, PoprtError, RequestTooLongError
 from poprt.executable import Executable, PackingSpec, TensorSpec
 from poprt.runtime.batching import Batcher
@@ -24,13 +27,11 @@ from poprt.runtime.buffers import (
     check_known,
 )
 from poprt.runtime.config import PackRunnerConfig
-from poprt.runtime.cpu import usable_cores
-from poprt.runtime.declared import open_session, runs_on_cpu
+from poprt.runtime.declared import open_session
 from poprt.runtime.lanes import share_cores
 from poprt.runtime.pack_worker import PackRequest, PackStats, PackWorker, StreamWorker
 from poprt.runtime.row_worker import RowWorker
 from poprt.runtime.runner import Outputs, Runner
-from poprt.runtime.stream import Session
 
 logger = logging.getLogger("poprt")
 

@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from poprt.engine.protocol import Session
 from poprt.executable import Manifest, PackingSpec
 from poprt.runtime.budget import find_token_budget
 from poprt.runtime.buffers import Array, fill
 from poprt.runtime.placement import choose_equal, choose_pack
 from poprt.runtime.request import Request
-from poprt.runtime.stream import Session, StreamSession, own_part
+from poprt.runtime.stream import StreamSession, own_part
 
 
 class PackStats(NamedTuple):

@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from poprt.engine.protocol import Session
 from poprt.executable import Manifest, PackingSpec
 from poprt.runtime.buffers import Array
 from poprt.runtime.config import PackAlgorithm
 from poprt.runtime.pack_worker import PackRequest, PackWorker
 from poprt.runtime.placement import Place, place_within_rows, stream_distances
 from poprt.runtime.shapes import same_shape, wrong_result
-from poprt.runtime.stream import Session, clear_padding
+from poprt.runtime.stream import clear_padding
 
 #: Gives each sample a place in a run, or None where it has to wait for another run.
 Placement = Callable[[Sequence[PackRequest]], "list[Place | None]"]

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 
+from poprt.engine.protocol import Session
 from poprt.executable import Manifest, PackingSpec
 from poprt.runtime.buffers import Array
 from poprt.runtime.shapes import wrong_result
-
-
-class Session(Protocol):
-    """An engine session: declared names in, the engine's types and shapes out. Safe to call from several threads."""
-
-    def run(self, feeds: Mapping[str, Array], output_names: Sequence[str] | None = None) -> list[Array]:
-        """Run the graph once and return the named outputs in order."""
 
 
 class StreamSession:

@@ -16,7 +16,7 @@ from benchmarks.roof import Roof
 from benchmarks.rounds import Slice, Timing, interleave
 from benchmarks.throughput import Budget, measure_case, slice_counts
 from benchmarks.workloads import DISTRIBUTIONS, Requests, build, config_of
-from poprt.runtime.cpu import usable_cores
+from poprt.engine.cpu import usable_cores
 
 QUICK = Budget(seconds=0.01, rounds=2, least=16)
 SHORT = DISTRIBUTIONS["short"]

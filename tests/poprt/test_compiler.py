@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.bert import BertConfig, build_bert
 from poprt.compiler import Compiler, CompilerOptions, Executable
+from poprt.engine.session import EngineSession
 from poprt.errors import CompileError
 from poprt.executable import WEIGHT_DTYPES
-from poprt.runtime.session import EngineSession
 from tests import numerics
 
 RNG = np.random.default_rng(0)

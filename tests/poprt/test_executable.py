@@ -277,7 +277,7 @@ def test_weights_and_manifest_have_to_agree() -> None:
 
 def test_importing_the_runtime_loads_neither_onnx_nor_the_passes() -> None:
     script = (
-        "import sys, poprt, poprt.executable, poprt.runtime, poprt.runtime.session, poprt.utils;"
+        "import sys, poprt, poprt.executable, poprt.runtime, poprt.engine.session, poprt.engine.plain, poprt.utils;"
         "print([name for name in ('onnx', 'passes', 'onnx_graphsurgeon', 'poprt.compiler') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -20,11 +20,11 @@ from models.bert import SIZES, BertConfig, build_bert
 from poprt import graph_reader
 from poprt.compiler import Compiler
 from poprt.converter import Converter
+from poprt.engine.session import EngineSession
 from poprt.errors import ExecutableError, UnsafeGraphError
 from poprt.executable import Executable, Manifest, TensorSpec
 from poprt.graph_check import check_graph
 from poprt.manifest import WeightSpec
-from poprt.runtime.session import EngineSession
 from tests.fuzz.files import sealed
 
 WEIGHT = WeightSpec("w", (300,), "float16", "float32", 0, 600)
@@ -298,7 +298,7 @@ def test_constants_that_would_grow_are_not_computed_while_loading() -> None:
     spec = TensorSpec("x", (4,), "float32", "float32")
     manifest = Manifest((spec,), (TensorSpec("y", (4,), "float32", "float32"),), ())
     script = (
-        "import sys, resource, pickle; from poprt.runtime.session import EngineSession\n"
+        "import sys, resource, pickle; from poprt.engine.session import EngineSession\n"
         "executable = pickle.loads(sys.stdin.buffer.read()); EngineSession(executable)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)"
     )

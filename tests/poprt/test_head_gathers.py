@@ -14,9 +14,11 @@ from onnx import helper
 
 from models.bert import SIZES, BertConfig, build_bert
 from models.dialects import DIALECTS
+from passes import PassManager, PassResult
 from poprt.compiler import Compiler
-from poprt.compiler.head_gathers import gather_heads
-from poprt.compiler.ragged import INDEX, PLACES, lower_packing
+from poprt.compiler.head_gathers import GatherHeads
+from poprt.compiler.key_flips import FlipKeys
+from poprt.compiler.ragged import INDEX, PLACES, LowerPacking, read_packing
 from poprt.converter import Converter
 from poprt.runtime.declared import DeclaredSession
 from tests.numerics import Arrays, one_by_one, random_samples, run
@@ -41,14 +43,18 @@ def converted(model: onnx.ModelProto, **options: Any) -> onnx.ModelProto:
 
 
 def lowered(model: onnx.ModelProto) -> onnx.ModelProto:
-    made, packing = lower_packing(converted(model))
+    return lower_packing(converted(model))
+
+
+def lower_packing(model: onnx.ModelProto) -> onnx.ModelProto:
+    packing = read_packing(model)
     assert packing is not None
     assert packing.ragged
-    return made
+    return LowerPacking(packing).run(model)
 
 
 def rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
-    made = gather_heads(copy_of(model))
+    made = PassManager([FlipKeys(), GatherHeads()]).run(copy_of(model))
     onnx.checker.check_model(made)
     return made
 
@@ -97,8 +103,10 @@ def test_the_indices_are_made_once_for_all_layers() -> None:
 def test_a_second_run_and_a_model_that_is_not_packed_change_nothing() -> None:
     once = rewritten(lowered(original("new-torch")))
     assert ops(rewritten(once)) == ops(once)
-    plain = original("new-torch")
-    assert gather_heads(plain) is plain
+    manager = PassManager([FlipKeys(), GatherHeads()])
+    for model in (once, original("new-torch")):
+        manager.run(copy_of(model))
+        assert not any(record.result.modified for record in manager.records)
 
 
 def chain(model: onnx.ModelProto, index: str) -> list[str]:
@@ -145,7 +153,8 @@ def test_executables_of_other_precisions_keep_their_answers(precision: str, monk
     executable = Compiler.compile(model)
     assert any(node.output[0].startswith(HEADS) for node in onnx.load_from_string(executable.graph).graph.node)
     got = DeclaredSession(executable, threads=1).run(feeds)[0]
-    monkeypatch.setattr("poprt.compiler.compiler.gather_heads", lambda model: model)
+    monkeypatch.setattr(GatherHeads, "apply", lambda self, graph: PassResult())
+    monkeypatch.setattr(FlipKeys, "apply", lambda self, graph: PassResult())
     want = DeclaredSession(Compiler.compile(model), threads=1).run(feeds)[0]
     np.testing.assert_allclose(got, want, atol=1e-6)
 
@@ -172,9 +181,7 @@ FLAT = "flat = Constant <value_ints = [0, 0, 8]> ()"
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_keys_that_are_flipped_in_the_same_transpose_are_flipped_afterwards(target: str) -> None:
     model = packs.around(target + FLAT + ATTENTION.format(queries="[0, 2, 1, 3]", keys="[0, 2, 3, 1]"))
-    graph, packing = lower_packing(packs.packed(model))
-    assert packing is not None
-    assert packing.ragged
+    graph = lower_packing(packs.packed(model))
     after = rewritten(graph)
     assert coarse(graph, INDEX) - coarse(after, INDEX) == 2
     flips = [helper.get_attribute_value(n.attribute[0]) for n in after.graph.node if n.op_type == "Transpose"]
@@ -192,7 +199,7 @@ FIVE_AXES = """
 
 def test_queries_keys_and_values_in_one_tensor_are_unpacked_to_heads_too() -> None:
     model = packs.around(FIVE_AXES)
-    graph, _ = lower_packing(packs.packed(model))
+    graph = lower_packing(packs.packed(model))
     assert coarse(graph, INDEX) - coarse(rewritten(graph), INDEX) == 1
     packs.assert_each_is_right(packs.run_ragged(model, packs.samples()), model, packs.samples())
 
@@ -208,7 +215,7 @@ HEADS_OF_THEIR_OWN = """
 
 def test_heads_that_were_split_before_the_unpack_are_moved_by_it() -> None:
     model = packs.around(HEADS_OF_THEIR_OWN)
-    graph, _ = lower_packing(packs.packed(model))
+    graph = lower_packing(packs.packed(model))
     after = rewritten(graph)
     assert coarse(graph, INDEX) - coarse(after, INDEX) == 1
     packs.assert_each_is_right(packs.run_ragged(model, packs.samples()), model, packs.samples())

@@ -5,6 +5,7 @@ import onnx
 import pytest
 
 from models.bert import SIZES, BertConfig, build_bert
+from passes.graph_io import import_graph
 from poprt.compiler import Compiler
 from poprt.compiler.id_limits import id_limits
 from poprt.converter import Converter
@@ -23,7 +24,7 @@ def limits(body: str, inputs: str = "int64[n] ids") -> dict[str, int]:
     model = onnx.parser.parse_model(f"<ir_version: 9, opset_import: [{opsets}]> g ({inputs}) => (float y) {{ {body} }}")
     tables = {"table": np.zeros((7, 2), np.float32), "small": np.zeros((5, 2), np.int8), "wide": np.zeros((2, 4))}
     model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in tables.items())
-    return id_limits(model)
+    return id_limits(import_graph(model))
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from passes.base import PassResult
 from passes.precision.float_to_int8 import FloatToInt8
 from poprt.compiler import Compiler
 from poprt.converter import Converter
+from poprt.engine.cpu import lacks_int8_dot_products
 from poprt.executable import Executable
 from poprt.runtime import PackRunnerConfig, Runner
-from poprt.runtime.cpu import lacks_int8_dot_products
 from poprt.verify import verify
 from tests.numerics import Arrays, one_by_one, random_samples, session
 from tests.passes.rewrites import parse

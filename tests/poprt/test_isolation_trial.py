@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 from models.bert import SIZES, BertConfig, build_bert
 from passes.errors import PackingError
 from passes.packed_model import METADATA_KEY
+from passes.parted import PartedModel
 from poprt.compiler import Compiler
 from poprt.compiler.ragged import read_packing
 from poprt.converter import Converter
@@ -122,7 +123,7 @@ def stated(model: onnx.ModelProto, neighbours: str) -> IsolationTrial:
     """The trial of a converted model that says itself what may share a run."""
     packing = read_packing(model)
     assert packing is not None
-    return try_isolation(model, replace(packing, neighbours=neighbours), model_inputs(bert()))
+    return try_isolation(PartedModel(model), replace(packing, neighbours=neighbours), model_inputs(bert()))
 
 
 @pytest.mark.isolation_failure

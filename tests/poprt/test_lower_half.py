@@ -10,11 +10,13 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from passes.graph_io import export_graph, import_graph
 from poprt.compiler import Compiler, CompilerOptions
-from poprt.compiler.lower_half import lower_half, uses_half
+from poprt.compiler.lower_half import LowerHalf
+from poprt.engine.providers import has_fast_half
+from poprt.engine.session import EngineSession
 from poprt.executable import Executable
 from poprt.runtime.declared import DeclaredSession
-from poprt.runtime.session import EngineSession, has_fast_half
 from tests import numerics
 from tests.poprt.test_compiler import linear, make_model, value
 
@@ -122,22 +124,23 @@ def test_local_functions_are_lowered_too() -> None:
 
 def test_type_attributes_and_sequence_types_are_widened() -> None:
     random = helper.make_node("RandomNormal", [], ["r"], dtype=HALF, shape=[2])
-    model = make_model([random], [], [value("r", HALF, [2])])
-    model.graph.value_info.append(
-        helper.make_value_info("s", helper.make_sequence_type_proto(helper.make_tensor_type_proto(HALF, [2])))
-    )
-    assert uses_half(model)
-    assert lower_half(model) == 3
-    assert not uses_half(model)
-    assert model.graph.value_info[0].type.sequence_type.elem_type.tensor_type.elem_type == FLOAT
+    gather = helper.make_node("SequenceConstruct", ["r", "r"], ["s"])
+    model = make_model([random, gather], [], [value("r", HALF, [2])])
+    sequence = helper.make_sequence_type_proto(helper.make_tensor_type_proto(HALF, [2]))
+    model.graph.output.append(helper.make_value_info("s", sequence))
+    graph = import_graph(model)
+    assert LowerHalf().apply(graph).counts == {"tensors widened": 2, "attributes widened": 1}
+    made = export_graph(graph)
+    assert made.graph.output[1].type.sequence_type.elem_type.tensor_type.elem_type == FLOAT
+    assert made.graph.node[0].attribute[0].i == FLOAT
+    assert not LowerHalf().apply(graph).modified
 
 
 def test_a_model_without_float16_is_left_as_it_is() -> None:
-    model = linear()
-    before = model.SerializeToString()
-    assert not uses_half(model)
-    assert lower_half(model) == 0
-    assert model.SerializeToString() == before
+    graph = import_graph(linear())
+    before = export_graph(graph).SerializeToString()
+    assert not LowerHalf().apply(graph).modified
+    assert export_graph(graph).SerializeToString() == before
 
 
 def test_replaceable_float16_weights_take_float16_values() -> None:

@@ -7,8 +7,9 @@ import onnx
 import pytest
 
 from models.bert import SIZES, BertConfig, build_bert
+from passes.graph_io import export_graph, import_graph
 from passes.ops import DOMAIN
-from poprt.compiler.ragged import lower_packing, read_packing
+from poprt.compiler.ragged import LowerPacking, read_packing
 from poprt.converter import Converter
 from tests.numerics import one_by_one, random_samples, run
 
@@ -25,6 +26,11 @@ def converted(head="hidden", **pack_args):
     shapes = {value.name: [ROWS, COLUMNS] for value in model.graph.input}
     sizes = {"max_valid_num": MOST, "segment_max_size": COLUMNS, **pack_args}
     return Converter(input_shape=shapes, pack_args=sizes, disable_progress_bar=True).convert(model)
+
+
+def lower_packing(model):
+    packing = read_packing(model)
+    return LowerPacking(packing).run(model), packing
 
 
 def extents(value):
@@ -75,7 +81,7 @@ def test_declared_extents_are_open_and_the_row_is_one():
 @pytest.mark.parametrize("sizes", ["5+11", [4, 4, 8]])
 def test_samples_of_several_segments_keep_the_declared_shapes(sizes):
     packed = converted(segment_max_size=sizes)
-    before = packed.SerializeToString()
+    before = export_graph(import_graph(packed)).SerializeToString()
     model, packing = lower_packing(packed)
     assert not packing.ragged
     assert model.SerializeToString() == before
@@ -84,6 +90,16 @@ def test_samples_of_several_segments_keep_the_declared_shapes(sizes):
 def test_a_model_that_is_not_packed_is_left_as_it_is():
     model = onnx.ModelProto.FromString(original("hidden").SerializeToString())
     assert read_packing(model) is None
-    lowered, packing = lower_packing(model)
-    assert packing is None
-    assert lowered.SerializeToString() == original("hidden").SerializeToString()
+    graph = import_graph(model)
+    assert not LowerPacking(None).apply(graph).modified
+    assert export_graph(graph).SerializeToString() == export_graph(import_graph(model)).SerializeToString()
+
+
+def test_a_second_run_changes_nothing():
+    packed = converted()
+    graph = import_graph(packed)
+    step = LowerPacking(read_packing(packed))
+    assert step.apply(graph).counts["Unpacks lowered"] > 3
+    once = export_graph(graph).SerializeToString()
+    assert not step.apply(graph).modified
+    assert export_graph(graph).SerializeToString() == once

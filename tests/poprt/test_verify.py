@@ -11,8 +11,8 @@ from onnx import numpy_helper, parser
 
 from models.bert import SIZES, BertConfig, build_bert
 from poprt.converter import Converter
+from poprt.engine.cpu import lacks_int8_dot_products
 from poprt.errors import PoprtError
-from poprt.runtime.cpu import lacks_int8_dot_products
 from poprt.sample_data import model_inputs, random_array
 from poprt.verify import verify
 from poprt.verify_packed import pack_samples

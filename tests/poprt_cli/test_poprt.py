@@ -17,8 +17,8 @@ from onnx import helper
 
 from models.bert import SIZES, BertConfig, build_bert
 from passes import get_registered_passes
+from poprt.engine.cpu import lacks_int8_dot_products
 from poprt.executable import Executable
-from poprt.runtime.cpu import lacks_int8_dot_products
 from poprt_cli.main import cli
 
 SHAPES = ["input_ids=2,12", "attention_mask=2,12", "token_type_ids=2,12"]
@@ -327,3 +327,28 @@ def test_a_model_near_two_gigabytes_gets_a_file_beside_it(
         onnx.load(str(model_path)).graph.initializer[:1], onnx.load("big.onnx").graph.initializer[:1], strict=True
     ):
         assert np.array_equal(onnx.numpy_helper.to_array(expected), onnx.numpy_helper.to_array(got))
+
+
+def test_each_pass_that_changed_something_is_dumped_and_the_model_stays_the_same(
+    poprt: Poprt, model_path: Path
+) -> None:
+    words = ["-i", model_path, "--input_shape", *SHAPES]
+    assert poprt(*words, "--output_model", "plain.onnx").exit_code == 0
+    result = poprt(*words, "--output_model", "watched.onnx", "--dump_passes", "dump")
+    assert result.exit_code == 0, result.output
+    assert Path("watched.onnx").read_bytes() == Path("plain.onnx").read_bytes()
+    names = sorted(path.name for path in Path("dump").iterdir())
+    (path,) = Path("dump").glob("*_const_input_shape.onnx")
+    assert 2 < len(names) < 15
+    assert all(re.match(r"\d\d_[a-z0-9_]+\.onnx", name) for name in names)
+    dumped = onnx.load(str(path), load_external_data=False)
+    assert [dim.dim_value for dim in dumped.graph.input[0].type.tensor_type.shape.dim] == [2, 12]
+
+
+def test_a_folder_for_dumps_that_cannot_be_used_is_refused_on_one_line(poprt: Poprt, model_path: Path) -> None:
+    Path("file").write_text("x")
+    result = poprt("-i", model_path, "--dump_passes", "file")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("poprt: error: dump_passes: 'file' cannot be written to (")
+    assert result.stderr.count("\n") == 1
+    assert not Path("bert.optimized.onnx").exists()

@@ -10,7 +10,8 @@ import pytest
 from passes import PassManager, PassResult, get_pass
 from passes.base import GraphPass
 from passes.errors import RewriteError
-from poprt.compiler import Compiler, compiler
+from poprt.compiler import Compiler
+from poprt.compiler.ragged import LowerPacking
 from poprt.converter import Converter
 from poprt.errors import CompileError
 from tests.passes.rewrites import parse
@@ -67,6 +68,6 @@ def test_the_compiler_blames_likewise(text: str, expected: type[Exception], monk
     def fail(*_: object) -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr(compiler, "lower_packing", fail)
+    monkeypatch.setattr(LowerPacking, "apply", fail)
     with pytest.raises(expected):
         Compiler.compile(parse(text))

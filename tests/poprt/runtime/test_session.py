@@ -9,10 +9,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from poprt.compiler import Compiler, CompilerOptions
+from poprt.engine.cpu import usable_cores
+from poprt.engine.session import EngineSession
 from poprt.errors import ExecutableError, InputError, UnsupportedOperatorError
 from poprt.executable import Executable, Manifest, TensorSpec
-from poprt.runtime.cpu import usable_cores
-from poprt.runtime.session import EngineSession
 from tests.poprt.test_compiler import linear, make_model, value
 
 KINDS = {"i": TensorProto.INT32, "f": TensorProto.FLOAT, "m": TensorProto.BOOL, "u": TensorProto.UINT8}

@@ -1,0 +1,276 @@
+"""One onnxruntime session over an executable."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as engine
+
+from poprt.container import ALIGNMENT
+from poprt.engine.cpu import usable_cores
+from poprt.engine.providers import chosen_providers, runs_on_cpu
+from poprt.errors import DamagedExecutableError, ExecutableError, InputError, PoprtError, UnsupportedOperatorError
+from poprt.executable import WEIGHT_DTYPES, Executable, Manifest, TensorSpec, WeightSpec
+from poprt.graph_check import MOST_CALLED_NODES
+
+logger = logging.getLogger("poprt")
+
+Array = npt.NDArray[Any]
+
+#: What onnxruntime raises when a run fails for another reason than its inputs.
+_FAILURES = (engine.Fail, engine.RuntimeException, engine.EPFail, engine.NotImplemented)
+
+#: How onnxruntime says that it has no such operator, or none for these types.
+_MISSING_OPERATOR = (
+    "is not a registered function/op",
+    "No Op registered for",
+    "Could not find an implementation for",
+    "is under development and support for this is limited",
+    "No opset import for domain",
+)
+
+
+#: Bytes that a constant may take which onnxruntime computes while it loads, besides twice those of the executable.
+_FOLDED_BYTES = 64 << 20
+
+#: How onnxruntime names the types that executables have.
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(string)": "object",
+    **{f"tensor({name})": name for name in WEIGHT_DTYPES - {"float32", "float64"}},
+}
+
+#: Rewrites of onnxruntime that make a CPU slower. Its SkipLayerNormalization takes 4 times as long as Add and
+#: LayerNormalization ([512, 384] and [512, 768], two cores of an AVX-512 machine, onnxruntime 1.32).
+SLOWER_ON_CPU = ("SkipLayerNormFusion",)
+
+
+class EngineSession:
+    """Runs an executable's graph. Several threads may run it at once; no lock of ours serialises them.
+
+    Args:
+        executable: what to run.
+        threads: threads for one operator; by default the cores that this process may use.
+        providers: onnxruntime execution providers, best first; by default CUDA where there is one, then the CPU.
+        log_severity: the least severe messages that onnxruntime prints by itself, 3 for errors.
+
+    Raises:
+        UnsupportedOperatorError: the executable needs an operator that the installed onnxruntime lacks.
+        DamagedExecutableError: the file was changed since it was loaded, or its graph takes or gives other tensors than
+            its manifest says.
+        ExecutableError: onnxruntime refuses the graph for another reason.
+    """
+
+    def __init__(
+        self,
+        executable: Executable,
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+        log_severity: int = 3,
+    ) -> None:
+        self.executable = executable
+        self.providers = chosen_providers(providers)
+        self._variable = {
+            spec.name: _engine_array(executable, spec) for spec in executable.manifest.weights if not spec.constant
+        }
+        self._session = self._start(usable_cores() if threads is None else threads, log_severity)
+        _check_interface(executable.manifest, self._session)
+        shapes = {item.name: item.shape for item in self._session.get_inputs()}
+        self._inputs = {spec.name: (spec, shapes[spec.name]) for spec in executable.inputs}
+        #: Output name -> its shape in the graph: a number, or anything else where the extent is open.
+        self.output_shapes = {item.name: list(item.shape) for item in self._session.get_outputs()}
+        self._outputs = list(self.output_shapes)
+
+    def _start(self, threads: int, log_severity: int) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = log_severity
+        _bound(options, self.executable)
+        self.executable.check_unchanged()
+        constant = [spec for spec in self.executable.manifest.weights if spec.constant]
+        # onnxruntime copies these while it loads; they may go when this method returns.
+        arrays = _engine_arrays(self.executable, constant)
+        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]
+        if values:
+            options.add_external_initializers([spec.name for spec in constant], values)
+        try:
+            started = ort.InferenceSession(
+                self.executable.graph, options, providers=self.providers, disabled_optimizers=self._unwanted()
+            )
+        except Exception as error:
+            raise engine_error(error) from error
+        self.executable.check_unchanged()
+        self.executable.release_pages()
+        return started
+
+    def _unwanted(self) -> list[str]:
+        return list(SLOWER_ON_CPU) if runs_on_cpu(self.providers) else []
+
+    @property
+    def input_names(self) -> list[str]:
+        """Names of the inputs that :meth:`run` expects."""
+        return list(self._inputs)
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the outputs, in order."""
+        return list(self._outputs)
+
+    @property
+    def variable_weights(self) -> dict[str, Array]:
+        """The replaceable weights (``constant_weights=False``) as they are now, in the engine's types."""
+        return dict(self._variable)
+
+    def update_weights(self, weights: Mapping[str, Array]) -> None:
+        """Replace weights of an executable compiled with ``constant_weights=False``, all of them at one moment.
+
+        Raises:
+            InputError: a name is not a replaceable weight, or an array has another shape.
+        """
+        replaced = dict(self._variable)
+        for name, array in weights.items():
+            current = replaced.get(name)
+            if current is None:
+                raise InputError(
+                    f"{name!r} is not a replaceable weight; expected one of {sorted(replaced)} "
+                    "(compile with constant_weights=False)"
+                )
+            if array.shape != current.shape:
+                raise InputError(f"weight {name!r} has shape {list(array.shape)}, expected {list(current.shape)}")
+            replaced[name] = np.array(_to_dtype(name, array, current.dtype), order="C")
+        self._variable = replaced
+
+    def run(self, feeds: Mapping[str, Array], output_names: Sequence[str] | None = None) -> list[Array]:
+        """Run the graph once.
+
+        Args:
+            feeds: an array for each input, of the engine's shape, and of a type that converts to it without loss of
+                meaning (integers are range-checked; a float for an integer input is an error).
+            output_names: which outputs to return; None for all.
+
+        Returns:
+            The outputs in the order asked for, in the engine's types. They are new arrays.
+
+        Raises:
+            InputError: an input is missing, unknown, mistyped or misshapen, or an output is unknown.
+            PoprtError: the engine failed for another reason, such as a lack of memory.
+        """
+        names = self._outputs if output_names is None else list(output_names)
+        unknown = [name for name in names if name not in self._outputs]
+        if unknown:
+            raise InputError(f"unknown output {', '.join(map(repr, unknown))}; expected {', '.join(self._outputs)}")
+        self._check_names(feeds)
+        prepared = {name: _prepare(feeds[name], spec, shape) for name, (spec, shape) in self._inputs.items()}
+        try:
+            results: list[Array] = self._session.run(names, {**prepared, **self._variable})
+        except engine.InvalidArgument as error:
+            raise InputError(f"the engine refuses these inputs: {error}") from error
+        except _FAILURES as error:
+            raise PoprtError(f"the engine failed: {error}") from error
+        return results
+
+    def _check_names(self, feeds: Mapping[str, Array]) -> None:
+        missing = [name for name in self._inputs if name not in feeds]
+        unknown = [name for name in feeds if name not in self._inputs]
+        if missing or unknown:
+            faults = [f"missing input {name!r}" for name in missing] + [f"unknown input {name!r}" for name in unknown]
+            raise InputError(f"{', '.join(faults)}; expected {', '.join(self._inputs)}")
+
+
+def _bound(options: ort.SessionOptions, executable: Executable) -> None:
+    """Options against graphs that grow while they are loaded. An older onnxruntime takes no notice of some."""
+    stored = len(executable.graph) + sum(spec.nbytes for spec in executable.manifest.weights)
+    for name, value in {
+        "session.load_model_format": "ONNX",  # not its own format, which nobody checked
+        "session.function_expansion_node_limit": str(MOST_CALLED_NODES),
+        "optimization.constant_folding_max_output_size_in_bytes": str(_FOLDED_BYTES + 2 * stored),
+    }.items():
+        options.add_session_config_entry(name, value)
+
+
+def _check_interface(manifest: Manifest, session: ort.InferenceSession) -> None:
+    """Raise DamagedExecutableError unless the graph takes and gives what the manifest says, by name and type."""
+    inputs = {spec.name: spec.engine_dtype for spec in manifest.inputs}
+    variable = {spec.name: spec.engine_dtype for spec in manifest.weights if not spec.constant}
+    declared = {
+        "inputs": {**inputs, **variable},
+        "outputs": {spec.name: spec.engine_dtype for spec in manifest.outputs},
+    }
+    for kind, items in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
+        held = {item.name: _DTYPES.get(item.type, item.type) for item in items}
+        if held != declared[kind]:
+            differing = dict(sorted(held.items() ^ declared[kind].items())[:3])
+            raise DamagedExecutableError(
+                f"the manifest's {kind} are not those of the graph; they differ in {differing}"
+            )
+
+
+def engine_error(error: Exception) -> ExecutableError:
+    """The error of ours that says what onnxruntime's ``error`` means."""
+    text = str(error)
+    if any(sign in text for sign in _MISSING_OPERATOR):
+        return UnsupportedOperatorError(
+            f"onnxruntime {ort.__version__} lacks an operator that this executable needs: {text}; update onnxruntime"
+        )
+    return ExecutableError(f"onnxruntime {ort.__version__} cannot load the graph: {text}")
+
+
+def _engine_array(executable: Executable, spec: WeightSpec) -> Array:
+    return np.asarray(executable.weight(spec.name), dtype=spec.engine_dtype, order="C")
+
+
+def _engine_arrays(executable: Executable, specs: Sequence[WeightSpec]) -> list[Array]:
+    """The weights in the engine's types. Those that are converted share one buffer, which the system gets back whole:
+    hundreds of arrays would leave holes between what the engine allocates meanwhile.
+    """
+    sizes = [math.prod(s.shape) * np.dtype(s.engine_dtype).itemsize if s.dtype != s.engine_dtype else 0 for s in specs]
+    starts = np.cumsum([0, *(size + -size % ALIGNMENT for size in sizes)]).tolist()
+    buffer = np.empty(starts.pop(), np.uint8)
+    arrays = []
+    for spec, start, size in zip(specs, starts, sizes, strict=True):
+        if not size:
+            arrays.append(_engine_array(executable, spec))
+            continue
+        arrays.append(buffer[start : start + size].view(spec.engine_dtype).reshape(spec.shape))
+        arrays[-1][...] = executable.weight(spec.name)
+    return arrays
+
+
+def _prepare(value: Array, spec: TensorSpec, shape: Sequence[int | str | None]) -> Array:
+    """``value`` as a contiguous array of the engine's type and a shape it takes."""
+    array = _to_dtype(spec.name, np.asarray(value), np.dtype(spec.engine_dtype))
+    fits = len(shape) == array.ndim and all(
+        not isinstance(wanted, int) or wanted == given for wanted, given in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
+        wanted = [extent if isinstance(extent, int) else "any" for extent in shape]
+        raise InputError(f"input {spec.name!r} has shape {list(array.shape)}, expected {wanted}")
+    return np.asarray(array, order="C")
+
+
+def _to_dtype(name: str, array: Array, wanted: np.dtype[Any]) -> Array:
+    if array.dtype == wanted:
+        return array
+    whole = "iub"
+    if array.dtype.kind in whole and wanted.kind in whole:
+        _check_range(name, array, wanted)
+    elif not np.can_cast(array.dtype, wanted, casting="same_kind"):
+        raise InputError(f"input {name!r} has type {array.dtype}, expected {wanted}; convert it before the call")
+    return array.astype(wanted)
+
+
+def _check_range(name: str, array: Array, wanted: np.dtype[Any]) -> None:
+    if array.size == 0 or np.can_cast(array.dtype, wanted, casting="safe"):
+        return
+    low, high = (0, 1) if wanted.kind == "b" else (np.iinfo(wanted).min, np.iinfo(wanted).max)
+    least, most = int(array.min()), int(array.max())
+    if least < low or most > high:
+        raise InputError(f"input {name!r} has values from {least} to {most}, which {wanted} cannot hold")
