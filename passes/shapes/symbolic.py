@@ -20,6 +20,7 @@ from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference, get_o
 
 from passes.errors import RewriteError
 from passes.graph_io import export_weightless
+from passes.operators import Family, members
 from passes.ops.common import DOMAIN
 from passes.shapes.attention_shapes import standard_attention_shapes
 from passes.shapes.contents import LARGEST_VALUE_READ, is_shape_like
@@ -30,9 +31,7 @@ Dim: TypeAlias = "int | sympy.Expr"
 Shape: TypeAlias = tuple[Dim, ...]
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
-_REDUCTIONS = (
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMin", "ReduceSumSquare"
-)  # fmt: skip
+_REDUCTIONS = members(Family.REDUCTION) - {"ReduceMean", "ReduceProd", "ReduceSum"}
 _HIGHEST_RANK = 64  # engines know eight axes or so
 
 logger = logging.getLogger("poprt")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import onnx
 
+from passes.operators import Family, members
 from passes.ops import DOMAIN
 
 #: Operators whose result holds the values of the first operand and, where padding is filled in, zeros.
 _SAME_VALUES = frozenset(
-    {("", name) for name in ("Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose")}
-    | {(DOMAIN, "Unpack"), (DOMAIN, "Repack")}
+    {("", name) for name in members(Family.ORDER, Family.AXES)} | {(DOMAIN, "Unpack"), (DOMAIN, "Repack")}
 )
 #: Operators whose result has the shape of the first operand and is as constant as that.
 _SAME_SHAPE = frozenset({"Identity", "Cast", "DequantizeLinear"})

@@ -9,6 +9,7 @@ from typing import TypeVar
 import onnx
 from onnx import helper
 
+from passes.operators import Family, members
 from poprt.compiler.walk import subgraphs, walk_graphs, walk_nodes
 
 Proto = TypeVar("Proto", onnx.ModelProto, onnx.NodeProto, onnx.ValueInfoProto)
@@ -16,7 +17,7 @@ Proto = TypeVar("Proto", onnx.ModelProto, onnx.NodeProto, onnx.ValueInfoProto)
 logger = logging.getLogger("poprt")
 
 #: Before opset 14 these take none of the narrow integers, though their arithmetic is plain.
-_ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
+_ARITHMETIC = members(Family.ARITHMETIC)
 _ARITHMETIC_FIXED_IN = 14
 _NARROW = frozenset({onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT16, onnx.TensorProto.UINT16})
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from passes.fusion.attention_ops import attention_inputs, input_at, inputs_at
+from passes.operators import CONTRIB
 from passes.packing.isolation import values as v
 from passes.packing.isolation.facts import Facts, UnprovedError, facts_of
 from passes.packing.isolation.proof import View
-from passes.packing.isolation.table import CONTRIB, rule
+from passes.packing.isolation.table import rule
 
 
 @rule("Attention")

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Sequence
 import onnx_graphsurgeon as gs
 
 from passes.node_values import axes_argument, constant
+from passes.operators import CONTRIB, Family, default_axis, lookup, members
 from passes.packing.isolation import values as v
 from passes.packing.isolation.facts import ByDistance, Facts, UnprovedError, facts_of, moved
 from passes.packing.isolation.proof import View
-from passes.packing.isolation.table import CONTRIB, rule
+from passes.packing.isolation.table import rule
 from passes.packing.isolation.values import Values
 
 
@@ -40,10 +41,7 @@ def without(facts: Facts, axes: Sequence[int], keep: bool, values: Values | None
     return facts_of(values, tuple(rest.padded), v.ORDINARY if facts.anywhere.is_finite else v.UNKNOWN)
 
 
-_SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
-
-
-@rule(*_SUMS, "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
+@rule(*members(Family.REDUCTION))
 def _reduce(view: View) -> Facts:
     tensor = view.node.inputs[0]
     rank, facts = view.rank(tensor), view.facts(tensor)
@@ -85,7 +83,7 @@ def is_below_all(padding: Values, real: Values) -> bool:
 
 
 def _reduced_values(op: str, real: Values) -> Values:
-    if op in ("ReduceL1", "ReduceL2", "ReduceSumSquare") or (op in ("ReduceSum", "ReduceProd") and _positive(real)):
+    if lookup(op).bounds or (op in ("ReduceSum", "ReduceProd") and _positive(real)):
         return Values(0.0, v.LARGEST)
     return real if op == "ReduceMean" else v.NUMBER
 
@@ -112,7 +110,7 @@ def _arg(view: View) -> Facts:
 def _softmax(view: View) -> Facts:
     tensor = view.node.inputs[0]
     rank, facts = view.rank(tensor), view.facts(tensor)
-    axis = view.axis(-1 if view.opset >= 13 else 1)
+    axis = view.axis(default_axis(view.node.op, view.opset))
     axes = [axis] if view.opset >= 13 else list(range(axis, rank))
     check_batch(view, tensor, axes, "normalises")
     along = set(axes) & set(view.seq(tensor))

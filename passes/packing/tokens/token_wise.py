@@ -12,6 +12,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.node_values import axes_argument, constant, constant_or_empty
+from passes.operators import (
+    CONTRIB,
+    CONTRIB_ELEMENTWISE,
+    ELEMENTWISE,
+    FIRST_ALONE,
+    Family,
+    default_axis,
+    members,
+)
 from passes.packing.tokens.axes import AxisMap, TokenAxes, blocks, is_known, show
 from passes.packing.tokens.broadcasting import operand_problem
 from passes.shapes.symbolic import Shape
@@ -21,7 +30,6 @@ Verdict = str | None
 Rule = Callable[[gs.Node, AxisMap, int], Verdict]
 
 _RULES: dict[tuple[str, str], Rule] = {}
-_CONTRIB = "com.microsoft"
 
 
 def why_not_token_wise(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
@@ -56,20 +64,13 @@ def _broadcast(tensors: Iterable[gs.Tensor], node: gs.Node, axes: AxisMap) -> Ve
     return None
 
 
-@_rule(
-    "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd", "BitwiseNot",
-    "BitwiseOr", "BitwiseXor", "Cast", "Ceil", "Celu", "Cos", "Cosh", "Div", "Elu", "Equal", "Erf", "Exp", "Floor",
-    "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Less",
-    "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal",
-    "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum",
-    "Swish", "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor",
-)  # fmt: skip
-@_rule("BiasGelu", "FastGelu", "Gelu", "QuickGelu", domain=_CONTRIB)
+@_rule(*ELEMENTWISE - FIRST_ALONE)
+@_rule(*CONTRIB_ELEMENTWISE, domain=CONTRIB)
 def _elementwise(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return _broadcast(node.inputs, node, axes)
 
 
-@_rule("CastLike", "Clip")
+@_rule(*FIRST_ALONE)
 def _first_operand_elementwise(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return _broadcast(node.inputs[:1], node, axes) or _must_not_carry(node.inputs[1:], axes)
 
@@ -155,7 +156,7 @@ def _normalisation(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return _untouched(node.inputs[0], range(first, rank), axes) or _must_be_free(node.inputs[1:], axes)
 
 
-@_rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=_CONTRIB)
+@_rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=CONTRIB)
 def _skip_normalisation(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     rank = len(axes.shape(node.inputs[0]) or ())
     problem = _untouched(node.inputs[0], [rank - 1], axes) or _broadcast(node.inputs[:2], node, axes)
@@ -172,20 +173,20 @@ def _batch_normalisation(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
 @_rule("Softmax", "LogSoftmax", "Hardmax")
 def _softmax(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     rank = len(axes.shape(node.inputs[0]) or ())
-    axis = _normalised(node.attrs.get("axis", -1 if opset >= 13 else 1), rank)
+    axis = _normalised(node.attrs.get("axis", default_axis(node.op, opset)), rank)
     return _untouched(node.inputs[0], [axis] if opset >= 13 else range(axis, rank), axes)
 
 
 @_rule("LpNormalization", "ArgMax", "ArgMin", "TopK", "CumSum", "OneHot")
 def _along_one_axis(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     rank = len(axes.shape(node.inputs[0]) or ())
-    default = {"LpNormalization": -1, "TopK": -1, "OneHot": -1}.get(node.op, 0)
-    axis = node.attrs.get("axis", default)
     if node.op == "CumSum":
         values = constant(node.inputs[1])
         if values is None:
             return "its axis is not a constant"
         axis = int(values.reshape(-1)[0])
+    else:
+        axis = node.attrs.get("axis", default_axis(node.op, opset))
     if node.op == "OneHot":
         if axis not in (-1, rank):
             return "it does not add the last axis"
@@ -193,10 +194,7 @@ def _along_one_axis(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return _untouched(node.inputs[0], [_normalised(axis, rank)], axes) or _must_be_free(node.inputs[1:], axes)
 
 
-@_rule(
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
-    "ReduceSum", "ReduceSumSquare",
-)  # fmt: skip
+@_rule(*members(Family.REDUCTION))
 def _reduce(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     rank = len(axes.shape(node.inputs[0]) or ())
     reduced = axes_argument(node)

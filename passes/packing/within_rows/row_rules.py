@@ -9,6 +9,7 @@ import sympy
 
 from passes.fusion.attention_ops import attention_inputs, input_at
 from passes.node_values import axes_argument, constant
+from passes.operators import CONTRIB, CONTRIB_ELEMENTWISE, ELEMENTWISE, Family, lookup, members
 from passes.packing.tokens.axes import show
 from passes.packing.within_rows.row_analysis import RefusedError, RowAnalysis, Rule, State
 
@@ -24,14 +25,8 @@ def _rule(*ops: str, domain: str = "") -> Callable[[Rule], Rule]:
     return decorate
 
 
-@_rule(
-    "Abs", "Add", "And", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike", "Ceil", "Celu",
-    "Clip", "Cos", "Div", "Dropout", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual",
-    "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean",
-    "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid",
-    "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan", "Tanh", "Where", "Xor",
-)  # fmt: skip
-@_rule("BiasGelu", "FastGelu", "Gelu", "QuickGelu", domain="com.microsoft")
+@_rule(*ELEMENTWISE, "Dropout")
+@_rule(*CONTRIB_ELEMENTWISE, domain=CONTRIB)
 def _elementwise(rows: RowAnalysis, node: gs.Node) -> State:
     rows.operands(node)
     return rows.by_rank(node, block=_keeps_zero(rows, node))
@@ -42,7 +37,7 @@ def _keeps_zero(rows: RowAnalysis, node: gs.Node) -> bool:
     states = [rows.of(tensor) for tensor in node.inputs]
     if node.op == "Mul":
         return State.BLOCK in states
-    if node.op in ("Div", "Cast", "CastLike", "Identity", "Neg", "Dropout", "Abs"):
+    if node.op in ("Div", "Dropout") or lookup(node.op, node.domain).keeps_zero:
         return states[0] is State.BLOCK
     if node.op == "Where":
         return all(
@@ -106,16 +101,13 @@ def _normalisation(rows: RowAnalysis, node: gs.Node) -> State:
     return rows.by_rank(node)
 
 
-@_rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain="com.microsoft")
+@_rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=CONTRIB)
 def _skip_normalisation(rows: RowAnalysis, node: gs.Node) -> State:
     rows.operands(node, range(2))
     return _normalisation(rows, node)
 
 
-@_rule(
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
-    "ReduceSum", "ReduceSumSquare",
-)  # fmt: skip
+@_rule(*members(Family.REDUCTION))
 def _reduce(rows: RowAnalysis, node: gs.Node) -> State:
     tensor = node.inputs[0]
     reduced = axes_argument(node)
@@ -243,7 +235,7 @@ def _einsum(rows: RowAnalysis, node: gs.Node) -> State:
     return rows.by_rank(node)
 
 
-@_rule("MultiHeadAttention", "Attention", domain="com.microsoft")
+@_rule("MultiHeadAttention", "Attention", domain=CONTRIB)
 @_rule("Attention")
 def _fused_attention(rows: RowAnalysis, node: gs.Node) -> State:
     known = attention_inputs(node)
