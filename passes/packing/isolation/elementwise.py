@@ -90,6 +90,7 @@ def _at_corner(facts: Facts) -> tuple[Values, bool]:
     return (facts.in_padding, True) if facts.padded else (facts.real.as_padding_sees_it(), False)
 
 
+# [n, L, H] + [n, L, 1] -> [n, L, H]: padding plus padding.
 @rule(*ELEMENTWISE - KEEPS_VALUES)
 @rule(*CONTRIB_ELEMENTWISE, domain=CONTRIB)
 def _elementwise(view: View) -> Facts:
@@ -97,6 +98,7 @@ def _elementwise(view: View) -> Facts:
     return broadcast(view, operands, _ARITHMETIC.get(view.node.op, _plain))
 
 
+# Cast [n, L] -> [n, L]: what stands in padding stays, as far as the type holds it.
 @rule(*ELEMENTWISE & KEEPS_VALUES, "Dropout")
 def _conversion(view: View) -> list[Facts]:
     facts = broadcast(view, view.node.inputs[:1], _ARITHMETIC.get(view.node.op, lambda _, read, __: read[0]))

@@ -12,6 +12,7 @@ from passes.packing.isolation.proof import View
 from passes.packing.isolation.table import rule
 
 
+# query, key, value [n, L, H] and a mask [n, L] -> [n, L, H]: proved where the mask is zero at padding.
 @rule("Attention")
 @rule("Attention", "MultiHeadAttention", domain=CONTRIB)
 def _fused_attention(view: View) -> list[Facts]:
