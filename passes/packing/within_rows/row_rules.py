@@ -38,7 +38,9 @@ def _keeps_zero(rows: RowAnalysis, node: gs.Node) -> bool:
     states = [rows.of(tensor) for tensor in node.inputs]
     if node.op == "Mul":
         return State.BLOCK in states
-    if node.op in ("Div", "Dropout") or lookup(node.op, node.domain).keeps_zero:
+    if node.op == "Div":
+        return states[0] is State.BLOCK and states[1] not in (State.PAIR, State.BLOCK)  # zero by zero is NaN
+    if node.op == "Dropout" or lookup(node.op, node.domain).keeps_zero:
         return states[0] is State.BLOCK
     if node.op == "Where":
         return all(
