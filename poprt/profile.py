@@ -9,6 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.graph_io import import_graph
+from passes.operators import Family, members
 from passes.packing.tokens.axes import SEQ, AxisMap
 from passes.packing.tokens.flops import node_flops
 from passes.shapes.symbolic import infer_symbolic_shapes
@@ -16,7 +17,7 @@ from poprt.errors import PoprtError
 
 __all__ = ["get_model_flops"]
 
-_PRODUCTS = frozenset(["Attention", "Conv", "Einsum", "Gemm", "MatMul", "MultiHeadAttention"])
+_PRODUCTS = members(Family.PRODUCT) | {"Attention", "MultiHeadAttention"}
 
 logger = logging.getLogger("poprt")
 

@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from passes.operators import Family, members
 from poprt.errors import PoprtError
 
 Array = npt.NDArray[Any]
 
 #: Operators that hand an index on to a Gather without changing its value.
-_PASSING = frozenset({"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Expand", "Slice"})
+_PASSING = members(Family.ORDER, Family.AXES) | {"Cast", "Expand", "Slice"}
 #: Common vocabularies keep padding and other marks in their first places; a real token is none of them.
 _SPECIAL_IDS = 5
 #: Values of a string input.

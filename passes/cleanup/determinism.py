@@ -3,10 +3,9 @@
 import onnx_graphsurgeon as gs
 
 from passes.base import subgraphs
+from passes.operators import Family, members
 
-_RANDOM = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-)
+_RANDOM = members(Family.RANDOM)
 
 
 def is_deterministic(node: gs.Node) -> bool:

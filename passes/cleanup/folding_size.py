@@ -10,13 +10,14 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.cleanup.rewiring import is_op
+from passes.operators import Family, members
 
 #: The most bytes that folding adds to a graph's constants, beyond doubling them.
 SPARE_BYTES = 1 << 24
 #: The most multiply-adds of one product, which numpy does in a second or so, and of what is a loop in Python.
 _MOST_PRODUCTS, _MOST_STEPS = 1 << 33, 1 << 20
 
-_PRODUCTS = frozenset({"MatMul", "Gemm", "MatMulInteger", "QLinearMatMul", "Einsum", "Det"})
+_PRODUCTS = members(Family.PRODUCT) | {"MatMulInteger", "QLinearMatMul", "Det"}
 #: Operators whose reference implementation loops over elements, or takes many times the memory of its result.
 _LOOPS = frozenset(
     [

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-CONTRIB = "com.microsoft"
+from passes.operators import CONTRIB
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, PassResult, walk_graphs
 from passes.node_values import constant
+from passes.operators import CONTRIB, lookup
 from passes.registry import register
 
-_DOMAIN = "com.microsoft"
-_STANDARD_SINCE = 20  # the opset in which Gelu became a standard operator
 _TOLERANCE = 1e-3  # relative; constants that were rounded to float16 are still meant
 
 
@@ -37,9 +36,9 @@ class ErfGeluPattern(GraphPass):
                 if found is None:
                     result.refuse(node, "it is not part of x * (1 + erf(x / sqrt(2))) / 2")
                     continue
-                _replace(each, *found, standard=graph.opset >= _STANDARD_SINCE)
+                _replace(each, *found, standard=graph.opset >= lookup("Gelu").since)
                 result.count("GELUs fused")
-        if result.counts and graph.opset < _STANDARD_SINCE:
+        if result.counts and graph.opset < lookup("Gelu").since:
             _import_domain(graph)
         if result.counts:
             graph.cleanup(remove_unused_graph_inputs=False)
@@ -114,10 +113,10 @@ def _is(value: float, wanted: float) -> bool:
 def _replace(graph: gs.Graph, argument: gs.Tensor, last: gs.Node, *, standard: bool) -> None:
     output = last.outputs[0]
     last.outputs.clear()
-    node = gs.Node("Gelu", f"{output.name}_gelu", {}, [argument], [output], domain=None if standard else _DOMAIN)
+    node = gs.Node("Gelu", f"{output.name}_gelu", {}, [argument], [output], domain=None if standard else CONTRIB)
     graph.nodes.insert(next(i for i, item in enumerate(graph.nodes) if item is last), node)
 
 
 def _import_domain(graph: gs.Graph) -> None:
-    if all(opset.domain != _DOMAIN for opset in graph.import_domains or ()):
-        graph.import_domains = [*(graph.import_domains or ()), onnx.helper.make_opsetid(_DOMAIN, 1)]
+    if all(opset.domain != CONTRIB for opset in graph.import_domains or ()):
+        graph.import_domains = [*(graph.import_domains or ()), onnx.helper.make_opsetid(CONTRIB, 1)]

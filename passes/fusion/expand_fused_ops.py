@@ -11,7 +11,8 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.base import GraphPass, PassResult
-from passes.fusion.attention_ops import CONTRIB, input_at
+from passes.fusion.attention_ops import input_at
+from passes.operators import CONTRIB
 from passes.registry import register
 from passes.shapes.symbolic import SymbolicShapes, infer_symbolic_shapes
 

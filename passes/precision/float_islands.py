@@ -8,44 +8,16 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.base import walk_graphs
+from passes.operators import ELEMENTWISE, MOVES, Family, members
 from passes.precision.half_rules import FLOAT_OPS, OVERFLOW_OPS
 from passes.shapes.dtypes import as_dtype, has_dtype
 
 #: They pass on what their bodies make, so they have no precision of their own.
 CONTROL_FLOW = frozenset(["If", "Loop", "Scan", "SequenceMap"])
 
-_BRIDGES = frozenset(["Add", "Sub", "Mul", "Div", "Max", "Clip", "Abs", "Neg", "Identity"])
-_INDEX_OPS = frozenset(
-    [
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Mod",
-        "Floor",
-        "Ceil",
-        "Round",
-        "Log",
-        "Exp",
-        "Min",
-        "Max",
-        "Clip",
-        "Where",
-        "Abs",
-        "Neg",
-        "Pow",
-        "Sqrt",
-        "Identity",
-        "Unsqueeze",
-        "Squeeze",
-        "Reshape",
-        "Expand",
-        "Concat",
-        "Slice",
-        "Gather",
-    ]
-)
-_SCORE_OPS = frozenset(["Add", "Sub", "Mul", "Div", "Where", "Reshape", "Transpose", "Identity"])
+_BRIDGES = members(Family.ARITHMETIC, Family.CLAMP, Family.SIGN) | {"Identity"}
+_INDEX_OPS = ELEMENTWISE | MOVES
+_SCORE_OPS = members(Family.ARITHMETIC, Family.ORDER, Family.AXES) | {"Where"}
 
 
 def float_nodes(graph: gs.Graph, skip_op_types: Collection[str], *, avoid_overflow: bool) -> set[int]:

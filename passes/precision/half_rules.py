@@ -11,7 +11,8 @@ from enum import Enum
 
 import onnx_graphsurgeon as gs
 
-from passes.shapes.dtypes import allowed_types, find_schema, type_variable
+from passes.operators import CONTRIB_ELEMENTWISE, Family, members
+from passes.shapes.dtypes import DTYPE_ATTRIBUTES, allowed_types, find_schema, type_variable
 
 
 class Precision(Enum):
@@ -22,33 +23,29 @@ class Precision(Enum):
     EITHER = "either"
 
 
-_STATISTICS = """LRN LpNormalization LpPool MeanVarianceNormalization Pow Reciprocal ReduceL2 ReduceLogSum
-ReduceLogSumExp ReduceMean ReduceProd ReduceSumSquare Sqrt"""
+_STATISTICS = """LRN LpNormalization LpPool MeanVarianceNormalization ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMean
+ReduceProd ReduceSumSquare"""
 _INDEX_ARITHMETIC = "CumSum Range"  # float16 counts to 2048 only
 _QUANTISATION = """DequantizeLinear DynamicQuantizeLinear MatMulInteger QLinearConv QLinearMatMul QuantizeLinear"""
 # Made from nothing or from a shape: onnxruntime has no float16 kernel, and no input by which it would notice.
-_SOURCES = """Bernoulli BlackmanWindow EyeLike HammingWindow HannWindow MelWeightMatrix Multinomial RandomNormal
-RandomNormalLike RandomUniform RandomUniformLike"""
+_SOURCES = frozenset(DTYPE_ATTRIBUTES) - {"SequenceEmpty"}
 #: Operators of the default domain that stay float32: squares, sums of squares and their roots lose most.
-FLOAT_OPS = frozenset(f"{_STATISTICS} {_INDEX_ARITHMETIC} {_QUANTISATION} {_SOURCES}".split())
+FLOAT_OPS = (_SOURCES | members(Family.POWER)).union(f"{_STATISTICS} {_INDEX_ARITHMETIC} {_QUANTISATION}".split())
 
 #: Reductions and exponentials that leave float16's range first; float32 where overflow patterns are avoided.
 OVERFLOW_OPS = frozenset(["Exp", "ReduceL1", "ReduceSum", "Softplus", "Softmax", "LogSoftmax"])
 
 #: onnxruntime's operators that exist in float16. The schema of com.microsoft is not in the onnx package.
-CONTRIB_HALF_OPS = frozenset(
+CONTRIB_HALF_OPS = CONTRIB_ELEMENTWISE.union(
     [
         "Attention",
-        "BiasGelu",
         "BiasSplitGelu",
         "BiasSoftmax",
         "DecoderMaskedMultiHeadAttention",
         "EmbedLayerNormalization",
-        "FastGelu",
         "FusedConv",
         "FusedGemm",
         "FusedMatMul",
-        "Gelu",
         "GemmFastGelu",
         "GroupNorm",
         "GroupQueryAttention",
@@ -56,7 +53,6 @@ CONTRIB_HALF_OPS = frozenset(
         "MultiHeadAttention",
         "PackedAttention",
         "PackedMultiHeadAttention",
-        "QuickGelu",
         "RelativePositionBias",
         "RemovePadding",
         "RestorePadding",
@@ -69,7 +65,7 @@ CONTRIB_HALF_OPS = frozenset(
     ]
 )
 
-_EITHER_OPS = frozenset(["Cast", "Shape", "Size"])
+_EITHER_OPS = members(Family.EXTENT) | {"Cast"}
 
 
 class HalfRules:

@@ -10,14 +10,16 @@ from collections.abc import Mapping
 
 import onnx_graphsurgeon as gs
 
+from passes.operators import MOVES, WHOLE, Family, members
 from passes.shapes.dtypes import allowed_types, find_schema, type_variable
 
-_DATA_MOVEMENT = """Concat Expand Flatten Gather GatherElements Identity Reshape ScatterElements Shape Size Slice
-Split Squeeze Tile Transpose Unsqueeze"""
-_ARITHMETIC = "Abs Add ArgMax ArgMin Clip CumSum Div Max Min Mod Mul Neg ReduceMax ReduceMin ReduceSum Sign Sub"
-_COMPARISON = "Equal Greater GreaterOrEqual Less LessOrEqual NonZero Where"
 #: Operators of the default domain with int32 kernels in onnxruntime on a CPU, for every type variable that allows it.
-INT32_KERNELS = frozenset(f"{_DATA_MOVEMENT} {_ARITHMETIC} {_COMPARISON} Cast CastLike".split())
+INT32_KERNELS = (
+    MOVES
+    | WHOLE
+    | members(Family.CONVERSION, Family.EXTENT)
+    | {"ArgMax", "ArgMin", "CumSum", "NonZero", "ReduceMax", "ReduceMin", "ReduceSum", "ScatterElements"}
+)
 
 # Operators of the domain ai.graphcore whose inputs may have any type.
 _GENERIC = frozenset(["AttentionMask", "Repack", "Unpack"])

@@ -11,34 +11,8 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.base import node_label
+from passes.operators import broadcasts, lookup
 from passes.shapes.contents import LARGEST_VALUE_READ
-
-_SHAPE_INPUT = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
-_BROADCASTING = frozenset(
-    [
-        "Add",
-        "And",
-        "BitwiseAnd",
-        "BitwiseOr",
-        "Div",
-        "Equal",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-        "Max",
-        "Mean",
-        "Min",
-        "Mod",
-        "Mul",
-        "Or",
-        "Pow",
-        "Sub",
-        "Sum",
-        "Where",
-        "Xor",
-    ]
-)
 
 
 def find_contradiction(graph: gs.Graph, fixed: set[int | str | None], contents: Mapping[str, Any]) -> str | None:
@@ -54,7 +28,7 @@ def find_contradiction(graph: gs.Graph, fixed: set[int | str | None], contents: 
             problem = _reshape_problem(node, fixed)
         elif node.op == "Expand":
             problem = _expand_problem(node, contents)
-        elif node.op in _BROADCASTING:
+        elif broadcasts(node.op, node.domain, graph.opset):
             problem = _broadcast_problem(node)
         elif node.op == "Concat":
             problem = _concat_problem(node)
@@ -172,7 +146,7 @@ def _baked_above(node: gs.Node) -> Iterator[str]:
             if id(producer) in seen:
                 continue
             seen.add(id(producer))
-            index = _SHAPE_INPUT.get(producer.op)
+            index = lookup(producer.op, producer.domain).shape_input
             target = constant_ints(producer.inputs[index]) if index is not None else None
             if target is not None:
                 yield f"{node_label(producer)} with {target}"

@@ -7,29 +7,49 @@ version of onnxruntime renames is mended here. ``tests/passes/shapes/test_ort_in
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import onnx
+import onnxruntime
 import sympy
 from onnx import helper
-from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference, get_opset, get_shape_from_sympy_shape
 
+from passes.operators import Family, members
 from passes.shapes.attention_shapes import standard_attention_shapes
 from passes.shapes.contents import LARGEST_VALUE_READ
 
 #: onnxruntime knows these with axes as an attribute alone; from opset 18 on they are an input.
-_REDUCTIONS = (
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMin", "ReduceSumSquare"
-)  # fmt: skip
+_REDUCTIONS = members(Family.REDUCTION) - {"ReduceMean", "ReduceProd", "ReduceSum"}
 _HIGHEST_RANK = 64  # engines know eight axes or so
+
+
+def _load() -> ModuleType:
+    """onnxruntime.tools.symbolic_shape_infer, without its package.
+
+    The package imports torch wherever it is installed: two seconds and some 200 MB for nothing.
+    """
+    path = Path(onnxruntime.__file__).parent / "tools" / "symbolic_shape_infer.py"
+    spec = importlib.util.spec_from_file_location("onnxruntime_symbolic_shape_infer", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_ORT = _load()
 
 #: Infers one node and notes the shapes of its outputs.
 Rule = Callable[[onnx.NodeProto], None]
 
 
-class OrtShapeInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxruntime has no types
+class OrtShapeInference(_ORT.SymbolicShapeInference):  # type: ignore[misc, name-defined]  # it has no types
     """Walks a graph node by node. Subclasses override :meth:`infer_node`, :meth:`merge_extents`, :meth:`suggest_merge`.
 
     Args:
@@ -41,15 +61,16 @@ class OrtShapeInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxru
         super().__init__(int_max=int_max, auto_merge=True, guess_output_rank=True, verbose=0)
         self.sympy_data_: dict[str, Any] = {}
         self._preprocess(model)
-        self._standard_attention: Rule = self.rules["Attention"]
+        self._ort_attention, self._ort_constant = self.rules["Attention"], self.rules["Constant"]
         self.rules.update(
             Attention=self._attention,
+            Constant=self._constant,
             ConstantOfShape=self._constant_of_shape,
             Flatten=self._flatten,
             GatherND=self._gather_nd,
             Shape=self._shape_of,
         )
-        if (get_opset(self.out_mp_) or 0) >= 18:
+        if (_ORT.get_opset(self.out_mp_) or 0) >= 18:
             self.rules.update(dict.fromkeys(_REDUCTIONS, self.rules["ReduceSum"]))
 
     # The walk.
@@ -151,12 +172,21 @@ class OrtShapeInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxru
     def _attention(self, node: onnx.NodeProto) -> None:
         """onnxruntime goes by the name and takes the standard Attention for com.microsoft's, which has other inputs."""
         if node.domain:
-            self._standard_attention(node)
+            self._ort_attention(node)
             return
         shapes = standard_attention_shapes(node, *(self.input_shape(node, index) for index in range(3)))
         for index, (name, shape) in enumerate(zip(node.output, shapes, strict=False)):
             if name:
                 self.set_output(node, index, shape)
+
+    def _constant(self, node: onnx.NodeProto) -> None:
+        """onnxruntime knows ``value`` alone and stops at ``value_ints``."""
+        values = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+        if "value" in values:
+            self._ort_constant(node)
+        for name in ("value_int", "value_ints"):
+            if name in values:
+                self.contents[node.output[0]] = np.array(values[name], np.int64)
 
     def _flatten(self, node: onnx.NodeProto) -> None:
         """[n, L, H] -> [n, L * H]: onnx alone would call the products by new names."""
@@ -165,7 +195,7 @@ class OrtShapeInference(SymbolicShapeInference):  # type: ignore[misc]  # onnxru
         axis = axis + len(shape) if axis < 0 else axis
         extents = [sympy.prod(shape[:axis]), sympy.prod(shape[axis:])]
         self._update_computed_dims(extents)
-        self.set_output(node, 0, get_shape_from_sympy_shape(extents))
+        self.set_output(node, 0, _ORT.get_shape_from_sympy_shape(extents))
 
     def _constant_of_shape(self, node: onnx.NodeProto) -> None:
         """Of a large tensor the shape alone: onnxruntime would compute the values."""

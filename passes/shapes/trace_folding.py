@@ -15,6 +15,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from passes.base import GraphPass, PassResult, node_label, subgraphs, walk_graphs
 from passes.errors import RewriteError
 from passes.graph_io import opset_imports
+from passes.operators import WHOLE, Family, members
 from passes.registry import register
 from passes.shapes.baked_shapes import constant_ints
 from passes.shapes.packed import is_unpacked_inside
@@ -23,37 +24,8 @@ Array = np.ndarray[Any, Any]
 
 _LARGEST = 1024  # elements of a folded result
 #: Operators that only move their data, so that known elements stay known beside unknown ones.
-_MOVES = frozenset(["Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"])
-_COMPUTES = frozenset(
-    [
-        "Abs",
-        "Add",
-        "And",
-        "Cast",
-        "ConstantOfShape",
-        "Div",
-        "Equal",
-        "Expand",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-        "Max",
-        "Min",
-        "Mod",
-        "Mul",
-        "Neg",
-        "Not",
-        "Or",
-        "Range",
-        "ReduceMax",
-        "ReduceMin",
-        "ReduceProd",
-        "ReduceSum",
-        "Sub",
-        "Where",
-    ]
-)
+_MOVES = members(Family.ORDER, Family.AXES, Family.CUT, Family.JOIN, Family.PICK)
+_COMPUTES = WHOLE | {"Cast", "ConstantOfShape", "Expand", "Range", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum"}
 
 
 class _Known:

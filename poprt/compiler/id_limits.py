@@ -6,12 +6,12 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.cleanup.rewiring import is_op, onnx_dtype
+from passes.operators import Family, members
 from passes.ops import DOMAIN
 
 #: Operators whose result holds the values of the first operand and, where padding is filled in, zeros.
 _SAME_VALUES = frozenset(
-    {("", name) for name in ("Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose")}
-    | {(DOMAIN, "Unpack"), (DOMAIN, "Repack")}
+    {("", name) for name in members(Family.ORDER, Family.AXES)} | {(DOMAIN, "Unpack"), (DOMAIN, "Repack")}
 )
 #: Operators whose result has the shape of the first operand and is as constant as that.
 _SAME_SHAPE = ("Identity", "Cast", "DequantizeLinear")

@@ -10,10 +10,11 @@ import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, PassResult, walk_graphs
 from passes.cleanup.rewiring import is_op, onnx_dtype
+from passes.operators import Family, members
 from poprt.compiler.inference import inferred_types
 
 #: Before opset 14 these take none of the narrow integers, though their arithmetic is plain.
-_ARITHMETIC = ("Add", "Sub", "Mul", "Div")
+_ARITHMETIC = members(Family.ARITHMETIC)
 _ARITHMETIC_FIXED_IN = 14
 _NARROW = frozenset({onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT16, onnx.TensorProto.UINT16})
 

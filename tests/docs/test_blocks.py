@@ -26,6 +26,7 @@ EXCEPTIONS = {
     "mask           1 1 1 2 2 2 2 0          position_ids   0 1 2 0 1 2 3 0": "is a drawing",
 }
 
+
 def _run(block: Block, folder: Path) -> None:
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])

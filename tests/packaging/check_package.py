@@ -83,7 +83,9 @@ def _first_blocks() -> list[Block]:
 def _sources() -> set[str]:
     """The files of the packages, as the wheel should hold them."""
     folders = (ROOT / package for package in PACKAGES)
-    files = (path for folder in folders for path in folder.rglob("*") if path.suffix == ".py" or path.name == "py.typed")
+    files = (
+        path for folder in folders for path in folder.rglob("*") if path.suffix == ".py" or path.name == "py.typed"
+    )
     return {path.relative_to(ROOT).as_posix() for path in files}
 
 

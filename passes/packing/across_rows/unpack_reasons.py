@@ -7,9 +7,11 @@ import re
 import onnx_graphsurgeon as gs
 
 from passes.base import Refusal, node_label
+from passes.operators import Family, members
 from passes.packing.tokens.axes import AxisMap
 from passes.packing.tokens.sides import Placement
 
+_MEASURES = members(Family.EXTENT)
 _NAME = re.compile(r"'[^']*'")
 
 
@@ -45,7 +47,7 @@ def _follow(start: gs.Node, placement: Placement, forcing: dict[int, gs.Node]) -
         if id(node) in seen or placement.runs_packed(node):
             continue
         seen.add(id(node))
-        if node.op in ("Shape", "Size"):
+        if node.op in _MEASURES:
             continue  # extents are built anew and force nothing
         if id(node) in placement.reasons:
             forcing[id(node)] = node

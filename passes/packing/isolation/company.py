@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import onnx_graphsurgeon as gs
 
 from passes.base import node_label
-from passes.packing.isolation.elementwise import ELEMENTWISE
+from passes.operators import ELEMENTWISE, Family, members
 from passes.packing.isolation.facts import Facts
 from passes.packing.isolation.proof import IsolationProof, Leak
 from passes.packing.isolation.rules import RULES
@@ -20,7 +20,7 @@ from passes.packing.tokens.sides import Placement
 ANY, SAME_LENGTH, NONE = "any", "same_length", "none"
 _MOST_NAMED = 3
 #: Operators that may apply a mask: they compute or move each place alone.
-_CHEAP = ELEMENTWISE | {"Cast", "CastLike", "Expand", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+_CHEAP = ELEMENTWISE | members(Family.ORDER, Family.AXES) | {"Expand"}
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,20 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes.operators import (
+    CONTRIB,
+    CONTRIB_ELEMENTWISE,
+    ELEMENTWISE,
+    KEEPS_VALUES,
+    PARTIAL,
+    Family,
+    lookup,
+    members,
+)
 from passes.packing.isolation import values as v
 from passes.packing.isolation.facts import ByDistance, Facts, UnprovedError
 from passes.packing.isolation.proof import View
-from passes.packing.isolation.table import CONTRIB, rule
+from passes.packing.isolation.table import rule
 from passes.packing.isolation.values import Values
 
 #: Gives the result's values from the operands' and whether each operand is read at padding.
@@ -80,55 +90,36 @@ def _at_corner(facts: Facts) -> tuple[Values, bool]:
     return (facts.in_padding, True) if facts.padded else (facts.real.as_padding_sees_it(), False)
 
 
-#: Elementwise operators of which nothing more is known than that numbers give numbers.
-_PLAIN = (
-    "Acosh", "Atan", "Asinh", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Ceil", "Celu", "Cosh",
-    "Elu", "Floor", "Gelu", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Round", "Selu", "Shrink", "Sinh", "Softplus",
-    "Swish", "Tan", "ThresholdedRelu",
-)  # fmt: skip
-#: Those that give NaN or infinity for some numbers.
-_PARTIAL = ("Acos", "Asin", "Atanh", "Log", "Mod", "Pow", "Reciprocal", "Sqrt", "Acosh")
-_BOUNDED = {
-    "Cos": -1, "Erf": -1, "HardSigmoid": 0, "Sigmoid": 0, "Sign": -1, "Sin": -1, "Softsign": -1, "Tanh": -1
-}  # fmt: skip
-#: f(0) = 0.
-_KEEPS_ZERO = frozenset(
-    {
-        "Abs", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Elu", "Erf", "Floor", "Gelu", "HardSwish",
-        "LeakyRelu", "Mish", "Neg", "PRelu", "Relu", "Round", "Selu", "Shrink", "Sign", "Sin", "Sinh", "Softsign",
-        "Sqrt", "Swish",
-        "Tan", "Tanh", "ThresholdedRelu",
-    }
-)  # fmt: skip
-
-
-@rule(
-    "Abs", "Add", "And", "Clip", "Div", "Equal", "Exp", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less",
-    "LessOrEqual", "Max", "Mean", "Min", "Mul", "Neg", "Not", "Or", "Relu", "Sub", "Sum", "Where", "Xor", *_PLAIN,
-    *_PARTIAL, *_BOUNDED,
-)  # fmt: skip
-@rule("FastGelu", "Gelu", "QuickGelu", "BiasGelu", domain=CONTRIB)
+# [n, L, H] + [n, L, 1] -> [n, L, H]: padding plus padding.
+@rule(*ELEMENTWISE - KEEPS_VALUES)
+@rule(*CONTRIB_ELEMENTWISE, domain=CONTRIB)
 def _elementwise(view: View) -> Facts:
     operands = [tensor for tensor in view.node.inputs if not tensor.is_empty()]
     return broadcast(view, operands, _ARITHMETIC.get(view.node.op, _plain))
 
 
-@rule("Cast", "CastLike", "Identity", "Dropout")
+# Cast [n, L] -> [n, L]: what stands in padding stays, as far as the type holds it.
+@rule(*ELEMENTWISE & KEEPS_VALUES, "Dropout")
 def _conversion(view: View) -> list[Facts]:
     facts = broadcast(view, view.node.inputs[:1], _ARITHMETIC.get(view.node.op, lambda _, read, __: read[0]))
     return [facts] * len(view.node.outputs)
 
 
-@_arithmetic(*_PLAIN)
 def _plain(view: View, read: Sequence[Values], padding: Sequence[bool]) -> Values:
-    if view.node.op in _KEEPS_ZERO and read[0].is_zero:
+    if _keeps(view, read[0]):
         return v.ZERO
     if not all(item.is_finite for item in read):
         return v.UNKNOWN if any(padding) else v.NUMBER
     return v.ORDINARY if any(padding) else v.NUMBER
 
 
-@_arithmetic(*_PARTIAL)
+def _keeps(view: View, first: Values) -> bool:
+    if view.node.op == "Shrink":
+        return first.is_zero and float(view.node.attrs.get("lambd", 0.5)) >= 0
+    return first.is_zero and lookup(view.node.op, view.node.domain).keeps_zero
+
+
+@_arithmetic(*PARTIAL - {"Div"})
 def _partial(view: View, read: Sequence[Values], padding: Sequence[bool]) -> Values:
     if view.node.op == "Sqrt" and not read[0].ordinary and read[0].low >= 0 and read[0].is_finite:
         return Values(read[0].low ** 0.5, read[0].high ** 0.5)
@@ -137,11 +128,13 @@ def _partial(view: View, read: Sequence[Values], padding: Sequence[bool]) -> Val
     return v.UNKNOWN if any(padding) else v.NUMBER
 
 
-@_arithmetic(*_BOUNDED)
+@_arithmetic(*(op for op in ELEMENTWISE if lookup(op).bounds))
 def _bounded(view: View, read: Sequence[Values], padding: Sequence[bool]) -> Values:
-    if view.node.op in _KEEPS_ZERO and read[0].is_zero:
+    if _keeps(view, read[0]):
         return v.ZERO
-    return replace(Values(_BOUNDED[view.node.op], 1.0), nan=read[0].nan)
+    bounds = lookup(view.node.op).bounds
+    assert bounds is not None
+    return Values(*bounds, nan=read[0].nan)
 
 
 @_arithmetic("Add", "Sum")
@@ -269,7 +262,7 @@ def _truth(view: View, read: Sequence[Values], padding: Sequence[bool]) -> Value
     return v.UNIT
 
 
-@_arithmetic("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+@_arithmetic(*members(Family.COMPARISON))
 def _compare(view: View, read: Sequence[Values], padding: Sequence[bool]) -> Values:
     left, right = read
     if left.nan or right.nan or left.ordinary or right.ordinary:
@@ -318,7 +311,3 @@ def _half(bound: float) -> float:
     if abs(bound) > _HALF_LARGEST:
         return float("inf") if bound > 0 else float("-inf")
     return bound
-
-
-#: Operators that this file has a rule of arithmetic for.
-ELEMENTWISE = frozenset(_ARITHMETIC) - {"Cast", "CastLike"}

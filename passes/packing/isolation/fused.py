@@ -5,12 +5,14 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from passes.fusion.attention_ops import attention_inputs, input_at, inputs_at
+from passes.operators import CONTRIB
 from passes.packing.isolation import values as v
 from passes.packing.isolation.facts import Facts, UnprovedError, facts_of
 from passes.packing.isolation.proof import View
-from passes.packing.isolation.table import CONTRIB, rule
+from passes.packing.isolation.table import rule
 
 
+# query, key, value [n, L, H] and a mask [n, L] -> [n, L, H]: proved where the mask is zero at padding.
 @rule("Attention")
 @rule("Attention", "MultiHeadAttention", domain=CONTRIB)
 def _fused_attention(view: View) -> list[Facts]:

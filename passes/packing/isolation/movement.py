@@ -25,12 +25,14 @@ from passes.shapes.symbolic import Shape
 _SEVERAL, _PLACES = 3, 8
 
 
+# [n, L, h, d] -> [n, h, L, d]: what is known of axis 1 is known of axis 2.
 @rule("Transpose")
 def _transpose(view: View) -> Facts:
     order = list(view.node.attrs.get("perm", reversed(range(view.rank(view.node.inputs[0])))))
     return moved(view.facts_by_distance(view.node.inputs[0]), order.index)
 
 
+# [n, L, h * d] -> [n, L, h, d]: axis 1 stays. [n, L, H] -> [n, H, L] is not proved.
 @rule("Squeeze", "Unsqueeze", "Reshape", "Flatten")
 def _reshape(view: View) -> Facts:
     facts = view.facts_by_distance(view.node.inputs[0])
@@ -86,6 +88,7 @@ def _equal(left: Any, right: Any) -> bool:
     return bool(left == right or sympy.expand(left - right) == 0)
 
 
+# [n, 1, L] -> [n, L, L]: the new places hold real values. [1, L] tiled to [n, 2 * L] is not proved.
 @rule("Expand", "Tile")
 def _expand(view: View) -> Facts:
     tensor, output = view.node.inputs[0], view.node.outputs[0]
@@ -101,6 +104,7 @@ def _expand(view: View) -> Facts:
     return Facts(facts.real, {**rest.padded, **new}, facts.anywhere.as_padding_sees_it())
 
 
+# [n, 1, H], [n, L, H] on axis 1 -> [n, L + 1, H]: proved, padding stays last. The other way round it is not.
 @rule("Concat")
 def _concat(view: View) -> Facts:
     output = view.node.outputs[0]
@@ -119,6 +123,7 @@ def _concat(view: View) -> Facts:
     return Facts(hull(facts.real for facts in known), padded, hull(facts.in_padding for facts in known))
 
 
+# [n, L, 2 * H] on axis 2 -> [n, L, H], [n, L, H]. On axis 1 it is not proved.
 @rule("Split")
 def _split(view: View) -> list[Facts]:
     tensor = view.node.inputs[0]
@@ -129,6 +134,7 @@ def _split(view: View) -> list[Facts]:
     return [view.facts(tensor)] * len(view.node.outputs)
 
 
+# [n, L, H] to [n, 1, H], the first place: proved. The last one may be padding.
 @rule("Slice")
 def _slice(view: View) -> Facts:
     tensor, output = view.node.inputs[0], view.node.outputs[0]
@@ -191,6 +197,7 @@ def _steps(view: View, count: int) -> list[int | None]:
     return [None] * count if values is None else [int(item) for item in values.reshape(-1)]
 
 
+# [n, L, H] to [n, L + 1, H], in front: proved. Behind, where it adds zeros to zeros.
 @rule("Pad")
 def _pad(view: View) -> Facts:
     tensor = view.node.inputs[0]
@@ -214,6 +221,7 @@ def _pad(view: View) -> Facts:
     return Facts(hull([facts.real, fill]), padded, hull([facts.corner, fill]))
 
 
+# [n, L, L] -> [n, L, L]: padding, or zero.
 @rule("Trilu")
 def _triangle(view: View) -> Facts:
     facts = view.facts(view.node.inputs[0])
@@ -221,6 +229,7 @@ def _triangle(view: View) -> Facts:
     return Facts(hull([facts.real, v.ZERO]), padded, hull([facts.corner, v.ZERO]))
 
 
+# [n, L] -> [n, L, V]: padding stays ordinary.
 @rule("OneHot")
 def _one_hot(view: View) -> Facts:
     indices, output = view.node.inputs[0], view.node.outputs[0]
@@ -229,6 +238,7 @@ def _one_hot(view: View) -> Facts:
     return facts_of(v.NUMBER, tuple(view.facts(indices).padded), v.ORDINARY)
 
 
+# a table [V, H] at [n, L] -> [n, L, H]: ordinary. [n, L, H] at 0 on axis 1 -> [n, H]: the first place is proved.
 @rule("Gather")
 def _gather(view: View) -> Facts:
     data, indices = view.node.inputs
@@ -256,6 +266,7 @@ def _table_values(view: View, table: gs.Tensor) -> Values:
     return view.facts(table).real if not view.packed else v.NUMBER
 
 
+# [n, L, H] at [n, k, H] on axis 1 -> [n, k, H]: proved where the indices count from the front.
 @rule("GatherElements")
 def _gather_elements(view: View) -> Facts:
     data, indices = view.node.inputs
@@ -280,6 +291,7 @@ def _check_index(index: Values) -> None:
         raise UnprovedError("it takes a place that may be counted from the end, where padding is")
 
 
+# [n, L, H] at (sample, place) [n, k, 2] -> [n, k, H]: proved where each sample takes from itself.
 @rule("GatherND")
 def _gather_nd(view: View) -> Facts:
     data, indices = view.node.inputs
@@ -319,6 +331,7 @@ def _counts_samples(view: View, tensor: gs.Tensor) -> bool:
     return bool(np.array_equal(counted, own))
 
 
+# [n, L] with updates [n, L] at every place in order -> [n, L], the updates.
 @rule("ScatterND")
 def _scatter_nd(view: View) -> Facts:
     """Updates at every place in order, which is how exporters write ``mask[...] = updates``, are the result."""

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.node_values import constant
+from passes.operators import ARGUED, KEEPS_VALUES
 from passes.packing.isolation.facts import Facts, UnprovedError, facts_of
 from passes.packing.isolation.positions import PositionFacts
 from passes.packing.isolation.values import NUMBER, ORDINARY, UNIT, UNKNOWN, ZERO, Values
@@ -22,11 +23,6 @@ from passes.shapes.symbolic import Shape
 
 #: Gives the facts of a node's results from those of its inputs, or raises UnprovedError.
 Rule: TypeAlias = "Callable[[View], Facts | list[Facts]]"
-
-#: Operators whose later inputs say how, not what: where they depend on the length, so does the shape, which is known.
-_ARGUMENTS = frozenset({"Reshape", "Expand", "Slice", "Unsqueeze", "Squeeze", "Tile", "Pad", "Split", "Resize", "TopK"})
-_READ_AS_INDEX = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
-
 
 #: Elements of a constant up to which its values are looked at; masks and factors are small.
 _LARGEST_LOOKED_AT = 1 << 20
@@ -225,7 +221,8 @@ class IsolationProof:
 
     def _check_lengths(self, node: gs.Node) -> None:
         """Raise where a packed node reads a number that depends on how far the samples are padded."""
-        values = node.inputs[:1] if node.op in _ARGUMENTS else node.inputs
+        # Where an argument depends on the length, so does the shape of the result, which is known.
+        values = node.inputs[:1] if node.op in ARGUED else node.inputs
         for tensor in values:
             if not tensor.is_empty() and not self.axes.is_free(tensor) and tensor in self.positional:
                 self._positions.facts(tensor)
@@ -250,7 +247,7 @@ class IsolationProof:
         for node in tensor.outputs:
             if node.op == "Gather" and node.inputs[1] is tensor and self.axes.is_free(node.inputs[0]):
                 return True
-            if node.op in _READ_AS_INDEX and node.inputs[0] is tensor and self._indexes_a_table(node.outputs[0]):
+            if node.op in KEEPS_VALUES and node.inputs[0] is tensor and self._indexes_a_table(node.outputs[0]):
                 return True
         return False
 

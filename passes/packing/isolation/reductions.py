@@ -12,10 +12,11 @@ from collections.abc import Iterable, Sequence
 import onnx_graphsurgeon as gs
 
 from passes.node_values import axes_argument, constant
+from passes.operators import CONTRIB, Family, default_axis, lookup, members
 from passes.packing.isolation import values as v
 from passes.packing.isolation.facts import ByDistance, Facts, UnprovedError, facts_of, moved
 from passes.packing.isolation.proof import View
-from passes.packing.isolation.table import CONTRIB, rule
+from passes.packing.isolation.table import rule
 from passes.packing.isolation.values import Values
 
 
@@ -40,10 +41,8 @@ def without(facts: Facts, axes: Sequence[int], keep: bool, values: Values | None
     return facts_of(values, tuple(rest.padded), v.ORDINARY if facts.anywhere.is_finite else v.UNKNOWN)
 
 
-_SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
-
-
-@rule(*_SUMS, "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
+# ReduceSum [n, L, H] over L -> [n, 1, H]: proved where padding is zero. ReduceMean over L never is.
+@rule(*members(Family.REDUCTION))
 def _reduce(view: View) -> Facts:
     tensor = view.node.inputs[0]
     rank, facts = view.rank(tensor), view.facts(tensor)
@@ -85,7 +84,7 @@ def is_below_all(padding: Values, real: Values) -> bool:
 
 
 def _reduced_values(op: str, real: Values) -> Values:
-    if op in ("ReduceL1", "ReduceL2", "ReduceSumSquare") or (op in ("ReduceSum", "ReduceProd") and _positive(real)):
+    if lookup(op).bounds or (op in ("ReduceSum", "ReduceProd") and _positive(real)):
         return Values(0.0, v.LARGEST)
     return real if op == "ReduceMean" else v.NUMBER
 
@@ -94,6 +93,7 @@ def _positive(real: Values) -> bool:
     return not real.ordinary and not real.nan and real.low >= 0
 
 
+# ArgMax [n, L] over L -> [n, 1]: proved where padding is below every real value.
 @rule("ArgMax", "ArgMin")
 def _arg(view: View) -> Facts:
     tensor = view.node.inputs[0]
@@ -108,11 +108,12 @@ def _arg(view: View) -> Facts:
     return without(facts, [axis], bool(view.node.attrs.get("keepdims", 1)), Values(0.0, v.LARGEST))
 
 
+# [n, h, L, L] over the last L -> [n, h, L, L]: proved where padding is low; its weights there are zero.
 @rule("Softmax", "LogSoftmax", "Hardmax")
 def _softmax(view: View) -> Facts:
     tensor = view.node.inputs[0]
     rank, facts = view.rank(tensor), view.facts(tensor)
-    axis = view.axis(-1 if view.opset >= 13 else 1)
+    axis = view.axis(default_axis(view.node.op, view.opset))
     axes = [axis] if view.opset >= 13 else list(range(axis, rank))
     check_batch(view, tensor, axes, "normalises")
     along = set(axes) & set(view.seq(tensor))
@@ -132,6 +133,7 @@ def _row(padding: Values, logarithm: bool) -> Values:
     return v.ORDINARY if logarithm else v.UNIT
 
 
+# [n, h, L, L] @ [n, h, L, d] -> [n, h, L, d]: proved where the weights of padding are zero.
 @rule("MatMul")
 def _matmul(view: View) -> Facts:
     left, right = view.node.inputs
@@ -148,6 +150,7 @@ def _matmul(view: View) -> Facts:
     return sum_of_products(view, [left, right], terms, list(range(out_rank)))
 
 
+# [n * L, H] @ [H, K] -> [n * L, K]: padding stays ordinary.
 @rule("Gemm")
 def _gemm(view: View) -> Facts:
     left, right = view.node.inputs[:2]
@@ -161,6 +164,7 @@ def _gemm(view: View) -> Facts:
     return facts_of(v.NUMBER, tuple(product.padded), v.ORDINARY if product.anywhere.is_finite else v.UNKNOWN)
 
 
+# nqk,nkd->nqd of [n, L, L], [n, L, d] -> [n, L, d]: proved as the MatMul is.
 @rule("Einsum")
 def _einsum(view: View) -> Facts:
     equation = str(view.node.attrs["equation"]).replace(" ", "")
@@ -232,6 +236,7 @@ def _is_number(values: Values) -> bool:
     return values.is_finite
 
 
+# [n, L, H] over H -> [n, L, H]: padding stays ordinary. Over L it is not proved.
 @rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def _normalisation(view: View) -> list[Facts]:
     tensor = view.node.inputs[0]
@@ -239,17 +244,20 @@ def _normalisation(view: View) -> list[Facts]:
     return _normalised(view, tensor, range(first, view.rank(tensor)))
 
 
+# [n, L, H] + [n, L, H] over H -> [n, L, H]: padding stays ordinary.
 @rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=CONTRIB)
 def _skip_normalisation(view: View) -> list[Facts]:
     tensor = view.node.inputs[0]
     return _normalised(view, tensor, [view.rank(tensor) - 1])
 
 
+# [n, L, H] over H -> [n, L, H]: a padding of zeros is divided by zero.
 @rule("LpNormalization")
 def _lp_normalisation(view: View) -> list[Facts]:
     return _normalised(view, view.node.inputs[0], [view.axis(-1)], partial=True)
 
 
+# [n, H, L] by channel -> [n, H, L]: padding stays ordinary.
 @rule("BatchNormalization")
 def _batch_normalisation(view: View) -> list[Facts]:
     if view.node.attrs.get("training_mode", 0):
@@ -257,6 +265,7 @@ def _batch_normalisation(view: View) -> list[Facts]:
     return _normalised(view, view.node.inputs[0], [1])
 
 
+# [n, H, L] over n and L: not proved, it looks along samples and padding.
 @rule("MeanVarianceNormalization")
 def _mean_variance(view: View) -> list[Facts]:
     rank = view.rank(view.node.inputs[0])
@@ -264,6 +273,7 @@ def _mean_variance(view: View) -> list[Facts]:
     return _normalised(view, view.node.inputs[0], axes)
 
 
+# [n, H, L] over L -> [n, H, L]: not proved, padding counts.
 @rule("InstanceNormalization", "GroupNormalization")
 def _instance_normalisation(view: View) -> list[Facts]:
     tensor = view.node.inputs[0]
@@ -282,6 +292,7 @@ def _normalised(view: View, tensor: gs.Tensor, axes: Iterable[int], partial: boo
     return [facts_of(v.NUMBER, view.seq(output), padded) for output in view.node.outputs]
 
 
+# [n, L] along L -> [n, L]: proved, padding comes after. In reverse, where padding is zero.
 @rule("CumSum")
 def _running_sum(view: View) -> Facts:
     tensor, where = view.node.inputs[0], constant(view.node.inputs[1])
@@ -295,11 +306,13 @@ def _running_sum(view: View) -> Facts:
     return facts_of(real, view.seq(view.node.outputs[0]), v.ORDINARY if facts.anywhere.is_finite else v.UNKNOWN)
 
 
+# [n, L, H] -> [n, L, H] and one scale []: not proved, the scale is of all samples.
 @rule("DynamicQuantizeLinear")
 def _one_scale(view: View) -> Facts:
     raise UnprovedError("it takes one scale from all samples of a run", mixes=True)
 
 
+# GlobalMaxPool [n, H, L] -> [n, H, 1]: proved where padding is below every real value.
 @rule("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 def _global_pool(view: View) -> Facts:
     tensor = view.node.inputs[0]
@@ -314,6 +327,7 @@ def _global_pool(view: View) -> Facts:
     return without(facts, axes, True, v.NUMBER)
 
 
+# [n, L, H] over H -> [n, L, k]: proved. Over L it sorts padding among the places.
 @rule("TopK")
 def _top(view: View) -> list[Facts]:
     tensor = view.node.inputs[0]

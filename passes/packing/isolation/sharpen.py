@@ -19,15 +19,14 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.fusion.attention_ops import attention_inputs, input_at
+from passes.operators import KEEPS_VALUES, Family, members
 from passes.packing.isolation.facts import Facts, UnprovedError
 from passes.packing.isolation.values import LOW_SCORE
 from passes.packing.tokens.axes import BATCH, SEQ, AxisMap
 from passes.packing.tokens.sides import Placement
 
 #: Operators through which scores pass on their way to the softmax.
-_ON_THE_WAY = frozenset(
-    {"Add", "Cast", "Clip", "Div", "Identity", "Max", "Min", "Mul", "Reshape", "Squeeze", "Sub", "Unsqueeze", "Where"}
-)
+_ON_THE_WAY = members(Family.ARITHMETIC, Family.CLAMP) | KEEPS_VALUES | {"Where"}
 _WEIGHING = frozenset({"Softmax", "LogSoftmax", "Exp", "ReduceLogSumExp"})
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from passes.packing.isolation.proof import Rule
 
 RULES: dict[tuple[str, str], Rule] = {}
-CONTRIB = "com.microsoft"
 
 
 def rule(*ops: str, domain: str = "") -> Callable[[Rule], Rule]:

@@ -16,6 +16,7 @@ from passes.packing.isolation.reductions import check_batch
 from passes.packing.isolation.table import rule
 
 
+# [n, H, L], kernel 3, pads 1 -> [n, K, L]: proved where padding is zero.
 @rule("Conv", "AveragePool", "LpPool")
 def _convolution(view: View) -> Facts:
     tensor = view.node.inputs[0]
@@ -32,6 +33,7 @@ def _convolution(view: View) -> Facts:
     return facts_of(v.NUMBER, view.seq(view.node.outputs[0]), padded)
 
 
+# [n, H, L], kernel 3, pads 1 -> [n, H, L]: proved where padding is below every real value.
 @rule("MaxPool")
 def _max_pool(view: View) -> list[Facts]:
     tensor = view.node.inputs[0]
@@ -78,6 +80,7 @@ def _counts_pads(view: View) -> bool:
     return bool(view.node.attrs.get("count_include_pad", 0))
 
 
+# [L, n, H] -> [L, 1, n, K], every state, forward: proved. The last state comes after the padding.
 @rule("LSTM", "GRU", "RNN")
 def _recurrence(view: View) -> list[Facts]:
     """X [L, n, H] (or [n, L, H]) -> Y, every state, and the last ones, which come after the padding."""

@@ -16,19 +16,15 @@ import onnx
 import sympy
 from onnx import numpy_helper
 
+from passes.operators import BROADCASTING, ELEMENTWISE, Family, members
 from passes.packing.opening.axis_atoms import AxisOrders
 from passes.packing.opening.baked_rules import INT_MAX, RULES, attribute
 from passes.packing.tokens.axes import BATCH, SEQ, mentions_tokens
 from passes.shapes.ort_inference import OrtShapeInference
 
 _MOST_ROUNDS = 10  # of onnxruntime, which starts again after it merges two extents
-_BROADCASTING = frozenset(
-    {
-        "Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less",
-        "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor",
-    }
-)  # fmt: skip
-_ARITHMETIC = frozenset({"Add", "Div", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Mod", "Mul", "Sub"})
+#: What a sequence length may be a number in. Equal looks for an id.
+_ARITHMETIC = members(Family.ARITHMETIC, Family.COMPARISON) - {"Equal"} | {"Mod"}
 #: Operators that pair the places of their operands in ways that only they know.
 _PAIRING = frozenset(
     {
@@ -36,7 +32,8 @@ _PAIRING = frozenset(
         "ScatterElements", "ScatterND",
     }
 )  # fmt: skip
-_KEEPS_AXES = frozenset({"Abs", "Cast", "CastLike", "Clip", "Identity", "Neg", "Not", "Softmax", "Erf", "Exp"})
+#: Operators whose result has the axes of their first operand.
+_KEEPS_AXES = ELEMENTWISE | {"Softmax", "LogSoftmax", "Hardmax"}
 
 
 class RestartError(Exception):
@@ -188,7 +185,7 @@ class BakedInference(OrtShapeInference):
             self.problem("reads a tensor of unknown shape")
             return
         rule = RULES.get(node.op_type)
-        if node.op_type in _BROADCASTING:
+        if node.op_type in BROADCASTING:
             self._check_scalars(node, known)
             self.align(node, known, 0)
         elif rule is not None:
@@ -274,14 +271,14 @@ class BakedInference(OrtShapeInference):
                 return False
             self.findings.grown[key] = extent
             raise RestartError
-        if node.op_type in _BROADCASTING or node.op_type in _KEEPS_AXES:
+        if node.op_type in BROADCASTING or node.op_type in _KEEPS_AXES:
             return self._demand_operands(node, inputs, axis - len(shape), extent)
         inner_axis = self._axis_before(node, axis, len(shape))
         return inner_axis is not None and self._demand(node.input[0], inner_axis, extent)
 
     def _demand_operands(self, node: onnx.NodeProto, inputs: Sequence[Any], from_end: int, extent: Any) -> bool:
         wanted = [(index, s) for index, s in inputs if s is not None and len(s) >= -from_end and s[from_end] != 1]
-        if node.op_type in _BROADCASTING:
+        if node.op_type in BROADCASTING:
             for index, s in wanted:
                 known = self.findings.early.setdefault((node.output[0], index), {})
                 if node.input[index] not in self._dependent and len(s) + from_end not in known:

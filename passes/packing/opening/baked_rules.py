@@ -28,6 +28,7 @@ def attribute(node: onnx.NodeProto, name: str) -> Any:
     return next((helper.get_attribute_value(item) for item in node.attribute if item.name == name), None)
 
 
+# [B, S, H] to [4, 24, 2, 8] -> [B, S, 2, 8], where 4 and 24 are B and S. To [8, 12, 16] divides S: a problem.
 def _reshape(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
     source, output = shapes[0], node.output[0]
     if not any(mentions_tokens(extent) for extent in source):
@@ -89,6 +90,7 @@ def _asked_sizes(
     return [total // rest if item == -1 else item for item in found]
 
 
+# [B, 1, H] to [4, 24, 16] -> [B, S, 16], where a reader shows that 24 is S.
 def _expand(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
     given, source, output = _asked(inference, node), shapes[0], node.output[0]
     if given is None:
@@ -112,6 +114,7 @@ def _expand(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[li
         ]
 
 
+# [B, 1, H] times [1, 24, 1] -> [B, S, H], where a reader shows that 24 is S.
 def _tile(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
     given, source, output = inference.constant(node, 1), shapes[0], node.output[0]
     grown = {axis: extent for (name, axis), extent in inference.findings.grown.items() if name == output}
@@ -124,6 +127,7 @@ def _tile(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list
     inference.findings.targets[output] = repeats
 
 
+# [B, h, S, S] @ [B, h, S, d] -> [B, h, S, d]. [B, S] @ [24, H] takes S and 24 for the same: a problem.
 def _matmul(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
     left, right = shapes
     if len(left) > 1 and len(right) > 1:
@@ -133,6 +137,7 @@ def _matmul(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[li
         inference.problem(f"sums over {summed[0]} and {summed[1]} as the same extent")
 
 
+# [B, S, H], [1, 24, K] on axis 2 -> [B, S, H + K], the constant cut to S.
 def _concat(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
     rank = len(shapes[0])
     joined = int(attribute(node, "axis") or 0) % rank
@@ -150,6 +155,7 @@ def _concat(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[li
                 inference.meet(node, index, axis, shape[axis], next(iter(symbolic)))
 
 
+# [B, S, H] from 0 to 24 on axis 1 -> [B, S, H], the whole axis. From 0 to 5 it cuts S: a problem.
 def _slice(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
     given = [inference.constant(node, index) for index in range(1, len(node.input))]
     if len(given) < 2 or given[0] is None or given[1] is None:
@@ -172,6 +178,7 @@ def _slice(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[lis
         inference.findings.whole[node.output[0]] = ends
 
 
+# [B, S, H] at 0 on axis 1 -> [B, H]. At 23, which may be the last place, a problem.
 def _gather(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
     axis = int(attribute(node, "axis") or 0)
     if not shapes[0] or not mentions_tokens(shapes[0][axis]):
@@ -181,12 +188,14 @@ def _gather(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[li
         inference.problem(f"takes chosen places of {shapes[0][axis]}")
 
 
+# [B, S, 2 * H] on axis 2 -> [B, S, H], [B, S, H]. On axis 1 it splits S: a problem.
 def _split(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
     extent = shapes[0][int(attribute(node, "axis") or 0)]
     if mentions_tokens(extent):
         inference.problem(f"splits {extent}")
 
 
+# [B, S, 1] without axis 2 -> [B, S]. Without axis 0, where B was fixed to 1, a problem.
 def _squeeze(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
     axes = attribute(node, "axes") or inference.constant(node, 1)
     dropped = range(len(shapes[0])) if axes is None else axes
@@ -194,6 +203,7 @@ def _squeeze(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[l
         inference.problem("drops the batch or the sequence, whose extent is 1")
 
 
+# [B, S, H] at axis 2 -> [B * S, H], a product whose parts stay known.
 def _flatten(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
     axis = attribute(node, "axis")
     for part in (shapes[0][: 1 if axis is None else axis], shapes[0][1 if axis is None else axis :]):

@@ -12,9 +12,8 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.node_values import constant
+from passes.operators import KEEPS_VALUES
 from passes.shapes.symbolic import SymbolicShapes
-
-_KEEPS_VALUE = frozenset({"Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape"})
 
 
 def resolve_branches(graph: gs.Graph, shapes: SymbolicShapes) -> int:
@@ -37,7 +36,7 @@ def _truth(tensor: gs.Tensor, shapes: SymbolicShapes) -> bool | None:
     if not tensor.inputs:
         return None
     node = tensor.inputs[0]
-    if node.op in _KEEPS_VALUE:
+    if node.op in KEEPS_VALUES:
         return _truth(node.inputs[0], shapes)
     if node.op == "Not":
         inner = _truth(node.inputs[0], shapes)

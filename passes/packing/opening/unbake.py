@@ -185,7 +185,7 @@ class _Changes:
         return changed
 
     def _cut_to(self, tensor: gs.Tensor, axes: dict[int, Any]) -> gs.Tensor:
-        """The first places of a constant along ``axes``; one row where the axis is the batch."""
+        """The first places of a constant along ``axes``, one row of the batch: [4, 24, H] -> [1, S, H]."""
         key = (tensor.name, tuple(sorted(axes.items())))
         if key not in self._cut:
             where = sorted(axes)

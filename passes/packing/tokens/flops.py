@@ -8,7 +8,8 @@ from typing import Any
 import onnx_graphsurgeon as gs
 import sympy
 
-from passes.fusion.attention_ops import CONTRIB, attention_inputs, input_at
+from passes.fusion.attention_ops import attention_inputs, input_at
+from passes.operators import CONTRIB
 from passes.packing.tokens.axes import BATCH, SEQ, AxisMap
 from passes.packing.tokens.sides import Placement
 

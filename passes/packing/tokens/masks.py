@@ -15,11 +15,11 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.fusion.attention_ops import attention_inputs, inputs_at
+from passes.operators import KEEPS_VALUES, Family, members
 from passes.packing.tokens.axes import AxisMap
 from passes.packing.tokens.sides import Placement
 
-_POSITION_OPS = frozenset({"CumSum", "Shape", "Size", "Range", "ConstantOfShape"})
-_KEEPS_VALUE = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+_POSITION_OPS = members(Family.EXTENT) | {"CumSum", "Range", "ConstantOfShape"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _follow(graph: gs.Graph, start: gs.Tensor, axes: AxisMap, placement: Placeme
         if id(node) in placement.reasons and _reaches(node, tainted, axes):
             reaches = True
         tainted.update(tensor.name for tensor in node.outputs)
-        if node.op in _KEEPS_VALUE and node.inputs[0].name in same_value:
+        if node.op in KEEPS_VALUES and node.inputs[0].name in same_value:
             same_value.update(tensor.name for tensor in node.outputs)
     return reaches, looked_up
 

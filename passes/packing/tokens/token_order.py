@@ -12,13 +12,12 @@ import onnx_graphsurgeon as gs
 
 from passes.base import subgraphs
 from passes.node_values import constant
+from passes.operators import Family, members
 from passes.packing.tokens.axes import AxisMap, blocks
 from passes.packing.tokens.positional import Positional
 
-#: Operators that move values along an axis, by the input they move.
-_REORDERING = frozenset(
-    {"ReverseSequence", "Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND", "TopK"}
-)
+#: Operators that move values of their first input along an axis.
+_REORDERING = members(Family.PICK) | {"ReverseSequence", "ScatterElements", "ScatterND", "TopK"}
 
 #: Extents at which indices are looked at.
 _SAMPLES, _PLACES = 3, 8

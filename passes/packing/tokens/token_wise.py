@@ -12,6 +12,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.node_values import axes_argument, constant, constant_or_empty
+from passes.operators import (
+    CONTRIB,
+    CONTRIB_ELEMENTWISE,
+    ELEMENTWISE,
+    FIRST_ALONE,
+    Family,
+    default_axis,
+    members,
+)
 from passes.packing.tokens.axes import AxisMap, TokenAxes, blocks, is_known, show
 from passes.packing.tokens.broadcasting import operand_problem
 from passes.shapes.symbolic import Shape
@@ -21,7 +30,6 @@ Verdict = str | None
 Rule = Callable[[gs.Node, AxisMap, int], Verdict]
 
 _RULES: dict[tuple[str, str], Rule] = {}
-_CONTRIB = "com.microsoft"
 
 
 def why_not_token_wise(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
@@ -56,24 +64,20 @@ def _broadcast(tensors: Iterable[gs.Tensor], node: gs.Node, axes: AxisMap) -> Ve
     return None
 
 
-@_rule(
-    "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd", "BitwiseNot",
-    "BitwiseOr", "BitwiseXor", "Cast", "Ceil", "Celu", "Cos", "Cosh", "Div", "Elu", "Equal", "Erf", "Exp", "Floor",
-    "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Less",
-    "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal",
-    "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum",
-    "Swish", "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor",
-)  # fmt: skip
-@_rule("BiasGelu", "FastGelu", "Gelu", "QuickGelu", domain=_CONTRIB)
+# [B, S, H] + [H] -> [B, S, H]: token-wise. [B, S, H] + [1, S, H] as well, where positions are read token by token.
+@_rule(*ELEMENTWISE - FIRST_ALONE)
+@_rule(*CONTRIB_ELEMENTWISE, domain=CONTRIB)
 def _elementwise(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return _broadcast(node.inputs, node, axes)
 
 
-@_rule("CastLike", "Clip")
+# Clip [B, S, H], [], [] -> [B, S, H]: token-wise.
+@_rule(*FIRST_ALONE)
 def _first_operand_elementwise(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return _broadcast(node.inputs[:1], node, axes) or _must_not_carry(node.inputs[1:], axes)
 
 
+# [B, S, H] -> [B, S, H]: token-wise, for it does nothing outside training.
 @_rule("Dropout")
 def _dropout(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     if len(node.inputs) > 2 and not _is_false(node.inputs[2]):
@@ -81,6 +85,7 @@ def _dropout(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return _broadcast(node.inputs[:1], node, axes)
 
 
+# [B, S, H] @ [H, K] -> [B, S, K]: token-wise. [B, S, H] @ [B, H, S] -> [B, S, S] relates tokens.
 @_rule("MatMul")
 def _matmul(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     left, right = node.inputs
@@ -125,6 +130,7 @@ def _only_matrix_axes(token: TokenAxes, out_rank: int, matrix_axis: int, shape: 
     return True
 
 
+# [B * S, H] @ [H, K] -> [B * S, K]: token-wise. [B, H] @ [H, K] has no tokens left.
 @_rule("Gemm")
 def _gemm(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     data, weight, *bias = node.inputs
@@ -135,6 +141,7 @@ def _gemm(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return _broadcast(bias, node, axes)
 
 
+# [B, H, S] with a kernel [K, H, 1] -> [B, K, S]: token-wise. A kernel [K, H, 3] sees its neighbours.
 @_rule("Conv")
 def _convolution(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     weight = axes.shape(node.inputs[1])
@@ -148,6 +155,7 @@ def _convolution(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return _must_be_free(node.inputs[1:], axes)
 
 
+# [B, S, H] over axis -1 -> [B, S, H]: token-wise. Over axis 1 it sees all tokens of a sample.
 @_rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def _normalisation(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     rank = len(axes.shape(node.inputs[0]) or ())
@@ -155,13 +163,15 @@ def _normalisation(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return _untouched(node.inputs[0], range(first, rank), axes) or _must_be_free(node.inputs[1:], axes)
 
 
-@_rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=_CONTRIB)
+# [B, S, H] + [B, S, H] over the last axis -> [B, S, H]: token-wise.
+@_rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=CONTRIB)
 def _skip_normalisation(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     rank = len(axes.shape(node.inputs[0]) or ())
     problem = _untouched(node.inputs[0], [rank - 1], axes) or _broadcast(node.inputs[:2], node, axes)
     return problem or _must_be_free(node.inputs[2:], axes)
 
 
+# [B, H, S] with a scale [H] -> [B, H, S]: token-wise. [B, S, H] has a scale for each place.
 @_rule("BatchNormalization")
 def _batch_normalisation(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     if node.attrs.get("training_mode", 0):
@@ -169,23 +179,25 @@ def _batch_normalisation(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return _untouched(node.inputs[0], [1], axes) or _must_be_free(node.inputs[1:], axes)
 
 
+# [B, S, H] over axis -1 -> [B, S, H]: token-wise. Over axis 1 it weighs tokens.
 @_rule("Softmax", "LogSoftmax", "Hardmax")
 def _softmax(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     rank = len(axes.shape(node.inputs[0]) or ())
-    axis = _normalised(node.attrs.get("axis", -1 if opset >= 13 else 1), rank)
+    axis = _normalised(node.attrs.get("axis", default_axis(node.op, opset)), rank)
     return _untouched(node.inputs[0], [axis] if opset >= 13 else range(axis, rank), axes)
 
 
+# TopK [B, S, H] over axis -1 -> [B, S, k]: token-wise. Over axis 1 it sorts tokens.
 @_rule("LpNormalization", "ArgMax", "ArgMin", "TopK", "CumSum", "OneHot")
 def _along_one_axis(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     rank = len(axes.shape(node.inputs[0]) or ())
-    default = {"LpNormalization": -1, "TopK": -1, "OneHot": -1}.get(node.op, 0)
-    axis = node.attrs.get("axis", default)
     if node.op == "CumSum":
         values = constant(node.inputs[1])
         if values is None:
             return "its axis is not a constant"
         axis = int(values.reshape(-1)[0])
+    else:
+        axis = node.attrs.get("axis", default_axis(node.op, opset))
     if node.op == "OneHot":
         if axis not in (-1, rank):
             return "it does not add the last axis"
@@ -193,10 +205,8 @@ def _along_one_axis(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return _untouched(node.inputs[0], [_normalised(axis, rank)], axes) or _must_be_free(node.inputs[1:], axes)
 
 
-@_rule(
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
-    "ReduceSum", "ReduceSumSquare",
-)  # fmt: skip
+# [B, S, H] over axis 2 -> [B, S, 1]: token-wise. Over axis 1 -> [B, 1, H] it sums tokens.
+@_rule(*members(Family.REDUCTION))
 def _reduce(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     rank = len(axes.shape(node.inputs[0]) or ())
     reduced = axes_argument(node)
@@ -207,6 +217,7 @@ def _reduce(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return _untouched(node.inputs[0], [_normalised(axis, rank) for axis in reduced], axes)
 
 
+# [B, S, H], [B, S, K] on axis 2 -> [B, S, H + K]: token-wise. On axis 1 it lays tokens behind tokens.
 @_rule("Concat")
 def _concat(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     rank = len(axes.shape(node.outputs[0]) or ())
@@ -218,6 +229,7 @@ def _concat(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return f"{other.name!r} {show(axes.shape(other))} does not carry the same tokens" if other is not None else None
 
 
+# [B, S, 2 * H] on axis 2 -> [B, S, H], [B, S, H]: token-wise. On axis 1 it divides the tokens.
 @_rule("Split")
 def _split(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     rank = len(axes.shape(node.inputs[0]) or ())
@@ -225,6 +237,7 @@ def _split(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return _untouched(node.inputs[0], [axis], axes) or _must_be_free(node.inputs[1:], axes)
 
 
+# [B, S, H] on axis 2 -> [B, S, h]: token-wise. On axis 1 -> [B, 1, H] it takes one token.
 @_rule("Slice")
 def _slice(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     rank = len(axes.shape(node.inputs[0]) or ())
@@ -242,6 +255,7 @@ def _slice(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     )
 
 
+# [B, S, H] on axis 2 -> [B, S, H + 1]: token-wise. On axis 1 it adds tokens.
 @_rule("Pad")
 def _pad(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     rank = len(axes.shape(node.inputs[0]) or ())
@@ -254,6 +268,7 @@ def _pad(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return _untouched(node.inputs[0], touched, axes) or _must_be_free(node.inputs[1:], axes)
 
 
+# a table [V, H] at [B, S] -> [B, S, H]: token-wise. [B, S, H] at [1] on axis 1 -> [B, 1, H] takes one token.
 @_rule("Gather")
 def _gather(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     data, indices = node.inputs
@@ -268,6 +283,7 @@ def _gather(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return _untouched(data, [axis], axes)
 
 
+# [B, S, H] at [B, S, k] on axis 2 -> [B, S, k]: token-wise.
 @_rule("GatherElements")
 def _gather_elements(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     data, indices = node.inputs
@@ -277,6 +293,7 @@ def _gather_elements(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return _untouched(data, [_normalised(node.attrs.get("axis", 0), rank)], axes)
 
 
+# Transpose [B, S, H] -> [H, B, S]: token-wise.
 @_rule("Transpose", "Squeeze", "Unsqueeze")
 def _moves_axes(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     if node.op != "Transpose" and not axes_argument(node):
@@ -284,6 +301,7 @@ def _moves_axes(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return None  # the output carries tokens, and no value meets another
 
 
+# [B, S, h * d] -> [B, S, h, d]: token-wise. [B, S, H] -> [B, H, S] moves values between tokens.
 @_rule("Reshape")
 def _reshape(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     source, target = axes.shape(node.inputs[0]), axes.shape(node.outputs[0])
@@ -297,6 +315,7 @@ def _reshape(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return None
 
 
+# [B, S, 1] -> [B, S, H]: token-wise. [B, 1, H] -> [B, S, H] gives each token what the sample has.
 @_rule("Expand")
 def _expand(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     target, token = axes.shape(node.outputs[0]), axes.axes(node.outputs[0])
@@ -307,6 +326,7 @@ def _expand(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     return operand_problem(node.inputs[0], node.outputs[0], axes)
 
 
+# bsh,hk->bsk of [B, S, H], [H, K] -> [B, S, K]: token-wise. bsh,bsk->bhk sums tokens.
 @_rule("Einsum")
 def _einsum(node: gs.Node, axes: AxisMap, opset: int) -> Verdict:
     equation = str(node.attrs["equation"]).replace(" ", "")

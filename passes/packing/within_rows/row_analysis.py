@@ -23,6 +23,7 @@ import onnx_graphsurgeon as gs
 
 from passes.base import node_label
 from passes.errors import PackingError
+from passes.operators import Family, members
 from passes.packing.tokens.axes import AxisMap, show
 from passes.packing.tokens.positional import Positional, sequence_axes
 from passes.packing.tokens.token_wise import why_not_token_wise
@@ -59,6 +60,8 @@ class RowPlan:
         self.placed = [item for item in self.placed if item[0] is not node]
         self.counted = [item for item in self.counted if item is not node]
 
+
+_MEASURES = members(Family.EXTENT)
 
 #: The reason of a node whose input was refused.
 _FOLLOWS = "its input mixes the samples of a row"
@@ -118,7 +121,7 @@ class RowAnalysis:
         return refused
 
     def _is_known(self, node: gs.Node) -> bool:
-        return all(self._axes.is_free(t) or t in self._positional for t in node.outputs) or node.op in ("Shape", "Size")
+        return all(self._axes.is_free(t) or t in self._positional for t in node.outputs) or node.op in _MEASURES
 
     def _state(self, node: gs.Node) -> State:
         rule = self._rules.get((node.domain or "", node.op))

@@ -109,9 +109,17 @@ class RowRewriter:
         return self._made[key]
 
     def _numbers(self) -> gs.Tensor:
-        """[R, C]: the number of the sample that owns each place; one that the sample masks has it with a minus."""
+        """[R, C]: the number of the sample that owns each place; one that the sample masks has it with a minus.
+
+        Places of no sample get -1, a sample of their own: their scores are forbidden everywhere else, not throughout,
+        so that nothing which sums over queries finds their even weights.
+        """
         if "numbers" not in self._made:
-            self._made["numbers"] = self._add("Abs", f"{self._mask.name}_numbers", [self._mask])
+            name = self._mask.name
+            zero, own = (gs.Constant(f"{name}_{n}", np.array(n, self._mask.dtype)) for n in (0, -1))
+            owned = self._add("Abs", f"{name}_owner", [self._mask])
+            empty = self._add("Equal", f"{name}_of_no_sample", [self._mask, zero], np.bool_)
+            self._made["numbers"] = self._add("Where", f"{name}_numbers", [empty, own, owned], self._mask.dtype)
         return self._made["numbers"]
 
     def _attention_mask(self, dtype: np.dtype[Any]) -> gs.Tensor:

@@ -9,6 +9,7 @@ import sympy
 
 from passes.fusion.attention_ops import attention_inputs, input_at
 from passes.node_values import axes_argument, constant
+from passes.operators import CONTRIB, CONTRIB_ELEMENTWISE, ELEMENTWISE, Family, lookup, members
 from passes.packing.tokens.axes import show
 from passes.packing.within_rows.row_analysis import RefusedError, RowAnalysis, Rule, State
 
@@ -24,14 +25,9 @@ def _rule(*ops: str, domain: str = "") -> Callable[[Rule], Rule]:
     return decorate
 
 
-@_rule(
-    "Abs", "Add", "And", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike", "Ceil", "Celu",
-    "Clip", "Cos", "Div", "Dropout", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual",
-    "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean",
-    "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid",
-    "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tan", "Tanh", "Where", "Xor",
-)  # fmt: skip
-@_rule("BiasGelu", "FastGelu", "Gelu", "QuickGelu", domain="com.microsoft")
+# [B, S, H] TOKEN + [H] -> [B, S, H] TOKEN. [B, S, S] BLOCK * [B, S, S] PAIR -> [B, S, S] BLOCK.
+@_rule(*ELEMENTWISE, "Dropout")
+@_rule(*CONTRIB_ELEMENTWISE, domain=CONTRIB)
 def _elementwise(rows: RowAnalysis, node: gs.Node) -> State:
     rows.operands(node)
     return rows.by_rank(node, block=_keeps_zero(rows, node))
@@ -42,7 +38,9 @@ def _keeps_zero(rows: RowAnalysis, node: gs.Node) -> bool:
     states = [rows.of(tensor) for tensor in node.inputs]
     if node.op == "Mul":
         return State.BLOCK in states
-    if node.op in ("Div", "Cast", "CastLike", "Identity", "Neg", "Dropout", "Abs"):
+    if node.op == "Div":
+        return states[0] is State.BLOCK and states[1] not in (State.PAIR, State.BLOCK)  # zero by zero is NaN
+    if node.op == "Dropout" or lookup(node.op, node.domain).keeps_zero:
         return states[0] is State.BLOCK
     if node.op == "Where":
         return all(
@@ -56,6 +54,7 @@ def _is_zero(tensor: gs.Tensor) -> bool:
     return values is not None and not values.any()
 
 
+# [B, S, S] BLOCK @ [B, S, H] TOKEN -> [B, S, H] TOKEN. [B, S, S] PAIR @ [B, S, H] TOKEN mixes samples.
 @_rule("MatMul")
 def _matmul(rows: RowAnalysis, node: gs.Node) -> State:
     left, right = node.inputs
@@ -79,11 +78,13 @@ def _matmul(rows: RowAnalysis, node: gs.Node) -> State:
     return rows.by_rank(node)
 
 
+# [B * S, H] @ [H, K] -> [B * S, K]: refused, its rows have no axis of places.
 @_rule("Gemm")
 def _gemm(rows: RowAnalysis, node: gs.Node) -> State:
     raise RefusedError("its rows are all places of all rows")
 
 
+# [B, S, S] PAIR over axis 2 -> [B, S, S] BLOCK, once masked. [B, S, H] TOKEN over axis 2 -> TOKEN.
 @_rule("Softmax", "LogSoftmax")
 def _softmax(rows: RowAnalysis, node: gs.Node) -> State:
     tensor = node.inputs[0]
@@ -97,6 +98,7 @@ def _softmax(rows: RowAnalysis, node: gs.Node) -> State:
     return State.BLOCK
 
 
+# [B, S, H] TOKEN over axis 2 -> [B, S, H] TOKEN. Over axis 1 it mixes samples.
 @_rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def _normalisation(rows: RowAnalysis, node: gs.Node) -> State:
     tensor = node.inputs[0]
@@ -106,16 +108,15 @@ def _normalisation(rows: RowAnalysis, node: gs.Node) -> State:
     return rows.by_rank(node)
 
 
-@_rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain="com.microsoft")
+# [B, S, H] TOKEN + [B, S, H] TOKEN over the last axis -> [B, S, H] TOKEN.
+@_rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=CONTRIB)
 def _skip_normalisation(rows: RowAnalysis, node: gs.Node) -> State:
     rows.operands(node, range(2))
     return _normalisation(rows, node)
 
 
-@_rule(
-    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
-    "ReduceSum", "ReduceSumSquare",
-)  # fmt: skip
+# [B, S, H] TOKEN over axis 2 -> [B, S, 1] TOKEN. ReduceSum [B, S, S] BLOCK over axis 2 -> [B, S, 1] TOKEN.
+@_rule(*members(Family.REDUCTION))
 def _reduce(rows: RowAnalysis, node: gs.Node) -> State:
     tensor = node.inputs[0]
     reduced = axes_argument(node)
@@ -128,6 +129,7 @@ def _reduce(rows: RowAnalysis, node: gs.Node) -> State:
     return rows.by_rank(node)
 
 
+# ArgMax [B, S, H] TOKEN over axis 2 -> [B, S, 1] TOKEN. Over axis 1 it mixes samples.
 @_rule("ArgMax", "ArgMin", "LpNormalization", "Split", "Concat", "TopK")
 def _along_axis(rows: RowAnalysis, node: gs.Node) -> State:
     tensor = node.outputs[0] if node.op == "Concat" else node.inputs[0]
@@ -142,6 +144,7 @@ def _along_axis(rows: RowAnalysis, node: gs.Node) -> State:
     return rows.by_rank(node)
 
 
+# [B, S, H] TOKEN on axis 2 -> [B, S, h] TOKEN. On axis 1 -> [B, 1, H] it takes one place of a row.
 @_rule("Slice")
 def _slice(rows: RowAnalysis, node: gs.Node) -> State:
     before, after = rows.shape(node.inputs[0]), rows.shape(node.outputs[0])
@@ -155,6 +158,7 @@ def _slice(rows: RowAnalysis, node: gs.Node) -> State:
     return rows.by_rank(node, block=before == after and rows.of(node.inputs[0]) is State.BLOCK)
 
 
+# [B, S, H] TOKEN on axis 2 -> [B, S, H + 1] TOKEN. On axis 1 it adds places to a row.
 @_rule("Pad")
 def _pad(rows: RowAnalysis, node: gs.Node) -> State:
     if rows.seq(node.outputs[0]) != rows.seq(node.inputs[0]):
@@ -162,11 +166,13 @@ def _pad(rows: RowAnalysis, node: gs.Node) -> State:
     return rows.by_rank(node)
 
 
+# Transpose [B, h, S, S] BLOCK -> [B, S, h, S] BLOCK.
 @_rule("Transpose", "Squeeze", "Unsqueeze")
 def _moves_axes(rows: RowAnalysis, node: gs.Node) -> State:
     return rows.by_rank(node, block=rows.of(node.inputs[0]) is State.BLOCK)
 
 
+# [B, S, h * d] TOKEN -> [B, S, h, d] TOKEN. [B, S, H] -> [B, H, S] moves values between places.
 @_rule("Reshape")
 def _reshape(rows: RowAnalysis, node: gs.Node) -> State:
     before, after = rows.shape(node.inputs[0]), rows.shape(node.outputs[0])
@@ -179,12 +185,14 @@ def _reshape(rows: RowAnalysis, node: gs.Node) -> State:
     return rows.by_rank(node, block=rows.of(node.inputs[0]) is State.BLOCK)
 
 
+# [B, 1, S, S] BLOCK -> [B, h, S, S] BLOCK. [B, 1, H] -> [B, S, H] gives all places what the row has.
 @_rule("Expand")
 def _expand(rows: RowAnalysis, node: gs.Node) -> State:
     rows.operands(node, range(1))
     return rows.by_rank(node, block=rows.of(node.inputs[0]) is State.BLOCK)
 
 
+# a table [V, H] at [B, S] TOKEN -> [B, S, H] TOKEN. [B, S, H] at [1] on axis 1 takes one place of a row.
 @_rule("Gather")
 def _gather(rows: RowAnalysis, node: gs.Node) -> State:
     data, indices = node.inputs
@@ -198,6 +206,7 @@ def _gather(rows: RowAnalysis, node: gs.Node) -> State:
     return rows.by_rank(node)
 
 
+# [B, S, H] TOKEN at [B, S, k] on axis 2 -> [B, S, k] TOKEN. On axis 1 it takes chosen places.
 @_rule("GatherElements")
 def _gather_elements(rows: RowAnalysis, node: gs.Node) -> State:
     data, indices = node.inputs
@@ -213,6 +222,7 @@ def _gather_elements(rows: RowAnalysis, node: gs.Node) -> State:
     return rows.by_rank(node)
 
 
+# [B, S] TOKEN along axis 1 -> [B, S] TOKEN, restarted at each sample.
 @_rule("CumSum")
 def _running_sum(rows: RowAnalysis, node: gs.Node) -> State:
     axis = constant(node.inputs[1])
@@ -226,6 +236,7 @@ def _running_sum(rows: RowAnalysis, node: gs.Node) -> State:
     return rows.by_rank(node)
 
 
+# bst,bth->bsh of [B, S, S] BLOCK, [B, S, H] TOKEN -> [B, S, H] TOKEN.
 @_rule("Einsum")
 def _einsum(rows: RowAnalysis, node: gs.Node) -> State:
     equation = str(node.attrs["equation"]).replace(" ", "")
@@ -243,7 +254,8 @@ def _einsum(rows: RowAnalysis, node: gs.Node) -> State:
     return rows.by_rank(node)
 
 
-@_rule("MultiHeadAttention", "Attention", domain="com.microsoft")
+# query, key and value [B, S, H] TOKEN -> [B, S, H] TOKEN, once masked.
+@_rule("MultiHeadAttention", "Attention", domain=CONTRIB)
 @_rule("Attention")
 def _fused_attention(rows: RowAnalysis, node: gs.Node) -> State:
     known = attention_inputs(node)
