@@ -17,8 +17,9 @@ from passes.check.external import check_loaded
 from passes.check.sparse import densify
 from passes.check.structure import check_structure
 from passes.errors import RewriteError
+from passes.packed_model import PackedModel
 from passes.precision.float_to_int8 import FloatToInt8
-from poprt.compiler.ragged import read_packing
+from passes.shapes.input_shapes import InputShapes
 from poprt.convert_options import IPU_ONLY_PASSES, ROW_PACKING, ConvertOptions, read_options
 from poprt.errors import PoprtError
 from poprt.isolation import Compile, IsolationTrial, try_isolation
@@ -169,17 +170,17 @@ class Converter:
         self, model: onnx.ModelProto, inputs: list[InputInfo], compile_model: Compile | None
     ) -> IsolationTrial | None:
         """The trial at the end of a conversion with packing. It may change what the model says of its neighbours."""
-        packing = read_packing(model) if self.options.packs else None
-        if packing is None:
+        packed = PackedModel.read(model) if self.options.packs else None
+        if packed is None:
             return None
         if self.options.skip_isolation_check:
-            return IsolationTrial(packing.neighbours, not_tried="left out by skip_isolation_check")
-        return try_isolation(model, packing, inputs, compile_model=compile_model, logger=self.logger)
+            return IsolationTrial(packed.neighbours, not_tried="left out by skip_isolation_check")
+        return try_isolation(model, packed, inputs, compile_model=compile_model, logger=self.logger)
 
     def _steps(self, model: onnx.ModelProto) -> list[Step | Any]:
         """The passes in order: the default ones without the skipped, the user's, the closing ones."""
         options = self.options
-        shapes = _known_inputs(options.input_shape, model, self.logger)
+        shapes = _input_shapes(options, model, self.logger)
         known = get_registered_passes()
         for name in options.skip_passes:
             if name not in known and name not in IPU_ONLY_PASSES:
@@ -230,11 +231,10 @@ def _opening(options: ConvertOptions, opset: int) -> list[Step]:
     return steps
 
 
-def _middle(options: ConvertOptions, shapes: Mapping[str, list[int]]) -> list[Step]:
-    batch = {"batch_size": options.batch_size, "batch_axis": options.batch_axis or 0}
+def _middle(options: ConvertOptions, shapes: InputShapes) -> list[Step]:
     fixing: list[Step] = [("shape_inference", {})]
-    if shapes or options.batch_size is not None:
-        fixing.append(("const_input_shape", {"input_shape": shapes, **batch}))
+    if shapes:
+        fixing.append(("const_input_shape", {"input_shape": shapes}))
     cleaning: list[Step] = [("constant_folding", {"max_tensor_size": options.max_tensor_size})]
     cleaning += [
         (name, {})
@@ -249,7 +249,7 @@ def _middle(options: ConvertOptions, shapes: Mapping[str, list[int]]) -> list[St
     ]
     steps = [*fixing, *cleaning] if options.infer_shape_ahead else [*cleaning, *fixing]
     if options.packs:
-        steps.insert(len(cleaning), _packing(options, shapes, batch))  # before the shapes are fixed
+        steps.insert(len(cleaning), _packing(options, shapes))  # before the shapes are fixed
     if not options.pack_args:  # known types and shapes show more that changes nothing; Unpack makes declared ones stale
         steps += [(name, {}) for name in ("trace_folding", "eliminate_nop_cast", "eliminate_nop_reshape")]
     steps.append(("int64_to_int32", {}))
@@ -274,11 +274,10 @@ def _with_data(step: Any, model: onnx.ModelProto) -> Any:
     return step.with_data(feeds)
 
 
-def _packing(options: ConvertOptions, shapes: Mapping[str, list[int]], batch: Mapping[str, int | None]) -> Step:
+def _packing(options: ConvertOptions, shapes: InputShapes) -> Step:
     """The pass that packs. It works on the axes by their names and is told what they will be fixed to."""
-    arguments = {"input_shape": shapes, **batch}
     name = ROW_PACKING if ROW_PACKING in options.used_passes else "packed_transformer"
-    return (name, {"pack_args": options.pack_args, **arguments})
+    return (name, {"pack_args": options.pack_args, "input_shape": shapes})
 
 
 def _make(step: Step | Any) -> Pass | Callable[[onnx.ModelProto], onnx.ModelProto]:
@@ -293,13 +292,12 @@ def _opset(model: onnx.ModelProto) -> int:
     return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
 
 
-def _known_inputs(
-    shapes: Mapping[str, list[int]], model: onnx.ModelProto, logger: logging.Logger
-) -> dict[str, list[int]]:
-    """``shapes`` without the names that are no inputs; scripts rely on these being a warning."""
+def _input_shapes(options: ConvertOptions, model: onnx.ModelProto, logger: logging.Logger) -> InputShapes:
+    """What the inputs will be fixed to. A name that is no input is a warning; scripts rely on that."""
     weights = {tensor.name for tensor in model.graph.initializer}
     names = [value.name for value in model.graph.input if value.name not in weights]
-    for name in shapes:
+    for name in options.input_shape:
         if name not in names:
             logger.warning("input_shape names %r, which is no input of the model; its inputs are %s", name, names)
-    return {name: shape for name, shape in shapes.items() if name in names}
+    known = {name: shape for name, shape in options.input_shape.items() if name in names}
+    return InputShapes(known, options.batch_size, options.batch_axis or 0)

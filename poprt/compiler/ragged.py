@@ -13,10 +13,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from passes.errors import RewriteError
 from passes.ops import DOMAIN
-from passes.packed_model import packing_of
-from poprt.errors import CompileError
+from poprt.compiler.packing_spec import read_packing
 from poprt.executable import PackingSpec
 
 _PREFIX = "poprt_ragged_"
@@ -71,37 +69,6 @@ def lower_packing(model: onnx.ModelProto) -> tuple[onnx.ModelProto, PackingSpec 
     _drop_functions(model)
     _relax(model, packing)
     return model, packing
-
-
-def read_packing(model: onnx.ModelProto) -> PackingSpec | None:
-    """How the converted model says that it is packed; None where it is not.
-
-    Raises:
-        CompileError: its metadata are damaged.
-    """
-    try:
-        said = packing_of(model)
-    except RewriteError as error:
-        raise CompileError(str(error)) from error
-    if said is None:
-        return None
-    sizes = tuple(said["segment_max_size"])
-    return PackingSpec(
-        style=said["style"],
-        rows=said["rows"],
-        columns=said["columns"],
-        max_valid_num=said["max_valid_num"],
-        segment_max_size=sizes,
-        unpack_info=said["unpack_info"],
-        dynamic_inputs=tuple(said["dynamic_inputs"]),
-        mask=said["mask"],
-        position_ids=said["position_ids"],
-        outputs=dict(said["outputs"]),
-        ragged=said["style"] == "unpack_repack" and said["shape_agnostic"] and len(sizes) == 1,
-        neighbours=said.get("neighbours", "any"),
-        isolation=said.get("isolation", ""),
-        token_axes={name: tuple(axes) for name, axes in said.get("token_axes", {}).items()},
-    )
 
 
 class _Constants:

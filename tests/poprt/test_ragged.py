@@ -8,7 +8,8 @@ import pytest
 
 from models.bert import SIZES, BertConfig, build_bert
 from passes.ops import DOMAIN
-from poprt.compiler.ragged import lower_packing, read_packing
+from poprt.compiler.packing_spec import read_packing
+from poprt.compiler.ragged import lower_packing
 from poprt.converter import Converter
 from tests.numerics import one_by_one, random_samples, run
 
