@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -20,7 +19,14 @@ from passes.errors import RewriteError
 from passes.packed_model import PackedModel
 from passes.precision.float_to_int8 import FloatToInt8
 from passes.shapes.input_shapes import InputShapes
-from poprt.convert_options import IPU_ONLY_PASSES, ROW_PACKING, ConvertOptions, read_options
+from poprt.convert_options import (
+    IPU_ONLY_PASSES,
+    ROW_PACKING,
+    ConvertKeywords,
+    ConvertOptions,
+    not_default,
+    read_options,
+)
 from poprt.errors import PoprtError
 from poprt.isolation import Compile, IsolationTrial, try_isolation
 from poprt.progress import pass_progress
@@ -36,7 +42,7 @@ _CALIBRATION_SEED = 1
 Step = tuple[str, dict[str, Any]]
 
 
-class Converter:
+class Converter(ConvertKeywords):
     """Rewrites a model by the options given; every keyword has a default, and None and "" mean the default.
 
     Args:
@@ -61,7 +67,8 @@ class Converter:
         disable_progress_bar: show no progress, also on a terminal.
         logger: where messages go; default is the logger "poprt".
 
-    The other keywords ask for single rewrites, or steer an IPU and are announced as having no effect.
+    The other keywords ask for single rewrites, or steer an IPU and are announced as having no effect. The table of all
+    keywords, with their types and defaults, is :class:`poprt.convert_options.ConvertKeywords`.
 
     Attributes:
         records: what each pass of the last :meth:`convert` did.
@@ -72,53 +79,12 @@ class Converter:
         RewriteError: a value is wrong, or asks for something that this version lacks.
     """
 
-    def __init__(
-        self,
-        *,
-        input_shape: Mapping[str, Sequence[int]] | None = None,
-        convert_version: int | None = None,
-        precision: str | None = "fp32",
-        checkpoints: str | Sequence[str] | None = None,
-        fp16_skip_op_types: str | Sequence[str] | None = None,
-        skip_passes: str | Sequence[str] | None = None,
-        used_passes: str | Sequence[Any] | None = None,
-        check: bool | None = False,
-        disable_fast_norm: bool | None = False,
-        pack_args: Mapping[str, str | int] | None = None,
-        fp8_skip_op_names: str | None = None,
-        fp8_params: str | None = None,
-        quantize: bool | None = False,
-        enable_insert_remap: bool | None = False,
-        enable_erf_gelu: bool | None = False,
-        serialize_matmul: Mapping[str, Any] | str | None = None,
-        serialize_matmul_add: Mapping[str, Any] | str | None = None,
-        merge_matmul: bool | str | None = None,
-        merge_matmul_add: bool | str | None = None,
-        merge_moe: bool | str | None = None,
-        remap_mode: str | None = None,
-        max_tensor_size: int | None = -1,
-        infer_shape_ahead: bool | None = False,
-        enable_avoid_overflow_patterns: bool | None = False,
-        disable_progress_bar: bool | None = False,
-        batch_size: int | None = None,
-        batch_axis: int | None = None,
-        remove_outputs: str | Sequence[str] | None = None,
-        fold_periodic_initializer: bool | None = False,
-        enable_compress_pattern: bool | None = False,
-        merge_if_with_same_cond: bool | None = False,
-        apply_hcsr: bool | str | None = None,
-        skip_isolation_check: bool | None = False,
-        logger: logging.Logger | None = None,
-    ) -> None:
-        given = {name: value for name, value in locals().items() if name != "self"}
+    def __post_init__(self, logger: logging.Logger | None) -> None:
         self.logger = logger or logging.getLogger("poprt")
-        self.options: ConvertOptions = read_options(given, self.logger)
+        self.options = read_options(self, self.logger)
         self.records: list[PassRecord] = []
         self.verification: Verification | None = None
         self.isolation: IsolationTrial | None = None
-        default = {name: item.default for name, item in inspect.signature(Converter).parameters.items()}
-        self._asked = {name: value for name, value in given.items() if value and value != default[name]}
-        self._asked.pop("logger", None)
 
     def convert(self, model: onnx.ModelProto, *, compile_model: Compile | None = None) -> onnx.ModelProto:
         """Return the converted model. The given one is left as it is.
@@ -204,7 +170,7 @@ class Converter:
         properties = {prop.key: prop.value for prop in model.metadata_props}
         properties["poprt.version"] = version("poprt")
         properties["poprt.passes"] = json.dumps([record.name for record in self.records])
-        properties["poprt.options"] = json.dumps(self._asked, default=str, sort_keys=True)
+        properties["poprt.options"] = json.dumps(not_default(self), default=str, sort_keys=True)
         del model.metadata_props[:]
         onnx.helper.set_model_props(model, properties)
 

@@ -59,7 +59,7 @@ def test_a_packing_pass_goes_by_what_const_input_shape_declares() -> None:
     record = PackedModel.read(converted)
     assert record is not None
     assert (record.rows, record.columns) == (4, 0)
-    assert declared(converted)["input_ids"] == [4, "sequence"]
+    assert declared(converted)["input_ids"] == [4, "columns"]
 
 
 def test_a_shape_that_contradicts_the_model_is_refused_by_the_packing_pass_too() -> None:
