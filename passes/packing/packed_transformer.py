@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -94,25 +95,9 @@ class PackedTransformer(GraphPass):
         outputs = rewrite(graph, axes, placement, crossings, self._args, masks.explicit)
         graph.inputs.append(info)
         declare_operators(graph, ["Repack", "Unpack"])
-        names = geometry.names
-        PackedModel(
-            style=ACROSS_ROWS,
-            rows=geometry.rows,
-            columns=geometry.columns,
-            max_valid_num=self._args.max_valid_num,
-            segment_max_size=self._args.segment_max_size,
-            unpack_info=info.name,
-            dynamic_inputs=tuple(names),
-            mask=next(iter([*masks.explicit, *masks.derived]), ""),
-            position_ids=POSITION_IDS if POSITION_IDS in names else "",
-            outputs=outputs,
-            neighbours=neighbours,
-            isolation=isolation.explain(),
-            token_axes=token_axes,
-            shape_agnostic=agnostic,
-            packed_flops=share.packed,
-            total_flops=share.total,
-        ).write(graph)
+        record = self._record(geometry, [*masks.explicit, *masks.derived], agnostic, share)
+        isolated = replace(record, neighbours=neighbours, isolation=isolation.explain())
+        replace(isolated, outputs=outputs, token_axes=token_axes).write(graph)
         graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
         self.logger.debug("packed %d of %d nodes", len(placement.packed), original_ops)
         result.count("Unpacks", _count(graph, "Unpack"))
@@ -120,6 +105,25 @@ class PackedTransformer(GraphPass):
         result.count("masks strengthened", sharpened)
         result.details["packed share of FLOPs"] = round(share.share, 4)
         return result
+
+    def _record(self, geometry: Geometry, masks: Sequence[str], agnostic: bool, share: FlopShare) -> PackedModel:
+        """What holds of the pack whatever became of the graph."""
+        names = geometry.names
+        return PackedModel(
+            style=ACROSS_ROWS,
+            rows=geometry.rows,
+            columns=geometry.columns,
+            max_valid_num=self._args.max_valid_num,
+            segment_max_size=self._args.segment_max_size,
+            unpack_info=UNPACK_INFO,
+            dynamic_inputs=tuple(names),
+            mask=masks[0] if masks else "",
+            position_ids=POSITION_IDS if POSITION_IDS in names else "",
+            outputs={},
+            shape_agnostic=agnostic,
+            packed_flops=share.packed,
+            total_flops=share.total,
+        )
 
     def _neighbours(self, isolation: Isolation, agnostic: bool, result: PassResult) -> str:
         """Which samples may share a run, noted with the reasons."""
