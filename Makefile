@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-SOURCES := poprt poprt_cli passes models tests examples $(wildcard benchmarks)
+SOURCES := poprt poprt_cli poprt_format passes models tests examples $(wildcard benchmarks)
 # Tests run in one process per core, so each engine gets one thread.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 WORKERS ?= auto

@@ -1,78 +1,138 @@
-"""How a packed model says how it is packed."""
+"""What a packed model says of itself: one record in its metadata."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
+import onnx_graphsurgeon as gs
 
 from passes.errors import RewriteError
+from passes.graph_io import header
 from passes.numbers import LARGEST_EXTENT
+from poprt_format.packing import NEIGHBOURS, OUTPUT_LAYOUTS, WITHIN_ROWS, Packing
 
-#: The ``metadata_props`` key: a JSON object with the fields of ``poprt.executable.PackingSpec`` (``ragged`` excepted),
-#: ``shape_agnostic`` (nothing inside depends on the declared extents), ``packed_flops`` and ``total_flops``.
+#: The ``metadata_props`` key: a JSON object with the fields of :class:`PackedModel`.
 METADATA_KEY = "poprt.packing"
 
 #: The input that holds the lengths of the samples, int32 [max_valid_num, segments].
 UNPACK_INFO = "unpack_info"
 
-_STYLES = ("unpack_repack", "attention_mask")
-_LAYOUTS = ("tokens", "sample", "packed")
+#: The input that places each token in its sample, where a model has it.
+POSITION_IDS = "position_ids"
 
 
-def packing_of(model: onnx.ModelProto) -> dict[str, Any] | None:
-    """What ``model`` says of its packing, checked; None where it is not packed.
+@dataclass(frozen=True)
+class PackedModel(Packing):
+    """How a model is packed. A packing pass writes it, all others read it; nobody else knows how it is kept.
 
-    Raises:
-        RewriteError: its metadata are damaged; the message names the field.
+    Attributes:
+        shape_agnostic: nothing inside depends on the declared extents.
+        packed_flops, total_flops: work of the matrix products that run packed, and of all.
     """
-    text = next((item.value for item in model.metadata_props if item.key == METADATA_KEY), None)
-    return None if text is None else parse_packing(text, [value.name for value in model.graph.input])
+
+    shape_agnostic: bool = dataclasses.field(kw_only=True)
+    packed_flops: int = 0
+    total_flops: int = 0
+
+    @property
+    def ragged(self) -> bool:
+        """Whether the model can be lowered to run on just the tokens and samples that are there."""
+        return not self.within_rows and self.shape_agnostic and len(self.segment_max_size) == 1
+
+    @property
+    def unpacks_inside(self) -> bool:
+        """Whether what flows inside has other extents than the inputs declare.
+
+        Where samples share rows and nothing is unpacked at the end, every tensor has the declared extents.
+        """
+        return not self.within_rows or bool(self.unpack_info)
+
+    def write(self, model: onnx.ModelProto | gs.Graph) -> None:
+        """Let ``model`` say that it is packed like this, in place of what it said before."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        if isinstance(model, gs.Graph):
+            header(model).metadata[METADATA_KEY] = text
+            return
+        entry = next((item for item in model.metadata_props if item.key == METADATA_KEY), None)
+        (model.metadata_props.add(key=METADATA_KEY) if entry is None else entry).value = text
+
+    @classmethod
+    def read(cls, model: onnx.ModelProto | gs.Graph) -> PackedModel | None:
+        """What ``model`` says of its packing, checked; None where it is not packed.
+
+        Raises:
+            RewriteError: its metadata are no JSON object, or a field is missing or not of its kind; the message names
+                the field.
+        """
+        text = _text(model)
+        if text is None:
+            return None
+        values = _json_object(text)
+        for field in dataclasses.fields(cls):
+            _check(field, values)
+        inputs = [tensor.name for tensor in (model.inputs if isinstance(model, gs.Graph) else model.graph.input)]
+        for name in [*values["dynamic_inputs"], *filter(None, [values["unpack_info"]])]:
+            if name not in inputs:
+                raise _damaged(f"it names {name!r}, which is no input of the model; its inputs are {inputs}")
+        return cls(
+            **{field.name: _frozen(values[field.name]) for field in dataclasses.fields(cls) if field.name in values}
+        )
 
 
-def parse_packing(text: str, inputs: Collection[str]) -> dict[str, Any]:
-    """Read the value of :data:`METADATA_KEY` in a model with these inputs.
-
-    Raises:
-        RewriteError: it is no JSON object, or a field is missing or not of its kind; the message names the field.
-    """
-    said = packing_object(text)
-    for name, (fits, expected) in [*_FIELDS.items(), *_LATER_FIELDS.items()]:
-        if not fits(said.get(name)) and not (name in _LATER_FIELDS and name not in said):
-            raise _damaged(f"{name} is {said.get(name)!r}, expected {expected}")
-    named = [*said["dynamic_inputs"], *filter(None, [said["unpack_info"]])]
-    for name in named:
-        if name not in inputs:
-            raise _damaged(f"it names {name!r}, which is no input of the model; its inputs are {list(inputs)}")
-    return said
+def is_packed(model: onnx.ModelProto | gs.Graph) -> bool:
+    """Whether the model says that it is packed, in either layout."""
+    return _text(model) is not None
 
 
-def packing_object(text: str) -> dict[str, Any]:
-    """The JSON object in the value of :data:`METADATA_KEY`, its fields as they are.
+def _text(model: onnx.ModelProto | gs.Graph) -> str | None:
+    if isinstance(model, gs.Graph):
+        return header(model).metadata.get(METADATA_KEY)
+    return next((item.value for item in model.metadata_props if item.key == METADATA_KEY), None)
 
-    Raises:
-        RewriteError: it is no JSON object.
-    """
+
+def _json_object(text: str) -> dict[str, Any]:
     try:
-        said = json.loads(text)
+        values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _damaged(f"they are no JSON: {error}") from error
-    if not isinstance(said, dict):
+    if not isinstance(values, dict):
         raise _damaged("they are no JSON object")
-    return said
+    return values
+
+
+def _check(field: dataclasses.Field[Any], values: dict[str, Any]) -> None:
+    """Refuse a value that is not of the field's kind. One with a default may be missing: older models have less."""
+    optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+    if optional and field.name not in values:
+        return
+    fits, expected = _CHECKS[field.name]
+    if not fits(values.get(field.name)):
+        raise _damaged(f"{field.name} is {values.get(field.name)!r}, expected {expected}")
 
 
 def _damaged(why: str) -> RewriteError:
     return RewriteError(f"the model's metadata {METADATA_KEY!r} are damaged: {why}; convert the original model again")
 
 
-def _whole(least: int) -> tuple[Callable[[Any], bool], str]:
-    def fits(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and least <= value <= LARGEST_EXTENT
+def _frozen(value: Any) -> Any:
+    """JSON's lists as tuples."""
+    if isinstance(value, dict):
+        return {name: _frozen(item) for name, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
-    return fits, f"a whole number from {least} to {LARGEST_EXTENT}"
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _whole(least: int) -> tuple[Callable[[Any], bool], str]:
+    fits = f"a whole number from {least} to {LARGEST_EXTENT}"
+    return lambda value: _is_count(value) and least <= value <= LARGEST_EXTENT, fits
 
 
 def _is_text(value: Any) -> bool:
@@ -83,15 +143,19 @@ def _is_list_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and bool(value) and all(fits(item) for item in value)
 
 
-def _is_layouts(value: Any) -> bool:
-    return isinstance(value, dict) and all(layout in _LAYOUTS for layout in value.values())
+def _is_axes_by_name(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_list_of(_whole(1)[0])(axes) for axes in value.values())
 
 
-_NEIGHBOURS = ("any", "same_length", "none")
+def _one_of(words: Iterable[str]) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: value in tuple(words), f"one of {', '.join(words)}"
+
+
+_LAYOUTS = OUTPUT_LAYOUTS[WITHIN_ROWS]  # all there are
 
 #: What each field has to be: a test, and words for it.
-_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "style": (lambda value: value in _STYLES, f"one of {', '.join(_STYLES)}"),
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "style": _one_of(tuple(OUTPUT_LAYOUTS)),
     "rows": _whole(0),
     "columns": _whole(0),
     "max_valid_num": _whole(1),
@@ -100,18 +164,14 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dynamic_inputs": (_is_list_of(_is_text), "a list of names of inputs"),
     "mask": (_is_text, "a text"),
     "position_ids": (_is_text, "a text"),
-    "outputs": (_is_layouts, f"output names with their layouts, one of {', '.join(_LAYOUTS)}"),
+    "outputs": (
+        lambda value: isinstance(value, dict) and all(layout in _LAYOUTS for layout in value.values()),
+        f"output names with their layouts, one of {', '.join(_LAYOUTS)}",
+    ),
     "shape_agnostic": (lambda value: isinstance(value, bool), "true or false"),
-}
-
-
-def _is_axes_by_name(value: Any) -> bool:
-    return isinstance(value, dict) and all(_is_list_of(_whole(1)[0])(axes) for axes in value.values())
-
-
-#: Fields that a model may lack, which an earlier version packed.
-_LATER_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "neighbours": (lambda value: value in _NEIGHBOURS, f"one of {', '.join(_NEIGHBOURS)}"),
+    "neighbours": _one_of(NEIGHBOURS),
     "isolation": (_is_text, "a text"),
     "token_axes": (_is_axes_by_name, "output names with lists of axes"),
+    "packed_flops": (_is_count, "a whole number of 0 or more"),
+    "total_flops": (_is_count, "a whole number of 0 or more"),
 }

@@ -1,26 +1,31 @@
-"""The keywords of the Converter: what type each has, which of them act, and which are accepted without effect."""
+"""The keywords of the Converter: one table of what each takes, does, and is called on the command line."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from os import PathLike, fspath
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, dataclass, field, fields
+from os import PathLike
 from typing import Any
 
 from passes import get_registered_passes
-from passes.cleanup.graph_outputs import split_names
 from passes.errors import RewriteError
 from passes.numbers import LARGEST_EXTENT
-
-#: Keywords that steer only the IPU: checked, announced, without effect here. The value is what the caller is told.
-IPU_ONLY = {
-    "disable_fast_norm": "LayerNormalization always stays as it is here",
-    "enable_insert_remap": "it steers the IPU's memory layout",
-    "remap_mode": "it steers the IPU's memory layout",
-    "serialize_matmul": "it splits MatMuls to fit the IPU's memory",
-    "serialize_matmul_add": "it splits MatMuls to fit the IPU's memory",
-}
+from passes.packing.opening.pack_args import PackArgs
+from poprt.option_kinds import (
+    FLAG,
+    FLAG_OR_TEXT,
+    NAMES,
+    PACK_ARGS,
+    PATH,
+    PRECISION,
+    SHAPES,
+    STEPS,
+    TEXT,
+    TEXT_OR_MAPPING,
+    Kind,
+    whole,
+)
 
 #: Passes that mean something on an IPU alone; asking for one is announced.
 IPU_ONLY_PASSES = frozenset(
@@ -40,28 +45,139 @@ IPU_ONLY_PASSES = frozenset(
     }
 )
 
-#: Keywords that ask for one rewrite, and the pass that does it.
-PASS_OF_KEYWORD = {
-    "enable_erf_gelu": "erf_gelu_pattern",
-    "merge_matmul": "merge_matmul",
-    "merge_matmul_add": "merge_matmul_add",
-    "merge_moe": "merge_moe",
-    "merge_if_with_same_cond": "merge_if_with_same_cond",
-    "enable_compress_pattern": "compress_pattern",
-    "fold_periodic_initializer": "fold_periodic_initializer",
-    "apply_hcsr": "apply_host_concat_split",
-}
-
 #: The pass that packs samples within rows. Asked for by name, and run where ``packed_transformer`` would be.
 ROW_PACKING = "insert_attention_mask"
 
-#: Keywords of the 8-bit family, which is not built yet.
-EIGHT_BIT = ("quantize", "fp8_params", "fp8_skip_op_names")
+_LAYOUT, _SPLITS = "it steers the IPU's memory layout", "it splits MatMuls to fit the IPU's memory"
+
+
+def _option(
+    default: Any,
+    kind: Kind,
+    help: str = "",
+    *,
+    flag: str = "",
+    rewrite: str = "",
+    no_effect: str = "",
+    missing: bool = False,
+) -> Any:
+    """One line of the table; the parameters are the attributes of :class:`Option`."""
+    says = {"kind": kind, "help": help, "flag": flag, "rewrite": rewrite, "no_effect": no_effect, "missing": missing}
+    return field(default=default, metadata=says)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ConvertKeywords:
+    """The table. A field is a keyword of the Converter: its name, type, default, and what :class:`Option` holds.
+
+    The Converter inherits its signature from here, and the command generates its options.
+    """
+
+    input_shape: Mapping[str, Sequence[int]] | None = _option(
+        None, SHAPES, "Fix variable dimensions of inputs: input_ids=16,256."
+    )
+    convert_version: int | None = _option(None, whole(1), "Raise an older model to this opset.")
+    precision: str | None = _option(
+        "fp32",
+        PRECISION,
+        "Type of floats: inputs, outputs and weights in fp16; weights of products and tables alone in int8.",
+    )
+    checkpoints: str | Sequence[str] | None = _option(None, NAMES, "Tensors to add as outputs.")
+    fp16_skip_op_types: str | Sequence[str] | None = _option(None, NAMES, "Operator types that stay in fp32.")
+    skip_passes: str | Sequence[str] | None = _option(None, NAMES, "Passes to leave out.")
+    used_passes: str | Sequence[Any] | None = _option(
+        None,
+        STEPS,
+        "Passes to add, in order, after the default ones. insert_attention_mask (packing within rows) runs earlier.",
+        flag="--passes",
+    )
+    check: bool | None = _option(False, FLAG, "Compare the numbers of the original and the converted model.")
+    disable_fast_norm: bool | None = _option(False, FLAG, no_effect="LayerNormalization always stays as it is here")
+    pack_args: Mapping[str, str | int] | None = _option(
+        None, PACK_ARGS, "Pack samples of many lengths: max_valid_num=40 segment_max_size=256."
+    )
+    fp8_skip_op_names: str | None = _option(None, NAMES, missing=True)
+    fp8_params: str | None = _option(None, NAMES, missing=True)
+    quantize: bool | None = _option(False, FLAG, missing=True)
+    enable_insert_remap: bool | None = _option(False, FLAG, no_effect=_LAYOUT)
+    enable_erf_gelu: bool | None = _option(
+        False, FLAG, "Make one node of a GELU that is spelled out.", rewrite="erf_gelu_pattern"
+    )
+    serialize_matmul: Mapping[str, Any] | str | None = _option(None, TEXT_OR_MAPPING, no_effect=_SPLITS)
+    serialize_matmul_add: Mapping[str, Any] | str | None = _option(None, TEXT_OR_MAPPING, no_effect=_SPLITS)
+    merge_matmul: bool | str | None = _option(None, FLAG_OR_TEXT, rewrite="merge_matmul")
+    merge_matmul_add: bool | str | None = _option(None, FLAG_OR_TEXT, rewrite="merge_matmul_add")
+    merge_moe: bool | str | None = _option(None, FLAG_OR_TEXT, rewrite="merge_moe")
+    remap_mode: str | None = _option(None, TEXT, no_effect=_LAYOUT)
+    max_tensor_size: int | None = _option(-1, whole(-1, limit=2**63 - 1), "Largest folded constant in bytes.")
+    infer_shape_ahead: bool | None = _option(False, FLAG, "Fix and infer shapes before folding constants.")
+    enable_avoid_overflow_patterns: bool | None = _option(False, FLAG, "Keep in fp32 what overflows in fp16.")
+    disable_progress_bar: bool | None = _option(
+        False, FLAG, "Show no progress, also on a terminal.", flag="--disable_compilation_progress_bar"
+    )
+    batch_size: int | None = _option(None, whole(1, LARGEST_EXTENT), "Set the batch axis of every input.")
+    batch_axis: int | None = _option(None, whole(), "Which axis --batch_size means [default: 0].")
+    remove_outputs: str | Sequence[str] | None = _option(None, NAMES, "Outputs to drop, with what only they need.")
+    fold_periodic_initializer: bool | None = _option(False, FLAG, rewrite="fold_periodic_initializer")
+    enable_compress_pattern: bool | None = _option(False, FLAG, rewrite="compress_pattern")
+    merge_if_with_same_cond: bool | None = _option(False, FLAG, rewrite="merge_if_with_same_cond")
+    apply_hcsr: bool | str | None = _option(None, FLAG_OR_TEXT, rewrite="apply_host_concat_split")
+    skip_isolation_check: bool | None = _option(
+        False, FLAG, "Do not try whether packed samples leave each other's answers alone."
+    )
+    dump_passes: str | PathLike[str] | None = _option(  # noqa: RUF009  (a field)
+        None, PATH, "Write the model after each pass that changed it."
+    )
+    logger: InitVar[logging.Logger | None] = None
+
+    def __post_init__(self, logger: logging.Logger | None) -> None:
+        """For the Converter to do what it does with its keywords."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """What the table says of one keyword.
+
+    Attributes:
+        keyword: its name.
+        default: what it is where the caller leaves it out, or gives None or "".
+        kind: how a value is checked and brought into one form.
+        help: what the command's help says; "" where the command does not have it.
+        flag: how the command calls it, where that is not ``--keyword``.
+        rewrite: the pass that it asks for; "" where it asks for none.
+        no_effect: why it does nothing here, for one that steers an IPU.
+        missing: it is known, and asking for it is an error: it is not built.
+    """
+
+    keyword: str
+    default: Any
+    kind: Kind
+    help: str
+    flag: str
+    rewrite: str
+    no_effect: str
+    missing: bool
+
+    @property
+    def command_flag(self) -> str:
+        """How the command calls it."""
+        return self.flag or f"--{self.keyword}"
+
+    @property
+    def parameter(self) -> str:
+        """Its name among the parameters of the command."""
+        return self.command_flag.removeprefix("--")
+
+
+#: The table by keyword.
+OPTIONS: dict[str, Option] = {
+    item.name: Option(item.name, item.default, **item.metadata) for item in fields(ConvertKeywords)
+}
 
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """The Converter's keywords, checked and in one form.
+    """The keywords that the Converter acts on, checked and in their normal form.
 
     Attributes:
         input_shape: input name -> extents.
@@ -71,191 +187,70 @@ class ConvertOptions:
         keyword_passes: passes that single keywords ask for, with the keyword's value where it has one.
     """
 
-    input_shape: dict[str, list[int]] = field(default_factory=dict)
-    convert_version: int | None = None
-    precision: str = "fp32"
-    checkpoints: list[str] = field(default_factory=list)
-    fp16_skip_op_types: list[str] = field(default_factory=list)
-    skip_passes: list[str] = field(default_factory=list)
-    used_passes: list[Any] = field(default_factory=list)
-    check: bool = False
-    skip_isolation_check: bool = False
-    dump_passes: str = ""
-    pack_args: dict[str, str | int] = field(default_factory=dict)
-    max_tensor_size: int = -1
-    infer_shape_ahead: bool = False
-    enable_avoid_overflow_patterns: bool = False
-    disable_progress_bar: bool = False
-    batch_size: int | None = None
-    batch_axis: int | None = None
-    remove_outputs: list[str] = field(default_factory=list)
-    keyword_passes: list[tuple[str, Any]] = field(default_factory=list)
+    input_shape: dict[str, list[int]]
+    convert_version: int | None
+    precision: str
+    checkpoints: list[str]
+    fp16_skip_op_types: list[str]
+    skip_passes: list[str]
+    used_passes: list[Any]
+    check: bool
+    skip_isolation_check: bool
+    dump_passes: str | None
+    pack_args: PackArgs | None
+    max_tensor_size: int
+    infer_shape_ahead: bool
+    enable_avoid_overflow_patterns: bool
+    disable_progress_bar: bool
+    batch_size: int | None
+    batch_axis: int | None
+    remove_outputs: list[str]
+    keyword_passes: list[tuple[str, Any]]
 
     @property
     def packs(self) -> bool:
-        """Whether samples are packed, in either style."""
+        """Whether samples are packed, in either layout."""
         return bool(self.pack_args) or ROW_PACKING in self.used_passes
 
 
-def read_options(given: Mapping[str, Any], logger: logging.Logger) -> ConvertOptions:
+def read_options(keywords: ConvertKeywords, logger: logging.Logger) -> ConvertOptions:
     """Check the keywords of a Converter; None and "" mean the default.
 
     Raises:
         RewriteError: a value has the wrong type, or asks for what this version does not have.
     """
-    asked = {name: value for name, value in given.items() if value is not None and value != ""}
+    asked = {name: value for name in OPTIONS if (value := getattr(keywords, name)) is not None and value != ""}
     for name, value in asked.items():
-        _CHECKS[name](name, value)
-    for name in EIGHT_BIT:
-        if asked.get(name):
+        OPTIONS[name].kind.check(name, value)
+    for name in filter(asked.get, asked):
+        if OPTIONS[name].missing:
             raise RewriteError(f"{name} is not available in this version; leave it out, or use precision fp16")
-    for name, why in IPU_ONLY.items():
-        if asked.get(name):
-            logger.warning("%s has no effect here: %s", name, why)
-    acting = {item.name for item in fields(ConvertOptions)}
-    values = {name: _NORMAL.get(name, _same)(value) for name, value in asked.items() if name in acting}
-    options = ConvertOptions(**values, keyword_passes=_keyword_passes(asked))
-    if options.infer_shape_ahead and options.packs:
+        if OPTIONS[name].no_effect:
+            logger.warning("%s has no effect here: %s", name, OPTIONS[name].no_effect)
+    if asked.get("infer_shape_ahead") and (asked.get("pack_args") or ROW_PACKING in _steps(asked)):
         raise RewriteError("infer_shape_ahead fixes the axes that packing works on; leave out one of the two")
-    return options
+    acting = [item.name for item in fields(ConvertOptions) if item.name in OPTIONS]
+    values = {name: OPTIONS[name].kind.read(asked.get(name, OPTIONS[name].default)) for name in acting}
+    return ConvertOptions(**values, keyword_passes=_keyword_passes(asked))
+
+
+def not_default(keywords: ConvertKeywords) -> dict[str, Any]:
+    """The keywords that ask for something of the model, with their values as they were given. Paths do not."""
+    values = {name: getattr(keywords, name) for name, option in OPTIONS.items() if option.kind is not PATH}
+    return {name: value for name, value in values.items() if value and value != OPTIONS[name].default}
+
+
+def _steps(asked: Mapping[str, Any]) -> list[Any]:
+    steps: list[Any] = STEPS.read(asked.get("used_passes"))
+    return steps
 
 
 def _keyword_passes(asked: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    wanted = []
-    for keyword, name in PASS_OF_KEYWORD.items():
-        if not asked.get(keyword):
-            continue
-        if name not in get_registered_passes():
-            raise RewriteError(f"{keyword} (pass {name!r}) is not available in this version; leave it out")
-        wanted.append((name, None if asked[keyword] is True else asked[keyword]))
-    return wanted
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-def _wrong(name: str, value: Any, expected: str) -> RewriteError:
-    return RewriteError(f"{name} must be {expected}, not {value!r}")
-
-
-def _flag(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise _wrong(name, value, "True or False")
-
-
-def _whole(least: int = -LARGEST_EXTENT, most: int = LARGEST_EXTENT) -> Callable[[str, Any], None]:
-    def check(name: str, value: Any) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise _wrong(name, value, f"a whole number of at least {least} and at most {most}")
-
-    return check
-
-
-def _names(name: str, value: Any) -> None:
-    if not isinstance(value, (str, list, tuple)) or not all(isinstance(part, str) for part in value):
-        raise _wrong(name, value, "names, as a list or a comma-separated string")
-
-
-def _text(name: str, value: Any) -> None:
-    if not isinstance(value, str):
-        raise _wrong(name, value, "a string")
-
-
-def _path(name: str, value: Any) -> None:
-    if not isinstance(value, (str, PathLike)):
-        raise _wrong(name, value, "a path")
-
-
-def _steps(name: str, value: Any) -> None:
-    good = isinstance(value, (str, list, tuple)) and all(isinstance(part, str) or callable(part) for part in value)
-    if not good:
-        raise _wrong(name, value, "pass names or passes, as a list or a comma-separated string")
-
-
-def _mapping(name: str, value: Any) -> None:
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise _wrong(name, value, "a dict with string keys")
-
-
-def _text_or_mapping(name: str, value: Any) -> None:
-    if not isinstance(value, str):
-        _mapping(name, value)
-
-
-def _flag_or_text(name: str, value: Any) -> None:
-    if not isinstance(value, (bool, str)):
-        raise _wrong(name, value, "True, False or a string")
-
-
-def _shapes(name: str, value: Any) -> None:
-    _mapping(name, value)
-    for tensor, shape in value.items():
-        listed = isinstance(shape, Sequence) and not isinstance(shape, (str, bytes))
-        if not listed or not all(_is_extent(extent) for extent in shape):
-            raise _wrong(f"{name} of {tensor!r}", shape, f"a list of positive whole numbers up to {LARGEST_EXTENT}")
-
-
-def _is_extent(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_EXTENT
-
-
-def _precision(name: str, value: Any) -> None:
-    if value in ("fp8", "fp8_weight"):
-        raise RewriteError(f"precision {value!r} is not available in this version; use fp32, fp16 or int8")
-    if value not in ("fp32", "fp16", "int8"):
-        raise _wrong(name, value, "fp32, fp16 or int8")
-
-
-def _anything(name: str, value: Any) -> None:
-    """For values that need no check."""
-
-
-_CHECKS: dict[str, Callable[[str, Any], None]] = {
-    "input_shape": _shapes,
-    "convert_version": _whole(1),
-    "precision": _precision,
-    "checkpoints": _names,
-    "fp16_skip_op_types": _names,
-    "skip_passes": _names,
-    "used_passes": _steps,
-    "check": _flag,
-    "skip_isolation_check": _flag,
-    "dump_passes": _path,
-    "disable_fast_norm": _flag,
-    "pack_args": _mapping,
-    "fp8_skip_op_names": _names,
-    "fp8_params": _names,
-    "quantize": _flag,
-    "enable_insert_remap": _flag,
-    "enable_erf_gelu": _flag,
-    "serialize_matmul": _text_or_mapping,
-    "serialize_matmul_add": _text_or_mapping,
-    "merge_matmul": _flag_or_text,
-    "merge_matmul_add": _flag_or_text,
-    "merge_moe": _flag_or_text,
-    "remap_mode": _text,
-    "max_tensor_size": _whole(-1, 2**63 - 1),
-    "infer_shape_ahead": _flag,
-    "enable_avoid_overflow_patterns": _flag,
-    "disable_progress_bar": _flag,
-    "batch_size": _whole(1),
-    "batch_axis": _whole(),
-    "remove_outputs": _names,
-    "fold_periodic_initializer": _flag,
-    "enable_compress_pattern": _flag,
-    "merge_if_with_same_cond": _flag,
-    "apply_hcsr": _flag_or_text,
-    "logger": _anything,
-}
-
-_NORMAL: dict[str, Callable[[Any], Any]] = {
-    "input_shape": lambda shapes: {name: list(shape) for name, shape in shapes.items()},
-    "checkpoints": split_names,
-    "fp16_skip_op_types": split_names,
-    "skip_passes": split_names,
-    "remove_outputs": split_names,
-    "used_passes": lambda steps: split_names(steps) if isinstance(steps, str) else list(steps),
-    "pack_args": dict,
-    "dump_passes": fspath,
-}
+    steps = []
+    for name in filter(asked.get, asked):
+        rewrite, value = OPTIONS[name].rewrite, asked[name]
+        if rewrite and rewrite not in get_registered_passes():
+            raise RewriteError(f"{name} (pass {rewrite!r}) is not available in this version; leave it out")
+        if rewrite:
+            steps.append((rewrite, None if value is True else value))
+    return steps

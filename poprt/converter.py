@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
-from os import PathLike
 from typing import Any
 
 import onnx
@@ -18,10 +16,18 @@ from passes.check.external import check_loaded
 from passes.check.sparse import densify
 from passes.check.structure import check_structure
 from passes.errors import RewriteError
+from passes.packed_model import PackedModel
 from passes.parted import PartedModel
 from passes.precision.float_to_int8 import FloatToInt8
-from poprt.compiler.ragged import read_packing
-from poprt.convert_options import IPU_ONLY_PASSES, ROW_PACKING, ConvertOptions, read_options
+from passes.shapes.input_shapes import InputShapes
+from poprt.convert_options import (
+    IPU_ONLY_PASSES,
+    ROW_PACKING,
+    ConvertKeywords,
+    ConvertOptions,
+    not_default,
+    read_options,
+)
 from poprt.errors import PoprtError
 from poprt.isolation import Compile, IsolationTrial, try_isolation
 from poprt.progress import pass_progress
@@ -37,7 +43,7 @@ _CALIBRATION_SEED = 1
 Step = tuple[str, dict[str, Any]]
 
 
-class Converter:
+class Converter(ConvertKeywords):
     """Rewrites a model by the options given; every keyword has a default, and None and "" mean the default.
 
     Args:
@@ -63,7 +69,8 @@ class Converter:
         disable_progress_bar: show no progress, also on a terminal.
         logger: where messages go; default is the logger "poprt".
 
-    The other keywords ask for single rewrites, or steer an IPU and are announced as having no effect.
+    The other keywords ask for single rewrites, or steer an IPU and are announced as having no effect. The table of all
+    keywords, with their types and defaults, is :class:`poprt.convert_options.ConvertKeywords`.
 
     Attributes:
         records: what each pass of the last :meth:`convert` did.
@@ -74,55 +81,12 @@ class Converter:
         RewriteError: a value is wrong, or asks for something that this version lacks.
     """
 
-    def __init__(
-        self,
-        *,
-        input_shape: Mapping[str, Sequence[int]] | None = None,
-        convert_version: int | None = None,
-        precision: str | None = "fp32",
-        checkpoints: str | Sequence[str] | None = None,
-        fp16_skip_op_types: str | Sequence[str] | None = None,
-        skip_passes: str | Sequence[str] | None = None,
-        used_passes: str | Sequence[Any] | None = None,
-        check: bool | None = False,
-        disable_fast_norm: bool | None = False,
-        pack_args: Mapping[str, str | int] | None = None,
-        fp8_skip_op_names: str | None = None,
-        fp8_params: str | None = None,
-        quantize: bool | None = False,
-        enable_insert_remap: bool | None = False,
-        enable_erf_gelu: bool | None = False,
-        serialize_matmul: Mapping[str, Any] | str | None = None,
-        serialize_matmul_add: Mapping[str, Any] | str | None = None,
-        merge_matmul: bool | str | None = None,
-        merge_matmul_add: bool | str | None = None,
-        merge_moe: bool | str | None = None,
-        remap_mode: str | None = None,
-        max_tensor_size: int | None = -1,
-        infer_shape_ahead: bool | None = False,
-        enable_avoid_overflow_patterns: bool | None = False,
-        disable_progress_bar: bool | None = False,
-        batch_size: int | None = None,
-        batch_axis: int | None = None,
-        remove_outputs: str | Sequence[str] | None = None,
-        fold_periodic_initializer: bool | None = False,
-        enable_compress_pattern: bool | None = False,
-        merge_if_with_same_cond: bool | None = False,
-        apply_hcsr: bool | str | None = None,
-        skip_isolation_check: bool | None = False,
-        dump_passes: str | PathLike[str] | None = None,
-        logger: logging.Logger | None = None,
-    ) -> None:
-        given = {name: value for name, value in locals().items() if name != "self"}
+    def __post_init__(self, logger: logging.Logger | None) -> None:
         self.logger = logger or logging.getLogger("poprt")
-        self.options: ConvertOptions = read_options(given, self.logger)
+        self.options = read_options(self, self.logger)
         self.records: list[PassRecord] = []
         self.verification: Verification | None = None
         self.isolation: IsolationTrial | None = None
-        default = {name: item.default for name, item in inspect.signature(Converter).parameters.items()}
-        self._asked = {name: value for name, value in given.items() if value and value != default[name]}
-        for name in ("logger", "dump_passes"):
-            self._asked.pop(name, None)
 
     def convert(self, model: onnx.ModelProto, *, compile_model: Compile | None = None) -> onnx.ModelProto:
         """Return the converted model. The given one is left as it is.
@@ -175,17 +139,17 @@ class Converter:
         self, model: PartedModel, inputs: list[InputInfo], compile_model: Compile | None
     ) -> IsolationTrial | None:
         """The trial at the end of a conversion with packing. It may change what the model says of its neighbours."""
-        packing = read_packing(model.model) if self.options.packs else None
-        if packing is None:
+        packed = PackedModel.read(model.model) if self.options.packs else None
+        if packed is None:
             return None
         if self.options.skip_isolation_check:
-            return IsolationTrial(packing.neighbours, not_tried="left out by skip_isolation_check")
-        return try_isolation(model, packing, inputs, compile_model=compile_model, logger=self.logger)
+            return IsolationTrial(packed.neighbours, not_tried="left out by skip_isolation_check")
+        return try_isolation(model, packed, inputs, compile_model=compile_model, logger=self.logger)
 
     def _steps(self, model: onnx.ModelProto) -> list[Step | Any]:
         """The passes in order: the default ones without the skipped, the user's, the closing ones."""
         options = self.options
-        shapes = _known_inputs(options.input_shape, model, self.logger)
+        shapes = _input_shapes(options, model, self.logger)
         known = get_registered_passes()
         for name in options.skip_passes:
             if name not in known and name not in IPU_ONLY_PASSES:
@@ -209,7 +173,7 @@ class Converter:
         properties = {prop.key: prop.value for prop in model.metadata_props}
         properties["poprt.version"] = version("poprt")
         properties["poprt.passes"] = json.dumps([record.name for record in self.records])
-        properties["poprt.options"] = json.dumps(self._asked, default=str, sort_keys=True)
+        properties["poprt.options"] = json.dumps(not_default(self), default=str, sort_keys=True)
         del model.metadata_props[:]
         onnx.helper.set_model_props(model, properties)
 
@@ -236,11 +200,10 @@ def _opening(options: ConvertOptions, opset: int) -> list[Step]:
     return steps
 
 
-def _middle(options: ConvertOptions, shapes: Mapping[str, list[int]]) -> list[Step]:
-    batch = {"batch_size": options.batch_size, "batch_axis": options.batch_axis or 0}
+def _middle(options: ConvertOptions, shapes: InputShapes) -> list[Step]:
     fixing: list[Step] = [("shape_inference", {})]
-    if shapes or options.batch_size is not None:
-        fixing.append(("const_input_shape", {"input_shape": shapes, **batch}))
+    if shapes:
+        fixing.append(("const_input_shape", {"input_shape": shapes}))
     cleaning: list[Step] = [("constant_folding", {"max_tensor_size": options.max_tensor_size})]
     cleaning += [
         (name, {})
@@ -255,7 +218,7 @@ def _middle(options: ConvertOptions, shapes: Mapping[str, list[int]]) -> list[St
     ]
     steps = [*fixing, *cleaning] if options.infer_shape_ahead else [*cleaning, *fixing]
     if options.packs:
-        steps.insert(len(cleaning), _packing(options, shapes, batch))  # before the shapes are fixed
+        steps.insert(len(cleaning), _packing(options, shapes))  # before the shapes are fixed
     if not options.pack_args:  # known types and shapes show more that changes nothing; Unpack makes declared ones stale
         steps += [(name, {}) for name in ("trace_folding", "eliminate_nop_cast", "eliminate_nop_reshape")]
     steps.append(("int64_to_int32", {}))
@@ -280,11 +243,10 @@ def _with_data(step: Any, model: onnx.ModelProto) -> Any:
     return step.with_data(feeds)
 
 
-def _packing(options: ConvertOptions, shapes: Mapping[str, list[int]], batch: Mapping[str, int | None]) -> Step:
+def _packing(options: ConvertOptions, shapes: InputShapes) -> Step:
     """The pass that packs. It works on the axes by their names and is told what they will be fixed to."""
-    arguments = {"input_shape": shapes, **batch}
     name = ROW_PACKING if ROW_PACKING in options.used_passes else "packed_transformer"
-    return (name, {"pack_args": options.pack_args, **arguments})
+    return (name, {"pack_args": options.pack_args, "input_shape": shapes})
 
 
 def _make(step: Step | Any) -> Pass | Callable[[onnx.ModelProto], onnx.ModelProto]:
@@ -299,13 +261,12 @@ def _opset(model: onnx.ModelProto) -> int:
     return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
 
 
-def _known_inputs(
-    shapes: Mapping[str, list[int]], model: onnx.ModelProto, logger: logging.Logger
-) -> dict[str, list[int]]:
-    """``shapes`` without the names that are no inputs; scripts rely on these being a warning."""
+def _input_shapes(options: ConvertOptions, model: onnx.ModelProto, logger: logging.Logger) -> InputShapes:
+    """What the inputs will be fixed to. A name that is no input is a warning; scripts rely on that."""
     weights = {tensor.name for tensor in model.graph.initializer}
     names = [value.name for value in model.graph.input if value.name not in weights]
-    for name in shapes:
+    for name in options.input_shape:
         if name not in names:
             logger.warning("input_shape names %r, which is no input of the model; its inputs are %s", name, names)
-    return {name: shape for name, shape in shapes.items() if name in names}
+    known = {name: shape for name, shape in options.input_shape.items() if name in names}
+    return InputShapes(known, options.batch_size, options.batch_axis or 0)

@@ -6,7 +6,6 @@ the engine and in the precision that will serve it. What it finds is a fault of 
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import json
 import logging
@@ -18,7 +17,7 @@ import numpy as np
 import onnx
 
 from passes.errors import PackingError
-from passes.packed_model import METADATA_KEY
+from passes.packed_model import PackedModel
 from passes.parted import PartedModel
 from poprt.compiler import Compiler, CompilerOptions
 from poprt.compiler.versions import versions
@@ -29,6 +28,7 @@ from poprt.sample_data import InputInfo, other_array
 from poprt.sizes import weight_bytes
 from poprt.verify import differences
 from poprt.verify_packed import draw_sample
+from poprt_format.packing import ANY, NONE, SAME_LENGTH
 
 #: Set on the log record of a failed trial, so that a program (and the test suite) can tell it from other warnings.
 FAILED = "isolation_trial_failed"
@@ -37,7 +37,7 @@ FAILED = "isolation_trial_failed"
 Compile = Callable[[PartedModel], Executable]
 
 #: What to try next where samples turn out to depend on their neighbours.
-_STRICTER = {"any": "same_length", "same_length": "none"}
+_STRICTER = {ANY: SAME_LENGTH, SAME_LENGTH: NONE}
 
 #: Tokens of each sample, fewer where the model takes fewer.
 _LENGTHS = {"sample": 5, "longer": 12, "shorter": 3, "other": 5}
@@ -55,12 +55,12 @@ class _Plan:
 
 
 _PLANS = {
-    "any": _Plan(
+    ANY: _Plan(
         ("sample", "longer"),
         ("sample", "longer", "shorter", "sample"),
         "beside longer and shorter ones",
     ),
-    "same_length": _Plan(("sample",), ("sample", "other", "other", "sample"), "beside others of its length"),
+    SAME_LENGTH: _Plan(("sample",), ("sample", "other", "other", "sample"), "beside others of its length"),
 }
 
 
@@ -86,7 +86,7 @@ class IsolationTrial:
 
 def try_isolation(
     model: PartedModel,
-    packing: PackingSpec,
+    packed: PackedModel,
     inputs: Sequence[InputInfo],
     *,
     compile_model: Compile | None = None,
@@ -99,7 +99,7 @@ def try_isolation(
 
     Args:
         model: a converted model that is packed. Its weights are shared with the executable, not copied.
-        packing: how it says that it is packed.
+        packed: how it says that it is packed.
         inputs: the inputs of the original model; they say which values mean something.
         compile_model: how to compile; the default has the compiler's default options.
         logger: where the warning goes; default is the logger "poprt".
@@ -108,18 +108,18 @@ def try_isolation(
         PackingError: samples share rows and do not leave each other alone. There is no stricter way to pack these.
     """
     logger = logger or logging.getLogger("poprt")
-    if packing.neighbours not in _PLANS or packing.max_valid_num < 2:
-        return IsolationTrial(packing.neighbours, not_tried="each sample runs by itself")
+    if packed.neighbours not in _PLANS or packed.max_valid_num < 2:
+        return IsolationTrial(packed.neighbours, not_tried="each sample runs by itself")
     if weight_bytes(model.model) > _LARGE:
         gc.collect()  # graphs of the passes refer to themselves: their weights would stay beside the engine's
     try:
         bench = Bench((compile_model or _compile)(model))
-        trial = _try(bench, packing.neighbours, inputs)
+        trial = _try(bench, packed.neighbours, inputs)
     except PoprtError as error:
         logger.warning("whether samples of one run are independent could not be tried: %s", error)
-        return IsolationTrial(packing.neighbours, not_tried=str(error))
+        return IsolationTrial(packed.neighbours, not_tried=str(error))
     if trial.fell_back:
-        _fall_back(model.model, packing, trial, operators(bench.executable), logger)
+        _fall_back(model.model, packed, trial, operators(bench.executable), logger)
     return trial
 
 
@@ -174,13 +174,12 @@ def _experiments(
 def _draw(packing: PackingSpec, inputs: Sequence[InputInfo], seed: int) -> dict[str, Sample]:
     """The samples by name, and for each one of the same length with other tokens at every place."""
     rng = np.random.default_rng(seed)
-    fields = dataclasses.asdict(packing)
     dynamic = [info for info in inputs if info.name in packing.dynamic_inputs]
     longest = np.minimum(packing.segment_max_size, packing.columns // len(packing.segment_max_size) or 1)
     samples = {}
     for name, tokens in _LENGTHS.items():
         lengths = np.minimum(longest, tokens)
-        feeds = draw_sample(dynamic, fields, lengths, rng)
+        feeds = draw_sample(dynamic, packing, lengths, rng)
         others = {info.name: other_array(info, feeds[info.name], rng) for info in dynamic}
         samples[name] = Sample(feeds, lengths)
         samples[f"{name}, other tokens"] = Sample(others, lengths)
@@ -213,20 +212,20 @@ def _magnitude(values: np.ndarray) -> float:
 
 
 def _fall_back(
-    model: onnx.ModelProto, packing: PackingSpec, trial: IsolationTrial, ops: Sequence[str], logger: logging.Logger
+    model: onnx.ModelProto, packed: PackedModel, trial: IsolationTrial, ops: Sequence[str], logger: logging.Logger
 ) -> None:
     worst = max((finding for finding in trial.findings if not finding.passed), key=lambda finding: finding.difference)
     moved = (
         f"output {worst.output!r} moved by {worst.difference:.3g} of its size (tolerance {worst.tolerance:.3g}) "
         f"between two runs: {worst.experiment}"
     )
-    if packing.style != "unpack_repack":
+    if packed.within_rows:
         raise PackingError(
             f"samples that share a row do not leave each other alone: {moved}. Pack with --pack_args alone, without "
             "insert_attention_mask, which can fall back to samples of one length; and please report this model"
         )
-    now = {"same_length": "a run takes samples of one length only", "none": "each sample runs by itself"}
-    _rewrite(model, replace(packing, neighbours=trial.neighbours, isolation=f"tried on the compiled model, {moved}"))
+    now = {SAME_LENGTH: "a run takes samples of one length only", NONE: "each sample runs by itself"}
+    replace(packed, neighbours=trial.neighbours, isolation=f"tried on the compiled model, {moved}").write(model)
     logger.warning(
         "samples of one run are not independent, against what the analysis says: %s. From now on %s. This is a fault "
         "of poprt; please report it with this line: versions %s, operators %s",
@@ -236,10 +235,3 @@ def _fall_back(
         " ".join(ops),
         extra={FAILED: True},
     )
-
-
-def _rewrite(model: onnx.ModelProto, packing: PackingSpec) -> None:
-    for item in model.metadata_props:
-        if item.key == METADATA_KEY:
-            said = {**json.loads(item.value), "neighbours": packing.neighbours, "isolation": packing.isolation}
-            item.value = json.dumps(said, sort_keys=True)

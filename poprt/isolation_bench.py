@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -86,7 +85,7 @@ class Bench:
     @property
     def shares_rows(self) -> bool:
         """Whether samples share rows, instead of being laid end to end."""
-        return self._packing.style == "attention_mask"
+        return self._packing.within_rows
 
     def judge(self, experiments: Callable[[PackingSpec], list[Finding]]) -> list[Finding]:
         """What ``experiments`` find, at the smallest extents that the graph runs at.
@@ -160,7 +159,7 @@ class Bench:
     def _in_rows(self, packing: PackingSpec, samples: Sequence[Sample]) -> list[Answers]:
         inputs = [InputInfo(s.name, np.dtype(s.engine_dtype), s.shape, "") for s in self.executable.inputs]
         lengths = np.array([sample.lengths for sample in samples])
-        case = lay_out(dataclasses.asdict(packing), [sample.feeds for sample in samples], lengths, inputs)
+        case = lay_out(packing, [sample.feeds for sample in samples], lengths, inputs)
         names = list(packing.outputs)
         results = dict(zip(names, self._session(packing).run(case.converted_feeds, names), strict=True))
         answers: list[Answers] = []
@@ -193,6 +192,6 @@ def _own_tokens(row: Array, packing: PackingSpec, own: Array) -> Array:
     if packing.ragged:  # alone, the axis ends with the sample
         return row
     for axis, extent in enumerate(row.shape):
-        if extent == sum(packing.segment_max_size):
+        if extent == packing.width:
             row = row.take(own, axis)
     return row

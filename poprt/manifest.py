@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from poprt_format.packing import Packing
+
 #: Numpy names of the types that the weights member may hold.
 WEIGHT_DTYPES = frozenset(
     {"float16", "float32", "float64", "bool"} | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
@@ -31,43 +33,15 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
-class PackingSpec:
-    """How requests of many lengths share one run.
+class PackingSpec(Packing):
+    """How requests of many lengths share one run of the engine's graph.
 
     Attributes:
-        style: "unpack_repack" (samples laid end to end) or "attention_mask" (samples share rows).
-        rows, columns: declared extents R and C of the packed inputs.
-        max_valid_num: most samples in one pack.
-        segment_max_size: longest sample, by segment.
-        unpack_info: name of the input with the sample lengths, int32 [max_valid_num, segments]; "" where there is none.
-        dynamic_inputs: inputs of shape [R, C] that hold one value a token.
-        mask: the mask input's name.
-        position_ids: the position input's name, "" where the model makes positions itself.
-        outputs: output name -> "tokens" ([max_valid_num, sum(segment_max_size), ...]), "sample" ([max_valid_num, ...])
-            or "packed" ([R, C, ...], style B).
         ragged: the engine's graph takes [1, T] for T real tokens and [n, segments] lengths, and unpacks only to the
             longest sample present; otherwise it takes the declared shapes alone.
-        neighbours: which samples may share a run: "any", "same_length" (padding would show in an answer, so a run takes
-            samples of one length only) or "none" (samples of a run would mix, so each runs by itself).
-        isolation: why that is so, for people: the nodes that are not proved to hide padding; "" where all are.
-        token_axes: "sample" output -> the axes of its rows' tensor that grow with the sample (attention weights have
-            two); what lies behind the sample's own length there is padding, and the runtime gives zeros.
     """
 
-    style: str
-    rows: int
-    columns: int
-    max_valid_num: int
-    segment_max_size: tuple[int, ...]
-    unpack_info: str
-    dynamic_inputs: tuple[str, ...]
-    mask: str
-    position_ids: str
-    outputs: dict[str, str]
-    ragged: bool
-    neighbours: str = "any"
-    isolation: str = ""
-    token_axes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    ragged: bool = field(kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from poprt.container import ALIGNMENT
 from poprt.errors import DamagedExecutableError
 from poprt.manifest import WEIGHT_DTYPES, Manifest, PackingSpec, TensorSpec, WeightSpec
 from poprt.manifest_schema import wrong
+from poprt_format.packing import ACROSS_ROWS, NEIGHBOURS, OUTPUT_LAYOUTS
 
 #: The most tokens, samples, or tokens of a sample that one pack may declare.
 MOST_TOKENS = 1 << 22
@@ -22,8 +23,6 @@ TENSOR_BYTES_A_FILE_BYTE = 256
 #: Inputs and outputs may hold texts besides: onnxruntime takes and gives them as objects.
 _TENSOR_DTYPES = WEIGHT_DTYPES | {"object"}
 _MOST_AXES = 32  # numpy 1 takes no more
-_STYLES = {"unpack_repack": {"tokens", "sample"}, "attention_mask": {"tokens", "sample", "packed"}}
-_NEIGHBOURS = ("any", "same_length", "none")
 
 
 def check_manifest(manifest: Manifest, *, file_bytes: int, weight_bytes: int) -> None:
@@ -114,13 +113,13 @@ def _check_weight(spec: WeightSpec, end: int, weight_bytes: int) -> int:
 
 
 def _check_packing(manifest: Manifest, packing: PackingSpec) -> None:
-    if packing.style not in _STYLES:
-        raise wrong("packing.style", packing.style, f"one of {', '.join(_STYLES)}")
-    if packing.neighbours not in _NEIGHBOURS:
-        raise wrong("packing.neighbours", packing.neighbours, f"one of {', '.join(_NEIGHBOURS)}")
+    if packing.style not in OUTPUT_LAYOUTS:
+        raise wrong("packing.style", packing.style, f"one of {', '.join(OUTPUT_LAYOUTS)}")
+    if packing.neighbours not in NEIGHBOURS:
+        raise wrong("packing.neighbours", packing.neighbours, f"one of {', '.join(NEIGHBOURS)}")
     _check_extents(packing)
-    if packing.style == "attention_mask" and (packing.ragged or len(packing.segment_max_size) > 1):
-        raise wrong("packing.style", packing.style, "'unpack_repack' where it is ragged or has several segments")
+    if packing.within_rows and (packing.ragged or len(packing.segment_max_size) > 1):
+        raise wrong("packing.style", packing.style, f"{ACROSS_ROWS!r} where it is ragged or has several segments")
     if packing.ragged and len(packing.segment_max_size) > 1:
         raise wrong("packing.ragged", packing.ragged, "false where a sample has several segments")
     _check_packed_inputs(packing, {spec.name: spec for spec in manifest.inputs})
@@ -153,11 +152,11 @@ def _check_packed_inputs(packing: PackingSpec, inputs: dict[str, TensorSpec]) ->
     _check_names("packing.dynamic_inputs", dynamic)
     for name in dynamic:
         _check_numbers("packing.dynamic_inputs", name, inputs, "biuf", (packing.rows, packing.columns))
-    if packing.mask not in dynamic and (packing.mask or packing.style == "attention_mask"):
+    if packing.mask not in dynamic and (packing.mask or packing.within_rows):
         raise wrong("packing.mask", packing.mask, f"one of the dynamic inputs, {list(dynamic)}")
     if packing.position_ids and packing.position_ids not in dynamic:
         raise wrong("packing.position_ids", packing.position_ids, f"'' or one of the dynamic inputs, {list(dynamic)}")
-    if packing.unpack_info or packing.style == "unpack_repack":
+    if packing.unpack_info or not packing.within_rows:
         lengths = (packing.max_valid_num, len(packing.segment_max_size))
         _check_numbers("packing.unpack_info", packing.unpack_info, inputs, "iu", lengths)
         if packing.unpack_info in dynamic:
@@ -173,11 +172,11 @@ def _check_numbers(field: str, name: str, inputs: dict[str, TensorSpec], kinds: 
 
 
 def _check_packed_output(packing: PackingSpec, spec: TensorSpec, kind: str) -> None:
-    known = _STYLES[packing.style] if packing.unpack_info else {"packed"}
+    known = OUTPUT_LAYOUTS[packing.style] if packing.unpack_info else ("packed",)
     if kind not in known:
         raise wrong(f"packing.outputs.{spec.name}", kind, f"one of {', '.join(sorted(known))}")
     lead = {
-        "tokens": (packing.max_valid_num, sum(packing.segment_max_size)),
+        "tokens": (packing.max_valid_num, packing.width),
         "sample": (packing.max_valid_num,),
         "packed": (packing.rows, packing.columns),
     }[kind]

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from passes.packed_model import packing_of
+from passes.packed_model import PackedModel
 from poprt.compiler.lower_int8 import with_exact_products
 from poprt.engine.plain import plain_session
 from poprt.errors import PoprtError
@@ -90,9 +90,9 @@ def verify(
 def sample_case(originals: list[InputInfo], converted: onnx.ModelProto, seed: int) -> PackedCase:
     """Random data for both models. Of ``converted`` only the inputs and the metadata are read."""
     rng = np.random.default_rng(seed)
-    packing = packing_of(converted)
-    if packing is not None:
-        return pack_samples(packing, originals, model_inputs(converted), rng)
+    packed = PackedModel.read(converted)
+    if packed is not None:
+        return pack_samples(packed, originals, model_inputs(converted), rng)
     return _plain_case(originals, model_inputs(converted), rng)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from poprt.runtime.placement import Place, stream_distances
 from poprt.sample_data import Array, InputInfo, check_size, random_array
+from poprt_format.packing import ANY, NONE, Packing
 
 _FEW = 8  # enough samples to cross rows and share them; each costs a run of the original
 _OPEN_ROWS = 3  # where the model leaves the number of rows open
@@ -50,7 +50,7 @@ class PackedCase:
 
 
 def pack_samples(
-    packing: Mapping[str, Any],
+    packing: Packing,
     originals: Sequence[InputInfo],
     converted: Sequence[InputInfo],
     rng: np.random.Generator,
@@ -60,13 +60,12 @@ def pack_samples(
     """Samples for a packed model.
 
     Args:
-        packing: the fields of :class:`poprt.executable.PackingSpec`.
+        packing: how the model is packed.
         originals, converted: the inputs of both models.
         rng: where lengths and values come from.
         most_samples: how many to make; the pack's capacity limits them as well.
     """
-    packing = {**packing, "rows": packing["rows"] or _OPEN_ROWS}
-    packing["columns"] = packing["columns"] or sum(packing["segment_max_size"])
+    packing = replace(packing, rows=packing.rows or _OPEN_ROWS, columns=packing.columns or packing.width)
     lengths = _draw_lengths(packing, rng, most_samples)
     fitting = lengths[: len(_place_samples(lengths, packing))]
     samples = [draw_sample(originals, packing, sample_lengths, rng) for sample_lengths in fitting]
@@ -74,7 +73,7 @@ def pack_samples(
 
 
 def lay_out(
-    packing: Mapping[str, Any],
+    packing: Packing,
     samples: Sequence[dict[str, Array]],
     lengths: Array,
     converted: Sequence[InputInfo],
@@ -82,52 +81,50 @@ def lay_out(
     """The inputs of the converted model for these samples, placed one after the other.
 
     Args:
-        packing: the fields of :class:`poprt.executable.PackingSpec`; ``rows`` and ``columns`` are known.
+        packing: how the model is packed; ``rows`` and ``columns`` are known.
         samples: as :func:`draw_sample` makes them; all of them must fit.
         lengths: the tokens of each by segment, int [n, segments].
         converted: the inputs of the converted model.
     """
     places = _place_samples(lengths, packing)
-    columns = [sample_columns(sample, packing["segment_max_size"]) for sample in lengths]
-    across = packing["style"] == "unpack_repack"
+    columns = [sample_columns(sample, packing.segment_max_size) for sample in lengths]
     feeds = {}
     for info in converted:
-        if info.name == packing["unpack_info"]:
-            check_size(info.name, (packing["max_valid_num"], len(packing["segment_max_size"])))
-            table = np.zeros((packing["max_valid_num"], len(packing["segment_max_size"])), info.dtype)
-            table[: len(lengths)] = lengths if across else _distances(places, packing["columns"])
+        if info.name == packing.unpack_info:
+            check_size(info.name, (packing.max_valid_num, len(packing.segment_max_size)))
+            table = np.zeros((packing.max_valid_num, len(packing.segment_max_size)), info.dtype)
+            table[: len(lengths)] = _distances(places, packing.columns) if packing.within_rows else lengths
             feeds[info.name] = table
-        elif info.name in packing["dynamic_inputs"]:
+        elif info.name in packing.dynamic_inputs:
             feeds[info.name] = _stream(info, samples, places, columns, packing)
         else:
             feeds[info.name] = _per_sample(info, samples, packing)
-    return PackedCase(list(samples), feeds, packing["outputs"], places, columns)
+    return PackedCase(list(samples), feeds, packing.outputs, places, columns)
 
 
-def _draw_lengths(packing: Mapping[str, Any], rng: np.random.Generator, most: int) -> Array:
+def _draw_lengths(packing: Packing, rng: np.random.Generator, most: int) -> Array:
     """Lengths [n, segments], each at least 1. The first sample is as long as one may be, the others half as long at
     most, so that several share a row.
 
     A converted model fills each sample up to the longest that it takes. Where that would show in an answer
     (``neighbours``), all are as long as that; where samples of a run would mix, there is one.
     """
-    longest = np.minimum(np.array(packing["segment_max_size"]), packing["columns"])
-    neighbours = packing.get("neighbours", "any")
-    if neighbours != "any":
-        most = 1 if neighbours == "none" else min(most, packing["max_valid_num"])
+    longest = np.minimum(np.array(packing.segment_max_size), packing.columns)
+    if packing.neighbours != ANY:
+        most = 1 if packing.neighbours == NONE else min(most, packing.max_valid_num)
         return np.tile(longest, (most, 1))
-    drawn = rng.integers(1, longest // 2 + 2, size=(min(most, packing["max_valid_num"]), len(longest)))
+    drawn = rng.integers(1, longest // 2 + 2, size=(min(most, packing.max_valid_num), len(longest)))
     drawn[0] = longest
     return np.asarray(drawn)
 
 
-def _place_samples(lengths: Array, packing: Mapping[str, Any]) -> list[Array]:
+def _place_samples(lengths: Array, packing: Packing) -> list[Array]:
     """Flat places of each sample that fits, end to end; within one row where samples share rows."""
-    rows, columns, across = packing["rows"], packing["columns"], packing["style"] == "unpack_repack"
+    rows, columns = packing.rows, packing.columns
     places: list[Array] = []
     start = 0
     for total in lengths.sum(axis=1):
-        if not across and start % columns + total > columns:
+        if packing.within_rows and start % columns + total > columns:
             start = (start // columns + 1) * columns
         if start + total > rows * columns:
             break
@@ -149,23 +146,23 @@ def sample_columns(sample: Array, longest: Sequence[int]) -> Array:
 
 
 def draw_sample(
-    originals: Sequence[InputInfo], packing: Mapping[str, Any], lengths: Array, rng: np.random.Generator
+    originals: Sequence[InputInfo], packing: Packing, lengths: Array, rng: np.random.Generator
 ) -> dict[str, Array]:
     """One sample for the original model, unpadded; with several segments, padding fills the gaps between them.
 
     Args:
         originals: the inputs of the original model.
-        packing: the fields of :class:`poprt.executable.PackingSpec`.
+        packing: how the model is packed.
         lengths: the sample's tokens by segment, int [segments].
         rng: where the values come from.
     """
-    columns = sample_columns(lengths, packing["segment_max_size"])
+    columns = sample_columns(lengths, packing.segment_max_size)
     width = int(columns[-1]) + 1
     feeds = {}
     for info in originals:
-        if info.name not in packing["dynamic_inputs"]:
+        if info.name not in packing.dynamic_inputs:
             feeds[info.name] = random_array(info, (1, *info.concrete()[1:]), rng)
-        elif info.name == packing["mask"]:
+        elif info.name == packing.mask:
             mask = np.zeros((1, width), info.dtype)  # ids serve as the mask where the model derives it from them
             mask[0, columns] = random_array(info, (1, width), rng)[0, columns] if info.kind == "ids" else 1
             feeds[info.name] = mask
@@ -179,17 +176,17 @@ def _stream(
     samples: Sequence[Mapping[str, Array]],
     places: Sequence[Array],
     columns: Sequence[Array],
-    packing: Mapping[str, Any],
+    packing: Packing,
 ) -> Array:
-    rows, width = packing["rows"], packing["columns"]
+    rows, width = packing.rows, packing.columns
     check_size(info.name, (rows, width))
     stream = np.zeros(rows * width, info.dtype)
     numbers: dict[int, int] = {}
     for sample, where, taken in zip(samples, places, columns, strict=True):
-        if info.name == packing["mask"] and packing["style"] == "attention_mask":
+        if info.name == packing.mask and packing.within_rows:
             row = int(where[0]) // width
             numbers[row] = numbers.get(row, 0) + 1
-            stream[where] = numbers[row]  # style B tells the samples of a row apart by their numbers
+            stream[where] = numbers[row]  # the mask tells the samples of a row apart by their numbers
         elif info.name in sample:
             stream[where] = sample[info.name][0, taken]
         else:  # positions that packing added to the inputs
@@ -197,10 +194,10 @@ def _stream(
     return stream.reshape(rows, width)
 
 
-def _per_sample(info: InputInfo, samples: Sequence[Mapping[str, Array]], packing: Mapping[str, Any]) -> Array:
+def _per_sample(info: InputInfo, samples: Sequence[Mapping[str, Array]], packing: Packing) -> Array:
     """An input with one row a sample, [max_valid_num, ...]."""
     given = np.concatenate([sample[info.name] for sample in samples]).astype(info.dtype)
-    check_size(info.name, (packing["max_valid_num"], *given.shape[1:]))
-    full = np.zeros((packing["max_valid_num"], *given.shape[1:]), info.dtype)
+    check_size(info.name, (packing.max_valid_num, *given.shape[1:]))
+    full = np.zeros((packing.max_valid_num, *given.shape[1:]), info.dtype)
     full[: len(given)] = given
     return full

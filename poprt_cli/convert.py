@@ -10,17 +10,10 @@ from poprt.errors import PoprtError
 from poprt.verify import Verification
 from poprt_cli.export import PopefExporter
 from poprt_cli.model_files import load_model, save_model
+from poprt_cli.options import CONVERTER_OPTIONS
 from poprt_cli.outputs import Outputs
 from poprt_cli.report import ModelSize, print_summary, show_inputs_and_outputs
 from poprt_cli.trial import run_once
-
-#: Options of the command that are keywords of the Converter under the same name.
-_CONVERTER_KEYWORDS = (
-    *("input_shape", "batch_size", "batch_axis", "convert_version", "precision", "pack_args", "skip_passes"),
-    *("checkpoints", "remove_outputs", "fp16_skip_op_types", "max_tensor_size"),
-    *("enable_avoid_overflow_patterns", "enable_erf_gelu"),
-    *("infer_shape_ahead", "check", "skip_isolation_check", "dump_passes"),
-)
 
 
 def convert(given: dict[str, Any]) -> None:
@@ -39,11 +32,7 @@ def convert(given: dict[str, Any]) -> None:
     outputs.check_names(source)
     original = load_model(source, outputs=outputs.by_option)
     outputs.prepare()
-    converter = Converter(
-        **{name: given[name] for name in _CONVERTER_KEYWORDS},
-        used_passes=given["passes"],
-        disable_progress_bar=given["disable_compilation_progress_bar"],
-    )
+    converter = Converter(**{name: given[option.parameter] for name, option in CONVERTER_OPTIONS.items()})
     before = ModelSize.of(original)
     exporter = PopefExporter(given["compiler_options"], not given["disable_compilation_progress_bar"])
     compile_model = exporter.compile if given["export_popef"] else None

@@ -13,7 +13,7 @@ from poprt.convert_options import IPU_ONLY_PASSES
 from poprt_cli.commands import CONTEXT_SETTINGS, KeyValueCommand
 from poprt_cli.custom import import_files
 from poprt_cli.logs import configure_logging
-from poprt_cli.options import IPU_OPTION_NAMES, action_options, ipu_options, model_options, rewrite_options
+from poprt_cli.options import IPU_OPTIONS, action_options, ipu_options, model_options, rewrite_options
 
 logger = logging.getLogger("poprt")
 
@@ -39,7 +39,7 @@ def cli(**given: Any) -> None:
     if given["list_all_passes"]:
         _list_passes()
         return
-    for name in IPU_OPTION_NAMES:
+    for name in IPU_OPTIONS:
         if given[name]:
             logger.warning("--%s has no effect here: it steers the IPU", name)
     if not given["input_model"]:

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import onnx
 
-from passes.packed_model import packing_of
+from passes.packed_model import PackedModel
 from poprt.sample_data import model_inputs, random_array
 from poprt.verify import engine_session, run_session
 from poprt.verify_packed import pack_samples
@@ -23,10 +23,10 @@ def run_once(original: onnx.ModelProto, converted: onnx.ModelProto) -> None:
     """
     rng = np.random.default_rng(0)
     meaning = {info.name: info for info in model_inputs(original)}
-    packing = packing_of(converted)
-    if packing is not None:
-        most = packing["max_valid_num"]
-        case = pack_samples(packing, model_inputs(original), model_inputs(converted), rng, most_samples=most)
+    packed = PackedModel.read(converted)
+    if packed is not None:
+        most = packed.max_valid_num
+        case = pack_samples(packed, model_inputs(original), model_inputs(converted), rng, most_samples=most)
         feeds, size = case.converted_feeds, len(case.original_feeds)
     else:
         infos = model_inputs(converted)

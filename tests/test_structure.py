@@ -19,7 +19,7 @@ grimp = pytest.importorskip("grimp", reason="grimp comes with import-linter: pip
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
-    graph = grimp.build_graph("passes", "poprt", "poprt_cli", exclude_type_checking_imports=True)
+    graph = grimp.build_graph("passes", "poprt", "poprt_cli", "poprt_format", exclude_type_checking_imports=True)
     imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
     graphlib.TopologicalSorter(imports).prepare()  # raises CycleError, which names the modules
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from passes.errors import RewriteError
-from passes.packed_model import packing_of
+from passes.packed_model import PackedModel
 from poprt import runtime
 from poprt.compiler import Compiler
 from poprt.converter import Converter
@@ -67,12 +67,14 @@ def pack(path: Path, style: str, precision: str = "fp32") -> Packed:
     except RewriteError as error:
         return Packed(refused=str(error))
     ops = [node.op_type for node in converted.graph.node]
+    packed = PackedModel.read(converted)
+    assert packed is not None
     details = {key: value for record in converter.records for key, value in record.result.details.items()}
     return Packed(
         share=details["packed share of FLOPs"],
         unpacks=ops.count("Unpack"),
         repacks=ops.count("Repack"),
-        neighbours=str((packing_of(converted) or {}).get("neighbours", "any")),
+        neighbours=packed.neighbours,
         difference=_difference(model, converted),
     )
 

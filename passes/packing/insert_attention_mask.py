@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +10,8 @@ import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, PassResult
 from passes.errors import PackingError
-from passes.graph_io import header
 from passes.ops import MINIMUM_OPSET, declare_operators
-from passes.packed_model import METADATA_KEY, UNPACK_INFO
+from passes.packed_model import POSITION_IDS, UNPACK_INFO, PackedModel, is_packed
 from passes.packing.across_rows.head_pattern import report_head
 from passes.packing.across_rows.rewrite import sample_token_axes
 from passes.packing.isolation.company import Isolation, isolate
@@ -32,8 +30,8 @@ from passes.packing.within_rows.row_rewrite import RowRewriter
 from passes.packing.within_rows.row_rules import ROW_RULES
 from passes.packing.within_rows.unpacked_head import UnpackedHead
 from passes.registry import register
-
-POSITION_IDS = "position_ids"
+from passes.shapes.input_shapes import InputShapes
+from poprt_format.packing import WITHIN_ROWS
 
 
 @register("insert_attention_mask")
@@ -47,8 +45,8 @@ class InsertAttentionMask(GraphPass):
     packed layout. Refuses, by name, what cannot be shown to keep samples apart. Does nothing to a packed model.
 
     Args:
-        input_shape: shapes that the inputs will be fixed to, by name. The row length must be known.
-        batch_size, batch_axis: as for ``const_input_shape``.
+        input_shape: shapes that the inputs will be fixed to afterwards, by name or as ``const_input_shape`` gets them.
+            The row length must be known.
         pack_args: ``max_valid_num`` and ``segment_max_size``. Where given, a head that needs one row a sample (pooling)
             is fed through one final Unpack, and the input ``unpack_info`` is added: int32 [max_valid_num, 1], the
             distance from each sample's start to the next one's, the last of a row counted to the row's end.
@@ -56,20 +54,18 @@ class InsertAttentionMask(GraphPass):
 
     def __init__(
         self,
-        input_shape: Mapping[str, Sequence[int]] | None = None,
-        batch_size: int | None = None,
-        batch_axis: int | None = None,
-        pack_args: Mapping[str, Any] | None = None,
+        input_shape: InputShapes | Mapping[str, Sequence[int]] | None = None,
+        pack_args: PackArgs | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self._args = parse_pack_args(pack_args) if pack_args else None
         dynamic = self._args.dynamic_inputs if self._args else ()
-        self._finder = GeometryFinder(input_shape, batch_size, batch_axis, dynamic)
+        self._finder = GeometryFinder(InputShapes.of(input_shape), dynamic)
 
     def apply(self, graph: gs.Graph) -> PassResult:
         """Insert the masks; see the class."""
         result = PassResult()
-        if METADATA_KEY in header(graph).metadata:
+        if is_packed(graph):
             result.refuse("graph", "the model is packed already")
             return result
         geometry = self._checked_geometry(graph)
@@ -105,7 +101,7 @@ class InsertAttentionMask(GraphPass):
         rewriter.apply(plan)
         declare_operators(graph, ["AttentionMask", *(["Unpack"] if head else [])])
         token_axes = {name: own for name, own in token_axes.items() if outputs[name] == "sample"}
-        self._write_metadata(graph, geometry, mask, outputs, share, token_axes)
+        self._record(graph, geometry, mask, outputs, share, token_axes).write(graph)
         graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
         result.count("attentions masked", len(plan.masked))
         result.count("Unpacks", head.count if head else 0)
@@ -128,7 +124,7 @@ class InsertAttentionMask(GraphPass):
             raise PackingError("samples that share a row have one segment each; give one segment_max_size")
         return geometry
 
-    def _write_metadata(
+    def _record(
         self,
         graph: gs.Graph,
         geometry: Geometry,
@@ -136,27 +132,24 @@ class InsertAttentionMask(GraphPass):
         outputs: dict[str, str],
         share: FlopShare,
         token_axes: dict[str, list[int]],
-    ) -> None:
+    ) -> PackedModel:
         names = [tensor.name for tensor in graph.inputs]
         args = self._args or PackArgs((geometry.rows or 1) * geometry.columns, (geometry.columns,))
-        header(graph).metadata[METADATA_KEY] = json.dumps(
-            {
-                "style": "attention_mask",
-                "rows": geometry.rows,
-                "columns": geometry.columns,
-                "max_valid_num": args.max_valid_num,
-                "segment_max_size": list(args.segment_max_size),
-                "unpack_info": UNPACK_INFO if UNPACK_INFO in names else "",
-                "dynamic_inputs": [name for name in names if name != UNPACK_INFO],
-                "mask": mask.name,
-                "position_ids": POSITION_IDS if POSITION_IDS in names else "",
-                "outputs": outputs,
-                "shape_agnostic": False,
-                "token_axes": token_axes,
-                "packed_flops": share.packed,
-                "total_flops": share.total,
-            },
-            sort_keys=True,
+        return PackedModel(
+            style=WITHIN_ROWS,
+            rows=geometry.rows,
+            columns=geometry.columns,
+            max_valid_num=args.max_valid_num,
+            segment_max_size=args.segment_max_size,
+            unpack_info=UNPACK_INFO if UNPACK_INFO in names else "",
+            dynamic_inputs=tuple(name for name in names if name != UNPACK_INFO),
+            mask=mask.name,
+            position_ids=POSITION_IDS if POSITION_IDS in names else "",
+            outputs=outputs,
+            token_axes={name: tuple(own) for name, own in token_axes.items()},
+            shape_agnostic=False,
+            packed_flops=share.packed,
+            total_flops=share.total,
         )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,8 @@ import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, PassResult, node_label
 from passes.errors import PackingError
-from passes.graph_io import header
 from passes.ops import DOMAIN, MINIMUM_OPSET, declare_operators
-from passes.packed_model import METADATA_KEY, UNPACK_INFO
+from passes.packed_model import POSITION_IDS, UNPACK_INFO, PackedModel, is_packed
 from passes.packing.across_rows.crossings import Crossings
 from passes.packing.across_rows.head_pattern import report_head
 from passes.packing.across_rows.rewrite import rewrite, sample_token_axes
@@ -28,6 +27,8 @@ from passes.packing.tokens.flops import FlopShare, flop_share, node_flops
 from passes.packing.tokens.masks import find_masks
 from passes.packing.tokens.sides import Placement, place
 from passes.registry import register
+from passes.shapes.input_shapes import InputShapes
+from poprt_format.packing import ACROSS_ROWS
 
 #: What the nodes that are not proved to hide padding or neighbours mean for the runner.
 _CONSEQUENCES = {
@@ -48,25 +49,22 @@ class PackedTransformer(GraphPass):
 
     Args:
         pack_args: ``max_valid_num``, ``segment_max_size`` and optional keys (:mod:`passes.packing.opening.pack_args`).
-        input_shape: shapes that the inputs will be fixed to, by name.
-        batch_size, batch_axis: as for ``const_input_shape``.
+        input_shape: shapes that the inputs will be fixed to afterwards, by name or as ``const_input_shape`` gets them.
     """
 
     def __init__(
         self,
-        pack_args: Mapping[str, Any] | None = None,
-        input_shape: Mapping[str, Sequence[int]] | None = None,
-        batch_size: int | None = None,
-        batch_axis: int | None = None,
+        pack_args: PackArgs | Mapping[str, Any] | None = None,
+        input_shape: InputShapes | Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
         self._args = parse_pack_args(pack_args or {})
-        self._finder = GeometryFinder(input_shape, batch_size, batch_axis, self._args.dynamic_inputs)
+        self._finder = GeometryFinder(InputShapes.of(input_shape), self._args.dynamic_inputs)
 
     def apply(self, graph: gs.Graph) -> PassResult:
         """Pack the graph; see the class."""
         result = PassResult()
-        if METADATA_KEY in header(graph).metadata:
+        if is_packed(graph):
             result.refuse("graph", "the model is packed already")
             return result
         if graph.opset < MINIMUM_OPSET:
@@ -93,22 +91,13 @@ class PackedTransformer(GraphPass):
         original_ops = len(graph.nodes)
         crossings = Crossings(graph, axes, self._args, info, anchor)
         result.refusals.extend(explain_unpacks(graph, axes, placement))
-        token_axes = sample_token_axes(graph, axes)
+        token_axes = {name: tuple(own) for name, own in sample_token_axes(graph, axes).items()}
         outputs = rewrite(graph, axes, placement, crossings, self._args, masks.explicit)
         graph.inputs.append(info)
         declare_operators(graph, ["Repack", "Unpack"])
-        _write_metadata(
-            graph,
-            self._args,
-            geometry,
-            masks.explicit + masks.derived,
-            outputs,
-            share,
-            agnostic,
-            neighbours,
-            isolation.explain(),
-            token_axes,
-        )
+        record = self._record(geometry, [*masks.explicit, *masks.derived], agnostic, share)
+        isolated = replace(record, neighbours=neighbours, isolation=isolation.explain())
+        replace(isolated, outputs=outputs, token_axes=token_axes).write(graph)
         graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
         self.logger.debug("packed %d of %d nodes", len(placement.packed), original_ops)
         result.count("Unpacks", _count(graph, "Unpack"))
@@ -116,6 +105,25 @@ class PackedTransformer(GraphPass):
         result.count("masks strengthened", sharpened)
         result.details["packed share of FLOPs"] = round(share.share, 4)
         return result
+
+    def _record(self, geometry: Geometry, masks: Sequence[str], agnostic: bool, share: FlopShare) -> PackedModel:
+        """What holds of the pack whatever became of the graph."""
+        names = geometry.names
+        return PackedModel(
+            style=ACROSS_ROWS,
+            rows=geometry.rows,
+            columns=geometry.columns,
+            max_valid_num=self._args.max_valid_num,
+            segment_max_size=self._args.segment_max_size,
+            unpack_info=UNPACK_INFO,
+            dynamic_inputs=tuple(names),
+            mask=masks[0] if masks else "",
+            position_ids=POSITION_IDS if POSITION_IDS in names else "",
+            outputs={},
+            shape_agnostic=agnostic,
+            packed_flops=share.packed,
+            total_flops=share.total,
+        )
 
     def _neighbours(self, isolation: Isolation, agnostic: bool, result: PassResult) -> str:
         """Which samples may share a run, noted with the reasons."""
@@ -146,39 +154,3 @@ class PackedTransformer(GraphPass):
 
 def _count(graph: gs.Graph, op: str) -> int:
     return sum(node.op == op and node.domain == DOMAIN for node in graph.nodes)
-
-
-def _write_metadata(
-    graph: gs.Graph,
-    args: PackArgs,
-    geometry: Geometry,
-    masks: Sequence[str],
-    outputs: dict[str, str],
-    share: FlopShare,
-    shape_agnostic: bool,
-    neighbours: str,
-    isolation: str,
-    token_axes: dict[str, list[int]],
-) -> None:
-    names = [tensor.name for tensor in geometry.inputs]
-    header(graph).metadata[METADATA_KEY] = json.dumps(
-        {
-            "style": "unpack_repack",
-            "rows": geometry.rows,
-            "columns": geometry.columns,
-            "max_valid_num": args.max_valid_num,
-            "segment_max_size": list(args.segment_max_size),
-            "unpack_info": UNPACK_INFO,
-            "dynamic_inputs": names,
-            "mask": masks[0] if masks else "",
-            "position_ids": "position_ids" if "position_ids" in names else "",
-            "outputs": outputs,
-            "shape_agnostic": shape_agnostic,
-            "neighbours": neighbours,
-            "isolation": isolation,
-            "token_axes": token_axes,
-            "packed_flops": share.packed,
-            "total_flops": share.total,
-        },
-        sort_keys=True,
-    )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from passes.graph_io import signature
-from passes.packed_model import METADATA_KEY, packing_of
+from passes.packed_model import PackedModel
 from passes.precision.names import tensor_names, unique_name
 
 _ROWS, _COLUMNS, _SAMPLES = 2, 64, 8  # of a packed model
@@ -52,12 +50,12 @@ class Extents:
 def extents_to_try(graph: gs.Graph) -> list[Extents]:
     """Extents for ``graph``, the cheapest first, the declared ones last. The cheaper ones may turn out impossible."""
     declared = signature(graph)
-    packing = packing_of(declared)
-    if packing is None:
+    packed = PackedModel.read(declared)
+    if packed is None:
         return [*_smaller_batch(declared), Extents(declared)]
-    if packing["style"] != "unpack_repack" or not packing["shape_agnostic"]:
+    if packed.within_rows or not packed.shape_agnostic:
         return [Extents(declared)]
-    return [Extents(_small_pack(declared, packing)), Extents(declared)]
+    return [Extents(_small_pack(declared, packed)), Extents(declared)]
 
 
 def _smaller_batch(declared: onnx.ModelProto) -> list[Extents]:
@@ -70,20 +68,15 @@ def _smaller_batch(declared: onnx.ModelProto) -> list[Extents]:
     return [Extents(_resized(declared, {name: [_BATCH] for name in _names(declared)}), (batch, _BATCH))]
 
 
-def _small_pack(declared: onnx.ModelProto, packing: Mapping[str, Any]) -> onnx.ModelProto:
+def _small_pack(declared: onnx.ModelProto, packed: PackedModel) -> onnx.ModelProto:
     """A packed model that says it takes a small pack of short samples."""
-    sizes = [int(size) for size in packing["segment_max_size"]]
-    sizes = [min(size, max(1, _COLUMNS // len(sizes))) for size in sizes]
-    samples = min(int(packing["max_valid_num"]), _SAMPLES)
-    extents = {
-        name: [_ROWS, sum(sizes)] if name in packing["dynamic_inputs"] else [samples] for name in _names(declared)
-    }
-    made = _resized(declared, extents)
-    small = {"rows": _ROWS, "columns": sum(sizes), "segment_max_size": sizes, "max_valid_num": samples}
-    for item in made.metadata_props:
-        if item.key == METADATA_KEY:
-            item.value = json.dumps({**packing, **small})
-    return made
+    segments = packed.segment_max_size
+    sizes = tuple(min(size, max(1, _COLUMNS // len(segments))) for size in segments)
+    samples = min(packed.max_valid_num, _SAMPLES)
+    extents = {name: [_ROWS, sum(sizes)] if name in packed.dynamic_inputs else [samples] for name in _names(declared)}
+    small = _resized(declared, extents)
+    replace(packed, rows=_ROWS, columns=sum(sizes), segment_max_size=sizes, max_valid_num=samples).write(small)
+    return small
 
 
 def _names(model: onnx.ModelProto) -> list[str]:

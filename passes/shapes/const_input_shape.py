@@ -13,12 +13,13 @@ import onnx_graphsurgeon as gs
 from passes.base import GraphPass, PassResult
 from passes.errors import RewriteError
 from passes.graph_io import export_weightless
-from passes.packed_model import UNPACK_INFO
+from passes.packed_model import UNPACK_INFO, is_packed
 from passes.registry import register
 from passes.shapes.baked_shapes import find_contradiction
 from passes.shapes.contents import LARGEST_VALUE_READ
 from passes.shapes.dtypes import infer_dtypes
-from passes.shapes.packed import is_packed, is_unpacked_inside
+from passes.shapes.input_shapes import InputShapes
+from passes.shapes.packed import is_unpacked_inside
 from passes.shapes.shape_inference import Extent, declared_names, known_extents, merge_extents
 from passes.shapes.symbolic import infer_symbolic_shapes
 
@@ -39,21 +40,20 @@ class ConstInputShape(GraphPass):
     Works on the main graph; the shapes declared inside subgraphs that name a fixed dimension are dropped.
 
     Args:
-        input_shape: input name -> shape, all extents at least 1. Unknown names are a warning.
+        input_shape: input name -> shape, all extents at least 1. Unknown names are a warning. An :class:`InputShapes`
+            says all in one.
         batch_size: the extent of axis ``batch_axis`` of every input not named in ``input_shape``.
         batch_axis: see ``batch_size``.
     """
 
     def __init__(
         self,
-        input_shape: Mapping[str, Sequence[int]] | None = None,
+        input_shape: InputShapes | Mapping[str, Sequence[int]] | None = None,
         batch_size: int | None = None,
         batch_axis: int = 0,
     ) -> None:
         super().__init__()
-        self.input_shape = {name: [int(n) for n in shape] for name, shape in (input_shape or {}).items()}
-        self.batch_size = None if batch_size is None else int(batch_size)
-        self.batch_axis = int(batch_axis)
+        self.shapes = InputShapes.of(input_shape, batch_size, batch_axis)
 
     def apply(self, graph: gs.Graph) -> PassResult:
         """Fix the inputs and the shapes that follow.
@@ -63,8 +63,7 @@ class ConstInputShape(GraphPass):
                 or a constant in the graph was made for another shape.
         """
         result = PassResult()
-        wanted = self._wanted(graph)
-        changed = {t.name: shape for t in graph.inputs for shape in [wanted.get(t.name)] if shape and t.shape != shape}
+        changed = self._fixed_shapes(graph)
         if not changed:
             return result
         symbols, names = _symbol_values(graph, changed), declared_names(graph)
@@ -81,45 +80,20 @@ class ConstInputShape(GraphPass):
             _refuse_contradictions(graph, before, fixed, contents)
         return result
 
-    def _wanted(self, graph: gs.Graph) -> dict[str, list[Extent]]:
-        known = {tensor.name: tensor for tensor in graph.inputs}
-        unknown = [name for name in self.input_shape if name not in known]
+    def _fixed_shapes(self, graph: gs.Graph) -> dict[str, list[Extent]]:
+        """Input name -> the shape that it gets, for those that do not declare just that."""
+        names = [tensor.name for tensor in graph.inputs]
+        unknown = [name for name in self.shapes.by_name if name not in names]
         if unknown:
-            self.logger.warning("input_shape names %s; the model's inputs are %s", ", ".join(unknown), ", ".join(known))
-        wanted = {}
-        for name, tensor in known.items():
-            if name in self.input_shape:
-                wanted[name] = _fixed(tensor, dict(enumerate(self.input_shape[name])), whole=True)
-            elif self.batch_size is None or tensor.shape == [] or (name == UNPACK_INFO and is_packed(graph)):
-                continue  # a scalar has no batch, and a pack's lengths are not per row
-            else:
-                wanted[name] = _fixed(tensor, {self.batch_axis: self.batch_size}, whole=False)
-        return wanted
-
-
-def _fixed(tensor: gs.Tensor, given: Mapping[int, int], *, whole: bool) -> list[Extent]:
-    """The shape of an input with the ``given`` axes fixed."""
-    if tensor.shape is None and not whole:
-        raise RewriteError(f"input {tensor.name!r} declares no rank, so it has no batch axis; give its input_shape")
-    declared: list[Extent] = list(tensor.shape) if tensor.shape is not None else [None] * len(given)
-    if whole and len(given) != len(declared):
-        raise RewriteError(
-            f"input {tensor.name!r} has {len(declared)} dimensions {declared}; the given shape has {len(given)}: "
-            f"{list(given.values())}"
-        )
-    for axis, extent in given.items():
-        if not -len(declared) <= axis < len(declared):
-            raise RewriteError(f"input {tensor.name!r} has no axis {axis}; its shape is {declared}: change batch_axis")
-        if extent < 1:
-            raise RewriteError(f"input {tensor.name!r}, axis {axis}: {extent} is no extent; give at least 1")
-        old = declared[axis]
-        if isinstance(old, int) and old > 0 and old != extent:
-            raise RewriteError(
-                f"input {tensor.name!r}, axis {axis}: the model fixes it to {old}, it cannot become {extent}; "
-                "only variable dimensions can be fixed"
-            )
-        declared[axis] = extent
-    return declared
+            self.logger.warning("input_shape names %s; the model's inputs are %s", ", ".join(unknown), ", ".join(names))
+        shapes = {}
+        for tensor in graph.inputs:
+            if tensor.name == UNPACK_INFO and tensor.name not in self.shapes.by_name and is_packed(graph):
+                continue  # a pack's lengths are not per row
+            shape = self.shapes.fixed(tensor)
+            if shape and shape != tensor.shape:
+                shapes[tensor.name] = shape
+        return shapes
 
 
 def _symbol_values(graph: gs.Graph, changed: Mapping[str, Sequence[Extent]]) -> dict[Extent, int]:

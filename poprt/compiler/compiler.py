@@ -30,8 +30,9 @@ from poprt.compiler.mend_types import MendTypes
 from poprt.compiler.normalise import KeepOutputs, NameNodes, WidenNarrowArithmetic
 from poprt.compiler.operators import AttachBodies
 from poprt.compiler.options import CompilerOptions
+from poprt.compiler.packing_spec import read_packing
 from poprt.compiler.progress import Progress
-from poprt.compiler.ragged import LowerPacking, read_packing
+from poprt.compiler.ragged import LowerPacking
 from poprt.compiler.source import ModelLike, Source, read_model
 from poprt.compiler.validate import validate
 from poprt.compiler.versions import versions

@@ -17,11 +17,8 @@ from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 
 from passes.base import GraphPass, PassResult, walk_graphs
 from passes.cleanup.rewiring import onnx_dtype, replace_uses
-from passes.errors import RewriteError
 from passes.ops import DOMAIN
-from passes.packed_model import packing_of
 from poprt.compiler.inference import extents_of, inferred_types
-from poprt.errors import CompileError
 from poprt.executable import PackingSpec
 
 _PREFIX = "poprt_ragged_"
@@ -49,37 +46,6 @@ _INDEX = """
 """
 
 
-def read_packing(model: onnx.ModelProto) -> PackingSpec | None:
-    """How the converted model says that it is packed; None where it is not.
-
-    Raises:
-        CompileError: its metadata are damaged.
-    """
-    try:
-        said = packing_of(model)
-    except RewriteError as error:
-        raise CompileError(str(error)) from error
-    if said is None:
-        return None
-    sizes = tuple(said["segment_max_size"])
-    return PackingSpec(
-        style=said["style"],
-        rows=said["rows"],
-        columns=said["columns"],
-        max_valid_num=said["max_valid_num"],
-        segment_max_size=sizes,
-        unpack_info=said["unpack_info"],
-        dynamic_inputs=tuple(said["dynamic_inputs"]),
-        mask=said["mask"],
-        position_ids=said["position_ids"],
-        outputs=dict(said["outputs"]),
-        ragged=said["style"] == "unpack_repack" and said["shape_agnostic"] and len(sizes) == 1,
-        neighbours=said.get("neighbours", "any"),
-        isolation=said.get("isolation", ""),
-        token_axes={name: tuple(axes) for name, axes in said.get("token_axes", {}).items()},
-    )
-
-
 class LowerPacking(GraphPass):
     """Relaxes a packed model for an engine that takes any extent.
 
@@ -87,7 +53,7 @@ class LowerPacking(GraphPass):
     declared shapes, as does one that is not packed.
 
     Args:
-        packing: how the model says that it is packed (:func:`read_packing`).
+        packing: how the model says that it is packed (:func:`poprt.compiler.packing_spec.read_packing`).
     """
 
     name = "lower_packing"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import onnx
 import onnx.parser
 
 from passes.base import GraphPass
+from passes.packed_model import PackedModel
+from poprt_format.packing import ACROSS_ROWS
 
 
 def parse(text: str, *, opset: int = 17) -> onnx.ModelProto:
@@ -16,6 +21,24 @@ def parse(text: str, *, opset: int = 17) -> onnx.ModelProto:
 
 def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
     return onnx.ModelProto.FromString(model.SerializeToString())
+
+
+def say_packed(model: onnx.ModelProto, **fields: Any) -> None:
+    """Let ``model`` say that it is packed across rows, as if a packing pass had made it."""
+    packed = PackedModel(
+        style=ACROSS_ROWS,
+        rows=2,
+        columns=8,
+        max_valid_num=3,
+        segment_max_size=(8,),
+        unpack_info="",
+        dynamic_inputs=(model.graph.input[0].name,),
+        mask="",
+        position_ids="",
+        outputs={},
+        shape_agnostic=True,
+    )
+    dataclasses.replace(packed, **fields).write(model)
 
 
 def rewritten(step: GraphPass, model: onnx.ModelProto, *, full_check: bool = True) -> onnx.ModelProto:

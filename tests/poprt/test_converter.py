@@ -30,45 +30,47 @@ def shapes(values: list[onnx.ValueInfoProto]) -> dict[str, list[int]]:
 
 
 def test_every_documented_keyword_is_by_name_and_has_a_default() -> None:
-    names = [
-        "input_shape",
-        "convert_version",
-        "precision",
-        "checkpoints",
-        "fp16_skip_op_types",
-        "skip_passes",
-        "used_passes",
-        "check",
-        "disable_fast_norm",
-        "pack_args",
-        "fp8_skip_op_names",
-        "fp8_params",
-        "quantize",
-        "enable_insert_remap",
-        "enable_erf_gelu",
-        "serialize_matmul",
-        "serialize_matmul_add",
-        "merge_matmul",
-        "merge_matmul_add",
-        "merge_moe",
-        "remap_mode",
-        "max_tensor_size",
-        "infer_shape_ahead",
-        "enable_avoid_overflow_patterns",
-        "disable_progress_bar",
-        "batch_size",
-        "batch_axis",
-        "remove_outputs",
-        "fold_periodic_initializer",
-        "enable_compress_pattern",
-        "merge_if_with_same_cond",
-        "apply_hcsr",
-        "skip_isolation_check",
-        "logger",
-    ]
+    defaults = {
+        "input_shape": None,
+        "convert_version": None,
+        "precision": "fp32",
+        "checkpoints": None,
+        "fp16_skip_op_types": None,
+        "skip_passes": None,
+        "used_passes": None,
+        "check": False,
+        "disable_fast_norm": False,
+        "pack_args": None,
+        "fp8_skip_op_names": None,
+        "fp8_params": None,
+        "quantize": False,
+        "enable_insert_remap": False,
+        "enable_erf_gelu": False,
+        "serialize_matmul": None,
+        "serialize_matmul_add": None,
+        "merge_matmul": None,
+        "merge_matmul_add": None,
+        "merge_moe": None,
+        "remap_mode": None,
+        "max_tensor_size": -1,
+        "infer_shape_ahead": False,
+        "enable_avoid_overflow_patterns": False,
+        "disable_progress_bar": False,
+        "batch_size": None,
+        "batch_axis": None,
+        "remove_outputs": None,
+        "fold_periodic_initializer": False,
+        "enable_compress_pattern": False,
+        "merge_if_with_same_cond": False,
+        "apply_hcsr": None,
+        "skip_isolation_check": False,
+        "dump_passes": None,
+        "logger": None,
+    }
     parameters = inspect.signature(Converter).parameters
-    assert list(parameters) == names
-    assert all(item.kind is item.KEYWORD_ONLY and item.default is not item.empty for item in parameters.values())
+    assert list(parameters) == list(defaults)
+    assert {name: item.default for name, item in parameters.items()} == defaults
+    assert all(item.kind is item.KEYWORD_ONLY for item in parameters.values())
 
 
 def test_none_and_empty_strings_mean_the_default(bert: onnx.ModelProto) -> None:

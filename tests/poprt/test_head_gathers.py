@@ -18,7 +18,8 @@ from passes import PassManager, PassResult
 from poprt.compiler import Compiler
 from poprt.compiler.head_gathers import GatherHeads
 from poprt.compiler.key_flips import FlipKeys
-from poprt.compiler.ragged import INDEX, PLACES, LowerPacking, read_packing
+from poprt.compiler.packing_spec import read_packing
+from poprt.compiler.ragged import INDEX, PLACES, LowerPacking
 from poprt.converter import Converter
 from poprt.runtime.declared import DeclaredSession
 from tests.numerics import Arrays, one_by_one, random_samples, run

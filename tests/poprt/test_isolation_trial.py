@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,10 +14,9 @@ from onnx import helper, numpy_helper
 
 from models.bert import SIZES, BertConfig, build_bert
 from passes.errors import PackingError
-from passes.packed_model import METADATA_KEY
+from passes.packed_model import PackedModel
 from passes.parted import PartedModel
 from poprt.compiler import Compiler
-from poprt.compiler.ragged import read_packing
 from poprt.converter import Converter
 from poprt.errors import CompileError
 from poprt.executable import Executable
@@ -27,6 +25,7 @@ from poprt.isolation_bench import Bench, Sample
 from poprt.sample_data import InputInfo, model_inputs, other_array, random_array
 from poprt.smaller_extents import extents_to_try, resized
 from poprt.verify_packed import draw_sample
+from poprt_format.packing import ANY
 
 ROWS, COLUMNS, MOST = 4, 64, 12
 ROW_PACKING = "insert_attention_mask"
@@ -119,11 +118,15 @@ def test_samples_that_share_rows_and_mix_are_refused_by_output(axis: int) -> Non
         convert(bert(), "rows", used_passes=[mixing(axis)])
 
 
+def read(model: onnx.ModelProto) -> PackedModel:
+    packed = PackedModel.read(model)
+    assert packed is not None
+    return packed
+
+
 def stated(model: onnx.ModelProto, neighbours: str) -> IsolationTrial:
     """The trial of a converted model that says itself what may share a run."""
-    packing = read_packing(model)
-    assert packing is not None
-    return try_isolation(PartedModel(model), replace(packing, neighbours=neighbours), model_inputs(bert()))
+    return try_isolation(PartedModel(model), replace(read(model), neighbours=neighbours), model_inputs(bert()))
 
 
 @pytest.mark.isolation_failure
@@ -151,8 +154,7 @@ def test_it_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Compiler, "compile", staticmethod(lambda *args: pytest.fail("it was compiled")))
     converted, trial = convert(bert(), used_passes=[mixing(1)], skip_isolation_check=True)
     assert "skip_isolation_check" in trial.not_tried
-    said = next(item.value for item in converted.metadata_props if item.key == METADATA_KEY)
-    assert json.loads(said).get("neighbours", "any") == "any"
+    assert read(converted).neighbours == ANY
 
 
 def test_a_model_that_does_not_compile_here_is_converted_and_not_tried(caplog: pytest.LogCaptureFixture) -> None:
@@ -161,7 +163,7 @@ def test_a_model_that_does_not_compile_here_is_converted_and_not_tried(caplog: p
 
     converter = converter_for(bert())
     converted = converter.convert(bert(), compile_model=refuse)
-    assert read_packing(converted) is not None
+    assert read(converted).neighbours == ANY
     assert converter.isolation is not None
     assert converter.isolation.not_tried == "no such operator"
     assert "could not be tried: no such operator" in caplog.text
@@ -212,7 +214,7 @@ def test_a_graph_of_fixed_extents_is_tried_on_few_tokens() -> None:
 
     def run(packing: Any) -> list[Any]:
         lengths = np.array([5])
-        feeds = draw_sample(inputs, {**vars(packing)}, lengths, np.random.default_rng(0))
+        feeds = draw_sample(inputs, packing, lengths, np.random.default_rng(0))
         assert bench.run(packing, [Sample(feeds, lengths)])[0]["start_logits"].shape == (5,)
         used.append((packing.rows, packing.columns))
         return []
@@ -267,7 +269,8 @@ def test_other_tokens_are_other_ones_at_every_place() -> None:
 
 def test_ids_that_serve_as_the_mask_are_drawn_as_ids() -> None:
     info = InputInfo("ids", np.dtype(np.int64), ("batch", "seq"), "ids", 1000)
-    packing = {"dynamic_inputs": ("ids",), "mask": "ids", "segment_max_size": (64,)}
+    packing = replace(read(convert(bert(), skip_isolation_check=True)[0]), dynamic_inputs=("ids",), mask="ids")
+    packing = replace(packing, segment_max_size=(64,))
     ids = draw_sample([info], packing, np.array([40]), np.random.default_rng(0))["ids"]
     assert len(np.unique(ids)) > 20
 

@@ -9,7 +9,8 @@ import pytest
 from models.bert import SIZES, BertConfig, build_bert
 from passes.graph_io import export_graph, import_graph
 from passes.ops import DOMAIN
-from poprt.compiler.ragged import LowerPacking, read_packing
+from poprt.compiler.packing_spec import read_packing
+from poprt.compiler.ragged import LowerPacking
 from poprt.converter import Converter
 from tests.numerics import one_by_one, random_samples, run
 

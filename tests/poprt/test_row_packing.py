@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 from models.bert import SIZES, BertConfig, build_bert
 from passes.errors import RewriteError
+from passes.packed_model import PackedModel
 from poprt.compiler import Compiler
 from poprt.convert_options import ROW_PACKING
 from poprt.converter import Converter
@@ -62,8 +62,9 @@ def test_it_runs_before_the_shapes_are_fixed_and_declares_every_shape_afterwards
     for value in (*converted.graph.input, *converted.graph.output):
         assert [dim.dim_value for dim in value.type.tensor_type.shape.dim] == [ROWS, COLUMNS], value.name
     onnx.checker.check_model(converted, full_check=True)
-    packing = json.loads(next(prop.value for prop in converted.metadata_props if prop.key == "poprt.packing"))
-    assert (packing["rows"], packing["columns"], packing["style"]) == (ROWS, COLUMNS, "attention_mask")
+    packed = PackedModel.read(converted)
+    assert packed is not None
+    assert (packed.rows, packed.columns, packed.within_rows) == (ROWS, COLUMNS, True)
 
 
 def test_shape_arithmetic_is_folded_because_nothing_inside_has_other_extents() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,20 +17,20 @@ from poprt.errors import PoprtError
 from poprt.sample_data import model_inputs, random_array
 from poprt.verify import verify
 from poprt.verify_packed import pack_samples
+from poprt_format.packing import ACROSS_ROWS, WITHIN_ROWS, Packing
 
-PACKING = {
-    "style": "unpack_repack",
-    "rows": 3,
-    "columns": 8,
-    "max_valid_num": 5,
-    "segment_max_size": [8],
-    "unpack_info": "unpack_info",
-    "dynamic_inputs": ["ids", "mask"],
-    "mask": "mask",
-    "position_ids": "",
-    "outputs": {"y": "tokens"},
-    "ragged": True,
-}
+PACKING = Packing(
+    style=ACROSS_ROWS,
+    rows=3,
+    columns=8,
+    max_valid_num=5,
+    segment_max_size=(8,),
+    unpack_info="unpack_info",
+    dynamic_inputs=("ids", "mask"),
+    mask="mask",
+    position_ids="",
+    outputs={"y": "tokens"},
+)
 
 
 def model_of(text: str) -> onnx.ModelProto:
@@ -141,8 +142,8 @@ def test_ids_stay_within_the_table_that_they_index_and_masks_are_zero_or_one() -
     np.testing.assert_array_equal(data["position_ids"][0], np.arange(32))
 
 
-def packed_case(**changes: object) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]], object]:
-    packing = json.loads(json.dumps({**PACKING, **changes}))
+def packed_case(**changes: Any) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]], object]:
+    packing = dataclasses.replace(PACKING, **changes)
     plain = "int64[B,S] ids, int64[B,S] mask"
     body = "=> (float[B,S,4] y) <float[50,4] t> { e = Gather(t, ids)  m = Cast<to=1>(mask)  y = Mul(e, e) }"
     originals = model_inputs(model_of(f"g ({plain}) {body}"))
@@ -165,13 +166,13 @@ def test_samples_are_laid_end_to_end_across_rows() -> None:
 
 @pytest.mark.parametrize(("neighbours", "count"), [("same_length", 3), ("none", 1)])
 def test_samples_whose_padding_would_show_have_none(neighbours: str, count: int) -> None:
-    feeds, samples, _ = packed_case(neighbours=neighbours, segment_max_size=[8])
+    feeds, samples, _ = packed_case(neighbours=neighbours)
     assert [int(length) for length in feeds["unpack_info"][:, 0] if length] == [8] * count
     assert len(samples) == count
 
 
 def test_samples_within_rows_are_numbered_by_the_mask() -> None:
-    feeds, samples, case = packed_case(style="attention_mask", segment_max_size=[4], outputs={"y": "packed"})
+    feeds, samples, case = packed_case(style=WITHIN_ROWS, segment_max_size=(4,), outputs={"y": "packed"})
     assert all(places[0] // 8 == places[-1] // 8 for places in case.places)
     assert feeds["mask"].max() >= 2
     tokens = np.arange(3 * 8 * 4.0).reshape(3, 8, 4)
@@ -181,7 +182,7 @@ def test_samples_within_rows_are_numbered_by_the_mask() -> None:
 
 
 def test_each_segment_starts_at_its_own_column() -> None:
-    feeds, samples, case = packed_case(segment_max_size=[3, 4])
+    feeds, samples, case = packed_case(segment_max_size=(3, 4))
     assert feeds["unpack_info"].shape == (5, 2)
     np.testing.assert_array_equal(case.columns[0], np.arange(7))  # the first sample is as long as one may be
     for sample, columns, lengths in zip(samples, case.columns, feeds["unpack_info"], strict=False):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from passes.errors import PackingError
 from passes.packing.tokens.axes import BATCH, SEQ
+from passes.shapes.input_shapes import InputShapes
 
 
 @dataclass(frozen=True)
@@ -45,27 +46,19 @@ class GeometryFinder:
     """Finds the packed inputs.
 
     Args:
-        input_shape: shapes that the inputs will be fixed to, by name.
-        batch_size, batch_axis: as for ``const_input_shape``.
+        shapes: what the inputs will be fixed to.
         dynamic_inputs: names of inputs of variable length that the user gave; empty means to find them.
     """
 
-    def __init__(
-        self,
-        input_shape: Mapping[str, Sequence[int]] | None,
-        batch_size: int | None,
-        batch_axis: int | None,
-        dynamic_inputs: Sequence[str] = (),
-    ) -> None:
-        self._input_shape = dict(input_shape or {})
-        self._batch_size, self._batch_axis = batch_size, batch_axis or 0
-        self._dynamic_inputs = dynamic_inputs
+    def __init__(self, shapes: InputShapes, dynamic_inputs: Sequence[str] = ()) -> None:
+        self._shapes, self._dynamic_inputs = shapes, dynamic_inputs
 
     def find(self, graph: gs.Graph) -> Geometry:
         """The geometry of ``graph``.
 
         Raises:
             PackingError: no input has the axes [batch, sequence], or one has others.
+            RewriteError: an input cannot be fixed to the shape given.
         """
         candidates = [tensor for tensor in graph.inputs if tensor.shape is not None and len(tensor.shape) >= 2]
         first = self._first(graph, candidates)
@@ -96,14 +89,13 @@ class GeometryFinder:
 
     def _declared(self, tensor: gs.Variable) -> tuple[int, int]:
         """Rows and columns that the user or the model declares; 0 where neither does."""
-        shape = list(self._input_shape.get(tensor.name, tensor.shape))
-        if self._batch_size and self._batch_axis < len(shape) and not _fixed(shape[self._batch_axis]):
-            shape[self._batch_axis] = self._batch_size
-        return (int(shape[0]) if _fixed(shape[0]) else 0, int(shape[1]) if _fixed(shape[1]) else 0)
+        extents = (self._shapes.fixed(tensor) or tensor.shape)[:2]
+        rows, columns = map(_number, extents)
+        return rows, columns
 
     def _same_sequence(self, tensor: gs.Variable, first: gs.Variable) -> bool:
         """Two inputs with named axes must name the same sequence, unless the user gave both the same shape."""
-        if tensor.name in self._input_shape and first.name in self._input_shape:
+        if tensor.name in self._shapes.by_name and first.name in self._shapes.by_name:
             return True
         ours, theirs = tensor.shape[1], first.shape[1]
         return not (isinstance(ours, str) and isinstance(theirs, str)) or ours == theirs
@@ -111,6 +103,10 @@ class GeometryFinder:
 
 def _fixed(extent: Any) -> bool:
     return isinstance(extent, (int, np.integer)) and int(extent) > 0
+
+
+def _number(extent: Any) -> int:
+    return int(extent) if _fixed(extent) else 0
 
 
 def _is_whole(dtype: Any) -> bool:

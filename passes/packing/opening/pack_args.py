@@ -76,15 +76,18 @@ class PackArgs:
             )
 
 
-def parse_pack_args(given: Mapping[str, Any]) -> PackArgs:
+def parse_pack_args(given: PackArgs | Mapping[str, Any]) -> PackArgs:
     """Read ``pack_args``.
 
     Args:
-        given: the KEY=VALUE words as a mapping; values are strings or already numbers or lists.
+        given: the KEY=VALUE words as a mapping; values are strings or already numbers or lists. What was read before
+            stays as it is.
 
     Raises:
         PackingError: a key is unknown or missing, a value is no positive whole number, or the pattern is malformed.
     """
+    if isinstance(given, PackArgs):
+        return given
     for key in given:
         if key not in _KNOWN:
             near = difflib.get_close_matches(str(key), _KNOWN, n=1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import onnx
 import pytest
@@ -167,8 +165,7 @@ def test_no_score_and_no_mask_lets_padding_in(scale: float, penalty: float, mask
     model = _attention(scale, penalty)
     shapes = {value.name: [ROWS, COLUMNS] for value in model.graph.input}
     converted = Converter(input_shape=shapes, pack_args=PACK_ARGS).convert(copy_of(model))
-    said = json.loads({item.key: item.value for item in converted.metadata_props}["poprt.packing"])
-    assert said["neighbours"] == ANY
+    assert metadata(converted)["neighbours"] == ANY
     session = DeclaredSession(Compiler.compile(converted), threads=1)
     sample, long = samples((5, 9))
     sample = {**sample, "mask": np.array(mask)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from models.bert import SIZES, BertConfig, build_bert
 from models.dialects import DIALECTS
 from passes.base import PassResult
 from passes.graph_io import import_graph
+from passes.packed_model import PackedModel
 from passes.precision.float_to_int8 import FloatToInt8
 from passes.precision.int8_measure import observe
 from passes.precision.int8_sites import find_products
@@ -117,8 +117,9 @@ def test_a_packed_model_is_measured_on_a_small_pack_of_short_samples() -> None:
     shapes = {info.name: info.shape for info in model_inputs(asked[0])}
     assert shapes["input_ids"] == (2, 64)
     assert shapes["unpack_info"] == (8, 1)
-    said = json.loads(next(item.value for item in asked[0].metadata_props if item.key == "poprt.packing"))
-    assert (said["rows"], said["columns"], said["segment_max_size"], said["max_valid_num"]) == (2, 64, [64], 8)
+    small = PackedModel.read(asked[0])
+    assert small is not None
+    assert (small.rows, small.columns, small.segment_max_size, small.max_valid_num) == (2, 64, (64,), 8)
     assert result.counts["products in int8"] == 12
     assert float(result.details["cosine of logits"]) > 0.9999
 

@@ -12,7 +12,7 @@ from models.bert import SIZES, BertConfig, build_bert
 from passes.errors import RewriteError
 from passes.shapes.const_input_shape import ConstInputShape
 from tests.numerics import padded, random_samples, run
-from tests.passes.rewrites import copy_of, declared, ops, parse, rewritten
+from tests.passes.rewrites import copy_of, declared, ops, parse, rewritten, say_packed
 
 TWO_INPUTS = """g (float[batch,seq,4] x, float[batch,4] z) => (float[batch,four] y) <float[batch,seq,4] n> {
     n = Neg (x)  m = ReduceMax <axes=[1], keepdims=0> (n)  y = Add (m, z)
@@ -137,7 +137,7 @@ def test_a_packed_model_changes_only_what_it_declares_outside() -> None:
         n = Neg (x)  u = ai.graphcore.Unpack <max_valid_num=3, segment_max_size=[8]> (n, unpack_info)  y = Abs (u)
     }""")
     model.graph.value_info.append(onnx.helper.make_tensor_value_info("u", 1, [3, 8, 4]))
-    onnx.helper.set_model_props(model, {"poprt.packing": "{}"})
+    say_packed(model)
     converted = ConstInputShape(input_shape={"x": [2, 16, 4]}).run(copy_of(model))
     shapes = declared(converted)
     assert (shapes["x"], shapes["unpack_info"], shapes["n"], shapes["u"]) == (

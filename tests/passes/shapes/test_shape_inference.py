@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 from passes.shapes.shape_inference import ShapeInference
-from tests.passes.rewrites import declared, ops, parse, rewritten
+from tests.passes.rewrites import declared, ops, parse, rewritten, say_packed
 
 
 def test_shapes_follow_from_the_inputs_in_their_names() -> None:
@@ -58,7 +58,7 @@ def test_nothing_is_guessed_behind_an_unknown_operator() -> None:
 
 def test_a_packed_model_with_declared_inputs_gets_types_only() -> None:
     model = parse("g (float[2,8,4] x) => (float[r,c,4] y) { a = Neg (x)  y = Abs (a) }")
-    onnx.helper.set_model_props(model, {"poprt.packing": "{}"})
+    say_packed(model)
     assert declared(rewritten(ShapeInference(), model))["a"] == []
     del model.metadata_props[:]
     assert declared(rewritten(ShapeInference(), model))["a"] == [2, 8, 4]

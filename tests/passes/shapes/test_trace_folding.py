@@ -9,7 +9,7 @@ import pytest
 from passes.errors import RewriteError
 from passes.shapes.trace_folding import TraceFolding
 from tests.numerics import run
-from tests.passes.rewrites import copy_of, ops, parse, rewritten
+from tests.passes.rewrites import copy_of, ops, parse, rewritten, say_packed
 
 
 def test_a_reshape_target_is_folded_and_keeps_its_name() -> None:
@@ -62,7 +62,7 @@ def test_unknown_extents_and_large_results_stay() -> None:
 
 def test_a_packed_model_is_left_alone() -> None:
     model = parse("g (float[2,3] x) => (int64[2] y) { s = Shape (x)  y = Neg (s) }")
-    onnx.helper.set_model_props(model, {"poprt.packing": "{}"})
+    say_packed(model)
     assert ops(TraceFolding().run(copy_of(model))) == ["Shape", "Neg"]
     del model.metadata_props[:]
     assert ops(TraceFolding().run(model)) == ["Neg"]

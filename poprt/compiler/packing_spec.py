@@ -1,0 +1,27 @@
+"""From what a packed model says of itself to what its executable says."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import onnx
+
+from passes.errors import RewriteError
+from passes.packed_model import PackedModel
+from poprt.errors import CompileError
+from poprt.executable import PackingSpec
+
+
+def read_packing(model: onnx.ModelProto) -> PackingSpec | None:
+    """How the converted model says that it is packed; None where it is not.
+
+    Raises:
+        CompileError: its metadata are damaged.
+    """
+    try:
+        packed = PackedModel.read(model)
+    except RewriteError as error:
+        raise CompileError(str(error)) from error
+    if packed is None:
+        return None
+    return PackingSpec(**{field.name: getattr(packed, field.name) for field in dataclasses.fields(PackingSpec)})
