@@ -17,14 +17,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.graph_io import export_graph, import_graph
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A place that a pass looked at and left alone, and why."""
-
-    node: str
-    reason: str
+from passes.refusal import NodeName, Refusal
 
 
 @dataclass
@@ -46,9 +39,11 @@ class PassResult:
         if number:
             self.counts[what] = self.counts.get(what, 0) + number
 
-    def refuse(self, node: gs.Node | str, reason: str) -> None:
-        """Note that ``node`` was left alone because of ``reason``."""
-        self.refusals.append(Refusal(node if isinstance(node, str) else node_label(node), reason))
+    def refuse(self, node: gs.Node | NodeName | str, reason: str) -> None:
+        """Note that ``node`` was left alone because of ``reason``; a text names a tensor, a function or the model."""
+        if isinstance(node, str):
+            node = NodeName("", node)
+        self.refusals.append(Refusal(node if isinstance(node, NodeName) else NodeName.of(node), reason))
 
     @property
     def modified(self) -> bool:
@@ -123,8 +118,7 @@ class GraphPass(Pass, ABC):
 
 def node_label(node: gs.Node) -> str:
     """How messages name a node: its operator and its name, or its first output where it has no name."""
-    outputs = [tensor.name for tensor in node.outputs if tensor.name]
-    return f"{node.op} {node.name or (outputs[0] if outputs else '(unnamed)')!r}"
+    return str(NodeName.of(node))
 
 
 def subgraphs(node: gs.Node) -> Iterator[gs.Graph]:

@@ -39,29 +39,23 @@ class Crossings:
     def unpacked(self, tensor: gs.Tensor) -> gs.Tensor:
         """The unpacked form of a tensor that the packed side makes."""
         if tensor.name not in self._unpacked:
-            token = self._axes.axes(tensor)
-            assert token is not None, tensor.name
-            self._unpacked[tensor.name] = self._unpack(tensor, token)
+            self._unpacked[tensor.name] = self._unpack(tensor, self._axes.require(tensor))
         return self._unpacked[tensor.name]
 
     def packed(self, tensor: gs.Tensor) -> gs.Tensor:
         """The packed form of a tensor that the unpacked side makes."""
         if tensor.name not in self._packed:
-            token = self._axes.axes(tensor)
-            assert token is not None, tensor.name
-            self._packed[tensor.name] = self._repack(tensor, token)
+            self._packed[tensor.name] = self._repack(tensor, self._axes.require(tensor))
         return self._packed[tensor.name]
 
     def lifted(self, tensor: gs.Tensor, token: TokenAxes, rank: int) -> gs.Tensor:
         """The packed form of a tensor that broadcasts over the tokens of a [.., batch, .., seq, ..] of ``rank``."""
-        shape = self._axes.shape(tensor)
-        assert shape is not None
+        shape = self._axes.require_shape(tensor)
         full = list((1,) * (rank - len(shape)) + shape)
         full[token.batch], full[token.seq] = BATCH, SEQ
         key = f"{tensor.name}:{full}"
         if key not in self._packed:
             target = self.unpacked_extents.vector(full)
-            assert target is not None
             name = f"{tensor.name}_expanded_{len(full)}_{token.batch}_{token.seq}"
             expanded = self._add("Expand", name, [tensor, target], tensor.dtype)
             self._axes.record(expanded, tuple(full))
@@ -82,8 +76,7 @@ class Crossings:
         return self._packed[key]
 
     def _unpack(self, tensor: gs.Tensor, token: TokenAxes) -> gs.Tensor:
-        shape = self._axes.shape(tensor)
-        assert shape is not None
+        shape = self._axes.require_shape(tensor)
         if token.flat:
             rows = self._reshape(tensor, tensor.name + "_rows", self._grid(shape[1:]))
             made = self._crossing("Unpack", tensor.name + "_unpacked_rows", [rows, self._info], _numbers(shape[1:]))
@@ -98,8 +91,7 @@ class Crossings:
         return self._add("Transpose", tensor.name + "_unpacked", [made], tensor.dtype, perm=back)
 
     def _repack(self, tensor: gs.Tensor, token: TokenAxes) -> gs.Tensor:
-        shape = self._axes.shape(tensor)
-        assert shape is not None
+        shape = self._axes.require_shape(tensor)
         if token.flat:
             rows = self.unpacked_extents.vector([BATCH, SEQ, *shape[1:]])
             grid = self._add("Reshape", tensor.name + "_rows", [tensor, rows], tensor.dtype)
@@ -124,9 +116,7 @@ class Crossings:
         return made
 
     def _grid(self, rest: Any) -> gs.Tensor:
-        target = self.packed_extents.vector([BATCH, SEQ, *rest])
-        assert target is not None
-        return target
+        return self.packed_extents.vector([BATCH, SEQ, *rest])
 
     def _reshape(self, tensor: gs.Tensor, name: str, target: Any) -> gs.Tensor:
         shape = self.packed_extents.constant(target) if isinstance(target, list) else target

@@ -169,9 +169,7 @@ class _Changes:
             name = node.outputs[0].name if node.outputs else ""
             before = list(node.inputs)
             if name in findings.targets:
-                target = self._extents.vector(findings.targets[name])
-                assert target is not None, findings.targets[name]  # made of batch, sequence and numbers
-                node.inputs[1] = target
+                node.inputs[1] = self._extents.vector(findings.targets[name])
                 node.attrs.pop("allowzero", None)
             if name in findings.whole:
                 node.inputs[2] = self._extents.constant(findings.whole[name])
@@ -190,7 +188,6 @@ class _Changes:
         if key not in self._cut:
             where = sorted(axes)
             ends = self._extents.vector([1 if axes[axis] == BATCH else axes[axis] for axis in where])
-            assert ends is not None
             starts = self._extents.constant([0] * len(where))
             output = gs.Variable(f"{tensor.name}_cut_{len(self._cut)}", tensor.dtype)
             inputs = [tensor, starts, ends, self._extents.constant(where)]

@@ -32,8 +32,19 @@ class Extents:
         self._prefix = prefix
         self._made: dict[str, gs.Tensor] = {}
 
-    def vector(self, extents: Sequence[Any]) -> gs.Tensor | None:
-        """int64 [len(extents)] holding ``extents``; None where one is no sum or product of numbers, batch and seq."""
+    def vector(self, extents: Sequence[Any]) -> gs.Tensor:
+        """int64 [len(extents)] holding ``extents``.
+
+        Raises:
+            LookupError: one is no sum or product of numbers, batch and seq; whoever asked was wrong.
+        """
+        tensor = self.known_vector(extents)
+        if tensor is None:
+            raise LookupError(f"the extents {list(map(str, extents))} do not follow from batch and sequence")
+        return tensor
+
+    def known_vector(self, extents: Sequence[Any]) -> gs.Tensor | None:
+        """As :meth:`vector`; None where an extent is no sum or product of numbers, batch and seq."""
         pieces = [self._piece(sympy.sympify(extent)) for extent in extents]
         if any(piece is None for piece in pieces):
             return None
@@ -43,8 +54,8 @@ class Extents:
             return pieces[0]
         return self._node(f"[{', '.join(map(str, extents))}]", "Concat", pieces, axis=0)
 
-    def scalar(self, extent: Any) -> gs.Tensor | None:
-        """int64 scalar holding ``extent``; None as for :meth:`vector`."""
+    def known_scalar(self, extent: Any) -> gs.Tensor | None:
+        """int64 scalar holding ``extent``; None as for :meth:`known_vector`."""
         expression = sympy.sympify(extent)
         if expression.is_Integer:
             return self.constant(int(expression))

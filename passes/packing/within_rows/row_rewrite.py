@@ -11,7 +11,7 @@ import sympy
 
 from passes.base import node_label
 from passes.errors import PackingError
-from passes.fusion.attention_ops import attention_inputs
+from passes.fusion.attention_ops import require_attention_inputs
 from passes.ops import DOMAIN
 from passes.ops.attention_mask import FORBIDDEN
 from passes.packing.tokens.axes import BATCH, SEQ, AxisMap
@@ -82,8 +82,7 @@ class RowRewriter:
 
     def _mask_like(self, scores: gs.Tensor) -> gs.Tensor:
         """Where a pair is forbidden, bool, in the layout of ``scores``."""
-        shape = self._axes.shape(scores)
-        assert shape is not None
+        shape = self._axes.require_shape(scores)
         dtype = self._dtype(scores)
         base = self._forbidden(dtype)
         seq = [axis for axis, extent in enumerate(shape) if extent == SEQ]
@@ -167,13 +166,12 @@ class RowRewriter:
         return False
 
     def _mask_fused(self, node: gs.Node) -> None:
-        known = attention_inputs(node)
-        assert known is not None
-        while len(node.inputs) <= known.bias:
+        slot = require_attention_inputs(node).bias
+        while len(node.inputs) <= slot:
             node.inputs.append(gs.Variable.empty())
         mask = self._added_mask(self._dtype(node.inputs[0]))
-        bias = node.inputs[known.bias]
-        node.inputs[known.bias] = mask if bias.is_empty() else self._with_bias(mask, bias)
+        bias = node.inputs[slot]
+        node.inputs[slot] = mask if bias.is_empty() else self._with_bias(mask, bias)
 
     def _added_mask(self, dtype: np.dtype[Any]) -> gs.Tensor:
         """The AttentionMask made as strong as a float16 holds, for operators that can only add it to the scores."""
@@ -217,10 +215,9 @@ class RowRewriter:
 
     def _by_position(self, node: gs.Node, index: int, axis: int) -> gs.Tensor:
         """Replace a positional operand [1, C, ...] by its rows at ``position_ids``, laid out as the result is."""
-        tensor, shape = node.inputs[index], self._axes.shape(node.outputs[0])
+        tensor, shape = node.inputs[index], self._axes.require_shape(node.outputs[0])
         own = self._own_axis(node, index, axis)
         table = self._table(tensor, own)
-        assert shape is not None
         batch = next((number for number, extent in enumerate(shape) if extent == BATCH), None)
         if batch is None:
             raise PackingError(
