@@ -16,6 +16,7 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes import node_protos
 from passes.graph_io import export_graph, import_graph
 from passes.refusal import NodeName, Refusal
 
@@ -81,12 +82,8 @@ class Pass:
         ``transform`` takes the graph, or the graph and whether it is the main graph, and returns the graph.
         """
         for node in graph.node:
-            for attribute in node.attribute:
-                if attribute.type == onnx.AttributeProto.GRAPH:
-                    attribute.g.CopyFrom(self.traverse_graph(attribute.g, transform, False))
-                elif attribute.type == onnx.AttributeProto.GRAPHS:
-                    for subgraph in attribute.graphs:
-                        subgraph.CopyFrom(self.traverse_graph(subgraph, transform, False))
+            for nested in node_protos.subgraphs(node):
+                nested.CopyFrom(self.traverse_graph(nested, transform, False))
         return transform(graph, is_main_graph) if _takes_two(transform) else transform(graph)
 
 

@@ -7,7 +7,7 @@ walks the graph catches it and adds the node.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -96,6 +96,11 @@ def because(reason: str, cause: Cause = Cause.OTHER) -> Refusal:
 def refused(reason: str, cause: Cause = Cause.OTHER) -> RefusedError:
     """The exception to raise for :func:`because`."""
     return RefusedError(because(reason, cause))
+
+
+def first_refusal(answers: Iterable[Refusal | None]) -> Refusal | None:
+    """The first refusal among the answers to several questions, all of which were asked; None where all are None."""
+    return next((answer for answer in answers if answer is not None), None)
 
 
 def explain(refusals: Sequence[Refusal], most: int = MOST_NAMED) -> str:

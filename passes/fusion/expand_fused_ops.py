@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.base import GraphPass, PassResult
+from passes.building import add_node
 from passes.fusion.attention_ops import CONTRIB, input_at
 from passes.registry import register
 from passes.shapes.symbolic import SymbolicShapes, infer_symbolic_shapes
@@ -75,9 +76,8 @@ class _Builder:
         domain: str | None = None, **attrs: Any,
     ) -> gs.Tensor:  # fmt: skip
         """Add a node; its result is ``into`` or a new tensor."""
-        output = into if into is not None else gs.Variable(f"{self._prefix}_{what}", dtype)
-        self._graph.nodes.append(gs.Node(op, f"{self._prefix}_{what}", attrs, list(inputs), [output], domain=domain))
-        return output
+        name = f"{self._prefix}_{what}"
+        return add_node(self._graph.nodes, op, name, inputs, dtype, into=into, domain=domain, **attrs)
 
     def constant(self, what: str, values: Any, dtype: Any = np.int64) -> gs.Constant:
         """An initializer."""

@@ -87,7 +87,7 @@ class PackedTransformer(GraphPass):
         masks = find_masks(placed, geometry.inputs)
         isolation = isolate(placed, masks.explicit, self._args.width)
         sharpened = Sharpener(placed, isolation.facts, geometry.inputs[0]).run()
-        agnostic = not unbaked.problems
+        agnostic = not unbaked.refusals
         neighbours = self._neighbours(isolation, agnostic, result)
         anchor = next((t for t in geometry.inputs if t.name in masks.explicit), geometry.inputs[0])
         info = gs.Variable(UNPACK_INFO, np.int32, [self._args.max_valid_num, len(self._args.segment_max_size)])

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import sympy
 
+from passes.building import add_node
 from passes.ops import DOMAIN
 from passes.packing.opening.pack_args import PackArgs
 from passes.packing.tokens.axes import BATCH, PACKED_NAMES, SEQ, UNPACKED_NAMES, AxisMap, TokenAxes
@@ -64,8 +65,7 @@ class Crossings:
 
     def unpack_into(self, tensor: gs.Tensor, output: gs.Variable) -> None:
         """Unpack ``tensor`` into ``output``, a graph output."""
-        made = self.unpacked(tensor)
-        self._graph.nodes.append(gs.Node("Identity", name=output.name, inputs=[made], outputs=[output]))
+        add_node(self._graph.nodes, "Identity", output.name, [self.unpacked(tensor)], into=output)
 
     def looked_up(self, tensor: gs.Tensor, table: gs.Tensor, indices: gs.Tensor) -> gs.Tensor:
         """The packed form of ``tensor``, rows of ``table``, by packed ``indices``."""
@@ -122,14 +122,8 @@ class Crossings:
         shape = self.packed_extents.constant(target) if isinstance(target, list) else target
         return self._add("Reshape", name, [tensor, shape], tensor.dtype)
 
-    def _add(
-        self, op: str, name: str, inputs: list[gs.Tensor], dtype: Any, domain: str | None = None, **attrs: Any
-    ) -> gs.Variable:
-        output = gs.Variable(name, dtype)
-        self._graph.nodes.append(
-            gs.Node(op, name=name, attrs=attrs, inputs=list(inputs), outputs=[output], domain=domain)
-        )
-        return output
+    def _add(self, op: str, name: str, inputs: list[gs.Tensor], dtype: Any, **attrs: Any) -> gs.Tensor:
+        return add_node(self._graph.nodes, op, name, inputs, dtype, **attrs)
 
 
 def _others(shape: Sequence[Any], token: TokenAxes) -> list[Any]:

@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes.building import add_node
 from passes.fusion.attention_ops import attention_inputs, input_at
 from passes.packing.isolation.facts import Facts
 from passes.packing.isolation.values import LOW_SCORE
@@ -176,14 +177,12 @@ class Sharpener:
         shape: tuple[Any, ...],
         packed: bool = False,
         **attrs: Any,
-    ) -> gs.Variable:
-        output = gs.Variable(name, np.dtype(dtype))
-        node = gs.Node(op, name=name, attrs=attrs, inputs=inputs, outputs=[output])
-        self.placed.graph.nodes.append(node)
+    ) -> gs.Tensor:
+        output = add_node(self.placed.graph.nodes, op, name, inputs, np.dtype(dtype), **attrs)
         self.placed.axes.record(output, shape)
         self.placed.axes.shapes.dtypes[name] = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         if packed:
-            self.placed.placement.packed.add(id(node))
+            self.placed.placement.packed.add(id(output.inputs[0]))
         return output
 
     def _dtype(self, tensor: gs.Tensor) -> np.dtype[Any]:

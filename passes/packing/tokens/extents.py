@@ -14,6 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import sympy
 
+from passes.building import add_node
 from passes.packing.tokens.axes import BATCH, SEQ
 
 
@@ -89,7 +90,6 @@ class Extents:
 
     def _node(self, key: str, op: str, inputs: Sequence[gs.Tensor | None], **attrs: Any) -> gs.Tensor:
         if key not in self._made:
-            output = gs.Variable(f"{self._prefix}_{op.lower()}_{len(self._made)}", np.int64)
-            self._graph.nodes.append(gs.Node(op, name=output.name, attrs=attrs, inputs=list(inputs), outputs=[output]))
-            self._made[key] = output
+            name = f"{self._prefix}_{op.lower()}_{len(self._made)}"
+            self._made[key] = add_node(self._graph.nodes, op, name, inputs, np.int64, **attrs)
         return self._made[key]

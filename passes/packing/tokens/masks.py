@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes.building import add_node
+from passes.cleanup.rewiring import replace_uses
 from passes.fusion.attention_ops import attention_inputs, inputs_at
 from passes.packing.tokens.axes import AxisMap
 from passes.packing.tokens.sides import PlacedGraph
@@ -94,15 +96,13 @@ def binarise(graph: gs.Graph, mask: gs.Variable, *, numbered: bool = False) -> N
     """
     if not numbered and not np.issubdtype(mask.dtype, np.integer):
         return
-    consumers = list(mask.outputs)
     truth = gs.Variable(f"{mask.name}_truth", np.bool_, mask.shape)
     binary = gs.Variable(f"{mask.name}_binary", mask.dtype, mask.shape)
-    for consumer in consumers:
-        consumer.inputs = [binary if tensor is mask else tensor for tensor in consumer.inputs]
+    replace_uses(mask, binary)
     to = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(mask.dtype))
     if numbered:
         zero = gs.Constant(f"{mask.name}_zero", np.zeros((), mask.dtype))
-        graph.nodes.append(gs.Node("Greater", truth.name, {}, [mask, zero], [truth]))
+        add_node(graph.nodes, "Greater", truth.name, [mask, zero], into=truth)
     else:
-        graph.nodes.append(gs.Node("Cast", truth.name, {"to": onnx.TensorProto.BOOL}, [mask], [truth]))
-    graph.nodes.append(gs.Node("Cast", binary.name, {"to": to}, [truth], [binary]))
+        add_node(graph.nodes, "Cast", truth.name, [mask], into=truth, to=onnx.TensorProto.BOOL)
+    add_node(graph.nodes, "Cast", binary.name, [truth], into=binary, to=to)

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.base import node_label
+from passes.building import add_node
 from passes.errors import PackingError
 from passes.fusion.attention_ops import require_attention_inputs
 from passes.ops import DOMAIN
@@ -122,7 +123,7 @@ class RowRewriter:
             attrs = {"dataType": "FLOAT16" if dtype == np.float16 else "FLOAT", "to": int(element)}
             output = gs.Variable(name, dtype, ["rows", 1, "columns", "columns"])
             inputs = [self._numbers(), self._numbers()]
-            self._graph.nodes.append(gs.Node("AttentionMask", name, attrs, inputs, [output], domain=DOMAIN))
+            add_node(self._graph.nodes, "AttentionMask", name, inputs, into=output, domain=DOMAIN, **attrs)
             self._made[key] = output
         return self._made[key]
 
@@ -255,7 +256,7 @@ class RowRewriter:
             before = self._add("Sub", f"{result.name}_before", [running, values])
         starts = self._starts()
         offset = self._add("GatherElements", f"{result.name}_at_start", [before, starts], axis=1)
-        self._graph.nodes.append(gs.Node("Sub", f"{result.name}_restarted", {}, [running, offset], [result]))
+        add_node(self._graph.nodes, "Sub", f"{result.name}_restarted", [running, offset], into=result)
 
     def _starts(self) -> gs.Tensor:
         """int64 [R, C]: the column where the sample that owns the place begins."""
@@ -280,9 +281,7 @@ class RowRewriter:
             self._made[key] = gs.Constant(f"row_constant_{len(self._made)}", np.array(values, np.int64))
         return self._made[key]
 
-    def _add(self, op: str, name: str, inputs: list[gs.Tensor], dtype: Any = None, **attrs: Any) -> gs.Variable:
-        output = gs.Variable(name, dtype if dtype is not None else inputs[0].dtype)
+    def _add(self, op: str, name: str, inputs: list[gs.Tensor], dtype: Any = None, **attrs: Any) -> gs.Tensor:
         if op == "Cast":
-            output.dtype = onnx.helper.tensor_dtype_to_np_dtype(attrs["to"])
-        self._graph.nodes.append(gs.Node(op, name, attrs, list(inputs), [output]))
-        return output
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(attrs["to"])
+        return add_node(self._graph.nodes, op, name, inputs, inputs[0].dtype if dtype is None else dtype, **attrs)
