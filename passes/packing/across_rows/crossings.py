@@ -79,30 +79,30 @@ class Crossings:
         shape = self._axes.require_shape(tensor)
         if token.flat:
             rows = self._reshape(tensor, tensor.name + "_rows", self._grid(shape[1:]))
-            made = self._crossing("Unpack", tensor.name + "_unpacked_rows", [rows, self._info], _numbers(shape[1:]))
-            return self._reshape(made, tensor.name + "_unpacked", [-1, *map(int, shape[1:])])
+            unpacked = self._crossing("Unpack", tensor.name + "_unpacked_rows", [rows, self._info], _numbers(shape[1:]))
+            return self._reshape(unpacked, tensor.name + "_unpacked", [-1, *map(int, shape[1:])])
         if token.canonical:
             return self._crossing("Unpack", tensor.name + "_unpacked", [tensor, self._info], _numbers(shape[2:]))
         there, back = _to_front(token, len(shape))
         front = self._add("Transpose", tensor.name + "_tokens_first", [tensor], tensor.dtype, perm=there)
-        made = self._crossing(
+        unpacked = self._crossing(
             "Unpack", tensor.name + "_unpacked_tokens_first", [front, self._info], _numbers(_others(shape, token))
         )
-        return self._add("Transpose", tensor.name + "_unpacked", [made], tensor.dtype, perm=back)
+        return self._add("Transpose", tensor.name + "_unpacked", [unpacked], tensor.dtype, perm=back)
 
     def _repack(self, tensor: gs.Tensor, token: TokenAxes) -> gs.Tensor:
         shape = self._axes.require_shape(tensor)
         if token.flat:
             rows = self.unpacked_extents.vector([BATCH, SEQ, *shape[1:]])
             grid = self._add("Reshape", tensor.name + "_rows", [tensor, rows], tensor.dtype)
-            made = self._repack_node(grid, tensor.name + "_packed_rows", shape[1:])
-            return self._reshape(made, tensor.name + "_packed", [-1, *map(int, shape[1:])])
+            repacked = self._repack_node(grid, tensor.name + "_packed_rows", shape[1:])
+            return self._reshape(repacked, tensor.name + "_packed", [-1, *map(int, shape[1:])])
         if token.canonical:
             return self._repack_node(tensor, tensor.name + "_packed", shape[2:])
         there, back = _to_front(token, len(shape))
         front = self._add("Transpose", tensor.name + "_tokens_first", [tensor], tensor.dtype, perm=there)
-        made = self._repack_node(front, tensor.name + "_packed_tokens_first", _others(shape, token))
-        return self._add("Transpose", tensor.name + "_packed", [made], tensor.dtype, perm=back)
+        repacked = self._repack_node(front, tensor.name + "_packed_tokens_first", _others(shape, token))
+        return self._add("Transpose", tensor.name + "_packed", [repacked], tensor.dtype, perm=back)
 
     def _repack_node(self, tensor: gs.Tensor, name: str, rest: Sequence[Any]) -> gs.Tensor:
         return self._crossing("Repack", name, [tensor, self._anchor, self._info], _numbers(rest))
@@ -111,9 +111,9 @@ class Crossings:
         dtype = inputs[0].dtype
         self.unpack_count += op == "Unpack"
         sizes = {"segment_max_size": list(self._args.segment_max_size), "max_valid_num": self._args.max_valid_num}
-        made = self._add(op, name, inputs, dtype, domain=DOMAIN, **sizes)
-        made.shape = [*(UNPACKED_NAMES if op == "Unpack" else PACKED_NAMES).values(), *rest]
-        return made
+        result = self._add(op, name, inputs, dtype, domain=DOMAIN, **sizes)
+        result.shape = [*(UNPACKED_NAMES if op == "Unpack" else PACKED_NAMES).values(), *rest]
+        return result
 
     def _grid(self, rest: Any) -> gs.Tensor:
         return self.packed_extents.vector([BATCH, SEQ, *rest])

@@ -108,16 +108,16 @@ def _concat(view: View) -> Facts:
     axis = view.axis(0, output)
     if any(axis in view.batch(tensor) for tensor in view.node.inputs):
         raise refused("it joins samples with others", Cause.SAMPLES)
-    known = [view.facts(tensor) for tensor in view.node.inputs]
-    growing = [axis in facts.padded for facts in known]
+    operand_facts = [view.facts(tensor) for tensor in view.node.inputs]
+    growing = [axis in facts.padded for facts in operand_facts]
     # What comes after a row with padding would stand behind the padding.
     if any(growing[:-1]):
         raise refused("it joins something to the end of a row, behind its padding", Cause.PADDING)
     padded = {}
     for own in view.seq(output):
-        parts = [facts.padded.get(own, facts.real.as_padding_sees_it()) for facts in known]
+        parts = [facts.padded.get(own, facts.real.as_padding_sees_it()) for facts in operand_facts]
         padded[own] = parts[-1] if own == axis else hull(parts)
-    return Facts(hull(facts.real for facts in known), padded, hull(facts.in_padding for facts in known))
+    return Facts(hull(facts.real for facts in operand_facts), padded, hull(facts.in_padding for facts in operand_facts))
 
 
 @rule("Split")

@@ -48,12 +48,12 @@ _SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 def _reduce(view: View) -> Facts:
     tensor = view.node.inputs[0]
     rank, facts = view.rank(tensor), view.facts(tensor)
-    given = axes_argument(view.node)
-    if given is None:
+    listed = axes_argument(view.node)
+    if listed is None:
         raise refused("its axes are not constant", Cause.SAMPLES)
-    if not given and view.node.attrs.get("noop_with_empty_axes", 0):
+    if not listed and view.node.attrs.get("noop_with_empty_axes", 0):
         return facts
-    axes = sorted({axis % rank for axis in given}) if given else list(range(rank))
+    axes = sorted({axis % rank for axis in listed}) if listed else list(range(rank))
     check_batch(view, tensor, axes, "reduces")
     for axis in set(axes) & set(view.seq(tensor)):
         refusal = _reduction_refusal(view.node.op, facts, axis)
@@ -186,7 +186,7 @@ def sum_of_products(
         RefusedError: it sums over padding where no factor is zero, or where another might not be a number.
     """
     tables = [view.distances(tensor) for tensor in operands]
-    known = [
+    operand_facts = [
         Facts(v.ORDINARY) if table is not None else view.facts(tensor)
         for tensor, table in zip(operands, tables, strict=True)
     ]
@@ -195,20 +195,22 @@ def sum_of_products(
         """What stands where the axis of ``label`` is at padding."""
         parts = [
             facts.padded.get(term.index(label), facts.real) if label in term else facts.real.as_padding_sees_it()
-            for facts, term in zip(known, terms, strict=True)
+            for facts, term in zip(operand_facts, terms, strict=True)
         ]
-        rest = [facts.anywhere for facts in known]
+        rest = [facts.anywhere for facts in operand_facts]
         if any(part.is_zero for part in parts):
             others = [whole for part, whole in zip(parts, rest, strict=True) if not part.is_zero]
             return v.ZERO if all(_is_number(item) for item in others) else v.UNKNOWN
         return v.ORDINARY if all(_is_number(item) for item in rest) else v.UNKNOWN
 
     for label in sorted({label for term in terms for label in term if label not in result}, key=str):
-        at_padding = any(label in term and term.index(label) in f.padded for f, term in zip(known, terms, strict=True))
+        at_padding = any(
+            label in term and term.index(label) in f.padded for f, term in zip(operand_facts, terms, strict=True)
+        )
         if at_padding and not product(label).is_zero:
             raise refused("it sums over padding, which nothing masks", Cause.PADDING)
     axes = view.seq(view.node.outputs[0])
-    whole = v.ORDINARY if all(_is_number(facts.anywhere) for facts in known) else v.UNKNOWN
+    whole = v.ORDINARY if all(_is_number(facts.anywhere) for facts in operand_facts) else v.UNKNOWN
     distance = _by_distance(operands, tables, terms, result)
     return Facts(v.NUMBER, {axis: product(result[axis]) for axis in axes}, whole, distance)
 

@@ -56,17 +56,17 @@ class Sharpener:
                 continue
             if node.op in _WEIGHING:
                 changed.update(self._masks_before(node.inputs[0]))
-            known = attention_inputs(node)
-            bias = input_at(node, known.bias) if known else None
-            if known and bias is not None and self._is_mask(bias):
-                changed[id(node), known.bias] = (node, known.bias)
+            slots = attention_inputs(node)
+            bias = input_at(node, slots.bias) if slots else None
+            if slots and bias is not None and self._is_mask(bias):
+                changed[id(node), slots.bias] = (node, slots.bias)
         count = sum(self._sharpen(node, index) for node, index in changed.values())
         self.placed.graph.toposort(mode="nodes")
         return count
 
     def _masks_before(self, tensor: gs.Tensor) -> dict[tuple[int, int], tuple[gs.Node, int]]:
         """The operands by which scores on the way to ``tensor`` become low at padding."""
-        found: dict[tuple[int, int], tuple[gs.Node, int]] = {}
+        applied: dict[tuple[int, int], tuple[gs.Node, int]] = {}
         todo, seen = [tensor], set()
         while todo:
             for node in todo.pop().inputs:
@@ -78,9 +78,9 @@ class Sharpener:
                     if node.op not in ("Add", "Where")
                     else [index for index, operand in enumerate(node.inputs) if self._is_applied(node, index, operand)]
                 )
-                found.update({(id(node), index): (node, index) for index in masks})
+                applied.update({(id(node), index): (node, index) for index in masks})
                 todo.extend(operand for index, operand in enumerate(node.inputs) if index not in masks)
-        return found
+        return applied
 
     def _is_applied(self, node: gs.Node, index: int, operand: gs.Tensor) -> bool:
         """Whether an operand is a mask that is added, or the low number that replaces hidden scores."""
@@ -186,9 +186,9 @@ class Sharpener:
         return output
 
     def _dtype(self, tensor: gs.Tensor) -> np.dtype[Any]:
-        held = tensor.dtype
-        if held is None:
+        declared = tensor.dtype
+        if declared is None:
             element = self.placed.axes.shapes.dtypes.get(tensor.name, onnx.TensorProto.FLOAT)
-            held = onnx.helper.tensor_dtype_to_np_dtype(element)
-        dtype: np.dtype[Any] = np.dtype(held)
+            declared = onnx.helper.tensor_dtype_to_np_dtype(element)
+        dtype: np.dtype[Any] = np.dtype(declared)
         return dtype

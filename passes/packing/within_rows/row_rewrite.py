@@ -92,13 +92,13 @@ class RowRewriter:
         if key in self._made:
             return self._made[key]
         if len(shape) == 4 and (batch, seq) == (0, [2, 3]):
-            made = base
+            mask = base
         elif batch is not None:
-            made = self._arrange(base, [batch, *seq], len(shape))
+            mask = self._arrange(base, [batch, *seq], len(shape))
         else:
-            made = self._merged_heads(base, shape, scores)
-        self._made[key] = made
-        return made
+            mask = self._merged_heads(base, shape, scores)
+        self._made[key] = mask
+        return mask
 
     def _forbidden(self, dtype: np.dtype[Any]) -> gs.Tensor:
         """bool [R, 1, C, C], true where the AttentionMask is not zero."""
@@ -269,10 +269,10 @@ class RowRewriter:
     # Building.
 
     def _dtype(self, tensor: gs.Tensor) -> np.dtype[Any]:
-        held = tensor.dtype
-        if held is None:
-            held = onnx.helper.tensor_dtype_to_np_dtype(self._axes.shapes.dtypes[tensor.name])
-        dtype: np.dtype[Any] = np.dtype(held)
+        declared = tensor.dtype
+        if declared is None:
+            declared = onnx.helper.tensor_dtype_to_np_dtype(self._axes.shapes.dtypes[tensor.name])
+        dtype: np.dtype[Any] = np.dtype(declared)
         return dtype
 
     def _constant(self, values: list[int]) -> gs.Constant:
