@@ -16,15 +16,9 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes import node_protos
 from passes.graph_io import export_graph, import_graph
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A place that a pass looked at and left alone, and why."""
-
-    node: str
-    reason: str
+from passes.refusal import NodeName, Refusal
 
 
 @dataclass
@@ -46,9 +40,11 @@ class PassResult:
         if number:
             self.counts[what] = self.counts.get(what, 0) + number
 
-    def refuse(self, node: gs.Node | str, reason: str) -> None:
-        """Note that ``node`` was left alone because of ``reason``."""
-        self.refusals.append(Refusal(node if isinstance(node, str) else node_label(node), reason))
+    def refuse(self, node: gs.Node | NodeName | str, reason: str) -> None:
+        """Note that ``node`` was left alone because of ``reason``; a text names a tensor, a function or the model."""
+        if isinstance(node, str):
+            node = NodeName("", node)
+        self.refusals.append(Refusal(node if isinstance(node, NodeName) else NodeName.of(node), reason))
 
     @property
     def modified(self) -> bool:
@@ -86,12 +82,8 @@ class Pass:
         ``transform`` takes the graph, or the graph and whether it is the main graph, and returns the graph.
         """
         for node in graph.node:
-            for attribute in node.attribute:
-                if attribute.type == onnx.AttributeProto.GRAPH:
-                    attribute.g.CopyFrom(self.traverse_graph(attribute.g, transform, False))
-                elif attribute.type == onnx.AttributeProto.GRAPHS:
-                    for subgraph in attribute.graphs:
-                        subgraph.CopyFrom(self.traverse_graph(subgraph, transform, False))
+            for nested in node_protos.subgraphs(node):
+                nested.CopyFrom(self.traverse_graph(nested, transform, False))
         return transform(graph, is_main_graph) if _takes_two(transform) else transform(graph)
 
 
@@ -123,8 +115,7 @@ class GraphPass(Pass, ABC):
 
 def node_label(node: gs.Node) -> str:
     """How messages name a node: its operator and its name, or its first output where it has no name."""
-    outputs = [tensor.name for tensor in node.outputs if tensor.name]
-    return f"{node.op} {node.name or (outputs[0] if outputs else '(unnamed)')!r}"
+    return str(NodeName.of(node))
 
 
 def subgraphs(node: gs.Node) -> Iterator[gs.Graph]:

@@ -4,6 +4,12 @@ Each message names the tensor, node or option, says what was expected and how to
 escapes a pass is a bug of ours and keeps its traceback.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from passes.refusal import Refusal
+
 
 class RewriteError(Exception):
     """The model or an option makes a rewrite impossible; the message says why and what to do."""
@@ -14,4 +20,13 @@ class UnknownPassError(RewriteError):
 
 
 class PackingError(RewriteError):
-    """A model or `pack_args` that cannot be packed."""
+    """A model or `pack_args` that cannot be packed.
+
+    Args:
+        message: what the user reads.
+        refusals: the places that the message names, for code that asks; the first one counts.
+    """
+
+    def __init__(self, message: str, refusals: Sequence[Refusal] = ()) -> None:
+        super().__init__(message)
+        self.refusals = tuple(refusals)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
 from typing import cast
 
 import numpy as np
@@ -11,6 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from passes.errors import RewriteError
+from passes.node_protos import walk_graphs
 from passes.pattern.matcher import Connections
 
 __all__ = ["clean_info", "get_constant", "get_dtype", "get_shape", "topological_sort"]
@@ -22,7 +22,7 @@ def clean_info(model: onnx.ModelProto) -> onnx.ModelProto:
     Needed after a change that makes recorded shapes wrong; ``infer_shapes`` then finds the new ones. Inputs and outputs
     keep what they declare.
     """
-    for graph in _graphs(model.graph):
+    for graph in walk_graphs(model.graph):
         del graph.value_info[:]
     return model
 
@@ -95,11 +95,3 @@ def topological_sort(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 def _value_info(graph: onnx.GraphProto, name: str) -> onnx.ValueInfoProto | None:
     values = (value for field in (graph.input, graph.value_info, graph.output) for value in field)
     return next((value for value in values if value.name == name), None)
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for nested in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
-                yield from _graphs(nested)

@@ -105,7 +105,7 @@ def _add_details(table: Table, records: Sequence[PassRecord]) -> None:
             table.add_row(title, escape(f"{what}: {f'{figure:.1%}' if share else figure}"), "", "")
         refusals = record.result.refusals
         for refusal in refusals[:_MOST_REASONS]:
-            table.add_row(refused, escape(f"{refusal.node}: {refusal.reason}"), "", "")
+            table.add_row(refused, escape(str(refusal)), "", "")
         if len(refusals) > _MOST_REASONS:
             table.add_row(refused, f"and {len(refusals) - _MOST_REASONS} more nodes", "", "")
         table.add_section()

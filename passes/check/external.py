@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import onnx
 from onnx.external_data_helper import uses_external_data
 
-from passes.check.structure import graphs_of
 from passes.errors import RewriteError
+from passes.node_protos import subgraphs
 
 _MOST_DIGITS = 30  # of a number of bytes; Python reads no endless ones
 
@@ -68,6 +68,6 @@ def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
             for sparse in holder.sparse_initializer:
                 yield from (sparse.values, sparse.indices)
         for node in holder.node:
-            holders.extend(graphs_of(node))
+            holders.extend(subgraphs(node))
             for attribute in node.attribute:
                 yield from [attribute.t] if attribute.HasField("t") else attribute.tensors

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import onnx
 
 from passes.errors import RewriteError
+from passes.node_protos import walk_nodes
 
 #: The most nodes that calls may expand to, whatever the size of the file, and how many times the file's own.
 _MOST_NODES, _MOST_TIMES = 10_000, 10
@@ -27,12 +28,12 @@ def check_functions(model: onnx.ModelProto) -> None:
         keys = [_key(function) for function in model.functions]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise RewriteError(f"the model is not valid: it defines the local function {_name(twice)} twice; remove one")
-    nodes = {key: list(_all_nodes(function.node)) for key, function in functions.items()}
+    nodes = {key: list(walk_nodes(function.node)) for key, function in functions.items()}
     calls = {key: [_call(node) for node in held if _call(node) in functions] for key, held in nodes.items()}
     own = {key: len(nodes[key]) - len(calls[key]) for key in functions}
     limit = max(_MOST_NODES, _MOST_TIMES * (len(model.graph.node) + sum(map(len, nodes.values()))))
     sizes = _expanded_sizes(own, calls, limit)
-    total = sum(sizes[_call(node)] for node in _all_nodes(model.graph.node) if _call(node) in functions)
+    total = sum(sizes[_call(node)] for node in walk_nodes(model.graph.node) if _call(node) in functions)
     if total > limit:
         largest = max(sizes, key=lambda key: sizes[key])
         raise RewriteError(
@@ -75,14 +76,6 @@ def _callees_first(calls: dict[_Key, list[_Key]]) -> Iterator[_Key]:
                 )
             else:
                 path[following] = iter(calls[following])
-
-
-def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                yield from _all_nodes(graph.node)
 
 
 def _key(function: onnx.FunctionProto) -> _Key:

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from passes.check.structure import graphs_of
 from passes.errors import RewriteError
+from passes.node_protos import walk_graphs
 
 #: The most bytes that sparse initializers may take when they are dense, whatever they hold, and for each byte held.
 _MOST_BYTES, _MOST_TIMES = 1 << 24, 32
@@ -21,9 +21,7 @@ def densify(model: onnx.ModelProto) -> None:
     Raises:
         RewriteError: one is malformed, or much larger than what it holds.
     """
-    graphs = [model.graph]
-    for graph in graphs:
-        graphs.extend(nested for node in graph.node for nested in graphs_of(node))
+    graphs = list(walk_graphs(model.graph))
     sparse = [tensor for graph in graphs for tensor in graph.sparse_initializer]
     spare = max(_MOST_BYTES, _MOST_TIMES * sum(tensor.ByteSize() for tensor in sparse))
     for tensor in sparse:

@@ -13,6 +13,7 @@ from passes.check.functions import check_functions
 from passes.check.tensors import check_element_type, check_tensor
 from passes.check.texts import check_texts
 from passes.errors import RewriteError
+from passes.node_protos import subgraphs
 
 _LARGEST_VERSION = 2**31 - 1  # of an operator set that is not onnx's own
 
@@ -50,14 +51,6 @@ def check_opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> None:
                 f"the model imports opset {entry.version} of domain {entry.domain!r}, which the installed onnx does "
                 f"not know{known}. Export the model again with a known one"
             )
-
-
-def graphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs in the attributes of ``node``."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def _check_graph(graph: onnx.GraphProto, outer: dict[str, str]) -> None:
@@ -98,7 +91,7 @@ def _check_nodes(nodes: Iterable[onnx.NodeProto], made: dict[str, str]) -> None:
         for attribute in node.attribute:
             for tensor in [attribute.t] if attribute.HasField("t") else attribute.tensors:
                 check_tensor(tensor, f"attribute {attribute.name!r} of {label}")
-        for nested in graphs_of(node):
+        for nested in subgraphs(node):
             _check_graph(nested, made)
         for name in filter(None, node.output):
             if name in made:

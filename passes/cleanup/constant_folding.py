@@ -14,6 +14,7 @@ from passes.cleanup.determinism import is_deterministic
 from passes.cleanup.extract_constant_to_initializer import constant_values
 from passes.cleanup.folding_size import SPARE_BYTES, constant_bytes, is_too_much_work, outputs_bytes
 from passes.cleanup.rewiring import drop_nodes, is_op
+from passes.refusal import Refusal, because
 from passes.registry import register
 
 #: Quantized weights stay small: unfolding them would multiply the file.
@@ -60,16 +61,16 @@ class ConstantFolding(GraphPass):
         for node in scope.nodes:
             if not _depends_on_constants_alone(node, scope):
                 continue
-            reason = self._fold(node, int(scope.opset))
-            if reason is None:
+            refusal = self._fold(node, int(scope.opset))
+            if refusal is None:
                 folded.append(node)
             else:
-                result.refuse(node, reason)
+                result.refusals.append(refusal.at(node))
         drop_nodes(scope, folded)
         return len(folded)
 
-    def _fold(self, node: gs.Node, opset: int) -> str | None:
-        """Turn the node's outputs into constants; None when done, else the reason why not."""
+    def _fold(self, node: gs.Node, opset: int) -> Refusal | None:
+        """Turn the node's outputs into constants; None when done, else why not."""
         if is_op(node, "Constant"):
             return _fold_constant_node(node)
         try:
@@ -79,13 +80,15 @@ class ConstantFolding(GraphPass):
                 return reason
             results = _evaluate(node, opset)
         except Exception as error:  # whatever the evaluator cannot do is left to the engine
-            return f"it cannot be evaluated: {type(error).__name__}: {error}"
+            return because(f"it cannot be evaluated: {type(error).__name__}: {error}")
         outputs = list(node.outputs)
         for tensor, values in zip(outputs, results, strict=True):
             if not isinstance(values, (np.ndarray, np.generic)):
-                return f"{tensor.name!r} is no tensor"
+                return because(f"{tensor.name!r} is no tensor")
             if tensor.dtype is not None and np.dtype(tensor.dtype) != values.dtype:
-                return f"{tensor.name!r} is declared as {np.dtype(tensor.dtype)} and evaluates to {values.dtype}"
+                return because(
+                    f"{tensor.name!r} is declared as {np.dtype(tensor.dtype)} and evaluates to {values.dtype}"
+                )
         node.outputs.clear()
         for tensor, values in zip(outputs, results, strict=True):
             tensor.to_constant(np.asarray(values))
@@ -94,16 +97,18 @@ class ConstantFolding(GraphPass):
         self._spare += constant_bytes([tensor for tensor in read if not tensor.outputs]) - constant_bytes(outputs)
         return None
 
-    def _too_large(self, node: gs.Node, nbytes: int | str) -> str | None:
-        """The reason why results of ``nbytes`` bytes are not computed, or None where they are."""
+    def _too_large(self, node: gs.Node, nbytes: int | str) -> Refusal | None:
+        """Why results of ``nbytes`` bytes are not computed, or None where they are."""
         if isinstance(nbytes, str):
-            return f"the size of {nbytes!r} is not known in advance"
+            return because(f"the size of {nbytes!r} is not known in advance")
         if 0 <= self.max_tensor_size < nbytes:
-            return f"its results would take {nbytes} bytes, more than max_tensor_size {self.max_tensor_size}"
+            return because(f"its results would take {nbytes} bytes, more than max_tensor_size {self.max_tensor_size}")
         given = [tensor for tensor in node.inputs if len(tensor.outputs) == 1]
         if nbytes > self._spare + constant_bytes(given):
-            return f"its results would take {nbytes} bytes, and the graph's constants more than twice what they did"
-        return "computing its results takes long" if is_too_much_work(node, nbytes) else None
+            return because(
+                f"its results would take {nbytes} bytes, and the graph's constants more than twice what they did"
+            )
+        return because("computing its results takes long") if is_too_much_work(node, nbytes) else None
 
 
 def _depends_on_constants_alone(node: gs.Node, scope: gs.Graph) -> bool:
@@ -121,10 +126,10 @@ def _is_readable_constant(tensor: gs.Tensor) -> bool:
     return isinstance(tensor, gs.Constant) and not isinstance(tensor.dtype, int)
 
 
-def _fold_constant_node(node: gs.Node) -> str | None:
+def _fold_constant_node(node: gs.Node) -> Refusal | None:
     values = constant_values(node)
     if values is None:
-        return "a sparse constant stays a node"
+        return because("a sparse constant stays a node")
     tensor = node.outputs[0]
     node.outputs.clear()
     tensor.to_constant(values)

@@ -31,11 +31,11 @@ class NopElimination(GraphPass):
             for node in scope.nodes:
                 if not self.is_nop(node):
                     continue
-                reason = bypass(scope, node)
-                if reason is None:
+                refusal = bypass(scope, node)
+                if refusal is None:
                     removed.append(node)
                 else:
-                    result.refuse(node, reason)
+                    result.refusals.append(refusal.at(node))
             drop_nodes(scope, removed)
             result.count(self.what, len(removed))
         return result

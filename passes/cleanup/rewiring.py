@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes.refusal import Refusal, because
+
 
 def is_op(node: gs.Node, *operators: str) -> bool:
     """Whether ``node`` is one of these operators of the standard domain."""
@@ -43,13 +45,13 @@ def drop_nodes(graph: gs.Graph, nodes: Iterable[gs.Node]) -> None:
         graph.nodes = [node for node in graph.nodes if id(node) not in dropped]
 
 
-def bypass(graph: gs.Graph, node: gs.Node) -> str | None:
+def bypass(graph: gs.Graph, node: gs.Node) -> Refusal | None:
     """Connect the readers of ``node``'s first output to its first input. The caller drops the node afterwards.
 
     Where the output is a graph output, the producer of the input takes over the output's name.
 
     Returns:
-        None when it is done, else the reason why the node has to stay.
+        None when it is done, else why the node has to stay.
     """
     source, target = node.inputs[0], node.outputs[0]
     if target not in graph.outputs:
@@ -57,10 +59,10 @@ def bypass(graph: gs.Graph, node: gs.Node) -> str | None:
         replace_uses(target, source)
         return None
     if source in graph.outputs:
-        return f"it connects two graph outputs, {source.name!r} and {target.name!r}"
+        return because(f"it connects two graph outputs, {source.name!r} and {target.name!r}")
     producer = local_producer(graph, source)
     if producer is None:
-        return f"graph output {target.name!r} comes straight from an input, a constant or an outer graph"
+        return because(f"graph output {target.name!r} comes straight from an input, a constant or an outer graph")
     node.outputs.clear()
     rename_output(producer, source, target)
     return None

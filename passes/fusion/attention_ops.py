@@ -50,6 +50,15 @@ def attention_inputs(node: gs.Node) -> AttentionInputs | None:
     return _OPS.get((node.domain or "", node.op))
 
 
+def require_attention_inputs(node: gs.Node) -> AttentionInputs:
+    """The inputs of a node that is known to be a fused attention operator.
+
+    Raises:
+        KeyError: it is not; whoever asked was wrong.
+    """
+    return _OPS[node.domain or "", node.op]
+
+
 def input_at(node: gs.Node, index: int | None) -> gs.Tensor | None:
     """An optional input; None where it is left out."""
     if index is None or index >= len(node.inputs) or node.inputs[index].is_empty():

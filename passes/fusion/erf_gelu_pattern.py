@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, PassResult, walk_graphs
+from passes.building import import_domain
 from passes.node_values import constant
 from passes.operators import CONTRIB, lookup
 from passes.registry import register
@@ -39,7 +39,7 @@ class ErfGeluPattern(GraphPass):
                 _replace(each, *found, standard=graph.opset >= lookup("Gelu").since)
                 result.count("GELUs fused")
         if result.counts and graph.opset < lookup("Gelu").since:
-            _import_domain(graph)
+            import_domain(graph, CONTRIB, 1)
         if result.counts:
             graph.cleanup(remove_unused_graph_inputs=False)
         return result
@@ -115,8 +115,3 @@ def _replace(graph: gs.Graph, argument: gs.Tensor, last: gs.Node, *, standard: b
     last.outputs.clear()
     node = gs.Node("Gelu", f"{output.name}_gelu", {}, [argument], [output], domain=None if standard else CONTRIB)
     graph.nodes.insert(next(i for i, item in enumerate(graph.nodes) if item is last), node)
-
-
-def _import_domain(graph: gs.Graph) -> None:
-    if all(opset.domain != CONTRIB for opset in graph.import_domains or ()):
-        graph.import_domains = [*(graph.import_domains or ()), onnx.helper.make_opsetid(CONTRIB, 1)]

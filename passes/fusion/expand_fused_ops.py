@@ -11,8 +11,10 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.base import GraphPass, PassResult
+from passes.building import add_node
 from passes.fusion.attention_ops import input_at
 from passes.operators import CONTRIB
+from passes.refusal import Refusal, because
 from passes.registry import register
 from passes.shapes.symbolic import SymbolicShapes, infer_symbolic_shapes
 
@@ -76,9 +78,8 @@ class _Builder:
         domain: str | None = None, **attrs: Any,
     ) -> gs.Tensor:  # fmt: skip
         """Add a node; its result is ``into`` or a new tensor."""
-        output = into if into is not None else gs.Variable(f"{self._prefix}_{what}", dtype)
-        self._graph.nodes.append(gs.Node(op, f"{self._prefix}_{what}", attrs, list(inputs), [output], domain=domain))
-        return output
+        name = f"{self._prefix}_{what}"
+        return add_node(self._graph.nodes, op, name, inputs, dtype, into=into, domain=domain, **attrs)
 
     def constant(self, what: str, values: Any, dtype: Any = np.int64) -> gs.Constant:
         """An initializer."""
@@ -153,9 +154,9 @@ def _expand_embedding(graph: gs.Graph, node: gs.Node, shapes: SymbolicShapes, re
 
 
 def _expand_attention(graph: gs.Graph, node: gs.Node, shapes: SymbolicShapes, result: PassResult) -> None:
-    reason = _why_whole(node, shapes)
-    if reason is not None:
-        result.refuse(node, reason)
+    refusal = _why_whole(node, shapes)
+    if refusal is not None:
+        result.refusals.append(refusal.at(node))
         return
     make, prefix = _Builder(graph, node), node.name or node.outputs[0].name
     data, weight, bias = node.inputs[0], node.inputs[1], input_at(node, 2)
@@ -177,22 +178,22 @@ def _expand_attention(graph: gs.Graph, node: gs.Node, shapes: SymbolicShapes, re
     result.count("attentions expanded")
 
 
-def _why_whole(node: gs.Node, shapes: SymbolicShapes) -> str | None:
+def _why_whole(node: gs.Node, shapes: SymbolicShapes) -> Refusal | None:
     """Why a com.microsoft Attention cannot be written with MultiHeadAttention; None where it can."""
     if input_at(node, 4) is not None or input_at(node, 6) is not None:
-        return "it continues from the keys and values of an earlier run"
+        return because("it continues from the keys and values of an earlier run")
     if any(tensor.name for tensor in node.outputs[1:]):
-        return "it gives its keys and values to a later run"
+        return because("it gives its keys and values to a later run")
     if node.attrs.get("do_rotary", 0):
-        return "it rotates its queries and keys"
+        return because("it rotates its queries and keys")
     weight, mask = shapes.get(node.inputs[1].name), input_at(node, 3)
     if weight is None or len(weight) != 2 or not isinstance(weight[1], (int, sympy.Integer)):
-        return f"the shape of its weight {node.inputs[1].name!r} is unknown"
+        return because(f"the shape of its weight {node.inputs[1].name!r} is unknown")
     if mask is None:
         return None
     data, shape = shapes.get(node.inputs[0].name), shapes.get(mask.name)
     if shape is None or data is None or len(shape) not in (1, 2, 3) or shape[0] != data[0]:
-        return f"its mask {mask.name!r} does not hold the lengths, a mask of the keys or a mask of pairs"
+        return because(f"its mask {mask.name!r} does not hold the lengths, a mask of the keys or a mask of pairs")
     return None
 
 

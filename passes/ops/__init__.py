@@ -13,7 +13,9 @@ import onnx.parser
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 
+from passes.building import import_domain
 from passes.errors import RewriteError
+from passes.node_protos import opset_of, walk_graphs
 from passes.ops import attention_mask, repack, unpack
 from passes.ops.common import DOMAIN, VERSION
 
@@ -48,7 +50,7 @@ def attach_functions(model: onnx.ModelProto) -> None:
     """Give each node of our domain that has no body its function, and import the domain. Changes ``model``."""
     present = {function.name for function in model.functions if function.domain == DOMAIN}
     wanted = set()
-    for graph in _graphs(model.graph):
+    for graph in walk_graphs(model.graph):
         for node in graph.node:
             if node.domain == DOMAIN:
                 wanted.add(node.op_type)
@@ -57,8 +59,7 @@ def attach_functions(model: onnx.ModelProto) -> None:
         return
     if DOMAIN not in {opset.domain for opset in model.opset_import}:
         model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
-    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
-    model.functions.extend(function_body(op_type, opset) for op_type in sorted(wanted - present))
+    model.functions.extend(function_body(op_type, opset_of(model)) for op_type in sorted(wanted - present))
     model.ir_version = max(model.ir_version, 8)
 
 
@@ -67,8 +68,7 @@ def declare_operators(graph: gs.Graph, op_types: Sequence[str]) -> None:
     present = {function.name for function in graph.functions if function.domain == DOMAIN}
     wanted = [function_body(op, graph.opset) for op in op_types if op not in present]
     graph.functions.extend(OnnxImporter.import_function(body) for body in wanted)
-    if all(opset.domain != DOMAIN for opset in graph.import_domains or ()):
-        graph.import_domains = [*(graph.import_domains or ()), onnx.helper.make_opsetid(DOMAIN, VERSION)]
+    import_domain(graph, DOMAIN, VERSION)
 
 
 def _complete(node: onnx.NodeProto) -> None:
@@ -76,12 +76,3 @@ def _complete(node: onnx.NodeProto) -> None:
         return
     data_type = next((a.s.decode() for a in node.attribute if a.name == "dataType"), "FLOAT")
     node.attribute.append(onnx.helper.make_attribute("to", onnx.TensorProto.DataType.Value(data_type)))
-
-
-def _graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
-    found = [graph]
-    for node in graph.node:
-        for attribute in node.attribute:
-            for nested in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
-                found.extend(_graphs(nested))
-    return found

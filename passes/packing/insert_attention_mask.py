@@ -14,7 +14,7 @@ from passes.ops import MINIMUM_OPSET, declare_operators
 from passes.packed_model import POSITION_IDS, UNPACK_INFO, PackedModel, is_packed
 from passes.packing.across_rows.head_pattern import report_head
 from passes.packing.across_rows.rewrite import sample_token_axes
-from passes.packing.isolation.company import Isolation, isolate
+from passes.packing.isolation.company import isolate
 from passes.packing.isolation.values import ORDINARY, ZERO, hull
 from passes.packing.opening.axis_mapping import map_axes
 from passes.packing.opening.geometry import Geometry, GeometryFinder
@@ -23,12 +23,13 @@ from passes.packing.tokens.axes import AxisMap
 from passes.packing.tokens.flops import FlopShare, flop_share
 from passes.packing.tokens.masks import binarise, find_masks
 from passes.packing.tokens.positional import Positional
-from passes.packing.tokens.sides import Placement, place
+from passes.packing.tokens.sides import PlacedGraph, Placement, place
 from passes.packing.within_rows.padding_masks import drop_padding_masks
 from passes.packing.within_rows.row_analysis import RowAnalysis, check_all_kept_apart
 from passes.packing.within_rows.row_rewrite import RowRewriter
 from passes.packing.within_rows.row_rules import ROW_RULES
 from passes.packing.within_rows.unpacked_head import UnpackedHead
+from passes.refusal import Cause, Refusal, because, explain
 from passes.registry import register
 from passes.shapes.input_shapes import InputShapes
 from poprt_format.packing import WITHIN_ROWS
@@ -72,22 +73,22 @@ class InsertAttentionMask(GraphPass):
         axes, unbaked = map_axes(graph, geometry)
         if self._args:
             unbaked.check(self._args, geometry)
-        placement = place(graph, axes, graph.opset)
-        report_head(graph, axes, placement, self._args.head_pattern if self._args else ())
-        mask = _the_mask(graph, geometry, find_masks(graph, geometry.inputs, axes, placement).explicit)
+        placed = place(graph, axes)
+        report_head(placed, self._args.head_pattern if self._args else ())
+        mask = _the_mask(graph, geometry, find_masks(placed, geometry.inputs).explicit)
         drop_padding_masks(graph, axes, mask, geometry.columns)
         positional = Positional(graph, axes)
         analysis = RowAnalysis(graph, axes, positional, geometry.columns, ROW_RULES)
         refused, plan = analysis.run(), analysis.plan
         if self._args is None:
             check_all_kept_apart(graph, refused)
-        _refuse_mixed_rows(graph, axes, mask)
+        _refuse_mixed_rows(PlacedGraph(graph, axes, Placement()), mask)
         if not plan.masked:
             raise PackingError("no softmax over pairs of places was found: there is no attention to mask")
-        in_rows = Placement({id(node) for node in graph.nodes if id(node) not in refused})
-        share = flop_share(graph, axes, in_rows, geometry.rows or 1, geometry.columns)
+        in_rows = PlacedGraph(graph, axes, Placement({id(node) for node in graph.nodes if id(node) not in refused}))
+        share = flop_share(in_rows, geometry.rows or 1, geometry.columns)
         if self._args:
-            _keep_padding_out(graph, axes, in_rows, refused, mask, self._args)
+            _keep_padding_out(in_rows, refused, mask, self._args)
         head = UnpackedHead(graph, axes, refused, mask, self._args) if self._args else None
         token_axes = sample_token_axes(graph, axes)
         outputs = head.cut() if head else {tensor.name: "packed" for tensor in graph.outputs}
@@ -153,9 +154,7 @@ class InsertAttentionMask(GraphPass):
         )
 
 
-def _keep_padding_out(
-    graph: gs.Graph, axes: AxisMap, in_rows: Placement, refused: dict[int, str], mask: gs.Variable, args: PackArgs
-) -> None:
+def _keep_padding_out(in_rows: PlacedGraph, refused: dict[int, Refusal], mask: gs.Variable, args: PackArgs) -> None:
     """Refuse a head that shows what stands behind a sample; move to it what applies the mask to what it reads.
 
     Behind a sample's tokens its row of the head holds what the rest of the layout's row held, then zeros.
@@ -163,18 +162,20 @@ def _keep_padding_out(
     Raises:
         PackingError: padding shows in what the head gives, or is not proved to stay hidden.
     """
-    inputs = {tensor.name for tensor in graph.inputs}
+    inputs = {tensor.name for tensor in in_rows.graph.inputs}
     behind = hull([ORDINARY, ZERO])
-    isolation = isolate(graph, axes, in_rows, [mask.name], args.width, lambda name: ZERO if name in inputs else behind)
-    if isolation.leaks:
+    isolation = isolate(in_rows, [mask.name], args.width, lambda name: ZERO if name in inputs else behind)
+    if isolation.refusals:
         raise PackingError(
             f"samples cannot share a row of this model, for padding may show in its head: {isolation.explain()}. "
-            "Lay them end to end instead: leave out insert_attention_mask, and give --pack_args"
+            "Lay them end to end instead: leave out insert_attention_mask, and give --pack_args",
+            isolation.refusals,
         )
-    _copy_to_head(graph, axes, [n for n in graph.nodes if not in_rows.runs_packed(n) and id(n) not in refused], refused)
+    moved = [node for node in in_rows.graph.nodes if not in_rows.runs_packed(node) and id(node) not in refused]
+    _copy_to_head(in_rows.graph, in_rows.axes, moved, refused)
 
 
-def _copy_to_head(graph: gs.Graph, axes: AxisMap, nodes: Sequence[gs.Node], refused: dict[int, str]) -> None:
+def _copy_to_head(graph: gs.Graph, axes: AxisMap, nodes: Sequence[gs.Node], refused: dict[int, Refusal]) -> None:
     """Let the head apply the mask itself, by copies of ``nodes``; the rows may need them too."""
     copies: dict[int, gs.Tensor] = {}
     for node in nodes:
@@ -183,7 +184,7 @@ def _copy_to_head(graph: gs.Graph, axes: AxisMap, nodes: Sequence[gs.Node], refu
         inputs = [copies.get(id(tensor), tensor) for tensor in node.inputs]
         copy = gs.Node(node.op, f"{node.name}_of_head", dict(node.attrs), inputs, outputs, domain=node.domain)
         graph.nodes.append(copy)
-        refused[id(copy)] = "it applies the mask to what the head reads"
+        refused[id(copy)] = because("it applies the mask to what the head reads").at(copy)
     for node in graph.nodes:
         if id(node) in refused:
             for index, tensor in enumerate(node.inputs):
@@ -200,12 +201,11 @@ def _copy_of(tensor: gs.Tensor, axes: AxisMap) -> gs.Variable:
     return copy
 
 
-def _refuse_mixed_rows(graph: gs.Graph, axes: AxisMap, mask: gs.Variable) -> None:
+def _refuse_mixed_rows(unpacked: PlacedGraph, mask: gs.Variable) -> None:
     """Refuse what looks along the batch: the rows of a run would see each other, as samples of a batch do."""
-    isolation = isolate(graph, axes, Placement(), [mask.name], 1)
-    mixing = Isolation(tuple(leak for leak in isolation.leaks if leak.over_batch), isolation.facts)
-    if mixing.leaks:
-        raise PackingError(f"samples cannot share a row of this model: {mixing.explain()}")
+    mixing = [refusal for refusal in isolate(unpacked, [mask.name], 1).refusals if refusal.cause is Cause.BATCH]
+    if mixing:
+        raise PackingError(f"samples cannot share a row of this model: {explain(mixing)}", mixing)
 
 
 def _refuse_pairs(packed_outputs: Sequence[str], token_axes: Mapping[str, list[int]]) -> None:

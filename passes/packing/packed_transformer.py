@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.base import GraphPass, PassResult, node_label
+from passes.base import GraphPass, PassResult
 from passes.errors import PackingError
 from passes.ops import DOMAIN, MINIMUM_OPSET, declare_operators
 from passes.packed_model import POSITION_IDS, UNPACK_INFO, PackedModel, is_packed
@@ -22,10 +22,10 @@ from passes.packing.isolation.sharpen import Sharpener
 from passes.packing.opening.axis_mapping import map_axes
 from passes.packing.opening.geometry import Geometry, GeometryFinder
 from passes.packing.opening.pack_args import PackArgs, parse_pack_args
-from passes.packing.tokens.axes import AxisMap
 from passes.packing.tokens.flops import FlopShare, flop_share, node_flops
 from passes.packing.tokens.masks import find_masks
-from passes.packing.tokens.sides import Placement, place
+from passes.packing.tokens.sides import PlacedGraph, place
+from passes.refusal import MOST_NAMED, explain
 from passes.registry import register
 from passes.shapes.input_shapes import InputShapes
 from poprt_format.packing import ACROSS_ROWS
@@ -78,28 +78,28 @@ class PackedTransformer(GraphPass):
             self._args.check_capacity(geometry.rows, geometry.columns)
         axes, unbaked = map_axes(graph, geometry)
         unbaked.check(self._args, geometry)
-        placement = place(graph, axes, graph.opset)
-        share = self._checked_share(graph, axes, placement, geometry)
-        report_head(graph, axes, placement, self._args.head_pattern)
-        masks = find_masks(graph, geometry.inputs, axes, placement)
-        isolation = isolate(graph, axes, placement, masks.explicit, self._args.width)
-        sharpened = Sharpener(graph, axes, placement, isolation.facts, geometry.inputs[0]).run()
-        agnostic = not unbaked.problems
+        placed = place(graph, axes)
+        share = self._checked_share(placed, geometry)
+        report_head(placed, self._args.head_pattern)
+        masks = find_masks(placed, geometry.inputs)
+        isolation = isolate(placed, masks.explicit, self._args.width)
+        sharpened = Sharpener(placed, isolation.facts, geometry.inputs[0]).run()
+        agnostic = not unbaked.refusals
         neighbours = self._neighbours(isolation, agnostic, result)
         anchor = next((t for t in geometry.inputs if t.name in masks.explicit), geometry.inputs[0])
         info = gs.Variable(UNPACK_INFO, np.int32, [self._args.max_valid_num, len(self._args.segment_max_size)])
         original_ops = len(graph.nodes)
         crossings = Crossings(graph, axes, self._args, info, anchor)
-        result.refusals.extend(explain_unpacks(graph, axes, placement))
+        result.refusals.extend(explain_unpacks(placed))
         token_axes = {name: tuple(own) for name, own in sample_token_axes(graph, axes).items()}
-        outputs = rewrite(graph, axes, placement, crossings, self._args, masks.explicit)
+        outputs = rewrite(placed, crossings, self._args, masks.explicit)
         graph.inputs.append(info)
         declare_operators(graph, ["Repack", "Unpack"])
         record = self._record(geometry, [*masks.explicit, *masks.derived], agnostic, share)
         isolated = replace(record, neighbours=neighbours, isolation=isolation.explain())
         replace(isolated, outputs=outputs, token_axes=token_axes).write(graph)
         graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
-        self.logger.debug("packed %d of %d nodes", len(placement.packed), original_ops)
+        self.logger.debug("packed %d of %d nodes", len(placed.placement.packed), original_ops)
         result.count("Unpacks", _count(graph, "Unpack"))
         result.count("Repacks", _count(graph, "Repack"))
         result.count("masks strengthened", sharpened)
@@ -133,22 +133,24 @@ class PackedTransformer(GraphPass):
             neighbours, consequence = ANY, f"every run pads to {self._args.width}"
         else:
             consequence = _CONSEQUENCES[neighbours]
-        for leak in isolation.leaks:
-            result.refuse(leak.node, f"{leak.reason}, so {consequence}")
+        for refusal in isolation.refusals:
+            result.refusals.append(replace(refusal, reason=f"{refusal.reason}, so {consequence}"))
         return neighbours
 
-    def _checked_share(self, graph: gs.Graph, axes: AxisMap, placement: Placement, geometry: Geometry) -> FlopShare:
-        share = flop_share(graph, axes, placement, geometry.rows or 1, geometry.columns or self._args.width)
+    def _checked_share(self, placed: PlacedGraph, geometry: Geometry) -> FlopShare:
+        share = flop_share(placed, geometry.rows or 1, geometry.columns or self._args.width)
         if share.packed:
             return share
-        why = [
-            f"{node_label(node)}: {placement.reasons[id(node)]}"
-            for node in graph.nodes
-            if id(node) in placement.reasons and node_flops(node, axes) != 0
-        ]
+        reasons = placed.placement.reasons
+        refusals = [
+            reasons[id(node)]
+            for node in placed.graph.nodes
+            if id(node) in reasons and node_flops(node, placed.axes) != 0
+        ][:MOST_NAMED]
         raise PackingError(
             "no matrix product of this model treats every token alone, so packing would save nothing: "
-            + ("; ".join(why[:3]) or "no matrix product with a known shape was found")
+            + (explain(refusals) or "no matrix product with a known shape was found"),
+            refusals,
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from passes.node_protos import subgraphs
 from passes.pattern.language import Pattern, parse_pattern
 
 #: One end of an edge: a node's position in ``graph.node``, or the name of a graph input, initializer or graph output.
@@ -116,9 +117,8 @@ class Connections:
 def _values_read(node: onnx.NodeProto) -> Iterator[str]:
     """The names of the values that ``node`` reads, also inside its subgraphs."""
     yield from filter(None, node.input)
-    for attribute in node.attribute:
-        for subgraph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
-            yield from _values_captured(subgraph)
+    for nested in subgraphs(node):
+        yield from _values_captured(nested)
 
 
 def _values_captured(graph: onnx.GraphProto) -> Iterator[str]:

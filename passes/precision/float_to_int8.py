@@ -146,11 +146,9 @@ class FloatToInt8(GraphPass):
             if error <= self.max_error:
                 kept.append(site)
             elif not math.isfinite(error):
-                result.refuse(site.label, "its weight or its result on the sample data is not finite")
+                result.refuse(site.node, "its weight or its result on the sample data is not finite")
             else:
-                result.refuse(
-                    site.label, f"int8 would change its result by {error:.1%}, more than {self.max_error:.1%}"
-                )
+                result.refuse(site.node, f"int8 would change its result by {error:.1%}, more than {self.max_error:.1%}")
         if kept:
             largest = max(error for error in errors if error <= self.max_error)
             result.details[f"largest error of a {kind}"] = f"{largest:.2%}"

@@ -10,6 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, PassResult, subgraphs
+from passes.building import add_node
 from passes.graph_io import opset_imports
 from passes.precision.int32_rules import takes_int32, type_group
 from passes.precision.names import tensor_names, unique_name
@@ -124,7 +125,7 @@ class _Narrowing:
 
     def _add_cast(self, source: gs.Tensor, target: gs.Tensor) -> None:
         to = onnx.helper.np_dtype_to_tensor_dtype(target.dtype)
-        self._nodes.append(gs.Node("Cast", f"{target.name}_cast", {"to": to}, [source], [target]))
+        add_node(self._nodes, "Cast", f"{target.name}_cast", [source], into=target, to=to)
         self._result.count("casts inserted")
 
     def _widen_reads(self, scope: gs.Graph) -> None:

@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from passes.building import add_node
 from passes.errors import RewriteError
 from passes.graph_io import export_weightless
 from passes.precision.int8_sites import Product
@@ -101,9 +102,7 @@ def _some_rows(graph: gs.Graph, tensor: gs.Tensor, taken: set[str]) -> gs.Variab
     """Every n-th row of ``tensor``; n is odd, so that they come from all columns of a batch of [2^a, 2^b] tokens."""
 
     def add(op: str, *inputs: gs.Tensor, dtype: Any = np.int64, **attrs: Any) -> gs.Variable:
-        output = gs.Variable(unique_name(f"{tensor.name}_{op}", taken), dtype)
-        graph.nodes.append(gs.Node(op, output.name, attrs, list(inputs), [output]))
-        return output
+        return add_node(graph.nodes, op, unique_name(f"{tensor.name}_{op}", taken), inputs, dtype, **attrs)
 
     def whole(number: int) -> gs.Constant:
         return gs.Constant(unique_name(f"{tensor.name}_{number}", taken), np.array([number], np.int64))

@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 
 from passes.base import PassResult, node_label, subgraphs, walk_graphs
 from passes.precision.int8_values import Floats
+from passes.refusal import Refusal, because
 from passes.shapes.dtypes import has_dtype
 
 #: Below so many columns it takes longer to quantise the activation than int8 saves (measured with 384 to 768 rows).
@@ -62,9 +63,9 @@ def find_products(graph: gs.Graph, result: PassResult) -> list[Product]:
     for node in graph.nodes:
         if not _is_product(node):
             continue
-        reason = _why_not(node)
-        if reason:
-            result.refuse(node, reason)
+        refusal = _why_not(node)
+        if refusal:
+            result.refusals.append(refusal.at(node))
         elif node.op == "MatMul":
             found.append(Product(node, node.inputs[0], node.inputs[1]))
         else:
@@ -99,20 +100,24 @@ def _is_product(node: gs.Node) -> bool:
     )
 
 
-def _why_not(node: gs.Node) -> str:
+def _why_not(node: gs.Node) -> Refusal | None:
     weight = node.inputs[1]
     if not isinstance(weight, gs.Constant):
-        return "the constant is on the left, where rows would be columns"
+        return because("the constant is on the left, where rows would be columns")
     if not has_dtype(weight, np.float32):
-        return f"its weight is {np.dtype(weight.dtype).name if weight.dtype is not None else 'of no known type'}"
+        return because(
+            f"its weight is {np.dtype(weight.dtype).name if weight.dtype is not None else 'of no known type'}"
+        )
     if len(weight.shape) != 2:
-        return f"its weight has {len(weight.shape)} axes, not 2"
+        return because(f"its weight has {len(weight.shape)} axes, not 2")
     if node.op == "Gemm" and not _is_plain(node):
-        return "only a Gemm with alpha = beta = 1 that does not transpose its activation is quantised"
+        return because("only a Gemm with alpha = beta = 1 that does not transpose its activation is quantised")
     columns = weight.shape[0 if node.attrs.get("transB", 0) else 1]
     if columns < LEAST_COLUMNS:
-        return f"{columns} columns: quantising its activation would take longer than int8 saves below {LEAST_COLUMNS}"
-    return ""
+        return because(
+            f"{columns} columns: quantising its activation would take longer than int8 saves below {LEAST_COLUMNS}"
+        )
+    return None
 
 
 def _is_plain(gemm: gs.Node) -> bool:

@@ -14,6 +14,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from passes.building import add_node
 from passes.precision.int8_sites import Product, Table
 from passes.precision.int8_values import LEAST_STEP, QuantisedWeights
 from passes.precision.names import tensor_names, unique_name
@@ -120,4 +121,4 @@ class Int8Writer:
         return output
 
     def _node(self, op: str, inputs: list[gs.Tensor], output: gs.Tensor, **attrs: Any) -> None:
-        self._nodes.append(gs.Node(op, output.name, attrs, inputs, [output]))
+        add_node(self._nodes, op, output.name, inputs, into=output, **attrs)

@@ -19,7 +19,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from passes.errors import RewriteError
+from passes.errors import PackingError, RewriteError
+from passes.refusal import Refusal
 from poprt.compiler import Compiler
 from poprt.converter import Converter
 from poprt.runtime import pack_data
@@ -83,6 +84,7 @@ class Verdict:
         layout, precision: of the conversion.
         neighbours: what the manifest says; "" where the model was refused.
         refused: the message; "" where the model was accepted.
+        cause: what the refusal comes from, without names and numbers, so that refusals can be counted.
         dependent, unequal: the worst case with its figure, relative to the answer; "" where there is none.
         broken: an error that is no refusal.
     """
@@ -91,6 +93,7 @@ class Verdict:
     precision: str
     neighbours: str = ""
     refused: str = ""
+    cause: str = ""
     dependent: str = ""
     unequal: str = ""
     broken: str = ""
@@ -138,7 +141,7 @@ def try_layout(reference: Reference, layout: str, precision: str = "fp32") -> Ve
     try:
         converted = convert(reference.model, layout, precision)
     except RewriteError as error:
-        return Verdict(layout, precision, refused=str(error))
+        return Verdict(layout, precision, refused=str(error), cause=cause_of(error))
     except Exception as error:  # a bug, whatever it is
         return Verdict(layout, precision, broken=f"the conversion: {error!r:.300}")
     try:
@@ -266,16 +269,25 @@ def _shaken(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
     return copy
 
 
-#: "Softmax 'name' [shape]: what it does" in a message.
-_CAUSE = re.compile(r"\b([A-Z]\w+) '[^']*'(?: \[[^\]]*\])?: ([^;]+)")
 _DETAIL = re.compile(r"'[^']*'|\[[^\]]*\]|\d+(\.\d+)?")
 
 
-def reason(refused: str) -> str:
-    """The first cause that a refusal names, without names and numbers, so that refusals can be counted."""
-    cause = _CAUSE.search(refused)
-    text = f"{cause[1]}: {cause[2]}" if cause else refused.split(": ", 1)[-1]
-    return _DETAIL.sub("…", text)[:100]
+def cause_of(error: BaseException) -> str:
+    """The first refusal behind an error, or else its message, without names and numbers."""
+    refusals = refusals_behind(error)
+    node = refusals[0].node if refusals else None
+    text = refusals[0].reason if refusals else str(_first(error))
+    return (f"{node.op}: " if node else "") + _DETAIL.sub("…", text)[:100]
+
+
+def refusals_behind(error: BaseException) -> tuple[Refusal, ...]:
+    """The refusals of the error that was raised first; those that name the pass or the step were raised from it."""
+    first = _first(error)
+    return first.refusals if isinstance(first, PackingError) else ()
+
+
+def _first(error: BaseException) -> BaseException:
+    return error if not isinstance(error.__cause__, RewriteError) else _first(error.__cause__)
 
 
 ort.set_default_logger_severity(4)

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tests.isolation.experiment import LAYOUTS, Reference, Verdict, reason, try_layout
+from tests.isolation.experiment import LAYOUTS, Reference, Verdict, try_layout
 from tests.isolation.random_models import RandomModel, random_model
 
 #: One model in so many is converted to int8 and to fp16 as well.
@@ -54,7 +54,7 @@ class Tally:
         for name in ("dependent", "unequal"):
             self.counts[column, name] += bool(getattr(verdict, name))
         if verdict.refused:
-            self.reasons[verdict.layout, reason(verdict.refused)] += 1
+            self.reasons[verdict.layout, verdict.cause] += 1
         if verdict.failed:
             self.failures.append((found, verdict))
 

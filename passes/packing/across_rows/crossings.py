@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import sympy
 
+from passes.building import add_node
 from passes.ops import DOMAIN
 from passes.packing.opening.pack_args import PackArgs
 from passes.packing.tokens.axes import BATCH, PACKED_NAMES, SEQ, UNPACKED_NAMES, AxisMap, TokenAxes
@@ -39,29 +40,23 @@ class Crossings:
     def unpacked(self, tensor: gs.Tensor) -> gs.Tensor:
         """The unpacked form of a tensor that the packed side makes."""
         if tensor.name not in self._unpacked:
-            token = self._axes.axes(tensor)
-            assert token is not None, tensor.name
-            self._unpacked[tensor.name] = self._unpack(tensor, token)
+            self._unpacked[tensor.name] = self._unpack(tensor, self._axes.require(tensor))
         return self._unpacked[tensor.name]
 
     def packed(self, tensor: gs.Tensor) -> gs.Tensor:
         """The packed form of a tensor that the unpacked side makes."""
         if tensor.name not in self._packed:
-            token = self._axes.axes(tensor)
-            assert token is not None, tensor.name
-            self._packed[tensor.name] = self._repack(tensor, token)
+            self._packed[tensor.name] = self._repack(tensor, self._axes.require(tensor))
         return self._packed[tensor.name]
 
     def lifted(self, tensor: gs.Tensor, token: TokenAxes, rank: int) -> gs.Tensor:
         """The packed form of a tensor that broadcasts over the tokens of a [.., batch, .., seq, ..] of ``rank``."""
-        shape = self._axes.shape(tensor)
-        assert shape is not None
+        shape = self._axes.require_shape(tensor)
         full = list((1,) * (rank - len(shape)) + shape)
         full[token.batch], full[token.seq] = BATCH, SEQ
         key = f"{tensor.name}:{full}"
         if key not in self._packed:
             target = self.unpacked_extents.vector(full)
-            assert target is not None
             name = f"{tensor.name}_expanded_{len(full)}_{token.batch}_{token.seq}"
             expanded = self._add("Expand", name, [tensor, target], tensor.dtype)
             self._axes.record(expanded, tuple(full))
@@ -70,8 +65,7 @@ class Crossings:
 
     def unpack_into(self, tensor: gs.Tensor, output: gs.Variable) -> None:
         """Unpack ``tensor`` into ``output``, a graph output."""
-        made = self.unpacked(tensor)
-        self._graph.nodes.append(gs.Node("Identity", name=output.name, inputs=[made], outputs=[output]))
+        add_node(self._graph.nodes, "Identity", output.name, [self.unpacked(tensor)], into=output)
 
     def looked_up(self, tensor: gs.Tensor, table: gs.Tensor, indices: gs.Tensor) -> gs.Tensor:
         """The packed form of ``tensor``, rows of ``table``, by packed ``indices``."""
@@ -82,35 +76,33 @@ class Crossings:
         return self._packed[key]
 
     def _unpack(self, tensor: gs.Tensor, token: TokenAxes) -> gs.Tensor:
-        shape = self._axes.shape(tensor)
-        assert shape is not None
+        shape = self._axes.require_shape(tensor)
         if token.flat:
             rows = self._reshape(tensor, tensor.name + "_rows", self._grid(shape[1:]))
-            made = self._crossing("Unpack", tensor.name + "_unpacked_rows", [rows, self._info], _numbers(shape[1:]))
-            return self._reshape(made, tensor.name + "_unpacked", [-1, *map(int, shape[1:])])
+            unpacked = self._crossing("Unpack", tensor.name + "_unpacked_rows", [rows, self._info], _numbers(shape[1:]))
+            return self._reshape(unpacked, tensor.name + "_unpacked", [-1, *map(int, shape[1:])])
         if token.canonical:
             return self._crossing("Unpack", tensor.name + "_unpacked", [tensor, self._info], _numbers(shape[2:]))
         there, back = _to_front(token, len(shape))
         front = self._add("Transpose", tensor.name + "_tokens_first", [tensor], tensor.dtype, perm=there)
-        made = self._crossing(
+        unpacked = self._crossing(
             "Unpack", tensor.name + "_unpacked_tokens_first", [front, self._info], _numbers(_others(shape, token))
         )
-        return self._add("Transpose", tensor.name + "_unpacked", [made], tensor.dtype, perm=back)
+        return self._add("Transpose", tensor.name + "_unpacked", [unpacked], tensor.dtype, perm=back)
 
     def _repack(self, tensor: gs.Tensor, token: TokenAxes) -> gs.Tensor:
-        shape = self._axes.shape(tensor)
-        assert shape is not None
+        shape = self._axes.require_shape(tensor)
         if token.flat:
             rows = self.unpacked_extents.vector([BATCH, SEQ, *shape[1:]])
             grid = self._add("Reshape", tensor.name + "_rows", [tensor, rows], tensor.dtype)
-            made = self._repack_node(grid, tensor.name + "_packed_rows", shape[1:])
-            return self._reshape(made, tensor.name + "_packed", [-1, *map(int, shape[1:])])
+            repacked = self._repack_node(grid, tensor.name + "_packed_rows", shape[1:])
+            return self._reshape(repacked, tensor.name + "_packed", [-1, *map(int, shape[1:])])
         if token.canonical:
             return self._repack_node(tensor, tensor.name + "_packed", shape[2:])
         there, back = _to_front(token, len(shape))
         front = self._add("Transpose", tensor.name + "_tokens_first", [tensor], tensor.dtype, perm=there)
-        made = self._repack_node(front, tensor.name + "_packed_tokens_first", _others(shape, token))
-        return self._add("Transpose", tensor.name + "_packed", [made], tensor.dtype, perm=back)
+        repacked = self._repack_node(front, tensor.name + "_packed_tokens_first", _others(shape, token))
+        return self._add("Transpose", tensor.name + "_packed", [repacked], tensor.dtype, perm=back)
 
     def _repack_node(self, tensor: gs.Tensor, name: str, rest: Sequence[Any]) -> gs.Tensor:
         return self._crossing("Repack", name, [tensor, self._anchor, self._info], _numbers(rest))
@@ -119,27 +111,19 @@ class Crossings:
         dtype = inputs[0].dtype
         self.unpack_count += op == "Unpack"
         sizes = {"segment_max_size": list(self._args.segment_max_size), "max_valid_num": self._args.max_valid_num}
-        made = self._add(op, name, inputs, dtype, domain=DOMAIN, **sizes)
-        made.shape = [*(UNPACKED_NAMES if op == "Unpack" else PACKED_NAMES).values(), *rest]
-        return made
+        result = self._add(op, name, inputs, dtype, domain=DOMAIN, **sizes)
+        result.shape = [*(UNPACKED_NAMES if op == "Unpack" else PACKED_NAMES).values(), *rest]
+        return result
 
     def _grid(self, rest: Any) -> gs.Tensor:
-        target = self.packed_extents.vector([BATCH, SEQ, *rest])
-        assert target is not None
-        return target
+        return self.packed_extents.vector([BATCH, SEQ, *rest])
 
     def _reshape(self, tensor: gs.Tensor, name: str, target: Any) -> gs.Tensor:
         shape = self.packed_extents.constant(target) if isinstance(target, list) else target
         return self._add("Reshape", name, [tensor, shape], tensor.dtype)
 
-    def _add(
-        self, op: str, name: str, inputs: list[gs.Tensor], dtype: Any, domain: str | None = None, **attrs: Any
-    ) -> gs.Variable:
-        output = gs.Variable(name, dtype)
-        self._graph.nodes.append(
-            gs.Node(op, name=name, attrs=attrs, inputs=list(inputs), outputs=[output], domain=domain)
-        )
-        return output
+    def _add(self, op: str, name: str, inputs: list[gs.Tensor], dtype: Any, **attrs: Any) -> gs.Tensor:
+        return add_node(self._graph.nodes, op, name, inputs, dtype, **attrs)
 
 
 def _others(shape: Sequence[Any], token: TokenAxes) -> list[Any]:

@@ -15,47 +15,40 @@ from passes.packing.opening.pack_args import PackArgs
 from passes.packing.tokens.axes import BATCH, PACKED_NAMES, SEQ, UNPACKED_NAMES, AxisMap, TokenAxes, show
 from passes.packing.tokens.broadcasting import is_liftable
 from passes.packing.tokens.masks import binarise
-from passes.packing.tokens.sides import Placement
+from passes.packing.tokens.sides import PlacedGraph
 from passes.shapes.symbolic import Shape
 
 
 def rewrite(
-    graph: gs.Graph,
-    axes: AxisMap,
-    placement: Placement,
+    placed: PlacedGraph,
     crossings: Crossings,
     args: PackArgs,
     masks: Sequence[str],
 ) -> dict[str, str]:
-    """Rewire ``graph`` in place.
+    """Rewire the graph in place.
 
     Returns:
         Output name -> "tokens" ([max_valid_num, width, ...]) or "sample" ([max_valid_num, ...]).
     """
-    nodes = list(graph.nodes)
-    _name_extents(graph, nodes, axes, placement)
-    for node in nodes:
-        if placement.runs_packed(node):
-            _read_packed(node, axes, placement, crossings)
+    _name_extents(placed)
+    for node in list(placed.graph.nodes):
+        if placed.runs_packed(node):
+            _read_packed(node, placed, crossings)
         else:
-            _read_unpacked(node, axes, placement, crossings)
-    kinds = _rewrite_outputs(graph, axes, placement, crossings, args)
-    for tensor in graph.inputs:
+            _read_unpacked(node, placed, crossings)
+    kinds = _rewrite_outputs(placed, crossings, args)
+    for tensor in placed.graph.inputs:
         if tensor.name in masks:
-            binarise(graph, tensor)
+            binarise(placed.graph, tensor)
     return kinds
 
 
-def _is_packed(tensor: gs.Tensor, placement: Placement) -> bool:
-    return not tensor.inputs or placement.runs_packed(tensor.inputs[0])
-
-
-def _read_packed(node: gs.Node, axes: AxisMap, placement: Placement, crossings: Crossings) -> None:
-    output = node.outputs[0]
+def _read_packed(node: gs.Node, placed: PlacedGraph, crossings: Crossings) -> None:
+    axes, output = placed.axes, node.outputs[0]
     token, before = axes.axes(output), axes.axes(node.inputs[0])  # the map does not know a Repack's output
     for index, tensor in enumerate(node.inputs):
         if axes.axes(tensor) is not None:
-            if not _is_packed(tensor, placement):
+            if not placed.comes_packed(tensor):
                 node.inputs[index] = crossings.packed(tensor)
         elif token is not None and not axes.is_free(tensor) and is_liftable(tensor, axes, output):
             node.inputs[index] = _lift(tensor, output, axes, crossings)
@@ -68,9 +61,7 @@ def _read_packed(node: gs.Node, axes: AxisMap, placement: Placement, crossings: 
 
 def _lift(tensor: gs.Tensor, like: gs.Tensor, axes: AxisMap, crossings: Crossings) -> gs.Tensor:
     """Bring what broadcasts over tokens to the packed side, a table lookup by its indices: they are the smaller."""
-    token, shape = axes.axes(like), axes.shape(like)
-    assert token is not None
-    assert shape is not None
+    token, shape = axes.require(like), axes.require_shape(like)
     producer = tensor.inputs[0] if tensor.inputs else None
     if producer is not None and producer.op == "Gather" and axes.is_free(producer.inputs[0]):
         table, indices = producer.inputs
@@ -81,41 +72,35 @@ def _lift(tensor: gs.Tensor, like: gs.Tensor, axes: AxisMap, crossings: Crossing
 
 
 def _packed_reshape_target(node: gs.Node, before: TokenAxes | None, axes: AxisMap, crossings: Crossings) -> gs.Tensor:
-    after, target = axes.axes(node.outputs[0]), axes.shape(node.outputs[0])
-    assert before is not None
-    assert after is not None
-    assert target is not None
+    after, target = axes.require(node.outputs[0]), axes.require_shape(node.outputs[0])
     if after.flat:
         return crossings.packed_extents.constant([-1, *(int(extent) for extent in target[1:])])
     if before == after:
         return crossings.packed_extents.constant(
             [0 if axis in after.positions else int(extent) for axis, extent in enumerate(target)]
         )
-    made = crossings.packed_extents.vector(target)
-    assert made is not None
-    return made
+    return crossings.packed_extents.vector(target)
 
 
 def _expand_target(node: gs.Node, axes: AxisMap) -> list[int]:
-    token, target = axes.axes(node.outputs[0]), axes.shape(node.outputs[0])
-    assert token is not None
-    assert target is not None
+    token, target = axes.require(node.outputs[0]), axes.require_shape(node.outputs[0])
     return [1 if axis in token.positions else int(extent) for axis, extent in enumerate(target)]
 
 
-def _read_unpacked(node: gs.Node, axes: AxisMap, placement: Placement, crossings: Crossings) -> None:
+def _read_unpacked(node: gs.Node, placed: PlacedGraph, crossings: Crossings) -> None:
+    axes = placed.axes
     for index, tensor in enumerate(node.inputs):
         if axes.is_free(tensor):
             continue
-        known = rebuilt_extents(tensor, axes, crossings)
-        if known is not None:
-            node.inputs[index] = known
-        elif axes.axes(tensor) is not None and _is_packed(tensor, placement):
+        extents = rebuilt_extents(tensor, axes, crossings)
+        if extents is not None:
+            node.inputs[index] = extents
+        elif axes.axes(tensor) is not None and placed.comes_packed(tensor):
             node.inputs[index] = crossings.unpacked(tensor)
     for value in node.attrs.values():
         if isinstance(value, gs.Graph):
             for inner in value.nodes:
-                _read_unpacked(inner, axes, placement, crossings)
+                _read_unpacked(inner, placed, crossings)
 
 
 def rebuilt_extents(tensor: gs.Tensor, axes: AxisMap, crossings: Crossings) -> gs.Tensor | None:
@@ -127,18 +112,16 @@ def rebuilt_extents(tensor: gs.Tensor, axes: AxisMap, crossings: Crossings) -> g
     values = list(contents) if isinstance(contents, (list, tuple)) else [contents]
     try:
         if shape is not None and len(shape) == 1 and shape[0] == len(values):
-            return crossings.unpacked_extents.vector(values)
+            return crossings.unpacked_extents.known_vector(values)
         if shape == () and len(values) == 1:
-            return crossings.unpacked_extents.scalar(values[0])
+            return crossings.unpacked_extents.known_scalar(values[0])
     except (TypeError, sympy.SympifyError):
         return None  # truth values and the like
     return None
 
 
-def _rewrite_outputs(
-    graph: gs.Graph, axes: AxisMap, placement: Placement, crossings: Crossings, args: PackArgs
-) -> dict[str, str]:
-    kinds = {}
+def _rewrite_outputs(placed: PlacedGraph, crossings: Crossings, args: PackArgs) -> dict[str, str]:
+    graph, axes, kinds = placed.graph, placed.axes, {}
     for index, tensor in enumerate(graph.outputs):
         shape = axes.shape(tensor)
         if not shape or shape[0] != BATCH:
@@ -149,7 +132,7 @@ def _rewrite_outputs(
         token = axes.axes(tensor)
         kinds[tensor.name] = "tokens" if token is not None and token.canonical else "sample"
         declared = declared_shape(shape, args)
-        if token is not None and _is_packed(tensor, placement):
+        if token is not None and placed.comes_packed(tensor):
             final = gs.Variable(tensor.name, tensor.dtype, declared)
             tensor.name += "_packed"
             axes.record(tensor, shape)
@@ -188,23 +171,23 @@ def _substitute(extent: Any, values: Mapping[sympy.Symbol, Any]) -> Any:
     return int(number) if number.is_Integer else str(number)
 
 
-def _name_extents(graph: gs.Graph, nodes: Sequence[gs.Node], axes: AxisMap, placement: Placement) -> None:
+def _name_extents(placed: PlacedGraph) -> None:
     """Give every interior tensor the extents of its side, so that one name never means two numbers."""
-    for tensor in graph.inputs:
+    for tensor in placed.graph.inputs:
         tensor.shape = [
             name if isinstance(extent, str) else extent
             for extent, name in zip(tensor.shape, ["rows", "columns", *tensor.shape[2:]], strict=True)
         ]
-    for node in nodes:
-        name_extents(node, axes, PACKED_NAMES if placement.runs_packed(node) else UNPACKED_NAMES)
+    for node in placed.graph.nodes:
+        name_extents(node, placed.axes, PACKED_NAMES if placed.runs_packed(node) else UNPACKED_NAMES)
 
 
 def name_extents(node: gs.Node, axes: AxisMap, names: Mapping[sympy.Symbol, str]) -> None:
     """Give the node's results the extents of a side, and their types where they lack them."""
     for tensor in node.outputs:
         shape = axes.shape(tensor)
-        known = shape is not None and all(_simple(extent) for extent in shape)
-        tensor.shape = [_substitute(extent, names) for extent in shape] if known and shape is not None else None
+        simple = shape is not None and all(_simple(extent) for extent in shape)
+        tensor.shape = [_substitute(extent, names) for extent in shape] if simple and shape is not None else None
         if tensor.dtype is None and tensor.name in axes.shapes.dtypes:
             tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(axes.shapes.dtypes[tensor.name])
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import onnx_graphsurgeon as gs
 
-from passes.base import Refusal, node_label
 from passes.operators import Family, members
-from passes.packing.tokens.axes import AxisMap
-from passes.packing.tokens.sides import Placement
+from passes.packing.tokens.sides import PlacedGraph, Placement
+from passes.refusal import Refusal
 
 _MEASURES = members(Family.EXTENT)
 _NAME = re.compile(r"'[^']*'")
 
 
-def explain_unpacks(graph: gs.Graph, axes: AxisMap, placement: Placement) -> list[Refusal]:
+def explain_unpacks(placed: PlacedGraph) -> list[Refusal]:
     """One line for each kind of node that forces an Unpack, before the graph is rewired.
 
     A tensor of the packed side is followed through the nodes that were moved to the unpacked side only to be near
@@ -23,21 +23,23 @@ def explain_unpacks(graph: gs.Graph, axes: AxisMap, placement: Placement) -> lis
     one line with their number.
     """
     forcing: dict[int, gs.Node] = {}
-    for tensor in _packed_tensors(graph, axes, placement):
+    for tensor in _packed_tensors(placed):
         for node in tensor.outputs:
-            if not placement.runs_packed(node):
-                _follow(node, placement, forcing)
-    groups: dict[tuple[str, str], list[gs.Node]] = {}
-    for node in graph.nodes:  # in the graph's order
+            if not placed.runs_packed(node):
+                _follow(node, placed.placement, forcing)
+    groups: dict[tuple[str, str], list[Refusal]] = {}
+    reasons = placed.placement.reasons
+    for node in placed.graph.nodes:  # in the graph's order
         if id(node) in forcing:
-            key = (node.op, _NAME.sub("", placement.reasons[id(node)]))
-            groups.setdefault(key, []).append(node)
-    return [_line(nodes, placement) for nodes in groups.values()]
+            refusal = reasons[id(node)]
+            groups.setdefault((node.op, _NAME.sub("", refusal.reason)), []).append(refusal)
+    return [_as_one(alike) for alike in groups.values()]
 
 
-def _packed_tensors(graph: gs.Graph, axes: AxisMap, placement: Placement) -> list[gs.Tensor]:
-    made = [tensor for node in graph.nodes if placement.runs_packed(node) for tensor in node.outputs]
-    return [tensor for tensor in [*graph.inputs, *made] if axes.axes(tensor) is not None]
+def _packed_tensors(placed: PlacedGraph) -> list[gs.Tensor]:
+    nodes = [node for node in placed.graph.nodes if placed.runs_packed(node)]
+    results = [tensor for node in nodes for tensor in node.outputs]
+    return [tensor for tensor in [*placed.graph.inputs, *results] if placed.axes.axes(tensor) is not None]
 
 
 def _follow(start: gs.Node, placement: Placement, forcing: dict[int, gs.Node]) -> None:
@@ -55,7 +57,6 @@ def _follow(start: gs.Node, placement: Placement, forcing: dict[int, gs.Node]) -
             todo.extend(consumer for tensor in node.outputs for consumer in tensor.outputs)
 
 
-def _line(nodes: list[gs.Node], placement: Placement) -> Refusal:
-    first = nodes[0]
-    alike = f" ({len(nodes)} nodes alike)" if len(nodes) > 1 else ""
-    return Refusal(node_label(first), placement.reasons[id(first)] + alike)
+def _as_one(alike: list[Refusal]) -> Refusal:
+    number = f" ({len(alike)} nodes alike)" if len(alike) > 1 else ""
+    return replace(alike[0], reason=alike[0].reason + number)

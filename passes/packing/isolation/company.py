@@ -7,18 +7,16 @@ from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
-from passes.base import node_label
 from passes.operators import ELEMENTWISE, Family, members
 from passes.packing.isolation.facts import Facts
-from passes.packing.isolation.proof import IsolationProof, Leak
+from passes.packing.isolation.proof import IsolationProof, Unproved
 from passes.packing.isolation.rules import RULES
 from passes.packing.isolation.values import ZERO, Values
-from passes.packing.tokens.axes import AxisMap
-from passes.packing.tokens.sides import Placement
+from passes.packing.tokens.sides import PlacedGraph
+from passes.refusal import Cause, Refusal, explain
 
 #: Samples that may share a run, from all to none: any others, those of the same length, no other.
 ANY, SAME_LENGTH, NONE = "any", "same_length", "none"
-_MOST_NAMED = 3
 #: Operators that may apply a mask: they compute or move each place alone.
 _CHEAP = ELEMENTWISE | members(Family.ORDER, Family.AXES) | {"Expand"}
 
@@ -28,31 +26,27 @@ class Isolation:
     """What was proved.
 
     Attributes:
-        leaks: nodes that are not proved to hide padding or neighbours, in order.
+        refusals: nodes that are not proved to hide padding or neighbours, in order.
         facts: what is known of a tensor of the unpacked side.
     """
 
-    leaks: tuple[Leak, ...]
+    refusals: tuple[Refusal, ...]
     facts: Callable[[gs.Tensor], Facts] = field(compare=False, repr=False)
 
     @property
     def neighbours(self) -> str:
         """Which samples may share a run."""
-        if any(leak.mixes for leak in self.leaks):
+        if any(refusal.cause is not Cause.PADDING for refusal in self.refusals):
             return NONE
-        return SAME_LENGTH if self.leaks else ANY
+        return SAME_LENGTH if self.refusals else ANY
 
     def explain(self) -> str:
         """The first nodes that are not proved, and why; "" where all are."""
-        shown = [f"{node_label(leak.node)}: {leak.reason}" for leak in self.leaks[:_MOST_NAMED]]
-        more = len(self.leaks) - _MOST_NAMED
-        return "; ".join(shown) + (f" (and {more} more)" if more > 0 else "")
+        return explain(self.refusals)
 
 
 def isolate(
-    graph: gs.Graph,
-    axes: AxisMap,
-    placement: Placement,
+    placed: PlacedGraph,
     masks: Sequence[str],
     width: int,
     crossing: Callable[[str], Values] = lambda name: ZERO,
@@ -60,61 +54,60 @@ def isolate(
     """Prove what can be proved of a packed graph.
 
     A mask that is applied on the packed side is lost at the Unpack, which fills with zeros. Where that is why a node
-    is not proved, the nodes that apply the mask are moved to the unpacked side; ``placement`` is changed so.
+    is not proved, the nodes that apply the mask are moved to the unpacked side; ``placed`` is changed so.
 
     Args:
-        graph: in topological order, before it is rewritten.
-        axes: shapes of its tensors.
-        placement: which nodes run packed.
+        placed: the graph before it is rewritten.
         masks: names of the inputs that serve as a mask alone.
         width: places of the longest sample.
         crossing: by name of a packed tensor, what stands in its padded places once it is unpacked.
     """
 
-    def prove() -> Isolation:
-        proof = IsolationProof(graph, axes, placement, masks, width, RULES, crossing)
-        return Isolation(tuple(proof.run()), proof.facts)
+    def prove() -> tuple[list[Unproved], Callable[[gs.Tensor], Facts]]:
+        proof = IsolationProof(placed, masks, width, RULES, crossing)
+        return proof.run(), proof.facts
 
-    proved = prove()
-    applying = [mask_application(graph, leak.node, placement, masks) for leak in proved.leaks]
+    unproved, facts = prove()
+    applying = [mask_application(placed, node, masks) for node, _ in unproved]
+    packed = placed.placement.packed
     # All together first: a sum of masked tokens and the sum of the mask share what applies it.
     for moved in [set().union(*applying), *applying]:
-        moved &= placement.packed
-        if not proved.leaks or not moved:
+        moved &= packed
+        if not unproved or not moved:
             continue
-        placement.packed -= moved
-        better = prove()
-        if len(better.leaks) < len(proved.leaks):
-            proved = better
+        packed -= moved
+        fewer, better_facts = prove()
+        if len(fewer) < len(unproved):
+            unproved, facts = fewer, better_facts
         else:
-            placement.packed |= moved
-    return proved
+            packed |= moved
+    return Isolation(tuple(refusal for _, refusal in unproved), facts)
 
 
-def mask_application(graph: gs.Graph, sink: gs.Node, placement: Placement, masks: Sequence[str]) -> set[int]:
+def mask_application(placed: PlacedGraph, sink: gs.Node, masks: Sequence[str]) -> set[int]:
     """Ids of the packed nodes between the masks and ``sink`` that apply a mask to what ``sink`` reads.
 
     Where(mask == 0, -1e9, h) -> max over L: the Equal and the Where. Matrix products are not among them.
     """
-    before = _packed_ancestors(sink, placement)
+    before = _packed_ancestors(sink, placed)
     applying = set(masks)
-    found: set[int] = set()
-    for node in graph.nodes:
+    application: set[int] = set()
+    for node in placed.graph.nodes:
         if id(node) not in before:
             continue
         if any(tensor.name in applying for tensor in node.inputs):
-            found.add(id(node))
+            application.add(id(node))
             applying.update(tensor.name for tensor in node.outputs)
-    return found
+    return application
 
 
-def _packed_ancestors(sink: gs.Node, placement: Placement) -> set[int]:
+def _packed_ancestors(sink: gs.Node, placed: PlacedGraph) -> set[int]:
     """Ids of the packed nodes that lead to ``sink`` with nothing but cheap ones, and none unpacked, between."""
     seen: set[int] = set()
     todo = list(sink.inputs)
     while todo:
         for node in todo.pop().inputs:
-            if id(node) in seen or not placement.runs_packed(node) or node.op not in _CHEAP:
+            if id(node) in seen or not placed.runs_packed(node) or node.op not in _CHEAP:
                 continue
             seen.add(id(node))
             todo.extend(node.inputs)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.packing.isolation.facts import ByDistance, UnprovedError
+from passes.packing.isolation.facts import ByDistance
 from passes.packing.isolation.proof import View
 from passes.packing.tokens.axes import SEQ
+from passes.refusal import Cause, refused
 
 _LENGTHS, _LONGEST, _SAMPLES = (3, 8), 20, 3
 
@@ -22,23 +23,23 @@ def check_distances(view: View, read: ByDistance, indices: gs.Tensor) -> None:
 
     Computed for a few lengths, as tables of positions are.
     """
-    problem = UnprovedError(f"it reads the padded length from {read.table.name!r}")
+    unlike = refused(f"it reads the padded length from {read.table.name!r}", Cause.PADDING)
     if not view.is_positional(indices):
-        raise problem
+        raise unlike
     shape = view.shape(indices)
     seq = tuple(axis for axis, extent in enumerate(shape) if extent == SEQ)
     whole = _picked(view, read, indices, _LONGEST, 1)
     for length in _LENGTHS:
         places = tuple(slice(length) if axis in seq else slice(None) for axis in range(len(shape)))
         if not np.array_equal(_picked(view, read, indices, length, 1), whole[places]):
-            raise problem
+            raise unlike
     several = _picked(view, read, indices, _LENGTHS[0], _SAMPLES)
     alone = _picked(view, read, indices, _LENGTHS[0], 1)
     if several.shape != alone.shape:
         several = several.reshape(_SAMPLES, -1)
         alone = np.broadcast_to(alone.reshape(1, -1), several.shape)
     if not np.array_equal(several, alone):
-        raise problem
+        raise unlike
 
 
 def _picked(view: View, read: ByDistance, indices: gs.Tensor, length: int, samples: int) -> np.ndarray[Any, Any]:

@@ -26,10 +26,11 @@ from passes.operators import (
     members,
 )
 from passes.packing.isolation import values as v
-from passes.packing.isolation.facts import ByDistance, Facts, UnprovedError
+from passes.packing.isolation.facts import ByDistance, Facts
 from passes.packing.isolation.proof import View
 from passes.packing.isolation.table import rule
 from passes.packing.isolation.values import Values
+from passes.refusal import Cause, refused
 
 #: Gives the result's values from the operands' and whether each operand is read at padding.
 Arithmetic = Callable[[View, Sequence[Values], Sequence[bool]], Values]
@@ -74,9 +75,9 @@ def _distance(
     axis = table.axis + shift
     for tensor, facts, own in zip(operands, known, shifts, strict=True):
         if facts.by_distance is None and axis >= own and view.shape(tensor)[axis - own] != 1:
-            raise UnprovedError(f"it reads the padded length from {table.table.name!r}")
+            raise refused(f"it reads the padded length from {table.table.name!r}", Cause.PADDING)
     if len(tables) > 1:
-        raise UnprovedError(f"it reads the padded length from {table.table.name!r}")
+        raise refused(f"it reads the padded length from {table.table.name!r}", Cause.PADDING)
     return replace(table, axis=axis)
 
 

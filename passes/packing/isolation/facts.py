@@ -10,20 +10,6 @@ import onnx_graphsurgeon as gs
 from passes.packing.isolation.values import NUMBER, UNKNOWN, Values, hull
 
 
-class UnprovedError(Exception):
-    """Why it is not proved that a node hides padding, or the other samples.
-
-    Args:
-        reason: what the node does.
-        mixes: whether even samples of one length might see each other; otherwise only padding shows.
-        over_batch: whether it surely looks along the samples of a batch.
-    """
-
-    def __init__(self, reason: str, *, mixes: bool = False, over_batch: bool = False) -> None:
-        super().__init__(reason)
-        self.reason, self.mixes, self.over_batch = reason, mixes or over_batch, over_batch
-
-
 @dataclass(frozen=True)
 class ByDistance:
     """An axis whose places are rows of a table of distances that lies elsewhere in a longer run.

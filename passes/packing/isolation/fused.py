@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from passes.fusion.attention_ops import attention_inputs, input_at, inputs_at
+from passes.fusion.attention_ops import input_at, inputs_at, require_attention_inputs
 from passes.operators import CONTRIB
 from passes.packing.isolation import values as v
-from passes.packing.isolation.facts import Facts, UnprovedError, facts_of
+from passes.packing.isolation.facts import Facts, facts_of
 from passes.packing.isolation.proof import View
 from passes.packing.isolation.table import rule
+from passes.refusal import Cause, refused
 
 
 # query, key, value [n, L, H] and a mask [n, L] -> [n, L, H]: proved where the mask is zero at padding.
 @rule("Attention")
 @rule("Attention", "MultiHeadAttention", domain=CONTRIB)
 def _fused_attention(view: View) -> list[Facts]:
-    known = attention_inputs(view.node)
-    assert known is not None
-    tokens = inputs_at(view.node, known.tokens)
+    tokens = inputs_at(view.node, require_attention_inputs(view.node).tokens)
     for tensor in tokens:
         if view.batch(tensor) != (0,) or not set(view.seq(tensor)) <= {1, view.rank(tensor) - 2}:
-            raise UnprovedError("its query, key and value are not [samples, places, size]", mixes=True)
+            raise refused("its query, key and value are not [samples, places, size]", Cause.SAMPLES)
     finite = all(view.facts(tensor).anywhere.is_finite for tensor in tokens)
     keys = tokens[1] if len(tokens) > 1 else tokens[0]
     if view.seq(keys) and not (finite and _hides_padding(view)):
-        raise UnprovedError("it attends to padding, which nothing masks")
+        raise refused("it attends to padding, which nothing masks", Cause.PADDING)
     return [facts_of(v.NUMBER, view.seq(output) if output.name else (), v.ORDINARY) for output in view.node.outputs]
 
 
@@ -33,9 +32,8 @@ def _hides_padding(view: View) -> bool:
     node = view.node
     if node.attrs.get("is_causal", 0) or node.attrs.get("unidirectional", 0):
         return True  # a query of the sample sees no later place
-    known = attention_inputs(node)
-    assert known is not None
-    padding, bias, lengths = (input_at(node, index) for index in (known.padding, known.bias, known.lengths))
+    slots = require_attention_inputs(node)
+    padding, bias, lengths = (input_at(node, index) for index in (slots.padding, slots.bias, slots.lengths))
     return (
         _excludes(view, padding)
         or (bias is not None and _forbids(view, bias))

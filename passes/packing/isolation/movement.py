@@ -15,11 +15,12 @@ import sympy
 from passes.node_values import constant
 from passes.packing.isolation import values as v
 from passes.packing.isolation.distances import check_distances
-from passes.packing.isolation.facts import Facts, UnprovedError, facts_of, moved
+from passes.packing.isolation.facts import Facts, facts_of, moved
 from passes.packing.isolation.proof import View
 from passes.packing.isolation.reductions import check_batch
 from passes.packing.isolation.table import rule
 from passes.packing.isolation.values import Values, hull
+from passes.refusal import Cause, refused
 from passes.shapes.symbolic import Shape
 
 _SEVERAL, _PLACES = 3, 8
@@ -44,8 +45,8 @@ def _reshape(view: View) -> Facts:
     for axis in facts.padded:
         target = next((place for place in axes if _same_places(before, axis, after, place)), None)
         if target is None:
-            mixes = not _keeps_batch(view, before, after)
-            raise UnprovedError("it moves values between the places of a sample", mixes=mixes)
+            cause = Cause.PADDING if _keeps_batch(view, before, after) else Cause.SAMPLES
+            raise refused("it moves values between the places of a sample", cause)
         sources[target].append(axis)
     padded = {}
     for axis, merged in sources.items():
@@ -96,9 +97,9 @@ def _expand(view: View) -> Facts:
     shift = len(target) - len(shape)
     for axis in facts.padded:
         if not _equal(shape[axis], target[axis + shift]):
-            raise UnprovedError("it repeats a row with its padding")
+            raise refused("it repeats a row with its padding", Cause.PADDING)
     if view.node.op == "Tile" and set(view.batch(output)) - {axis + shift for axis in view.batch(tensor)}:
-        raise UnprovedError("it repeats along the samples of a batch", mixes=True)
+        raise refused("it repeats along the samples of a batch", Cause.SAMPLES)
     rest = moved(facts, lambda axis: axis + shift)
     new = {axis: facts.real.as_padding_sees_it() for axis in view.seq(output) if axis not in rest.padded}
     return Facts(facts.real, {**rest.padded, **new}, facts.anywhere.as_padding_sees_it())
@@ -110,17 +111,17 @@ def _concat(view: View) -> Facts:
     output = view.node.outputs[0]
     axis = view.axis(0, output)
     if any(axis in view.batch(tensor) for tensor in view.node.inputs):
-        raise UnprovedError("it joins samples with others", mixes=True)
-    known = [view.facts(tensor) for tensor in view.node.inputs]
-    growing = [axis in facts.padded for facts in known]
+        raise refused("it joins samples with others", Cause.SAMPLES)
+    operand_facts = [view.facts(tensor) for tensor in view.node.inputs]
+    growing = [axis in facts.padded for facts in operand_facts]
     # What comes after a row with padding would stand behind the padding.
     if any(growing[:-1]):
-        raise UnprovedError("it joins something to the end of a row, behind its padding")
+        raise refused("it joins something to the end of a row, behind its padding", Cause.PADDING)
     padded = {}
     for own in view.seq(output):
-        parts = [facts.padded.get(own, facts.real.as_padding_sees_it()) for facts in known]
+        parts = [facts.padded.get(own, facts.real.as_padding_sees_it()) for facts in operand_facts]
         padded[own] = parts[-1] if own == axis else hull(parts)
-    return Facts(hull(facts.real for facts in known), padded, hull(facts.in_padding for facts in known))
+    return Facts(hull(facts.real for facts in operand_facts), padded, hull(facts.in_padding for facts in operand_facts))
 
 
 # [n, L, 2 * H] on axis 2 -> [n, L, H], [n, L, H]. On axis 1 it is not proved.
@@ -130,7 +131,7 @@ def _split(view: View) -> list[Facts]:
     axis = view.axis(0)
     check_batch(view, tensor, [axis], "splits")
     if axis in view.seq(tensor):
-        raise UnprovedError("it cuts a row in parts, padding and all")
+        raise refused("it cuts a row in parts, padding and all", Cause.PADDING)
     return [view.facts(tensor)] * len(view.node.outputs)
 
 
@@ -146,14 +147,14 @@ def _slice(view: View) -> Facts:
     padded = dict(facts.padded)
     for axis in {*view.seq(tensor), *view.batch(tensor)}:
         if axes is None:
-            raise UnprovedError("its axes are not constant", mixes=True)
+            raise refused("its axes are not constant", Cause.SAMPLES)
         if axis not in axes:
             continue
         start, step = starts[axes.index(axis)], steps[axes.index(axis)]
         if _equal(before[axis], after[axis]) and step == 1:
             continue
         if axis in view.batch(tensor):
-            raise UnprovedError("it takes some samples of a batch", mixes=True)
+            raise refused("it takes some samples of a batch", Cause.SAMPLES)
         cut = None if start is None else sympy.expand(before[axis] - start - after[axis])
         if start == 0 and _equal(after[axis], 1):
             padded.pop(axis)
@@ -161,7 +162,7 @@ def _slice(view: View) -> Facts:
             # x[:, 1:] starts later. x[:, :-1] ends earlier: behind it a shorter sample has places of its own left.
             padded[axis] = hull([padded[axis], facts.real.as_padding_sees_it()]) if cut else padded[axis]
         else:
-            raise UnprovedError(_slice_reason(start, step))
+            raise refused(_slice_reason(start, step), Cause.PADDING)
     return Facts(facts.real, padded, facts.corner)
 
 
@@ -212,11 +213,11 @@ def _pad(view: View) -> Facts:
         if _equal(before[axis], after[axis]):
             continue
         if axis in view.batch(tensor):
-            raise UnprovedError("it adds samples to a batch", mixes=True)
+            raise refused("it adds samples to a batch", Cause.SAMPLES)
         after_end = None if values is None or view.input(3) is not None else int(values[axis + len(before)])
         filled = fill.is_zero and facts.at(axis).is_zero
         if after_end != 0 and not filled:
-            raise UnprovedError("it adds places at the end of a row, behind its padding")
+            raise refused("it adds places at the end of a row, behind its padding", Cause.PADDING)
     padded = {axis: hull([item, fill]) for axis, item in facts.padded.items()}
     return Facts(hull([facts.real, fill]), padded, hull([facts.corner, fill]))
 
@@ -234,7 +235,7 @@ def _triangle(view: View) -> Facts:
 def _one_hot(view: View) -> Facts:
     indices, output = view.node.inputs[0], view.node.outputs[0]
     if int(view.node.attrs.get("axis", -1)) not in (-1, view.rank(output) - 1):
-        raise UnprovedError("it does not add the last axis", mixes=True)
+        raise refused("it does not add the last axis", Cause.SAMPLES)
     return facts_of(v.NUMBER, tuple(view.facts(indices).padded), v.ORDINARY)
 
 
@@ -251,11 +252,11 @@ def _gather(view: View) -> Facts:
     added = view.rank(indices)
     check_batch(view, data, [axis], "chooses")
     if view.batch(indices) and not view.is_positional(indices):
-        raise UnprovedError(f"the indices {indices.name!r} differ from sample to sample, the rows do not", mixes=True)
+        raise refused(f"the indices {indices.name!r} differ from sample to sample, the rows do not", Cause.SAMPLES)
     if axis in view.seq(data) and (picked is None or picked.any()):
         if not view.is_positional(indices):
             last = picked is not None and (picked < 0).any()
-            raise UnprovedError("it takes the last place" if last else "it takes a place that may be padding")
+            raise refused("it takes the last place" if last else "it takes a place that may be padding", Cause.PADDING)
         _check_index(view.facts(indices).real)
         return facts_of(facts.real, view.seq(output), facts.anywhere.as_padding_sees_it())
     rest = {own: values for own, values in facts.padded.items() if own != axis}
@@ -279,7 +280,7 @@ def _gather_elements(view: View) -> Facts:
     if facts.by_distance is not None:
         view.facts(data)  # raises
     if set(view.batch(indices)) != set(view.batch(data)):
-        raise UnprovedError(f"the indices {indices.name!r} belong to other samples than the data", mixes=True)
+        raise refused(f"the indices {indices.name!r} belong to other samples than the data", Cause.SAMPLES)
     if axis in view.seq(data):
         _check_index(view.facts(indices).real)
     return facts_of(facts.real, view.seq(output), facts.anywhere.as_padding_sees_it())
@@ -288,7 +289,7 @@ def _gather_elements(view: View) -> Facts:
 def _check_index(index: Values) -> None:
     """A place that is counted from the front is the sample's own, for otherwise its run alone would fail."""
     if index.nan or index.ordinary or index.low < 0:
-        raise UnprovedError("it takes a place that may be counted from the end, where padding is")
+        raise refused("it takes a place that may be counted from the end, where padding is", Cause.PADDING)
 
 
 # [n, L, H] at (sample, place) [n, k, 2] -> [n, k, H]: proved where each sample takes from itself.
@@ -299,12 +300,12 @@ def _gather_nd(view: View) -> Facts:
     if view.packed:
         return Facts(view.facts(data).real)
     if view.node.attrs.get("batch_dims", 0) or view.batch(data)[:1] != (0,):
-        raise UnprovedError("it takes chosen places", mixes=True)
+        raise refused("it takes chosen places", Cause.SAMPLES)
     facts = view.facts(data)
     if view.is_positional(indices):
         return _own_places(view, data, indices, output)
     if not _own_sample(view, indices):
-        raise UnprovedError("it takes places of chosen samples", mixes=True)
+        raise refused("it takes places of chosen samples", Cause.SAMPLES)
     parts = indices.inputs[0].inputs
     if 1 in view.seq(data):
         for part in parts[1:2]:
@@ -337,13 +338,13 @@ def _scatter_nd(view: View) -> Facts:
     """Updates at every place in order, which is how exporters write ``mask[...] = updates``, are the result."""
     data, indices, updates = view.node.inputs
     if view.packed or str(view.node.attrs.get("reduction", "none")) != "none" or not view.is_positional(indices):
-        raise UnprovedError("it writes to chosen places", mixes=True)
+        raise refused("it writes to chosen places", Cause.SAMPLES)
     written = view.positions(indices, _PLACES, _SEVERAL)
     own = np.moveaxis(np.indices(written.shape[:-1]), 0, -1)
     if view.shape(data) == view.shape(updates) and np.array_equal(written, own):
         return view.facts(updates)
     if not np.array_equal(written[..., 0], own[..., 0]) or written[..., 1:].any():
-        raise UnprovedError("it writes to chosen places", mixes=True)
+        raise refused("it writes to chosen places", Cause.SAMPLES)
     facts = view.facts(data)  # the first place is always the sample's own
     return replace(facts, real=hull([facts.real, view.facts(updates).anywhere]))
 
@@ -354,12 +355,12 @@ def _own_places(view: View, data: gs.Tensor, indices: gs.Tensor, output: gs.Tens
     facts, seq, batch = view.facts(data), view.seq(output), view.batch(output)
     places = np.indices(taken.shape[:-1])
     if len(batch) != 1 or not np.array_equal(taken[..., 0], places[batch[0]]) or taken.shape[-1] != 2:
-        raise UnprovedError("it takes places of chosen samples", mixes=True)
+        raise refused("it takes places of chosen samples", Cause.SAMPLES)
     if 1 not in facts.padded:
         return facts_of(facts.real, seq, facts.anywhere)
     along = next((axis for axis in seq if np.array_equal(taken[..., 1], places[axis])), None)
     if along is None:
         _check_index(Values(float(taken[..., 1].min()), float(taken[..., 1].max())))
-        raise UnprovedError("it takes places that may be padding")
+        raise refused("it takes places that may be padding", Cause.PADDING)
     padded = {axis: facts.at(1) if axis == along else facts.real for axis in seq}
     return Facts(facts.real, padded, facts.at(1))

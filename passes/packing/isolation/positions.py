@@ -8,10 +8,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import sympy
 
-from passes.packing.isolation.facts import Facts, UnprovedError
+from passes.packing.isolation.facts import Facts
 from passes.packing.isolation.values import UNKNOWN, Values
 from passes.packing.tokens.axes import BATCH, SEQ, AxisMap
 from passes.packing.tokens.positional import Positional
+from passes.refusal import Cause, Refusal, RefusedError, refused
 
 _LENGTHS, _SAMPLES = (5, 8), 3
 #: Places up to which a pair of places is computed; tables with one sequence axis are computed whole.
@@ -31,23 +32,23 @@ class PositionFacts:
 
     def __init__(self, positional: Positional, axes: AxisMap, width: int) -> None:
         self._positional, self._axes, self._width = positional, axes, width
-        self._known: dict[str, Facts | UnprovedError] = {}
+        self._answers: dict[str, Facts | Refusal] = {}
 
     def facts(self, tensor: gs.Tensor) -> Facts:
         """The facts of a positional tensor.
 
         Raises:
-            UnprovedError: a place has another value in a longer run, or in one of more samples.
+            RefusedError: a place has another value in a longer run, or in one of more samples.
         """
-        if tensor.name not in self._known:
+        if tensor.name not in self._answers:
             try:
-                self._known[tensor.name] = self._facts(tensor)
-            except UnprovedError as why:
-                self._known[tensor.name] = why
-        known = self._known[tensor.name]
-        if isinstance(known, UnprovedError):
-            raise known
-        return known
+                self._answers[tensor.name] = self._facts(tensor)
+            except RefusedError as error:
+                self._answers[tensor.name] = error.refusal
+        answer = self._answers[tensor.name]
+        if isinstance(answer, Refusal):
+            raise RefusedError(answer)
+        return answer
 
     def _facts(self, tensor: gs.Tensor) -> Facts:
         shape = self._axes.shape(tensor)
@@ -56,10 +57,10 @@ class PositionFacts:
         batch = tuple(axis for axis, extent in enumerate(extents) if _is_number(extent / BATCH))
         others = [extent for axis, extent in enumerate(extents) if axis not in seq + batch and not _is_number(extent)]
         if shape is None or len(seq) > 2 or any(BATCH in extent.free_symbols for extent in others):
-            raise UnprovedError(f"{tensor.name!r} depends on the extents of the run", mixes=True)
+            raise refused(f"{tensor.name!r} depends on the extents of the run", Cause.SAMPLES)
         if others:
             self._check_samples(tensor, self._value(tensor, _LENGTHS[0], 1), (), batch)
-            raise UnprovedError(f"it reads the padded length from {tensor.name!r}")
+            raise refused(f"it reads the padded length from {tensor.name!r}", Cause.PADDING)
         longest = min(self._width, _LONGEST_PAIR) if len(seq) == 2 else self._width
         whole = self._value(tensor, max(longest, *_LENGTHS), 1)
         self._check_lengths(tensor, whole, seq)
@@ -69,7 +70,7 @@ class PositionFacts:
     def _check_lengths(self, tensor: gs.Tensor, whole: Array, seq: tuple[int, ...]) -> None:
         for length in _LENGTHS:
             if not _same(self._value(tensor, length, 1), _leading(whole, seq, length)):
-                raise UnprovedError(f"it reads the padded length from {tensor.name!r}")
+                raise refused(f"it reads the padded length from {tensor.name!r}", Cause.PADDING)
 
     def _check_samples(self, tensor: gs.Tensor, whole: Array, seq: tuple[int, ...], batch: tuple[int, ...]) -> None:
         several = self._value(tensor, _LENGTHS[0], _SAMPLES)
@@ -77,13 +78,13 @@ class PositionFacts:
         times = [_SAMPLES if axis in batch else 1 for axis in range(alone.ndim)]
         repeated = alone.repeat(_SAMPLES, axis=batch[0]) if batch else alone
         if not (_same(several, np.tile(alone, times)) or _same(several, repeated)):
-            raise UnprovedError(f"it reads the number of samples in the run from {tensor.name!r}", mixes=True)
+            raise refused(f"it reads the number of samples in the run from {tensor.name!r}", Cause.SAMPLES)
 
     def _value(self, tensor: gs.Tensor, length: int, samples: int) -> Array:
         try:
             return self._positional.value(tensor, length, samples)
         except Exception as error:  # the engine has no one class for what it cannot run
-            raise UnprovedError(f"{tensor.name!r} cannot be computed ({error})", mixes=True) from error
+            raise refused(f"{tensor.name!r} cannot be computed ({error})", Cause.SAMPLES) from error
 
 
 def _by_place(values: Array, seq: tuple[int, ...]) -> Facts:

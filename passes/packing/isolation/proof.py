@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -13,36 +12,24 @@ import sympy
 
 from passes.node_values import constant
 from passes.operators import ARGUED, KEEPS_VALUES
-from passes.packing.isolation.facts import Facts, UnprovedError, facts_of
+from passes.packing.isolation.facts import Facts, facts_of
 from passes.packing.isolation.positions import PositionFacts
 from passes.packing.isolation.values import NUMBER, ORDINARY, UNIT, UNKNOWN, ZERO, Values
 from passes.packing.tokens.axes import BATCH, SEQ, AxisMap, show
 from passes.packing.tokens.positional import Positional
-from passes.packing.tokens.sides import Placement
+from passes.packing.tokens.sides import PlacedGraph
+from passes.refusal import Cause, Refusal, RefusedError, because, refused
 from passes.shapes.symbolic import Shape
 
-#: Gives the facts of a node's results from those of its inputs, or raises UnprovedError.
+#: Gives the facts of a node's results from those of its inputs, or raises RefusedError.
 Rule: TypeAlias = "Callable[[View], Facts | list[Facts]]"
 
 #: Elements of a constant up to which its values are looked at; masks and factors are small.
 _LARGEST_LOOKED_AT = 1 << 20
 
 
-@dataclass(frozen=True)
-class Leak:
-    """A node that is not proved to hide padding.
-
-    Attributes:
-        node: the node.
-        reason: what it does.
-        mixes: whether even samples of one length might see each other there.
-        over_batch: whether it surely looks along the samples of a batch.
-    """
-
-    node: gs.Node
-    reason: str
-    mixes: bool
-    over_batch: bool = False
+#: A node that is not proved to hide padding or the other samples, and why; the cause says which.
+Unproved: TypeAlias = tuple[gs.Node, Refusal]
 
 
 class View:
@@ -50,13 +37,13 @@ class View:
 
     def __init__(self, proof: IsolationProof, node: gs.Node, packed: bool) -> None:
         self._proof, self.node, self.packed = proof, node, packed
-        self.opset: int = proof.opset
+        self.opset: int = proof.axes.opset
 
     def shape(self, tensor: gs.Tensor) -> Shape:
         """The tensor's shape."""
         shape = self._proof.axes.shape(tensor)
         if shape is None:
-            raise UnprovedError(f"the rank of {tensor.name!r} is unknown", mixes=True)
+            raise refused(f"the rank of {tensor.name!r} is unknown", Cause.SAMPLES)
         return shape
 
     def rank(self, tensor: gs.Tensor) -> int:
@@ -100,7 +87,7 @@ class View:
         """What is known of an input, in the form in which the node reads it."""
         facts = self._proof.facts(tensor, packed=self.packed)
         if facts.by_distance is not None:
-            raise UnprovedError(f"it reads the padded length from {facts.by_distance.table.name!r}")
+            raise refused(f"it reads the padded length from {facts.by_distance.table.name!r}", Cause.PADDING)
         return facts
 
     def facts_by_distance(self, tensor: gs.Tensor) -> Facts:
@@ -130,9 +117,7 @@ class IsolationProof:
     """Proves what it can of a graph in topological order.
 
     Args:
-        graph: the graph before it is rewritten.
-        axes: shapes of its tensors.
-        placement: which nodes run packed.
+        placed: the graph before it is rewritten.
         masks: names of the inputs that serve as a mask alone; the packed model reads them as 0 and 1.
         width: places of the longest sample.
         rules: by domain and operator.
@@ -141,51 +126,50 @@ class IsolationProof:
 
     def __init__(
         self,
-        graph: gs.Graph,
-        axes: AxisMap,
-        placement: Placement,
+        placed: PlacedGraph,
         masks: Sequence[str],
         width: int,
         rules: Mapping[tuple[str, str], Rule],
         crossing: Callable[[str], Values] = lambda name: ZERO,
     ) -> None:
-        self.axes, self.opset = axes, graph.opset
-        self.positional = Positional(graph, axes)
+        graph, self.axes = placed.graph, placed.axes
+        self.positional = Positional(graph, self.axes)
         self.graph_outputs: list[gs.Tensor] = list(graph.outputs)
-        self._graph, self._placement, self._rules, self._crossing = graph, placement, rules, crossing
-        self._positions = PositionFacts(self.positional, axes, width)
+        self._placed, self._rules, self._crossing = placed, rules, crossing
+        self._positions = PositionFacts(self.positional, self.axes, width)
         self._facts = {tensor.name: Facts(self._input_values(tensor, masks)) for tensor in graph.inputs}
         self._packed_names = {tensor.name for tensor in graph.inputs}
 
-    def run(self) -> list[Leak]:
+    def run(self) -> list[Unproved]:
         """The nodes that are not proved, in order."""
-        leaks = []
-        for node in self._graph.nodes:
+        unproved = []
+        for node in self._placed.graph.nodes:
             if all(self.axes.is_free(tensor) or tensor in self.positional for tensor in node.outputs):
                 continue
-            packed = self._placement.runs_packed(node)
+            packed = self._placed.runs_packed(node)
             if packed:
                 self._packed_names.update(tensor.name for tensor in node.outputs)
             try:
                 results = self._results(node, packed)
-            except UnprovedError as why:
-                leaks.append(Leak(node, why.reason, why.mixes, why.over_batch))
+            except RefusedError as error:
+                unproved.append((node, error.refusal.at(node)))
                 results = self._after_a_leak(node, packed)
             self._facts.update({tensor.name: facts for tensor, facts in zip(node.outputs, results, strict=False)})
-        return leaks + [leak for tensor in self.graph_outputs for leak in self._uncuttable(tensor)]
+        return unproved + [leak for tensor in self.graph_outputs for leak in self._uncuttable(tensor)]
 
-    def _uncuttable(self, tensor: gs.Tensor) -> list[Leak]:
+    def _uncuttable(self, tensor: gs.Tensor) -> list[Unproved]:
         """A result of which nobody can tell how much belongs to the sample: [n, L + 1] and the like."""
         shape = self.axes.shape(tensor) or ()
         if not tensor.inputs or all(shape[axis] == SEQ for axis in growing_axes(shape, SEQ)):
             return []
-        return [Leak(tensor.inputs[0], f"its result {show(shape)} has other places than the sample", mixes=False)]
+        node = tensor.inputs[0]
+        return [(node, because(f"its result {show(shape)} has other places than the sample", Cause.PADDING).at(node))]
 
     def facts(self, tensor: gs.Tensor, *, packed: bool = False) -> Facts:
         """What is known of a tensor, on the unpacked side unless ``packed``.
 
         Raises:
-            UnprovedError: it is a number that depends on how far the samples are padded.
+            RefusedError: it is a number that depends on how far the samples are padded.
         """
         if self.axes.is_free(tensor):
             return Facts(_range(constant(tensor)))
@@ -204,7 +188,7 @@ class IsolationProof:
             self._check_lengths(node)
             return self._packed_results(node, rule)
         if rule is None:
-            raise UnprovedError(f"{node.op} is not known to keep padding and samples apart", mixes=True)
+            raise refused(f"{node.op} is not known to keep padding and samples apart", Cause.SAMPLES)
         results = rule(View(self, node, packed))
         return results if isinstance(results, list) else [results] * len(node.outputs)
 
@@ -215,7 +199,7 @@ class IsolationProof:
             return unknown
         try:
             results = rule(View(self, node, packed=True))
-        except UnprovedError:
+        except RefusedError:
             return unknown
         return results if isinstance(results, list) else [results] * len(node.outputs)
 

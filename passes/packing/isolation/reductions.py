@@ -14,16 +14,17 @@ import onnx_graphsurgeon as gs
 from passes.node_values import axes_argument, constant
 from passes.operators import CONTRIB, Family, default_axis, lookup, members
 from passes.packing.isolation import values as v
-from passes.packing.isolation.facts import ByDistance, Facts, UnprovedError, facts_of, moved
+from passes.packing.isolation.facts import ByDistance, Facts, facts_of, moved
 from passes.packing.isolation.proof import View
 from passes.packing.isolation.table import rule
 from passes.packing.isolation.values import Values
+from passes.refusal import Cause, Refusal, RefusedError, because, refused
 
 
 def check_batch(view: View, tensor: gs.Tensor, axes: Iterable[int], what: str) -> None:
     """Raise where an operator that looks along ``axes`` would see several samples."""
     if set(axes) & set(view.batch(tensor)):
-        raise UnprovedError(f"it {what} over the samples of a batch", over_batch=True)
+        raise refused(f"it {what} over the samples of a batch", Cause.BATCH)
 
 
 def without(facts: Facts, axes: Sequence[int], keep: bool, values: Values | None = None) -> Facts:
@@ -46,34 +47,34 @@ def without(facts: Facts, axes: Sequence[int], keep: bool, values: Values | None
 def _reduce(view: View) -> Facts:
     tensor = view.node.inputs[0]
     rank, facts = view.rank(tensor), view.facts(tensor)
-    given = axes_argument(view.node)
-    if given is None:
-        raise UnprovedError("its axes are not constant", mixes=True)
-    if not given and view.node.attrs.get("noop_with_empty_axes", 0):
+    listed = axes_argument(view.node)
+    if listed is None:
+        raise refused("its axes are not constant", Cause.SAMPLES)
+    if not listed and view.node.attrs.get("noop_with_empty_axes", 0):
         return facts
-    axes = sorted({axis % rank for axis in given}) if given else list(range(rank))
+    axes = sorted({axis % rank for axis in listed}) if listed else list(range(rank))
     check_batch(view, tensor, axes, "reduces")
     for axis in set(axes) & set(view.seq(tensor)):
-        problem = _reduction_problem(view.node.op, facts, axis)
-        if problem:
-            raise UnprovedError(problem)
+        refusal = _reduction_refusal(view.node.op, facts, axis)
+        if refusal:
+            raise RefusedError(refusal)
     keep = bool(view.node.attrs.get("keepdims", 1))
     if view.node.op in ("ReduceMax", "ReduceMin"):
         return without(facts, axes, keep)
     return without(facts, axes, keep, _reduced_values(view.node.op, facts.real))
 
 
-def _reduction_problem(op: str, facts: Facts, axis: int) -> str | None:
+def _reduction_refusal(op: str, facts: Facts, axis: int) -> Refusal | None:
     padding = facts.at(axis)
     if op == "ReduceMean":
-        return "it averages over padding"
+        return because("it averages over padding", Cause.PADDING)
     harmless = {
         "ReduceMax": is_below_all(padding, facts.real),
         "ReduceMin": is_below_all(v.negate(padding), v.negate(facts.real)),
         "ReduceLogSumExp": padding.is_below(v.LOWEST_VALUE),
         "ReduceProd": padding.is_exact and padding.low == 1,
     }.get(op, padding.is_zero)
-    return None if harmless else "it reduces over padding"
+    return None if harmless else because("it reduces over padding", Cause.PADDING)
 
 
 def is_below_all(padding: Values, real: Values) -> bool:
@@ -104,7 +105,7 @@ def _arg(view: View) -> Facts:
         if view.node.op == "ArgMin":
             padding, real = v.negate(padding), v.negate(real)
         if view.node.attrs.get("select_last_index", 0) or not is_below_all(padding, real):
-            raise UnprovedError("it may find its place in padding")
+            raise refused("it may find its place in padding", Cause.PADDING)
     return without(facts, [axis], bool(view.node.attrs.get("keepdims", 1)), Values(0.0, v.LARGEST))
 
 
@@ -119,7 +120,7 @@ def _softmax(view: View) -> Facts:
     along = set(axes) & set(view.seq(tensor))
     for own in along:
         if not facts.at(own).is_below(v.LOW_SCORE):
-            raise UnprovedError("it normalises over padding, which nothing masks")
+            raise refused("it normalises over padding, which nothing masks", Cause.PADDING)
     logarithm = view.node.op == "LogSoftmax"
     kept = v.ZERO if not logarithm else Values(-math.inf, v.LOW_SCORE)
     # A row of padding may be -inf throughout, which gives NaN; a row of the sample has its own places in it.
@@ -139,7 +140,7 @@ def _matmul(view: View) -> Facts:
     left, right = view.node.inputs
     ranks = view.rank(left), view.rank(right)
     if min(ranks) < 2:
-        raise UnprovedError("one of its operands is a vector", mixes=not view.packed)
+        raise refused("one of its operands is a vector", Cause.PADDING if view.packed else Cause.SAMPLES)
     check_batch(view, left, [ranks[0] - 1], "sums")
     check_batch(view, right, [ranks[1] - 2], "sums")
     out_rank = view.rank(view.node.outputs[0])
@@ -169,12 +170,12 @@ def _gemm(view: View) -> Facts:
 def _einsum(view: View) -> Facts:
     equation = str(view.node.attrs["equation"]).replace(" ", "")
     if "." in equation or "->" not in equation:
-        raise UnprovedError(f"its equation {equation!r} does not name all axes", mixes=True)
+        raise refused(f"its equation {equation!r} does not name all axes", Cause.SAMPLES)
     terms, result = equation.split("->")
     parts = terms.split(",")
     for part, tensor in zip(parts, view.node.inputs, strict=True):
         if len(set(part)) != len(part):
-            raise UnprovedError(f"its equation {equation!r} takes a diagonal", mixes=True)
+            raise refused(f"its equation {equation!r} takes a diagonal", Cause.SAMPLES)
         summed = [axis for axis, label in enumerate(part) if label not in result]
         check_batch(view, tensor, summed, "sums")
     return sum_of_products(view, view.node.inputs, [list(part) for part in parts], list(result))
@@ -186,10 +187,10 @@ def sum_of_products(
     """Facts of an einsum: each operand's axes by label, and the result's.
 
     Raises:
-        UnprovedError: it sums over padding where no factor is zero, or where another might not be a number.
+        RefusedError: it sums over padding where no factor is zero, or where another might not be a number.
     """
     tables = [view.distances(tensor) for tensor in operands]
-    known = [
+    operand_facts = [
         Facts(v.ORDINARY) if table is not None else view.facts(tensor)
         for tensor, table in zip(operands, tables, strict=True)
     ]
@@ -198,20 +199,22 @@ def sum_of_products(
         """What stands where the axis of ``label`` is at padding."""
         parts = [
             facts.padded.get(term.index(label), facts.real) if label in term else facts.real.as_padding_sees_it()
-            for facts, term in zip(known, terms, strict=True)
+            for facts, term in zip(operand_facts, terms, strict=True)
         ]
-        rest = [facts.anywhere for facts in known]
+        rest = [facts.anywhere for facts in operand_facts]
         if any(part.is_zero for part in parts):
             others = [whole for part, whole in zip(parts, rest, strict=True) if not part.is_zero]
             return v.ZERO if all(_is_number(item) for item in others) else v.UNKNOWN
         return v.ORDINARY if all(_is_number(item) for item in rest) else v.UNKNOWN
 
     for label in sorted({label for term in terms for label in term if label not in result}, key=str):
-        at_padding = any(label in term and term.index(label) in f.padded for f, term in zip(known, terms, strict=True))
+        at_padding = any(
+            label in term and term.index(label) in f.padded for f, term in zip(operand_facts, terms, strict=True)
+        )
         if at_padding and not product(label).is_zero:
-            raise UnprovedError("it sums over padding, which nothing masks")
+            raise refused("it sums over padding, which nothing masks", Cause.PADDING)
     axes = view.seq(view.node.outputs[0])
-    whole = v.ORDINARY if all(_is_number(facts.anywhere) for facts in known) else v.UNKNOWN
+    whole = v.ORDINARY if all(_is_number(facts.anywhere) for facts in operand_facts) else v.UNKNOWN
     distance = _by_distance(operands, tables, terms, result)
     return Facts(v.NUMBER, {axis: product(result[axis]) for axis in axes}, whole, distance)
 
@@ -227,7 +230,7 @@ def _by_distance(
         if axis is None:
             continue
         if term[axis] not in result or sum(table is not None for table in tables) > 1:
-            raise UnprovedError(f"it reads the padded length from {tensor.name!r}")
+            raise refused(f"it reads the padded length from {tensor.name!r}", Cause.PADDING)
         return ByDistance(list(result).index(term[axis]), tensor, axis)
     return None
 
@@ -261,7 +264,7 @@ def _lp_normalisation(view: View) -> list[Facts]:
 @rule("BatchNormalization")
 def _batch_normalisation(view: View) -> list[Facts]:
     if view.node.attrs.get("training_mode", 0):
-        raise UnprovedError("it normalises over the samples of a batch: it is in training mode", mixes=True)
+        raise refused("it normalises over the samples of a batch: it is in training mode", Cause.SAMPLES)
     return _normalised(view, view.node.inputs[0], [1])
 
 
@@ -278,7 +281,7 @@ def _mean_variance(view: View) -> list[Facts]:
 def _instance_normalisation(view: View) -> list[Facts]:
     tensor = view.node.inputs[0]
     if 1 in view.batch(tensor):
-        raise UnprovedError("it normalises over the samples of a batch", mixes=True)
+        raise refused("it normalises over the samples of a batch", Cause.SAMPLES)
     return _normalised(view, tensor, range(1 if view.node.op == "GroupNormalization" else 2, view.rank(tensor)))
 
 
@@ -286,7 +289,7 @@ def _normalised(view: View, tensor: gs.Tensor, axes: Iterable[int], partial: boo
     touched = set(axes)
     check_batch(view, tensor, touched, "normalises")
     if touched & set(view.seq(tensor)):
-        raise UnprovedError("it normalises over padding, which nothing masks")
+        raise refused("it normalises over padding, which nothing masks", Cause.PADDING)
     finite = view.facts(tensor).anywhere.is_finite and not partial
     padded = v.ORDINARY if finite else v.UNKNOWN
     return [facts_of(v.NUMBER, view.seq(output), padded) for output in view.node.outputs]
@@ -297,11 +300,11 @@ def _normalised(view: View, tensor: gs.Tensor, axes: Iterable[int], partial: boo
 def _running_sum(view: View) -> Facts:
     tensor, where = view.node.inputs[0], constant(view.node.inputs[1])
     if where is None:
-        raise UnprovedError("its axis is not constant", mixes=True)
+        raise refused("its axis is not constant", Cause.SAMPLES)
     axis, facts = int(where.reshape(-1)[0]) % view.rank(tensor), view.facts(tensor)
     check_batch(view, tensor, [axis], "sums")
     if axis in view.seq(tensor) and view.node.attrs.get("reverse", 0) and not facts.at(axis).is_zero:
-        raise UnprovedError("it sums from the end of the row, where padding is")
+        raise refused("it sums from the end of the row, where padding is", Cause.PADDING)
     real = Values(0.0, v.LARGEST) if _positive(facts.real) else v.NUMBER
     return facts_of(real, view.seq(view.node.outputs[0]), v.ORDINARY if facts.anywhere.is_finite else v.UNKNOWN)
 
@@ -309,7 +312,7 @@ def _running_sum(view: View) -> Facts:
 # [n, L, H] -> [n, L, H] and one scale []: not proved, the scale is of all samples.
 @rule("DynamicQuantizeLinear")
 def _one_scale(view: View) -> Facts:
-    raise UnprovedError("it takes one scale from all samples of a run", mixes=True)
+    raise refused("it takes one scale from all samples of a run", Cause.SAMPLES)
 
 
 # GlobalMaxPool [n, H, L] -> [n, H, 1]: proved where padding is below every real value.
@@ -321,9 +324,9 @@ def _global_pool(view: View) -> Facts:
     check_batch(view, tensor, axes, "pools")
     for axis in set(axes) & set(view.seq(tensor)):
         op = {"GlobalMaxPool": "ReduceMax", "GlobalLpPool": "ReduceL2"}.get(view.node.op, "ReduceMean")
-        problem = _reduction_problem(op, facts, axis)
-        if problem:
-            raise UnprovedError(problem)
+        refusal = _reduction_refusal(op, facts, axis)
+        if refusal:
+            raise RefusedError(refusal)
     return without(facts, axes, True, v.NUMBER)
 
 
@@ -334,6 +337,6 @@ def _top(view: View) -> list[Facts]:
     axis = view.axis(-1)
     check_batch(view, tensor, [axis], "sorts")
     if axis in view.seq(tensor):
-        raise UnprovedError("it sorts padding among the places of the sample")
+        raise refused("it sorts padding among the places of the sample", Cause.PADDING)
     facts = view.facts(tensor)
     return [facts, facts_of(Values(0.0, v.LARGEST), tuple(facts.padded), v.ORDINARY)]

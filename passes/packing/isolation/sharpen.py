@@ -18,12 +18,14 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes.building import add_node
 from passes.fusion.attention_ops import attention_inputs, input_at
 from passes.operators import KEEPS_VALUES, Family, members
-from passes.packing.isolation.facts import Facts, UnprovedError
+from passes.packing.isolation.facts import Facts
 from passes.packing.isolation.values import LOW_SCORE
-from passes.packing.tokens.axes import BATCH, SEQ, AxisMap
-from passes.packing.tokens.sides import Placement
+from passes.packing.tokens.axes import BATCH, SEQ
+from passes.packing.tokens.sides import PlacedGraph
+from passes.refusal import RefusedError
 
 #: Operators through which scores pass on their way to the softmax.
 _ON_THE_WAY = members(Family.ARITHMETIC, Family.CLAMP) | KEEPS_VALUES | {"Where"}
@@ -35,16 +37,12 @@ class Sharpener:
     """Puts -inf where padding is, into the masks of the unpacked side.
 
     Args:
-        graph: the graph before it is rewritten; it gets the nodes.
-        axes: shapes of its tensors.
-        placement: which nodes run packed.
+        placed: the graph before it is rewritten; it gets the nodes.
         facts: what is known of a tensor of the unpacked side.
         anchor: an input [batch, seq].
     """
 
-    graph: gs.Graph
-    axes: AxisMap
-    placement: Placement
+    placed: PlacedGraph
     facts: Callable[[gs.Tensor], Facts]
     anchor: gs.Tensor
     _made: dict[Any, gs.Tensor] = field(default_factory=dict)
@@ -52,26 +50,26 @@ class Sharpener:
     def run(self) -> int:
         """Change the graph; returns how many masks were changed."""
         changed: dict[tuple[int, int], tuple[gs.Node, int]] = {}
-        for node in self.graph.nodes:
-            if self.placement.runs_packed(node):
+        for node in self.placed.graph.nodes:
+            if self.placed.runs_packed(node):
                 continue
             if node.op in _WEIGHING:
                 changed.update(self._masks_before(node.inputs[0]))
-            known = attention_inputs(node)
-            bias = input_at(node, known.bias) if known else None
-            if known and bias is not None and self._is_mask(bias):
-                changed[id(node), known.bias] = (node, known.bias)
+            slots = attention_inputs(node)
+            bias = input_at(node, slots.bias) if slots else None
+            if slots and bias is not None and self._is_mask(bias):
+                changed[id(node), slots.bias] = (node, slots.bias)
         count = sum(self._sharpen(node, index) for node, index in changed.values())
-        self.graph.toposort(mode="nodes")
+        self.placed.graph.toposort(mode="nodes")
         return count
 
     def _masks_before(self, tensor: gs.Tensor) -> dict[tuple[int, int], tuple[gs.Node, int]]:
         """The operands by which scores on the way to ``tensor`` become low at padding."""
-        found: dict[tuple[int, int], tuple[gs.Node, int]] = {}
+        applied: dict[tuple[int, int], tuple[gs.Node, int]] = {}
         todo, seen = [tensor], set()
         while todo:
             for node in todo.pop().inputs:
-                if id(node) in seen or self.placement.runs_packed(node) or node.op not in _ON_THE_WAY:
+                if id(node) in seen or self.placed.runs_packed(node) or node.op not in _ON_THE_WAY:
                     continue
                 seen.add(id(node))
                 masks = (
@@ -79,37 +77,37 @@ class Sharpener:
                     if node.op not in ("Add", "Where")
                     else [index for index, operand in enumerate(node.inputs) if self._is_applied(node, index, operand)]
                 )
-                found.update({(id(node), index): (node, index) for index in masks})
+                applied.update({(id(node), index): (node, index) for index in masks})
                 todo.extend(operand for index, operand in enumerate(node.inputs) if index not in masks)
-        return found
+        return applied
 
     def _is_applied(self, node: gs.Node, index: int, operand: gs.Tensor) -> bool:
         """Whether an operand is a mask that is added, or the low number that replaces hidden scores."""
         if node.op == "Add":
             return self._is_mask(operand)
-        if index == 0 or operand.is_empty() or not self.axes.is_free(operand):
+        if index == 0 or operand.is_empty() or not self.placed.axes.is_free(operand):
             return False
         value = self.facts(operand).real
         return value.is_exact and value.low <= LOW_SCORE and np.isfinite(value.low)
 
     def _is_mask(self, tensor: gs.Tensor) -> bool:
         """Whether a tensor is one known, low and finite number in the padded places of an axis."""
-        if self.axes.is_free(tensor) or self._dtype(tensor).kind != "f":
+        if self.placed.axes.is_free(tensor) or self._dtype(tensor).kind != "f":
             return False
         try:
             facts = self.facts(tensor)
-        except UnprovedError:
+        except RefusedError:
             return False
         return any(item.is_exact and item.low <= LOW_SCORE and np.isfinite(item.low) for item in facts.padded.values())
 
     def _sharpen(self, node: gs.Node, index: int) -> bool:
         operand, result = node.inputs[index], node.outputs[0]
-        free = self.axes.is_free(operand)
+        free = self.placed.axes.is_free(operand)
         like = result if free or node.op == "Where" else operand
-        shape = self.axes.shape(like)
+        shape = self.placed.axes.shape(like)
         key_axis = self._key_axis(like)
         if shape is None or key_axis is None or shape.count(BATCH) != 1:
-            shape, like = self.axes.shape(result), result
+            shape, like = self.placed.axes.shape(result), result
             key_axis = self._key_axis(result)
         if shape is None or key_axis is None or shape.count(BATCH) != 1:
             return False  # batch and heads share an axis: the mask stays as strong as the model made it
@@ -119,7 +117,7 @@ class Sharpener:
 
     def _key_axis(self, tensor: gs.Tensor) -> int | None:
         """The last axis, where it holds the places that a softmax weighs."""
-        shape = self.axes.shape(tensor)
+        shape = self.placed.axes.shape(tensor)
         return len(shape) - 1 if shape and shape[-1] == SEQ else None
 
     def _selected(self, token: gs.Tensor, operand: gs.Tensor, rank: int, batch: int, key: int) -> gs.Tensor:
@@ -127,7 +125,7 @@ class Sharpener:
         if made_for not in self._made:
             dtype = self._dtype(operand)
             lowest = gs.Constant(f"{token.name}_hidden_{dtype.name}_{len(self._made)}", np.array(-np.inf, dtype))
-            own = list(self.axes.shape(operand) or ())
+            own = list(self.placed.axes.shape(operand) or ())
             shape = [1] * (rank - len(own)) + own
             shape[batch], shape[key] = BATCH, SEQ
             name = f"{operand.name}_of_tokens_{len(self._made)}"
@@ -178,20 +176,18 @@ class Sharpener:
         shape: tuple[Any, ...],
         packed: bool = False,
         **attrs: Any,
-    ) -> gs.Variable:
-        output = gs.Variable(name, np.dtype(dtype))
-        node = gs.Node(op, name=name, attrs=attrs, inputs=inputs, outputs=[output])
-        self.graph.nodes.append(node)
-        self.axes.record(output, shape)
-        self.axes.shapes.dtypes[name] = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    ) -> gs.Tensor:
+        output = add_node(self.placed.graph.nodes, op, name, inputs, np.dtype(dtype), **attrs)
+        self.placed.axes.record(output, shape)
+        self.placed.axes.shapes.dtypes[name] = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         if packed:
-            self.placement.packed.add(id(node))
+            self.placed.placement.packed.add(id(output.inputs[0]))
         return output
 
     def _dtype(self, tensor: gs.Tensor) -> np.dtype[Any]:
-        held = tensor.dtype
-        if held is None:
-            element = self.axes.shapes.dtypes.get(tensor.name, onnx.TensorProto.FLOAT)
-            held = onnx.helper.tensor_dtype_to_np_dtype(element)
-        dtype: np.dtype[Any] = np.dtype(held)
+        declared = tensor.dtype
+        if declared is None:
+            element = self.placed.axes.shapes.dtypes.get(tensor.name, onnx.TensorProto.FLOAT)
+            declared = onnx.helper.tensor_dtype_to_np_dtype(element)
+        dtype: np.dtype[Any] = np.dtype(declared)
         return dtype

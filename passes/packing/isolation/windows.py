@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import sympy
 
 from passes.packing.isolation import values as v
-from passes.packing.isolation.facts import Facts, UnprovedError, facts_of
+from passes.packing.isolation.facts import Facts, facts_of
 from passes.packing.isolation.proof import View
 from passes.packing.isolation.reductions import check_batch
 from passes.packing.isolation.table import rule
+from passes.refusal import Cause, refused
 
 
 # [n, H, L], kernel 3, pads 1 -> [n, K, L]: proved where padding is zero.
@@ -26,9 +27,9 @@ def _convolution(view: View) -> Facts:
     facts = view.facts(tensor)
     for axis in view.seq(tensor):
         if not _is_pointwise(view, axis) and not facts.at(axis).is_zero:
-            raise UnprovedError("it reaches over the end of a sample into padding")
+            raise refused("it reaches over the end of a sample into padding", Cause.PADDING)
         if view.node.op == "AveragePool" and not _is_pointwise(view, axis) and not _counts_pads(view):
-            raise UnprovedError("it averages over as many places as there are, and padding counts as one")
+            raise refused("it averages over as many places as there are, and padding counts as one", Cause.PADDING)
     padded = v.ORDINARY if facts.anywhere.is_finite else v.UNKNOWN
     return facts_of(v.NUMBER, view.seq(view.node.outputs[0]), padded)
 
@@ -43,7 +44,7 @@ def _max_pool(view: View) -> list[Facts]:
     facts = view.facts(tensor)
     for axis in view.seq(tensor):
         if not _is_pointwise(view, axis) and not facts.at(axis).is_below(v.LOWEST_VALUE):
-            raise UnprovedError("it reaches over the end of a sample into padding")
+            raise refused("it reaches over the end of a sample into padding", Cause.PADDING)
     return [facts_of(facts.real, view.seq(output), facts.anywhere) for output in view.node.outputs]
 
 
@@ -53,17 +54,17 @@ def _check_window(view: View) -> None:
     check_batch(view, tensor, range(1, view.rank(tensor)), "reaches")
     before, after = view.shape(tensor), view.shape(output)
     if 1 in view.seq(tensor):
-        raise UnprovedError("its channels are the places of a sample, padding and all")
+        raise refused("its channels are the places of a sample, padding and all", Cause.PADDING)
     strides = view.node.attrs.get("strides", [1] * (len(before) - 2))
     for axis in view.seq(tensor):
         if axis < 1:
-            raise UnprovedError("its batch axis is not the samples alone", mixes=True)
+            raise refused("its batch axis is not the samples alone", Cause.SAMPLES)
         if strides[axis - 2] != 1 or sympy.expand(before[axis] - after[axis]) != 0:
-            raise UnprovedError("its result has fewer places than the sample")
+            raise refused("its result has fewer places than the sample", Cause.PADDING)
         if str(view.node.attrs.get("auto_pad", "NOTSET")) not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
-            raise UnprovedError("its padding is not known")
+            raise refused("its padding is not known", Cause.PADDING)
         if view.node.attrs.get("ceil_mode", 0):
-            raise UnprovedError("it rounds the number of its places up")
+            raise refused("it rounds the number of its places up", Cause.PADDING)
 
 
 def _kernel(view: View) -> Sequence[int]:
@@ -88,15 +89,15 @@ def _recurrence(view: View) -> list[Facts]:
     by_batch = bool(view.node.attrs.get("layout", 0))
     seq_axis, batch_axis = (1, 0) if by_batch else (0, 1)
     if not set(view.batch(tensor)) <= {batch_axis}:
-        raise UnprovedError("it runs along the samples of a batch", mixes=True)
+        raise refused("it runs along the samples of a batch", Cause.SAMPLES)
     if view.seq(tensor) != (seq_axis,):
         if view.seq(tensor):
-            raise UnprovedError("its features are the places of a sample")
+            raise refused("its features are the places of a sample", Cause.PADDING)
         return [Facts() for _ in view.node.outputs]
     if str(view.node.attrs.get("direction", "forward")) != "forward":
-        raise UnprovedError("it runs from the end of the row, where padding is")
+        raise refused("it runs from the end of the row, where padding is", Cause.PADDING)
     if any(output.outputs or output in view.graph_outputs for output in view.node.outputs[1:] if output.name):
-        raise UnprovedError("its last state comes after the padding")
+        raise refused("its last state comes after the padding", Cause.PADDING)
     finite = view.facts(tensor).anywhere.is_finite
     return [
         facts_of(v.NUMBER, view.seq(output) if output.name else (), v.ORDINARY if finite else v.UNKNOWN)

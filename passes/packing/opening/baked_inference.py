@@ -2,13 +2,13 @@
 
 onnxruntime's inference walks the nodes. Before each, :class:`BakedInference` looks at the constants that it reads.
 Where data flow shows which extent a number stands for, inference goes on with that extent, and the change that
-the graph needs is noted. Where it does not, the node is noted as a problem: nothing can be said of other shapes.
+the graph needs is noted. Where it does not, the node is refused: nothing can be said of other shapes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,12 @@ import onnx
 import sympy
 from onnx import numpy_helper
 
+from passes.node_protos import subgraphs
 from passes.operators import BROADCASTING, ELEMENTWISE, Family, members
 from passes.packing.opening.axis_atoms import AxisOrders
 from passes.packing.opening.baked_rules import INT_MAX, RULES, attribute
 from passes.packing.tokens.axes import BATCH, SEQ, mentions_tokens
+from passes.refusal import NodeName, Refusal, because, first_refusal
 from passes.shapes.ort_inference import OrtShapeInference
 
 _MOST_ROUNDS = 10  # of onnxruntime, which starts again after it merges two extents
@@ -34,6 +36,10 @@ _PAIRING = frozenset(
 )  # fmt: skip
 #: Operators whose result has the axes of their first operand.
 _KEEPS_AXES = ELEMENTWISE | {"Softmax", "LogSoftmax", "Hardmax"}
+
+
+#: What is refused where no single node is to blame.
+THE_MODEL = NodeName("", "the model")
 
 
 class RestartError(Exception):
@@ -51,7 +57,7 @@ class Findings:
         grown: (output name of an Expand or Tile, axis) -> the extent that it gives that axis.
         early: (output name of the reader, input index) -> {axis: extent} of constants that must be cut because a later
             node shows what their extent means.
-        problems: why the model holds for its own shapes alone, by node.
+        refusals: why the model holds for its own shapes alone, by node.
     """
 
     targets: dict[str, list[Any]] = field(default_factory=dict)
@@ -59,7 +65,11 @@ class Findings:
     whole: dict[str, list[int]] = field(default_factory=dict)
     grown: dict[tuple[str, int], Any] = field(default_factory=dict)
     early: dict[tuple[str, int], dict[int, Any]] = field(default_factory=dict)
-    problems: dict[str, str] = field(default_factory=dict)
+    refusals: dict[NodeName, Refusal] = field(default_factory=dict)
+
+    def refuse(self, node: NodeName, refusal: Refusal) -> None:
+        """Note why the model holds for its own shapes alone; a node's first refusal stays."""
+        self.refusals.setdefault(node, replace(refusal, node=node))
 
 
 class BakedInference(OrtShapeInference):
@@ -94,7 +104,7 @@ class BakedInference(OrtShapeInference):
             if self.complete:
                 return
             self.walk_once()
-        self.problem("has a shape on which inference does not come to rest")
+        self._refuse(because("has a shape on which inference does not come to rest"))
 
     # What inference calls.
 
@@ -103,7 +113,7 @@ class BakedInference(OrtShapeInference):
         self._give_back()
         self._node = node
         if any(name in self._dependent for name in node.input):
-            self._look_at(node)
+            self._refuse(self._look_at(node))
         super().infer_node(node)
 
     def suggest_merge(self, extents: Sequence[Any], apply: bool = False) -> None:
@@ -122,13 +132,14 @@ class BakedInference(OrtShapeInference):
         exact = {str(dim) for dim in dims if _is_exact(dim) or (isinstance(dim, int) and dim > 1)}
         if len(exact) < 2 or not any(_is_exact(dim) for dim in dims):
             return False
-        self.problem(f"takes {' and '.join(sorted(exact))} for the same extent")
+        self._refuse(because(f"takes {' and '.join(sorted(exact))} for the same extent"))
         return True
 
-    def problem(self, text: str) -> None:
-        """Note why the present node holds for its own shapes alone; the first reason stays."""
-        assert self._node is not None
-        self.findings.problems.setdefault(_label(self._node), text)
+    def _refuse(self, refusal: Refusal | None) -> None:
+        """Note why the present node holds for its own shapes alone, if it does."""
+        if refusal is not None:
+            node = self._node
+            self.findings.refuse(NodeName(node.op_type, node.name or node.output[0]) if node else THE_MODEL, refusal)
 
     def lend(self, table: dict[str, Any], name: str, value: Any) -> None:
         """Let the present node see ``value``; other readers of the same constant do not."""
@@ -150,13 +161,13 @@ class BakedInference(OrtShapeInference):
         value = self.values.get(name)
         if value is None or not value.type.tensor_type.HasField("shape"):
             return None
-        found: list[Any] = []
+        shape: list[Any] = []
         for dim in value.type.tensor_type.shape.dim:
             if dim.HasField("dim_value"):
-                found.append(int(dim.dim_value))
+                shape.append(int(dim.dim_value))
             else:
-                found.append(self.symbols.get(dim.dim_param))
-        return None if None in found else found
+                shape.append(self.symbols.get(dim.dim_param))
+        return None if None in shape else shape
 
     def size(self, extent: Any) -> int | None:
         """The number that an extent was fixed to; None where it is not a number."""
@@ -176,33 +187,37 @@ class BakedInference(OrtShapeInference):
 
     # The nodes.
 
-    def _look_at(self, node: onnx.NodeProto) -> None:
-        if any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
-            self.problem("holds a graph of its own")
-        shapes = [self.extents(name) if name else [] for name in node.input]
-        known = [shape for shape in shapes if shape is not None and all(map(_is_understood, shape))]
-        if len(known) < len(shapes):
-            self.problem("reads a tensor of unknown shape")
-            return
+    def _look_at(self, node: onnx.NodeProto) -> Refusal | None:
+        if any(True for _ in subgraphs(node)):
+            self._refuse(because("holds a graph of its own"))
+        inputs = [self.extents(name) if name else [] for name in node.input]
+        shapes = [shape for shape in inputs if shape is not None and all(map(_is_understood, shape))]
+        if len(shapes) < len(inputs):
+            return because("reads a tensor of unknown shape")
         rule = RULES.get(node.op_type)
         if node.op_type in BROADCASTING:
-            self._check_scalars(node, known)
-            self.align(node, known, 0)
-        elif rule is not None:
-            rule(self, node, known)
-        elif node.op_type in _PAIRING and any(mentions_tokens(extent) for shape in known for extent in shape):
-            sizes = set(self._sizes.values()) - {1}
-            found = [name for name, shape in zip(node.input, known, strict=True) if sizes & set(shape)]
-            if found:
-                self.problem(f"pairs places with those of {found[0]!r}, whose extents are numbers")
+            return first_refusal([self._refuse_scalars(node, shapes), self.align(node, shapes, 0)])
+        if rule is not None:
+            return rule(self, node, shapes)
+        return self._refuse_pairing(node, shapes) if node.op_type in _PAIRING else None
 
-    def _check_scalars(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> None:
+    def _refuse_pairing(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> Refusal | None:
+        if not any(mentions_tokens(extent) for shape in shapes for extent in shape):
+            return None
+        sizes = set(self._sizes.values()) - {1}
+        of_numbers = [name for name, shape in zip(node.input, shapes, strict=True) if sizes & set(shape)]
+        if not of_numbers:
+            return None
+        return because(f"pairs places with those of {of_numbers[0]!r}, whose extents are numbers")
+
+    def _refuse_scalars(self, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> Refusal | None:
         """A constant equal to the sequence length may have been computed from it (the divisor of a mean)."""
         if node.op_type not in _ARITHMETIC or not any(mentions_tokens(extent) for shape in shapes for extent in shape):
-            return
+            return None
         for number in filter(None, map(self._scalar, node.input)):
             if any(np.isclose(number, own) for own in (self._sizes[SEQ], 1 / self._sizes[SEQ])):
-                self.problem(f"computes with {number:g}, which may be the sequence length")
+                return because(f"computes with {number:g}, which may be the sequence length")
+        return None
 
     def _scalar(self, name: str) -> float | None:
         """The value of a constant of one element."""
@@ -216,41 +231,44 @@ class BakedInference(OrtShapeInference):
             return None
         return float(numpy_helper.to_array(value).reshape(-1)[0])
 
-    def align(self, node: onnx.NodeProto, shapes: Sequence[list[Any]], spared: int) -> None:
+    def align(self, node: onnx.NodeProto, shapes: Sequence[list[Any]], spared: int) -> Refusal | None:
         """Bring numbers that meet an extent when operands broadcast (but for the last ``spared`` axes) to it."""
+        refusals: list[Refusal | None] = []
         rank = max(len(shape) for shape in shapes)
         for index, shape in enumerate(shapes):
             for axis, extent in self.findings.early.get((node.output[0], index), {}).items():
-                self.meet(node, index, axis, shape[axis], extent)
+                refusals.append(self.meet(node, index, axis, shape[axis], extent))
                 shape[axis] = 1 if extent == BATCH else extent
         for axis in range(spared + 1, rank + 1):
             extents = [shape[-axis] for shape in shapes if len(shape) >= axis]
             symbolic = {extent for extent in extents if mentions_tokens(extent) and not extent.has(sympy.Min)}
             if len(symbolic) > 1:
-                self.problem(f"takes {' and '.join(sorted(map(str, symbolic)))} for the same extent")
+                refusals.append(because(f"takes {' and '.join(sorted(map(str, symbolic)))} for the same extent"))
             elif symbolic:
                 for index, shape in enumerate(shapes):
                     if len(shape) >= axis and isinstance(shape[-axis], int) and shape[-axis] != 1:
-                        self.meet(node, index, len(shape) - axis, shape[-axis], next(iter(symbolic)))
+                        refusals.append(self.meet(node, index, len(shape) - axis, shape[-axis], next(iter(symbolic))))
+        return first_refusal(refusals)
 
-    def meet(self, node: onnx.NodeProto, index: int, axis: int, number: int, extent: Any) -> None:
+    def meet(self, node: onnx.NodeProto, index: int, axis: int, number: int, extent: Any) -> Refusal | None:
         """Operand ``index`` has a number where the others have ``extent``."""
         name = node.input[index]
         if self._sizes.get(extent) != number:
-            self.problem(f"pairs {name!r} of extent {number} with {extent}")
-        elif name in self._dependent:
-            if not self._demand(name, axis, extent):
-                self.problem(f"reads {name!r}, whose extent {number} cannot be shown to be {extent}")
-        elif extent == BATCH and not self._same_rows(name, axis):
-            self.problem(f"reads {name!r}, which differs from row to row of the batch")
+            return because(f"pairs {name!r} of extent {number} with {extent}")
+        if name in self._dependent:
+            if self._demand(name, axis, extent):
+                return None
+            return because(f"reads {name!r}, whose extent {number} cannot be shown to be {extent}")
+        if extent == BATCH and not self._same_rows(name, axis):
+            return because(f"reads {name!r}, which differs from row to row of the batch")
+        self.findings.cuts.setdefault((node.output[0], index), {})[axis] = extent
+        value = onnx.ValueInfoProto.FromString(self.values[name].SerializeToString())  # as cut so far
+        if extent == BATCH:
+            value.type.tensor_type.shape.dim[axis].dim_value = 1
         else:
-            self.findings.cuts.setdefault((node.output[0], index), {})[axis] = extent
-            value = onnx.ValueInfoProto.FromString(self.values[name].SerializeToString())  # as cut so far
-            if extent == BATCH:
-                value.type.tensor_type.shape.dim[axis].dim_value = 1
-            else:
-                value.type.tensor_type.shape.dim[axis].dim_param = str(extent)
-            self.lend(self.values, name, value)
+            value.type.tensor_type.shape.dim[axis].dim_param = str(extent)
+        self.lend(self.values, name, value)
+        return None
 
     def _demand(self, name: str, axis: int, extent: Any) -> bool:
         """Find the node that gave ``name`` a number as its extent, and let it give ``extent``."""
@@ -311,7 +329,3 @@ def _is_understood(extent: Any) -> bool:
 def _is_exact(dim: Any) -> bool:
     """Whether an extent's name mentions batch or sequence, and not as a bound."""
     return isinstance(dim, str) and (str(BATCH) in dim or str(SEQ) in dim) and "Min(" not in dim
-
-
-def _label(node: onnx.NodeProto) -> str:
-    return f"{node.op_type} {node.name or node.output[0]!r}"

@@ -11,6 +11,8 @@ from typing import Any
 import onnx_graphsurgeon as gs
 import sympy
 
+from passes.building import add_node
+from passes.cleanup.rewiring import replace_uses
 from passes.node_values import constant
 from passes.operators import KEEPS_VALUES
 from passes.shapes.symbolic import SymbolicShapes
@@ -76,9 +78,8 @@ def _inline(graph: gs.Graph, node: gs.Node, branch: gs.Graph) -> None:
     for outer, result in zip(list(node.outputs), branch.outputs, strict=True):
         if any(outer is tensor for tensor in graph.outputs):
             node.outputs.remove(outer)
-            graph.nodes.append(gs.Node("Identity", f"{outer.name}_branch", {}, [result], [outer]))
-        for consumer in list(outer.outputs):
-            consumer.inputs = [result if tensor is outer else tensor for tensor in consumer.inputs]
+            add_node(graph.nodes, "Identity", f"{outer.name}_branch", [result], into=outer)
+        replace_uses(outer, result)
     node.inputs.clear()
     node.outputs.clear()
     graph.nodes.remove(node)

@@ -11,6 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import sympy
 
+from passes.cleanup.rewiring import replace_uses
 from passes.shapes.symbolic import SymbolicShapes
 
 _INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
@@ -25,8 +26,7 @@ def fold_known_extents(graph: gs.Graph, shapes: SymbolicShapes) -> None:
                 continue
             constant = gs.Constant(f"{output.name}_known", value)
             shapes[constant.name] = tuple(value.shape)
-            for consumer in list(output.outputs):
-                consumer.inputs = [constant if tensor is output else tensor for tensor in consumer.inputs]
+            replace_uses(output, constant)
 
 
 def _numbers(tensor: gs.Tensor, shapes: SymbolicShapes) -> np.ndarray | None:

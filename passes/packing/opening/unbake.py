@@ -9,6 +9,7 @@ of its elements, and an operand that broadcasts against tokens has their extents
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +17,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import sympy
 
+from passes.building import add_node
 from passes.errors import PackingError
 from passes.graph_io import export_weightless
-from passes.packing.opening.baked_inference import BakedInference, Findings, RestartError
+from passes.packing.opening.baked_inference import THE_MODEL, BakedInference, Findings, RestartError
 from passes.packing.opening.geometry import Geometry
 from passes.packing.opening.pack_args import PackArgs
 from passes.packing.tokens.axes import BATCH, SEQ, input_dependent, is_known, show
 from passes.packing.tokens.extents import Extents
+from passes.refusal import MOST_NAMED, Refusal, because
 from passes.shapes.contents import LARGEST_VALUE_READ
 from passes.shapes.symbolic import SymbolicShapes, assume, infer_symbolic_shapes
 
@@ -39,17 +42,17 @@ class Unbaked:
 
     Attributes:
         changes: nodes that now read the actual extents.
-        problems: why the model holds for its declared shapes alone; empty where it holds for any.
+        refusals: why the model holds for its declared shapes alone; empty where it holds for any.
         longest: the longest sequence that its tables have room for; None where none was cut from a fixed length.
     """
 
     changes: int = 0
-    problems: tuple[str, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
     longest: int | None = None
 
     def then(self, later: Unbaked) -> Unbaked:
         """This and what a second look made of the same graph."""
-        return Unbaked(self.changes + later.changes, later.problems, self.longest or later.longest)
+        return Unbaked(self.changes + later.changes, later.refusals, self.longest or later.longest)
 
     def check(self, args: PackArgs, geometry: Geometry) -> None:
         """Refuse packs of other shapes than those that the model was fixed to.
@@ -57,11 +60,12 @@ class Unbaked:
         Raises:
             PackingError: the model does not hold for ``max_valid_num`` samples of ``segment_max_size`` tokens.
         """
-        if self.problems and (args.max_valid_num, args.width) != (geometry.rows, geometry.columns):
+        if self.refusals and (args.max_valid_num, args.width) != (geometry.rows, geometry.columns):
             raise PackingError(
                 f"this model was fixed to the shape [{geometry.rows}, {geometry.columns}], which cannot be undone "
-                f"({'; '.join(self.problems[:3])}); export it with dynamic axes, or use "
-                f"max_valid_num={geometry.rows} segment_max_size={geometry.columns}"
+                f"({_as_clauses(self.refusals[:MOST_NAMED])}); export it with dynamic axes, or use "
+                f"max_valid_num={geometry.rows} segment_max_size={geometry.columns}",
+                self.refusals,
             )
         if self.longest is not None and args.width > self.longest:
             raise PackingError(
@@ -82,17 +86,22 @@ def unbake(graph: gs.Graph, geometry: Geometry) -> Unbaked:
         SEQ: shape[1] if isinstance(shape[1], int) and shape[1] > 0 else _OPEN_SEQ,
     }
     if any(tuple(tensor.shape[:2]) != tuple(shape[:2]) for tensor in geometry.inputs):
-        return Unbaked(problems=("its inputs declare different shapes",))
+        return Unbaked(refusals=(because("its inputs declare different shapes"),))
     findings = _walk(graph, geometry, sizes)
-    if findings.problems:
-        problems = tuple(f"{node} {reason}" for node, reason in findings.problems.items())
-        logger.debug("baked extents stay: %s", "; ".join(problems))
-        return Unbaked(problems=problems)
+    if findings.refusals:
+        refusals = tuple(findings.refusals.values())
+        logger.debug("baked extents stay: %s", _as_clauses(refusals))
+        return Unbaked(refusals=refusals)
     declared = infer_symbolic_shapes(graph)
     cuts = any(extent == SEQ for axes in findings.cuts.values() for extent in axes.values())
     changes = _Changes(graph, geometry).apply(findings)
     _check_shapes(declared, infer_symbolic_shapes(graph, geometry.symbolic_shapes()), sizes)
     return Unbaked(changes, longest=sizes[SEQ] if cuts else None)
+
+
+def _as_clauses(refusals: Sequence[Refusal]) -> str:
+    """Refusals as parts of a sentence: each node, where one is meant, is the subject of its reason."""
+    return "; ".join(f"{item.node} {item.reason}" if item.node else item.reason for item in refusals)
 
 
 def _walk(graph: gs.Graph, geometry: Geometry, sizes: dict[Any, int]) -> Findings:
@@ -112,9 +121,12 @@ def _walk(graph: gs.Graph, geometry: Geometry, sizes: dict[Any, int]) -> Finding
         except RestartError:
             continue
         except Exception as error:  # inference reports what it does not know by failed assertions of every kind
-            findings.problems["the model"] = f"has shapes that cannot be inferred ({type(error).__name__}: {error})"
+            reason = f"has shapes that cannot be inferred ({type(error).__name__}: {error})"
+            findings.refuse(THE_MODEL, because(reason))
         return findings
-    return Findings(problems={"the model": "has too many constants of unclear extent"})
+    findings = Findings()
+    findings.refuse(THE_MODEL, because("has too many constants of unclear extent"))
+    return findings
 
 
 def _check_shapes(before: SymbolicShapes, after: SymbolicShapes, sizes: dict[Any, int]) -> None:
@@ -169,9 +181,7 @@ class _Changes:
             name = node.outputs[0].name if node.outputs else ""
             before = list(node.inputs)
             if name in findings.targets:
-                target = self._extents.vector(findings.targets[name])
-                assert target is not None, findings.targets[name]  # made of batch, sequence and numbers
-                node.inputs[1] = target
+                node.inputs[1] = self._extents.vector(findings.targets[name])
                 node.attrs.pop("allowzero", None)
             if name in findings.whole:
                 node.inputs[2] = self._extents.constant(findings.whole[name])
@@ -190,10 +200,8 @@ class _Changes:
         if key not in self._cut:
             where = sorted(axes)
             ends = self._extents.vector([1 if axes[axis] == BATCH else axes[axis] for axis in where])
-            assert ends is not None
             starts = self._extents.constant([0] * len(where))
-            output = gs.Variable(f"{tensor.name}_cut_{len(self._cut)}", tensor.dtype)
+            name = f"{tensor.name}_cut_{len(self._cut)}"
             inputs = [tensor, starts, ends, self._extents.constant(where)]
-            self._graph.nodes.append(gs.Node("Slice", output.name, {}, inputs, [output]))
-            self._cut[key] = output
+            self._cut[key] = add_node(self._graph.nodes, "Slice", name, inputs, tensor.dtype)
         return self._cut[key]

@@ -97,10 +97,16 @@ def show(shape: Shape | None) -> str:
 
 
 class AxisMap:
-    """What is known of the graph's tensors: their shapes, their token axes, and whether they depend on an input."""
+    """What is known of the graph's tensors: their shapes, their token axes, and whether they depend on an input.
+
+    Attributes:
+        shapes: the shapes by name.
+        opset: of the graph's operators, whose meaning it decides.
+    """
 
     def __init__(self, graph: gs.Graph, shapes: SymbolicShapes) -> None:
         self.shapes = shapes
+        self.opset: int = graph.opset
         self._axes = {name: token_axes(shape) for name, shape in shapes.items()}
         self._dependent = input_dependent(graph)
         for node in graph.nodes:
@@ -117,6 +123,28 @@ class AxisMap:
     def axes(self, tensor: gs.Tensor) -> TokenAxes | None:
         """The tensor's token axes; None where it carries no tokens or is not known to."""
         return self._axes.get(tensor.name) if tensor.name in self._dependent else None
+
+    def require(self, tensor: gs.Tensor) -> TokenAxes:
+        """The token axes of a tensor that is known to carry tokens.
+
+        Raises:
+            LookupError: it does not; whoever asked was wrong.
+        """
+        token = self.axes(tensor)
+        if token is None:
+            raise LookupError(f"tensor {tensor.name!r} {show(self.shape(tensor))} carries no tokens")
+        return token
+
+    def require_shape(self, tensor: gs.Tensor) -> Shape:
+        """The shape of a tensor whose rank is known.
+
+        Raises:
+            LookupError: it is not; whoever asked was wrong.
+        """
+        shape = self.shape(tensor)
+        if shape is None:
+            raise LookupError(f"the rank of tensor {tensor.name!r} is not known")
+        return shape
 
     def is_free(self, tensor: gs.Tensor) -> bool:
         """Whether the tensor depends on no input."""

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import sympy
 
+from passes.building import add_node
 from passes.packing.tokens.axes import BATCH, SEQ
 
 
@@ -32,8 +33,19 @@ class Extents:
         self._prefix = prefix
         self._made: dict[str, gs.Tensor] = {}
 
-    def vector(self, extents: Sequence[Any]) -> gs.Tensor | None:
-        """int64 [len(extents)] holding ``extents``; None where one is no sum or product of numbers, batch and seq."""
+    def vector(self, extents: Sequence[Any]) -> gs.Tensor:
+        """int64 [len(extents)] holding ``extents``.
+
+        Raises:
+            LookupError: one is no sum or product of numbers, batch and seq; whoever asked was wrong.
+        """
+        tensor = self.known_vector(extents)
+        if tensor is None:
+            raise LookupError(f"the extents {list(map(str, extents))} do not follow from batch and sequence")
+        return tensor
+
+    def known_vector(self, extents: Sequence[Any]) -> gs.Tensor | None:
+        """As :meth:`vector`; None where an extent is no sum or product of numbers, batch and seq."""
         pieces = [self._piece(sympy.sympify(extent)) for extent in extents]
         if any(piece is None for piece in pieces):
             return None
@@ -43,8 +55,8 @@ class Extents:
             return pieces[0]
         return self._node(f"[{', '.join(map(str, extents))}]", "Concat", pieces, axis=0)
 
-    def scalar(self, extent: Any) -> gs.Tensor | None:
-        """int64 scalar holding ``extent``; None as for :meth:`vector`."""
+    def known_scalar(self, extent: Any) -> gs.Tensor | None:
+        """int64 scalar holding ``extent``; None as for :meth:`known_vector`."""
         expression = sympy.sympify(extent)
         if expression.is_Integer:
             return self.constant(int(expression))
@@ -78,7 +90,6 @@ class Extents:
 
     def _node(self, key: str, op: str, inputs: Sequence[gs.Tensor | None], **attrs: Any) -> gs.Tensor:
         if key not in self._made:
-            output = gs.Variable(f"{self._prefix}_{op.lower()}_{len(self._made)}", np.int64)
-            self._graph.nodes.append(gs.Node(op, name=output.name, attrs=attrs, inputs=list(inputs), outputs=[output]))
-            self._made[key] = output
+            name = f"{self._prefix}_{op.lower()}_{len(self._made)}"
+            self._made[key] = add_node(self._graph.nodes, op, name, inputs, np.int64, **attrs)
         return self._made[key]

@@ -11,7 +11,7 @@ import sympy
 from passes.fusion.attention_ops import attention_inputs, input_at
 from passes.operators import CONTRIB
 from passes.packing.tokens.axes import BATCH, SEQ, AxisMap
-from passes.packing.tokens.sides import Placement
+from passes.packing.tokens.sides import PlacedGraph
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class FlopShare:
         return self.packed / self.total if self.total else 0.0
 
 
-def flop_share(graph: gs.Graph, axes: AxisMap, placement: Placement, batch: int, seq: int) -> FlopShare:
+def flop_share(placed: PlacedGraph, batch: int, seq: int) -> FlopShare:
     """Count the matrix products of the main graph at [batch, seq]."""
     packed = total = 0
-    for node in graph.nodes:
-        work = int(sympy.sympify(node_flops(node, axes)).subs({BATCH: batch, SEQ: seq}).evalf() or 0)
+    for node in placed.graph.nodes:
+        work = int(sympy.sympify(node_flops(node, placed.axes)).subs({BATCH: batch, SEQ: seq}).evalf() or 0)
         total += work
-        packed += work if placement.runs_packed(node) else 0
+        packed += work if placed.runs_packed(node) else 0
     return FlopShare(packed, total)
 
 
@@ -68,9 +68,7 @@ def node_flops(node: gs.Node, axes: AxisMap) -> sympy.Expr:
 
 def _attention_flops(node: gs.Node, axes: AxisMap) -> sympy.Expr:
     """Scores and context of a fused attention, and the projections of one that holds them."""
-    query, result = axes.shape(node.inputs[0]), axes.shape(node.outputs[0])
-    assert query is not None
-    assert result is not None
+    query, result = axes.require_shape(node.inputs[0]), axes.require_shape(node.outputs[0])
     if node.domain == CONTRIB and node.op == "Attention":
         weight, sizes = axes.shape(node.inputs[1]), node.attrs.get("qkv_hidden_sizes")
         if weight is None or len(query) != 3:

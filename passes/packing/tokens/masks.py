@@ -14,10 +14,12 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes.building import add_node
+from passes.cleanup.rewiring import replace_uses
 from passes.fusion.attention_ops import attention_inputs, inputs_at
 from passes.operators import KEEPS_VALUES, Family, members
 from passes.packing.tokens.axes import AxisMap
-from passes.packing.tokens.sides import Placement
+from passes.packing.tokens.sides import PlacedGraph
 
 _POSITION_OPS = members(Family.EXTENT) | {"CumSum", "Range", "ConstantOfShape"}
 
@@ -35,13 +37,13 @@ class MaskInputs:
     derived: tuple[str, ...]
 
 
-def find_masks(graph: gs.Graph, inputs: Sequence[gs.Tensor], axes: AxisMap, placement: Placement) -> MaskInputs:
-    """Follow each of ``inputs`` to the nodes that mix tokens. Nodes must be in topological order."""
+def find_masks(placed: PlacedGraph, inputs: Sequence[gs.Tensor]) -> MaskInputs:
+    """Follow each of ``inputs`` to the nodes that mix tokens."""
     explicit: list[str] = []
     derived: list[str] = []
     called_so: list[str] = []
     for tensor in inputs:
-        reaches, looked_up = _follow(graph, tensor, axes, placement)
+        reaches, looked_up = _follow(placed, tensor)
         if reaches:
             (derived if looked_up else explicit).append(tensor.name)
         elif not looked_up and "mask" in tensor.name:
@@ -51,20 +53,20 @@ def find_masks(graph: gs.Graph, inputs: Sequence[gs.Tensor], axes: AxisMap, plac
     return MaskInputs(tuple(explicit), tuple(derived))
 
 
-def _follow(graph: gs.Graph, start: gs.Tensor, axes: AxisMap, placement: Placement) -> tuple[bool, bool]:
+def _follow(placed: PlacedGraph, start: gs.Tensor) -> tuple[bool, bool]:
     """Whether ``start`` reaches a node that mixes tokens other than through a table, and whether a table reads it."""
     tainted = {start.name}
     same_value = {start.name}
     reaches = looked_up = False
-    for node in graph.nodes:
+    for node in placed.graph.nodes:
         read = [tensor for tensor in node.inputs if tensor.name in tainted]
         if not read or node.op in _POSITION_OPS:
             continue
-        if node.op == "Gather" and axes.is_free(node.inputs[0]) and node.inputs[1].name in tainted:
+        if node.op == "Gather" and placed.axes.is_free(node.inputs[0]) and node.inputs[1].name in tainted:
             # Token ids index a table as they are; a mask may at most be counted into positions.
             looked_up = looked_up or node.inputs[1].name in same_value
             continue
-        if id(node) in placement.reasons and _reaches(node, tainted, axes):
+        if id(node) in placed.placement.reasons and _reaches(node, tainted, placed.axes):
             reaches = True
         tainted.update(tensor.name for tensor in node.outputs)
         if node.op in KEEPS_VALUES and node.inputs[0].name in same_value:
@@ -94,15 +96,13 @@ def binarise(graph: gs.Graph, mask: gs.Variable, *, numbered: bool = False) -> N
     """
     if not numbered and not np.issubdtype(mask.dtype, np.integer):
         return
-    consumers = list(mask.outputs)
     truth = gs.Variable(f"{mask.name}_truth", np.bool_, mask.shape)
     binary = gs.Variable(f"{mask.name}_binary", mask.dtype, mask.shape)
-    for consumer in consumers:
-        consumer.inputs = [binary if tensor is mask else tensor for tensor in consumer.inputs]
+    replace_uses(mask, binary)
     to = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(mask.dtype))
     if numbered:
         zero = gs.Constant(f"{mask.name}_zero", np.zeros((), mask.dtype))
-        graph.nodes.append(gs.Node("Greater", truth.name, {}, [mask, zero], [truth]))
+        add_node(graph.nodes, "Greater", truth.name, [mask, zero], into=truth)
     else:
-        graph.nodes.append(gs.Node("Cast", truth.name, {"to": onnx.TensorProto.BOOL}, [mask], [truth]))
-    graph.nodes.append(gs.Node("Cast", binary.name, {"to": to}, [truth], [binary]))
+        add_node(graph.nodes, "Cast", truth.name, [mask], into=truth, to=onnx.TensorProto.BOOL)
+    add_node(graph.nodes, "Cast", binary.name, [truth], into=binary, to=to)

@@ -15,6 +15,7 @@ from passes.operators import Family, members
 from passes.packing.tokens.axes import AxisMap
 from passes.packing.tokens.token_order import forget_disordered
 from passes.packing.tokens.token_wise import why_not_token_wise
+from passes.refusal import Refusal
 
 #: Nodes whose work is worth a crossing by itself.
 HEAVY_OPS = members(Family.PRODUCT)
@@ -32,42 +33,67 @@ class Placement:
     """
 
     packed: set[int] = field(default_factory=set)
-    reasons: dict[int, str] = field(default_factory=dict)
+    reasons: dict[int, Refusal] = field(default_factory=dict)
 
     def runs_packed(self, node: gs.Node) -> bool:
         """Whether ``node`` runs packed."""
         return id(node) in self.packed
 
 
-def place(graph: gs.Graph, axes: AxisMap, opset: int) -> Placement:
+@dataclass
+class PlacedGraph:
+    """A graph, where its tensors keep their tokens, and where its nodes run.
+
+    Attributes:
+        graph: its nodes in topological order.
+        axes: of its tensors.
+        placement: of its nodes.
+    """
+
+    graph: gs.Graph
+    axes: AxisMap
+    placement: Placement
+
+    def runs_packed(self, node: gs.Node) -> bool:
+        """Whether ``node`` runs packed."""
+        return self.placement.runs_packed(node)
+
+    def comes_packed(self, tensor: gs.Tensor) -> bool:
+        """Whether ``tensor`` is an input or made by a node that runs packed."""
+        return not tensor.inputs or self.runs_packed(tensor.inputs[0])
+
+
+def place(graph: gs.Graph, axes: AxisMap) -> PlacedGraph:
     """Decide for each node of the main graph. Nodes must be in topological order."""
     forget_disordered(graph, axes)
-    placement = Placement()
+    placed = PlacedGraph(graph, axes, Placement())
+    placement = placed.placement
     for node in graph.nodes:
-        reason = why_not_token_wise(node, axes, opset)
-        if reason is None:
+        refusal = why_not_token_wise(node, axes)
+        if refusal is None:
             placement.packed.add(id(node))
         else:
-            placement.reasons[id(node)] = reason
+            placement.reasons[id(node)] = refusal.at(node)
     outputs = {id(tensor) for tensor in graph.outputs}
     while True:
         # One at a time in reverse order: what a node's consumers do decides about the node.
-        saved = next((node for node in reversed(graph.nodes) if _saves_nothing(node, axes, placement, outputs)), None)
+        saved = next((node for node in reversed(graph.nodes) if _saves_nothing(node, placed, outputs)), None)
         if saved is None:
-            return placement
+            return placed
         placement.packed.discard(id(saved))
 
 
-def _saves_nothing(node: gs.Node, axes: AxisMap, placement: Placement, outputs: set[int]) -> bool:
-    if not placement.runs_packed(node) or node.op in HEAVY_OPS:
+def _saves_nothing(node: gs.Node, placed: PlacedGraph, outputs: set[int]) -> bool:
+    axes = placed.axes
+    if not placed.runs_packed(node) or node.op in HEAVY_OPS:
         return False
     if any(id(tensor) in outputs for tensor in node.outputs):
         return False
-    from_unpacked = [tensor for tensor in node.inputs if axes.axes(tensor) and _is_unpacked(tensor, placement)]
+    from_unpacked = [tensor for tensor in node.inputs if axes.axes(tensor) and not placed.comes_packed(tensor)]
     if node.op in _LAYOUT_OPS and any(not _canonical(tensor, axes) for tensor in from_unpacked):
         return True
     consumers = [consumer for tensor in node.outputs for consumer in tensor.outputs]
-    if any(placement.runs_packed(consumer) for consumer in consumers):
+    if any(placed.runs_packed(consumer) for consumer in consumers):
         return False
     if node.op in _LAYOUT_OPS or all(_is_narrow(tensor, axes) for tensor in node.outputs):
         return True
@@ -75,10 +101,6 @@ def _saves_nothing(node: gs.Node, axes: AxisMap, placement: Placement, outputs: 
         return True
     carrying = [tensor for tensor in node.inputs if axes.axes(tensor)]
     return len(from_unpacked) == len(carrying)
-
-
-def _is_unpacked(tensor: gs.Tensor, placement: Placement) -> bool:
-    return bool(tensor.inputs) and not placement.runs_packed(tensor.inputs[0])
 
 
 def _canonical(tensor: gs.Tensor, axes: AxisMap) -> bool:

@@ -74,14 +74,12 @@ def _takes_each_place(node: gs.Node, axes: AxisMap, positional: Positional) -> b
 
 def _touches_tokens(node: gs.Node, axes: AxisMap) -> bool:
     data = node.inputs[0]
-    token, shape = axes.axes(data), axes.shape(data)
-    assert token is not None
-    assert shape is not None
+    token, shape = axes.require(data), axes.require_shape(data)
     if node.op in ("ReverseSequence", "GatherND", "ScatterND"):
         return True
     if node.op == "Slice":
-        given = constant(node.inputs[3]) if node.inputs[3].name else None
-        touched = range(len(shape)) if given is None else [int(axis) for axis in given.reshape(-1)]
+        cut = constant(node.inputs[3]) if node.inputs[3].name else None
+        touched = range(len(shape)) if cut is None else [int(axis) for axis in cut.reshape(-1)]
     else:
         touched = [int(node.attrs.get("axis", -1 if node.op == "TopK" else 0))]
     return any(axis % len(shape) in token.positions for axis in touched)
@@ -95,6 +93,4 @@ def _keeps_flat_order(node: gs.Node, output: gs.Tensor, axes: AxisMap) -> bool:
     source, target = axes.shape(node.inputs[0]) if node.inputs else None, axes.shape(output)
     if node.op not in ("Reshape", "Flatten") or not carried or source is None or target is None:
         return False
-    token = axes.axes(output)
-    assert token is not None
-    return blocks(source, carried[0][1]) == blocks(target, token)
+    return blocks(source, carried[0][1]) == blocks(target, axes.require(output))

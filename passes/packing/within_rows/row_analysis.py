@@ -21,12 +21,12 @@ from typing import TypeAlias
 
 import onnx_graphsurgeon as gs
 
-from passes.base import node_label
 from passes.errors import PackingError
 from passes.operators import Family, members
 from passes.packing.tokens.axes import AxisMap, show
 from passes.packing.tokens.positional import Positional, sequence_axes
 from passes.packing.tokens.token_wise import why_not_token_wise
+from passes.refusal import Cause, Refusal, RefusedError, because, explain, refused
 from passes.shapes.symbolic import Shape
 
 
@@ -63,12 +63,8 @@ class RowPlan:
 
 _MEASURES = members(Family.EXTENT)
 
-#: The reason of a node whose input was refused.
-_FOLLOWS = "its input mixes the samples of a row"
-
-
-class RefusedError(Exception):
-    """Why a node cannot be shown to keep samples apart."""
+#: Of a node whose input was refused.
+_FOLLOWS = because("its input mixes the samples of a row", Cause.FOLLOWS)
 
 
 #: Gives the state of a node's results, or raises RefusedError.
@@ -99,26 +95,26 @@ class RowAnalysis:
         self._rules = rules
         self.plan = RowPlan(states={tensor.name: State.TOKEN for tensor in graph.inputs})
 
-    def run(self) -> dict[int, str]:
-        """Fill ``plan``; returns ``id(node)`` -> reason for each node that mixes samples, and what reads its result."""
-        refused: dict[int, str] = {}
+    def run(self) -> dict[int, Refusal]:
+        """Fill ``plan``; returns ``id(node)`` -> why, for each node that mixes samples, and what reads its result."""
+        mixing: dict[int, Refusal] = {}
         lost: set[str] = set()
         for node in self._graph.nodes:
             if self._is_known(node):
                 continue
             if any(tensor.name in lost for tensor in node.inputs):
-                refused[id(node)] = _FOLLOWS
+                mixing[id(node)] = _FOLLOWS.at(node)
                 lost.update(tensor.name for tensor in node.outputs)
                 continue
             try:
                 state = self._state(node)
-            except RefusedError as reason:
+            except RefusedError as error:
                 self.plan.forget(node)
-                refused[id(node)] = str(reason)
+                mixing[id(node)] = error.refusal.at(node)
                 lost.update(tensor.name for tensor in node.outputs)
                 continue
             self.plan.states.update({tensor.name: state for tensor in node.outputs if tensor.name})
-        return refused
+        return mixing
 
     def _is_known(self, node: gs.Node) -> bool:
         return all(self._axes.is_free(t) or t in self._positional for t in node.outputs) or node.op in _MEASURES
@@ -127,27 +123,27 @@ class RowAnalysis:
         rule = self._rules.get((node.domain or "", node.op))
         if rule is not None:
             return rule(self, node)
-        reason = why_not_token_wise(node, self._axes, self._graph.opset)
-        if reason is None and all(self.of(tensor) in (None, State.TOKEN) for tensor in node.inputs):
+        refusal = why_not_token_wise(node, self._axes)
+        if refusal is None and all(self.of(tensor) in (None, State.TOKEN) for tensor in node.inputs):
             if any(tensor in self._positional for tensor in node.inputs):
-                raise RefusedError("it reads positions")
+                raise refused("it reads positions")
             return State.TOKEN
-        raise RefusedError(reason or f"{node.op} is not known to keep the samples of a row apart")
+        raise RefusedError(refusal or because(f"{node.op} is not known to keep the samples of a row apart"))
 
     # What the rules ask.
 
     def seq(self, tensor: gs.Tensor) -> tuple[int, ...]:
         """Sequence axes of a tensor."""
-        found = sequence_axes(self._axes, tensor)
-        if found is None:
-            raise RefusedError(f"{tensor.name!r} {show(self._axes.shape(tensor))} has no plain sequence axis")
-        return found
+        axes = sequence_axes(self._axes, tensor)
+        if axes is None:
+            raise refused(f"{tensor.name!r} {show(self._axes.shape(tensor))} has no plain sequence axis")
+        return axes
 
     def shape(self, tensor: gs.Tensor) -> Shape:
         """Shape of a tensor."""
         shape = self._axes.shape(tensor)
         if shape is None:
-            raise RefusedError(f"the rank of {tensor.name!r} is unknown")
+            raise refused(f"the rank of {tensor.name!r} is unknown")
         return shape
 
     def rank(self, tensor: gs.Tensor) -> int:
@@ -160,7 +156,7 @@ class RowAnalysis:
             return None
         state = self.plan.states.get(tensor.name)
         if state is None:
-            raise RefusedError(f"nothing is known of {tensor.name!r}")
+            raise refused(f"nothing is known of {tensor.name!r}")
         return state
 
     def is_free(self, tensor: gs.Tensor) -> bool:
@@ -178,9 +174,7 @@ class RowAnalysis:
             return State.TOKEN
         if len(axes) == 2:
             return State.BLOCK if block else State.PAIR
-        raise RefusedError(
-            f"its result {show(self.shape(node.outputs[0]))} does not belong to one place or a pair of them"
-        )
+        raise refused(f"its result {show(self.shape(node.outputs[0]))} does not belong to one place or a pair of them")
 
     def operands(self, node: gs.Node, indices: range | None = None) -> None:
         """Check that operands that broadcast to the result line up with its sequence axes; note positional ones."""
@@ -193,29 +187,29 @@ class RowAnalysis:
             shift = out_rank - self.rank(tensor)
             own = tuple(axis + shift for axis in self.seq(tensor))
             if not set(own) <= set(out_axes):
-                raise RefusedError(f"{tensor.name!r} {show(self.shape(tensor))} does not line up with its result")
+                raise refused(f"{tensor.name!r} {show(self.shape(tensor))} does not line up with its result")
             if self.is_free(tensor):
                 self._check_free(tensor, shift, out_axes)
             elif tensor in self._positional:
                 self.positional_operand(node, index, own, shift)
             elif not own:
-                raise RefusedError(f"{tensor.name!r} {show(self.shape(tensor))} belongs to the row, not to a sample")
+                raise refused(f"{tensor.name!r} {show(self.shape(tensor))} belongs to the row, not to a sample")
 
     def _check_free(self, tensor: gs.Tensor, shift: int, out_axes: tuple[int, ...]) -> None:
         shape = self.shape(tensor)
         if any(axis >= shift and shape[axis - shift] != 1 for axis in out_axes):
-            raise RefusedError(f"the constant {tensor.name!r} {show(shape)} differs from place to place of a row")
+            raise refused(f"the constant {tensor.name!r} {show(shape)} differs from place to place of a row")
 
     def positional_operand(self, node: gs.Node, index: int, own: tuple[int, ...], shift: int) -> None:
         """A positional operand may be constant, relative, or read by position."""
         tensor = node.inputs[index]
         if not own:
             if not self._positional.is_constant(tensor, self._columns):
-                raise RefusedError(f"{tensor.name!r} depends on the length of the row")
+                raise refused(f"{tensor.name!r} depends on the length of the row")
         elif len(own) == 2:
             pair = (own[0] - shift, own[1] - shift)
             if not self._positional.is_relative(tensor, pair, self._columns):
-                raise RefusedError(
+                raise refused(
                     f"{tensor.name!r} relates places by more than their distance, and a sample may stand "
                     "anywhere in a row"
                 )
@@ -223,12 +217,9 @@ class RowAnalysis:
             self.plan.placed.append((node, index, own[0]))
 
 
-def check_all_kept_apart(graph: gs.Graph, refused: dict[int, str]) -> None:
+def check_all_kept_apart(graph: gs.Graph, mixing: Mapping[int, Refusal]) -> None:
     """Raise PackingError naming the first nodes that mix the samples of a row."""
-    first = [
-        node for node in graph.nodes if id(node) in refused and not refused[id(node)].startswith("its input mixes")
-    ]
+    refusals = [mixing[id(node)] for node in graph.nodes if id(node) in mixing]
+    first = [refusal for refusal in refusals if refusal.cause is not Cause.FOLLOWS]
     if first:
-        lines = "; ".join(f"{node_label(node)}: {refused[id(node)]}" for node in first[:3])
-        more = f" (and {len(first) - 3} more)" if len(first) > 3 else ""
-        raise PackingError(f"samples cannot share a row of this model: {lines}{more}")
+        raise PackingError(f"samples cannot share a row of this model: {explain(first)}", first)

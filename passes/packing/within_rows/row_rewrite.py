@@ -10,8 +10,9 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.base import node_label
+from passes.building import add_node
 from passes.errors import PackingError
-from passes.fusion.attention_ops import attention_inputs
+from passes.fusion.attention_ops import require_attention_inputs
 from passes.ops import DOMAIN
 from passes.ops.attention_mask import FORBIDDEN
 from passes.packing.tokens.axes import BATCH, SEQ, AxisMap
@@ -82,8 +83,7 @@ class RowRewriter:
 
     def _mask_like(self, scores: gs.Tensor) -> gs.Tensor:
         """Where a pair is forbidden, bool, in the layout of ``scores``."""
-        shape = self._axes.shape(scores)
-        assert shape is not None
+        shape = self._axes.require_shape(scores)
         dtype = self._dtype(scores)
         base = self._forbidden(dtype)
         seq = [axis for axis, extent in enumerate(shape) if extent == SEQ]
@@ -92,13 +92,13 @@ class RowRewriter:
         if key in self._made:
             return self._made[key]
         if len(shape) == 4 and (batch, seq) == (0, [2, 3]):
-            made = base
+            mask = base
         elif batch is not None:
-            made = self._arrange(base, [batch, *seq], len(shape))
+            mask = self._arrange(base, [batch, *seq], len(shape))
         else:
-            made = self._merged_heads(base, shape, scores)
-        self._made[key] = made
-        return made
+            mask = self._merged_heads(base, shape, scores)
+        self._made[key] = mask
+        return mask
 
     def _forbidden(self, dtype: np.dtype[Any]) -> gs.Tensor:
         """bool [R, 1, C, C], true where the AttentionMask is not zero."""
@@ -131,7 +131,7 @@ class RowRewriter:
             attrs = {"dataType": "FLOAT16" if dtype == np.float16 else "FLOAT", "to": int(element)}
             output = gs.Variable(name, dtype, ["rows", 1, "columns", "columns"])
             inputs = [self._numbers(), self._numbers()]
-            self._graph.nodes.append(gs.Node("AttentionMask", name, attrs, inputs, [output], domain=DOMAIN))
+            add_node(self._graph.nodes, "AttentionMask", name, inputs, into=output, domain=DOMAIN, **attrs)
             self._made[key] = output
         return self._made[key]
 
@@ -175,13 +175,12 @@ class RowRewriter:
         return False
 
     def _mask_fused(self, node: gs.Node) -> None:
-        known = attention_inputs(node)
-        assert known is not None
-        while len(node.inputs) <= known.bias:
+        slot = require_attention_inputs(node).bias
+        while len(node.inputs) <= slot:
             node.inputs.append(gs.Variable.empty())
         mask = self._added_mask(self._dtype(node.inputs[0]))
-        bias = node.inputs[known.bias]
-        node.inputs[known.bias] = mask if bias.is_empty() else self._with_bias(mask, bias)
+        bias = node.inputs[slot]
+        node.inputs[slot] = mask if bias.is_empty() else self._with_bias(mask, bias)
 
     def _added_mask(self, dtype: np.dtype[Any]) -> gs.Tensor:
         """The AttentionMask made as strong as a float16 holds, for operators that can only add it to the scores."""
@@ -225,10 +224,9 @@ class RowRewriter:
 
     def _by_position(self, node: gs.Node, index: int, axis: int) -> gs.Tensor:
         """Replace a positional operand [1, C, ...] by its rows at ``position_ids``, laid out as the result is."""
-        tensor, shape = node.inputs[index], self._axes.shape(node.outputs[0])
+        tensor, shape = node.inputs[index], self._axes.require_shape(node.outputs[0])
         own = self._own_axis(node, index, axis)
         table = self._table(tensor, own)
-        assert shape is not None
         batch = next((number for number, extent in enumerate(shape) if extent == BATCH), None)
         if batch is None:
             raise PackingError(
@@ -266,7 +264,7 @@ class RowRewriter:
             before = self._add("Sub", f"{result.name}_before", [running, values])
         starts = self._starts()
         offset = self._add("GatherElements", f"{result.name}_at_start", [before, starts], axis=1)
-        self._graph.nodes.append(gs.Node("Sub", f"{result.name}_restarted", {}, [running, offset], [result]))
+        add_node(self._graph.nodes, "Sub", f"{result.name}_restarted", [running, offset], into=result)
 
     def _starts(self) -> gs.Tensor:
         """int64 [R, C]: the column where the sample that owns the place begins."""
@@ -279,10 +277,10 @@ class RowRewriter:
     # Building.
 
     def _dtype(self, tensor: gs.Tensor) -> np.dtype[Any]:
-        held = tensor.dtype
-        if held is None:
-            held = onnx.helper.tensor_dtype_to_np_dtype(self._axes.shapes.dtypes[tensor.name])
-        dtype: np.dtype[Any] = np.dtype(held)
+        declared = tensor.dtype
+        if declared is None:
+            declared = onnx.helper.tensor_dtype_to_np_dtype(self._axes.shapes.dtypes[tensor.name])
+        dtype: np.dtype[Any] = np.dtype(declared)
         return dtype
 
     def _constant(self, values: list[int]) -> gs.Constant:
@@ -291,9 +289,7 @@ class RowRewriter:
             self._made[key] = gs.Constant(f"row_constant_{len(self._made)}", np.array(values, np.int64))
         return self._made[key]
 
-    def _add(self, op: str, name: str, inputs: list[gs.Tensor], dtype: Any = None, **attrs: Any) -> gs.Variable:
-        output = gs.Variable(name, dtype if dtype is not None else inputs[0].dtype)
+    def _add(self, op: str, name: str, inputs: list[gs.Tensor], dtype: Any = None, **attrs: Any) -> gs.Tensor:
         if op == "Cast":
-            output.dtype = onnx.helper.tensor_dtype_to_np_dtype(attrs["to"])
-        self._graph.nodes.append(gs.Node(op, name, attrs, list(inputs), [output]))
-        return output
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(attrs["to"])
+        return add_node(self._graph.nodes, op, name, inputs, inputs[0].dtype if dtype is None else dtype, **attrs)

@@ -7,11 +7,12 @@ from collections.abc import Callable
 import onnx_graphsurgeon as gs
 import sympy
 
-from passes.fusion.attention_ops import attention_inputs, input_at
+from passes.fusion.attention_ops import input_at, require_attention_inputs
 from passes.node_values import axes_argument, constant
 from passes.operators import CONTRIB, CONTRIB_ELEMENTWISE, ELEMENTWISE, Family, lookup, members
 from passes.packing.tokens.axes import show
-from passes.packing.within_rows.row_analysis import RefusedError, RowAnalysis, Rule, State
+from passes.packing.within_rows.row_analysis import RowAnalysis, Rule, State
+from passes.refusal import refused
 
 #: Domain and operator -> rule. An operator without a rule must treat every token alone.
 ROW_RULES: dict[tuple[str, str], Rule] = {}
@@ -59,29 +60,29 @@ def _is_zero(tensor: gs.Tensor) -> bool:
 def _matmul(rows: RowAnalysis, node: gs.Node) -> State:
     left, right = node.inputs
     if rows.rank(left) < 2 or rows.rank(right) < 2:
-        raise RefusedError("one of its operands is a vector")
+        raise refused("one of its operands is a vector")
     contracted = {left.name: rows.rank(left) - 1 in rows.seq(left), right.name: rows.rank(right) - 2 in rows.seq(right)}
     if any(contracted.values()):
         states = (rows.of(left), rows.of(right))
         if State.BLOCK not in states or states == (State.BLOCK, State.BLOCK) or None in states:
-            raise RefusedError("it sums over the places of a row that no attention mask has kept apart")
+            raise refused("it sums over the places of a row that no attention mask has kept apart")
         return rows.by_rank(node)
     for index, tensor in enumerate(node.inputs):
         if rows.is_positional(tensor):
             rows.positional_operand(node, index, rows.seq(tensor), 0)
         elif not rows.is_free(tensor) and not rows.seq(tensor):
-            raise RefusedError(f"{tensor.name!r} {show(rows.shape(tensor))} belongs to the row, not to a sample")
+            raise refused(f"{tensor.name!r} {show(rows.shape(tensor))} belongs to the row, not to a sample")
         elif rows.is_free(tensor) and rows.seq(tensor):
-            raise RefusedError(f"the constant {tensor.name!r} has a sequence axis")
+            raise refused(f"the constant {tensor.name!r} has a sequence axis")
     if node.inputs and any(entry[0] is node for entry in rows.plan.placed):
-        raise RefusedError("it multiplies by a matrix of positions")
+        raise refused("it multiplies by a matrix of positions")
     return rows.by_rank(node)
 
 
 # [B * S, H] @ [H, K] -> [B * S, K]: refused, its rows have no axis of places.
 @_rule("Gemm")
 def _gemm(rows: RowAnalysis, node: gs.Node) -> State:
-    raise RefusedError("its rows are all places of all rows")
+    raise refused("its rows are all places of all rows")
 
 
 # [B, S, S] PAIR over axis 2 -> [B, S, S] BLOCK, once masked. [B, S, H] TOKEN over axis 2 -> TOKEN.
@@ -93,7 +94,7 @@ def _softmax(rows: RowAnalysis, node: gs.Node) -> State:
     if axis not in axes:
         return rows.by_rank(node)
     if len(axes) != 2 or node.op != "Softmax":
-        raise RefusedError(f"it normalises over the places of a row: {show(rows.shape(tensor))}")
+        raise refused(f"it normalises over the places of a row: {show(rows.shape(tensor))}")
     rows.plan.masked.append(node)
     return State.BLOCK
 
@@ -104,7 +105,7 @@ def _normalisation(rows: RowAnalysis, node: gs.Node) -> State:
     tensor = node.inputs[0]
     first = int(node.attrs.get("axis", -1)) % rows.rank(tensor)
     if any(axis >= first for axis in rows.seq(tensor)):
-        raise RefusedError("it normalises over the places of a row")
+        raise refused("it normalises over the places of a row")
     return rows.by_rank(node)
 
 
@@ -121,11 +122,11 @@ def _reduce(rows: RowAnalysis, node: gs.Node) -> State:
     tensor = node.inputs[0]
     reduced = axes_argument(node)
     if not reduced:
-        raise RefusedError("its axes are not constant")
+        raise refused("its axes are not constant")
     rank = rows.rank(tensor)
     hit = {axis % rank for axis in reduced} & set(rows.seq(tensor))
     if hit and not (node.op == "ReduceSum" and rows.of(tensor) is State.BLOCK and len(hit) == 1):
-        raise RefusedError("it reduces over the places of a row")
+        raise refused("it reduces over the places of a row")
     return rows.by_rank(node)
 
 
@@ -136,11 +137,11 @@ def _along_axis(rows: RowAnalysis, node: gs.Node) -> State:
     default = 0 if node.op in ("ArgMax", "ArgMin", "Split") else -1
     axis = int(node.attrs.get("axis", default)) % rows.rank(tensor)
     if axis in rows.seq(tensor):
-        raise RefusedError("it works along the places of a row")
+        raise refused("it works along the places of a row")
     if node.op == "Concat":
         for operand in node.inputs:
             if rows.of(operand) is None or rows.seq(operand) != rows.seq(node.outputs[0]):
-                raise RefusedError(f"{operand.name!r} does not carry the same places")
+                raise refused(f"{operand.name!r} does not carry the same places")
     return rows.by_rank(node)
 
 
@@ -151,9 +152,9 @@ def _slice(rows: RowAnalysis, node: gs.Node) -> State:
     axes = rows.seq(node.inputs[0])
     steps = constant(node.inputs[4]) if len(node.inputs) > 4 and not node.inputs[4].is_empty() else None
     if rows.seq(node.outputs[0]) != axes or (steps is not None and (steps < 0).any()):
-        raise RefusedError(f"it cuts along the places of a row: {show(before)} to {show(after)}")
+        raise refused(f"it cuts along the places of a row: {show(before)} to {show(after)}")
     if any(rows.of(tensor) is not None for tensor in node.inputs[1:]):
-        raise RefusedError("what it cuts depends on the inputs")
+        raise refused("what it cuts depends on the inputs")
     # The sequence axes keep their whole extent, so nothing is cut there.
     return rows.by_rank(node, block=before == after and rows.of(node.inputs[0]) is State.BLOCK)
 
@@ -162,7 +163,7 @@ def _slice(rows: RowAnalysis, node: gs.Node) -> State:
 @_rule("Pad")
 def _pad(rows: RowAnalysis, node: gs.Node) -> State:
     if rows.seq(node.outputs[0]) != rows.seq(node.inputs[0]):
-        raise RefusedError("it pads along the places of a row")
+        raise refused("it pads along the places of a row")
     return rows.by_rank(node)
 
 
@@ -181,7 +182,7 @@ def _reshape(rows: RowAnalysis, node: gs.Node) -> State:
         sympy.simplify(sympy.prod(before[:i]) - sympy.prod(after[:o])) == 0 for i, o in zip(ins, outs, strict=True)
     )
     if not same:
-        raise RefusedError(f"it moves values between places: {show(before)} to {show(after)}")
+        raise refused(f"it moves values between places: {show(before)} to {show(after)}")
     return rows.by_rank(node, block=rows.of(node.inputs[0]) is State.BLOCK)
 
 
@@ -200,9 +201,9 @@ def _gather(rows: RowAnalysis, node: gs.Node) -> State:
         return rows.by_rank(node)
     axis = int(node.attrs.get("axis", 0)) % rows.rank(data)
     if axis in rows.seq(data):
-        raise RefusedError("it takes chosen places of a row")
+        raise refused("it takes chosen places of a row")
     if not rows.is_free(indices):
-        raise RefusedError(f"the indices {indices.name!r} depend on the inputs")
+        raise refused(f"the indices {indices.name!r} depend on the inputs")
     return rows.by_rank(node)
 
 
@@ -214,11 +215,11 @@ def _gather_elements(rows: RowAnalysis, node: gs.Node) -> State:
     axis = int(node.attrs.get("axis", 0)) % rank
     shared = set(rows.seq(data))
     if axis in shared or not shared <= set(rows.seq(indices)):
-        raise RefusedError("it takes chosen places of a row")
+        raise refused("it takes chosen places of a row")
     if rows.is_positional(indices):
         rows.positional_operand(node, 1, rows.seq(indices), 0)
         if any(entry[0] is node for entry in rows.plan.placed):
-            raise RefusedError("its indices are positions of a row")
+            raise refused("its indices are positions of a row")
     return rows.by_rank(node)
 
 
@@ -227,11 +228,11 @@ def _gather_elements(rows: RowAnalysis, node: gs.Node) -> State:
 def _running_sum(rows: RowAnalysis, node: gs.Node) -> State:
     axis = constant(node.inputs[1])
     if axis is None:
-        raise RefusedError("its axis is not constant")
+        raise refused("its axis is not constant")
     where = int(axis.reshape(-1)[0]) % rows.rank(node.inputs[0])
     if where in rows.seq(node.inputs[0]):
         if rows.rank(node.inputs[0]) != 2 or where != 1 or node.attrs.get("reverse", 0):
-            raise RefusedError("it runs along a row in a way that cannot be restarted at each sample")
+            raise refused("it runs along a row in a way that cannot be restarted at each sample")
         rows.plan.counted.append(node)
     return rows.by_rank(node)
 
@@ -241,16 +242,16 @@ def _running_sum(rows: RowAnalysis, node: gs.Node) -> State:
 def _einsum(rows: RowAnalysis, node: gs.Node) -> State:
     equation = str(node.attrs["equation"]).replace(" ", "")
     if "." in equation or "->" not in equation or len(node.inputs) != 2:
-        raise RefusedError(f"its equation {equation!r} does not name all axes of two operands")
+        raise refused(f"its equation {equation!r} does not name all axes of two operands")
     terms, result = equation.split("->")
     summed: set[str] = set()
     for term, tensor in zip(terms.split(","), node.inputs, strict=True):
         if rows.is_positional(tensor):
-            raise RefusedError(f"{tensor.name!r} is a table of positions")
+            raise refused(f"{tensor.name!r} is a table of positions")
         summed |= {term[axis] for axis in rows.seq(tensor)} - set(result)
     states = [rows.of(tensor) for tensor in node.inputs]
     if summed and (State.BLOCK not in states or None in states or states.count(State.BLOCK) > 1):
-        raise RefusedError("it sums over the places of a row that no attention mask has kept apart")
+        raise refused("it sums over the places of a row that no attention mask has kept apart")
     return rows.by_rank(node)
 
 
@@ -258,13 +259,12 @@ def _einsum(rows: RowAnalysis, node: gs.Node) -> State:
 @_rule("MultiHeadAttention", "Attention", domain=CONTRIB)
 @_rule("Attention")
 def _fused_attention(rows: RowAnalysis, node: gs.Node) -> State:
-    known = attention_inputs(node)
-    assert known is not None
-    if len(known.tokens) == 1:
-        raise RefusedError("it projects its input itself, in a way that expand_fused_ops leaves alone")
+    attention = require_attention_inputs(node)
+    if len(attention.tokens) == 1:
+        raise refused("it projects its input itself, in a way that expand_fused_ops leaves alone")
     if any(tensor.name for tensor in node.outputs[1:]):
-        raise RefusedError("it gives more than its first output")
-    for index in known.tokens:
+        raise refused("it gives more than its first output")
+    for index in attention.tokens:
         tensor = input_at(node, index)
         rank = rows.rank(tensor) if tensor is not None else 0
         if (
@@ -273,8 +273,8 @@ def _fused_attention(rows: RowAnalysis, node: gs.Node) -> State:
             or rows.of(tensor) is not State.TOKEN
             or rows.seq(tensor) != (rank - 2,)
         ):
-            raise RefusedError("its query, key and value are not three tensors of the tokens of one row")
-    for index in known.masks:
+            raise refused("its query, key and value are not three tensors of the tokens of one row")
+    for index in attention.masks:
         _check_attention_mask(rows, node, index)
     rows.plan.masked.append(node)
     return rows.by_rank(node)
@@ -286,12 +286,12 @@ def _check_attention_mask(rows: RowAnalysis, node: gs.Node, index: int) -> None:
         return
     rank, own = rows.rank(tensor), rows.seq(tensor)
     if rank == 1:
-        raise RefusedError(f"{tensor.name!r} counts the tokens of a row, and is not known to count those of its mask")
+        raise refused(f"{tensor.name!r} counts the tokens of a row, and is not known to count those of its mask")
     if rows.is_free(tensor):
         rows._check_free(tensor, 0, (rank - 2, rank - 1))
     elif rows.is_positional(tensor):
         if len(own) == 1:
-            raise RefusedError(f"{tensor.name!r} is a mask of the places of a row")
+            raise refused(f"{tensor.name!r} is a mask of the places of a row")
         rows.positional_operand(node, index, own, 0)
     elif not own or rows.of(tensor) is None:
-        raise RefusedError(f"{tensor.name!r} {show(rows.shape(tensor))} belongs to the row, not to a sample")
+        raise refused(f"{tensor.name!r} {show(rows.shape(tensor))} belongs to the row, not to a sample")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.base import node_label
 from passes.errors import PackingError
 from passes.packed_model import UNPACK_INFO
 from passes.packing.across_rows.crossings import Crossings
 from passes.packing.across_rows.rewrite import declared_shape, name_extents, rebuilt_extents
 from passes.packing.opening.pack_args import PackArgs
 from passes.packing.tokens.axes import UNPACKED_NAMES, AxisMap, show
+from passes.refusal import Refusal
 
 
 class UnpackedHead:
@@ -22,13 +23,13 @@ class UnpackedHead:
     Args:
         graph: the graph to change; it gets the input ``unpack_info``.
         axes: token axes of its tensors.
-        refused: ``id(node)`` -> reason, of the nodes that mix samples and of all that follow them.
+        refused: ``id(node)`` -> why, of the nodes that mix samples and of all that follow them.
         mask: the mask input.
         args: the size of a pack.
     """
 
     def __init__(
-        self, graph: gs.Graph, axes: AxisMap, refused: dict[int, str], mask: gs.Variable, args: PackArgs
+        self, graph: gs.Graph, axes: AxisMap, refused: Mapping[int, Refusal], mask: gs.Variable, args: PackArgs
     ) -> None:
         self._graph, self._axes, self._refused, self._args = graph, axes, refused, args
         self._info = gs.Variable(UNPACK_INFO, np.int32, [args.max_valid_num, 1])
@@ -61,14 +62,16 @@ class UnpackedHead:
         return bool(tensor.inputs) and id(tensor.inputs[0]) in self._refused
 
     def _head_input(self, node: gs.Node, tensor: gs.Tensor) -> gs.Tensor:
-        known = rebuilt_extents(tensor, self._axes, self._crossings)
-        if known is not None:
-            return known
+        extents = rebuilt_extents(tensor, self._axes, self._crossings)
+        if extents is not None:
+            return extents
         token = self._axes.axes(tensor)
         if token is None or not token.canonical:
+            refusal = self._refused[id(node)]
             raise PackingError(
-                f"{node_label(node)}: {self._refused[id(node)]}; and its input {tensor.name!r} "
-                f"{show(self._axes.shape(tensor))} is not [batch, sequence, ...], so it cannot be unpacked for it"
+                f"{refusal}; and its input {tensor.name!r} "
+                f"{show(self._axes.shape(tensor))} is not [batch, sequence, ...], so it cannot be unpacked for it",
+                [refusal],
             )
         return self._crossings.unpacked(tensor)
 

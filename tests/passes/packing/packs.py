@@ -158,6 +158,7 @@ def why_unpacked(model: onnx.ModelProto, tensor: str) -> str | None:
     graph.toposort(mode="nodes")
     shapes: dict[str, list[int | str]] = {name: [str(BATCH), str(SEQ)] for name in ("ids", "mask")}
     axes = AxisMap(graph, infer_symbolic_shapes(graph, shapes))
-    placement = place(graph, axes, graph.opset)
+    placement = place(graph, axes).placement
     node = next(node for node in graph.nodes if any(output.name == tensor for output in node.outputs))
-    return placement.reasons.get(id(node))
+    refusal = placement.reasons.get(id(node))
+    return None if refusal is None else refusal.reason

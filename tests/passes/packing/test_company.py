@@ -12,7 +12,7 @@ from passes.ops import declare_operators
 from passes.packing.isolation.company import ANY, NONE, SAME_LENGTH, Isolation, isolate, mask_application
 from passes.packing.isolation.sharpen import Sharpener
 from passes.packing.tokens.axes import BATCH, SEQ, AxisMap
-from passes.packing.tokens.sides import Placement, place
+from passes.packing.tokens.sides import PlacedGraph, Placement, place
 from passes.shapes.symbolic import infer_symbolic_shapes
 from tests.numerics import run
 from tests.passes.packing.packs import around
@@ -27,8 +27,8 @@ def prepared(body: str, head: str = "") -> tuple[gs.Graph, AxisMap]:
     return graph, AxisMap(graph, infer_symbolic_shapes(graph, symbols))
 
 
-def proved(graph: gs.Graph, axes: AxisMap, placement: Placement) -> Isolation:
-    return isolate(graph, axes, placement, ["mask"], WIDTH)
+def proved(placed: PlacedGraph) -> Isolation:
+    return isolate(placed, ["mask"], WIDTH)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def proved(graph: gs.Graph, axes: AxisMap, placement: Placement) -> Isolation:
 )
 def test_the_neighbours_follow_from_what_is_not_proved(head: str, neighbours: str, words: str) -> None:
     graph, axes = prepared("y = Relu (x)", head)
-    isolation = proved(graph, axes, place(graph, axes, graph.opset))
+    isolation = proved(place(graph, axes))
     assert isolation.neighbours == neighbours
     assert words in isolation.explain()
 
@@ -51,14 +51,14 @@ def test_a_mask_that_is_applied_before_the_crossing_moves_behind_it() -> None:
         far = Constant <value_float = -1e9> ()  w = Where (drop, far, x)
         pooled = ReduceMax <axes = [1], keepdims = 0> (w)"""
     graph, axes = prepared("y = Relu (x)", head)
-    placement = place(graph, axes, graph.opset)
+    placed = place(graph, axes)
     nodes = {node.outputs[0].name: node for node in graph.nodes}
-    placement.packed |= {id(nodes[name]) for name in ("number", "hidden", "drop", "w")}
-    applying = mask_application(graph, nodes["pooled"], placement, ["mask"])
+    placed.placement.packed |= {id(nodes[name]) for name in ("number", "hidden", "drop", "w")}
+    applying = mask_application(placed, nodes["pooled"], ["mask"])
     assert id(nodes["w"]) in applying
     assert id(nodes["x"]) not in applying
-    assert proved(graph, axes, placement).neighbours == ANY
-    assert not placement.runs_packed(nodes["w"])
+    assert proved(placed).neighbours == ANY
+    assert not placed.runs_packed(nodes["w"])
 
 
 ATTENTION = """
@@ -70,10 +70,10 @@ ATTENTION = """
 
 def test_padding_gets_minus_infinity_where_the_model_adds_a_finite_number() -> None:
     graph, axes = prepared(ATTENTION)
-    placement = Placement()
-    isolation = proved(graph, axes, placement)
+    placed = PlacedGraph(graph, axes, Placement())
+    isolation = proved(placed)
     ids = next(tensor for tensor in graph.inputs if tensor.name == "ids")
-    assert Sharpener(graph, axes, placement, isolation.facts, ids).run() == 1
+    assert Sharpener(placed, isolation.facts, ids).run() == 1
     added = next(node for node in graph.nodes if node.outputs[0].name == "scores").inputs[1]
     assert added.inputs[0].op == "Where"
     assert np.isneginf(added.inputs[0].inputs[2].values)
@@ -83,9 +83,9 @@ def test_a_sharpened_mask_changes_nothing_in_a_run_without_padding() -> None:
     graph, axes = prepared(ATTENTION)
     feeds = {"ids": np.array([[3, 4, 5]]), "mask": np.array([[1, 0, 1]])}
     want = run(export_graph(graph), feeds)["y"]
-    placement = Placement()
-    isolation = proved(graph, axes, placement)
-    Sharpener(graph, axes, placement, isolation.facts, graph.inputs[0]).run()
+    placed = PlacedGraph(graph, axes, Placement())
+    isolation = proved(placed)
+    Sharpener(placed, isolation.facts, graph.inputs[0]).run()
     declare_operators(graph, [])
     np.testing.assert_array_equal(run(export_graph(graph), feeds)["y"], want)
 
@@ -107,5 +107,5 @@ _DISTANCES = """
 @pytest.mark.parametrize(("offset", "alike"), [("n", True), ("scalar_one", False)])
 def test_distances_are_read_alike_in_a_run_of_any_length(offset: str, alike: bool) -> None:
     graph, axes = prepared(_DISTANCES.format(offset=offset))
-    named = [leak.node.op for leak in proved(graph, axes, Placement()).leaks]
+    named = [refusal.node.op for refusal in proved(PlacedGraph(graph, axes, Placement())).refusals if refusal.node]
     assert ("GatherElements" not in named) == alike

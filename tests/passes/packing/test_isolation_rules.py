@@ -19,7 +19,8 @@ from passes.packing.isolation.proof import IsolationProof
 from passes.packing.isolation.rules import RULES
 from passes.packing.isolation.values import Values
 from passes.packing.tokens.axes import BATCH, SEQ, AxisMap
-from passes.packing.tokens.sides import Placement
+from passes.packing.tokens.sides import PlacedGraph, Placement
+from passes.refusal import Cause
 from passes.shapes.symbolic import infer_symbolic_shapes
 from tests.numerics import Arrays, one_by_one, run
 from tests.passes.packing.packs import around, samples
@@ -244,16 +245,16 @@ def prove(model: onnx.ModelProto) -> tuple[IsolationProof, Any, list[Any]]:
     graph.toposort(mode="nodes")
     shapes: dict[str, list[int | str]] = {name: [str(BATCH), str(SEQ)] for name in ("ids", "mask")}
     axes = AxisMap(graph, infer_symbolic_shapes(graph, shapes))
-    proof = IsolationProof(graph, axes, Placement(), ["mask"], LONGEST, RULES)
+    proof = IsolationProof(PlacedGraph(graph, axes, Placement()), ["mask"], LONGEST, RULES)
     return proof, graph, proof.run()
 
 
 def leak_at(model: onnx.ModelProto, tensor: str) -> tuple[str, bool]:
     """What is said of the node that makes ``tensor`` ("" where it is proved), and whether it may mix samples."""
     _, _, leaks = prove(model)
-    for leak in leaks:
-        if any(output.name == tensor for output in leak.node.outputs):
-            return leak.reason, leak.mixes
+    for node, refusal in leaks:
+        if any(output.name == tensor for output in node.outputs):
+            return refusal.reason, refusal.cause is not Cause.PADDING
     return "", False
 
 

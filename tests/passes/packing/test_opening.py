@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
@@ -13,6 +15,7 @@ from passes.packing.opening.branches import resolve_branches
 from passes.packing.opening.geometry import Geometry, GeometryFinder
 from passes.packing.opening.known_extents import fold_known_extents
 from passes.packing.tokens.axes import BATCH, SEQ, TokenAxes
+from passes.shapes.input_shapes import InputShapes
 from passes.shapes.symbolic import infer_symbolic_shapes
 from tests.numerics import run
 from tests.passes.packing.packs import around
@@ -25,9 +28,9 @@ def inputs(*declared: str) -> gs.Graph:
     return import_graph(parse(f"g ({', '.join(declared)}) => (int64[b] y) {{ y = Identity (unused) }}"))
 
 
-def found(graph: gs.Graph, **options: object) -> Geometry:
-    keywords = {"input_shape": None, "batch_size": None, "batch_axis": None, **options}
-    return GeometryFinder(**keywords).find(graph)  # type: ignore[arg-type]
+def found(graph: gs.Graph, **options: Any) -> Geometry:
+    shapes = InputShapes.of(options.pop("input_shape", None), options.pop("batch_size", None))
+    return GeometryFinder(shapes, **options).find(graph)
 
 
 def declare(*declared: str) -> gs.Graph:

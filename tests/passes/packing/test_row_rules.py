@@ -260,7 +260,7 @@ def analyse(model: onnx.ModelProto, tensor: str) -> tuple[Any, str]:
     graph.toposort(mode="nodes")
     shapes: dict[str, list[int | str]] = {name: [str(BATCH), str(SEQ)] for name in ("ids", "mask")}
     axes = AxisMap(graph, infer_symbolic_shapes(graph, shapes))
-    place(graph, axes, graph.opset)
+    place(graph, axes)
     analysis = RowAnalysis(graph, axes, Positional(graph, axes), COLUMNS, ROW_RULES)
     refused = analysis.run()
     node = next(node for node in graph.nodes if any(output.name == tensor for output in node.outputs))
