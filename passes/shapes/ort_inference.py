@@ -20,7 +20,7 @@ import onnxruntime
 import sympy
 from onnx import helper
 
-from passes.operators import Family, members
+from passes.operators import Family, lookup, members
 from passes.shapes.attention_shapes import standard_attention_shapes
 from passes.shapes.contents import LARGEST_VALUE_READ
 
@@ -86,7 +86,16 @@ class OrtShapeInference(_ORT.SymbolicShapeInference):  # type: ignore[misc, name
 
     def infer_node(self, node: onnx.NodeProto) -> None:
         """Infer one node as onnx does; the rule of its operator comes next."""
+        self._check_rank(node)
         super()._onnx_infer_single_node(node)
+
+    def _check_rank(self, node: onnx.NodeProto) -> None:
+        """Stop before onnx makes room for a rank that no engine knows: Reshape to an int64[200000000]."""
+        index = lookup(node.op_type).shape_input
+        if index is None or index >= len(node.input) or node.input[index] not in self.values:
+            return
+        extents = self.input_shape(node, index)
+        assert not (extents and isinstance(extents[0], int) and extents[0] > _HIGHEST_RANK), f"rank {extents[0]}"
 
     def merge_extents(self, extents: Sequence[Any]) -> Any:
         """Choose one of several names for the same extent."""

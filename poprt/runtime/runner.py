@@ -16,7 +16,7 @@ from poprt.runtime.checks import check_session_options
 from poprt.runtime.data_desc import DataDesc
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 
 Outputs = Mapping[str, Array]

@@ -56,7 +56,8 @@ def schema(op: str, opset: int = OPSET) -> Any:
 
 def allowed(op: str, index: int) -> set[str]:
     parameter = schema(op).inputs[min(index, len(schema(op).inputs) - 1)]
-    return set(parameter.types)
+    constraints = {item.type_param_str: item.allowed_type_strs for item in schema(op).type_constraints}
+    return set(constraints.get(parameter.type_str, [parameter.type_str]))
 
 
 def operands(op: str, shapes: list[tuple[int, ...]], *, first: float | None = None, seed: int = 0) -> list[Array]:

@@ -140,7 +140,9 @@ def divide(left: Values, right: Values, *, real_divisor: bool) -> Values:
         real_divisor: whether the divisor stands in real places; a zero there spoils the sample's answer anyway.
     """
     if not right.ordinary and right.is_finite and (right.low > 0 or right.high < 0):
-        return multiply(left, Values(min(1 / right.low, 1 / right.high), max(1 / right.low, 1 / right.high)))
+        inverse = Values(min(1 / right.low, 1 / right.high), max(1 / right.low, 1 / right.high))
+        if inverse.is_finite:  # not where the divisor is next to nothing
+            return multiply(left, inverse)
     if real_divisor and left.is_finite:
         return ZERO if left.is_zero else ORDINARY
     return UNKNOWN

@@ -30,6 +30,7 @@ from tests.passes.packing.packs import (
     samples,
 )
 from tests.passes.rewrites import copy_of
+from tests.versions import CRASHES_WITHOUT_BIAS
 
 RNG = np.random.default_rng(1)
 WEIGHTS: dict[str, Any] = {
@@ -118,6 +119,8 @@ def built(case: str | tuple[int, str], *, per_sample: bool = False) -> onnx.Mode
     opset, body = CASES[case] if isinstance(case, str) else case
     if opset > onnx.defs.onnx_opset_version():
         pytest.skip(f"the installed onnx has no opset {opset}")
+    if CRASHES_WITHOUT_BIAS and "(x, QKV, ," in body:
+        pytest.skip("the installed onnxruntime crashes on an attention without a bias")
     made = around(body, opset=opset, head="" if per_sample else "pooled = Add (y, y)")
     read = {name for node in made.graph.node for name in node.input}
     made.graph.initializer.extend(numpy_helper.from_array(WEIGHTS[name], name) for name in WEIGHTS if name in read)

@@ -14,7 +14,7 @@ from passes.packing.isolation import values as v
 from passes.packing.isolation.facts import Facts, facts_of, moved
 from passes.packing.isolation.values import Values
 
-NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
+NUMBERS = st.floats(-1e6, 1e6, allow_nan=False).map(lambda number: number + 0.0)  # no -0.0: it sorts as 0.0
 
 
 @st.composite
@@ -58,6 +58,11 @@ def test_bounds_hold_for_quotients(left: tuple[Values, float], right: tuple[Valu
         assert holds(quotients, left[1] / right[1])
     if right[0].low <= 0 <= right[0].high:
         assert quotients == v.UNKNOWN
+
+
+def test_a_divisor_of_next_to_nothing_bounds_nothing() -> None:
+    least = v.exactly(5e-324)
+    assert v.divide(least, least, real_divisor=False) == v.UNKNOWN
 
 
 def test_zero_times_a_number_is_zero_and_times_infinity_is_not() -> None:
