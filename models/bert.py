@@ -40,9 +40,9 @@ class BertConfig:
     position_ids: bool = False
 
     def __post_init__(self) -> None:
-        for option, value, known in (("head", self.head, HEADS), ("dialect", self.dialect, DIALECTS)):
-            if value not in known:
-                raise ValueError(f"unknown {option} {value!r}; choose one of {', '.join(known)}")
+        for option, value, choices in (("head", self.head, HEADS), ("dialect", self.dialect, DIALECTS)):
+            if value not in choices:
+                raise ValueError(f"unknown {option} {value!r}; choose one of {', '.join(choices)}")
         if self.hidden % self.heads:
             raise ValueError(f"hidden={self.hidden} is not a multiple of heads={self.heads}")
 

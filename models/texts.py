@@ -38,11 +38,11 @@ class Text:
 def topics() -> tuple[Topic, ...]:
     """The topics, in the order of the file."""
     blocks = Path(__file__).with_name("texts.txt").read_text(encoding="utf-8").strip().split("\n\n")
-    made = []
+    sections = []
     for block in blocks[1:]:  # the first is the file's comment
         name, *lines = block.splitlines()
-        made.append(Topic(name, tuple(lines[:_QUERIES]), tuple(lines[_QUERIES:])))
-    return tuple(made)
+        sections.append(Topic(name, tuple(lines[:_QUERIES]), tuple(lines[_QUERIES:])))
+    return tuple(sections)
 
 
 def texts(seed: int = 0) -> list[Text]:
@@ -53,13 +53,13 @@ def texts(seed: int = 0) -> list[Text]:
     occurs once.
     """
     rng = np.random.default_rng(seed)
-    made = []
+    collected = []
     every = topics()
     for topic, following in zip(every[::3], every[1::3], strict=True):
-        made.append(Text(" ".join(topic.sentences + following.sentences), topic.name))
+        collected.append(Text(" ".join(topic.sentences + following.sentences), topic.name))
     for topic in every:
-        made += [Text(line, topic.name) for line in topic.queries + topic.sentences]
+        collected += [Text(line, topic.name) for line in topic.queries + topic.sentences]
         for size in (2, 3, len(topic.sentences)):
             chosen = rng.permutation(len(topic.sentences))[:size]
-            made.append(Text(" ".join(topic.sentences[index] for index in chosen), topic.name))
-    return [made[index] for index in rng.permutation(len(made))]
+            collected.append(Text(" ".join(topic.sentences[index] for index in chosen), topic.name))
+    return [collected[index] for index in rng.permutation(len(collected))]

@@ -109,13 +109,13 @@ def export_graph(graph: gs.Graph, stand_in: StandIn | None = None) -> onnx.Model
             model.graph.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
         else:
             model.graph.initializer.append(OnnxExporter.export_tensor_proto(tensor))
-    held = {tensor.name for tensor in constants}
+    written = {tensor.name for tensor in constants}
     for nested in _nested(model.graph):
         for tensor in nested.initializer:
-            if tensor.name in info.initializers - held:
+            if tensor.name in info.initializers - written:
                 model.graph.initializer.append(tensor)
-                held.add(tensor.name)
-    _drop_captured(model.graph, held)
+                written.add(tensor.name)
+    _drop_captured(model.graph, written)
     model.ir_version = max(info.ir_version, 8)  # 8: the first with model-local functions
     for name in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
         setattr(model, name, getattr(info, name))
@@ -205,8 +205,8 @@ def _drop_captured(graph: onnx.GraphProto, outer: set[str]) -> None:
 
 def opset_imports(graph: gs.Graph) -> dict[str, int]:
     """Domain -> version, for the domains that the graph declares."""
-    found = {opset.domain: opset.version for opset in graph.import_domains or ()}
-    return {"": graph.opset, **{domain: version for domain, version in found.items() if domain != ""}}
+    declared = {opset.domain: opset.version for opset in graph.import_domains or ()}
+    return {"": graph.opset, **{domain: version for domain, version in declared.items() if domain != ""}}
 
 
 def import_domain(graph: gs.Graph, domain: str, version: int) -> None:

@@ -19,9 +19,9 @@ def placeholder(name: str, element: int, shape: Sequence[int], location: str) ->
         shape: its extents.
         location: the name of a file, or a word in its place.
     """
-    made = onnx.TensorProto(name=name, data_type=element, dims=shape, data_location=onnx.TensorProto.EXTERNAL)
-    made.external_data.add(key="location", value=location)
-    return made
+    tensor = onnx.TensorProto(name=name, data_type=element, dims=shape, data_location=onnx.TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    return tensor
 
 
 def is_placeholder(tensor: gs.Tensor) -> bool:
@@ -34,7 +34,7 @@ def is_placeholder(tensor: gs.Tensor) -> bool:
 
 def retype(tensor: gs.Constant, element: int) -> None:
     """Give a placeholder another element type; whoever loads its data has to convert them."""
-    made = onnx.TensorProto()
-    made.CopyFrom(tensor._values.tensor)
-    made.data_type = element
-    tensor.values = LazyValues(made)
+    retyped = onnx.TensorProto()
+    retyped.CopyFrom(tensor._values.tensor)
+    retyped.data_type = element
+    tensor.values = LazyValues(retyped)

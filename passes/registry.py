@@ -24,9 +24,9 @@ def register(name: str) -> Callable[[PassClass], PassClass]:
     """
 
     def decorate(cls: PassClass) -> PassClass:
-        known = _PASSES.get(name)
-        taken_by = f"{known.__module__}.{known.__qualname__}" if known is not None else BUILT_IN.get(name, "")
-        own = cls.__module__ == BUILT_IN.get(name) or (known is not None and known.__qualname__ == cls.__qualname__)
+        earlier = _PASSES.get(name)
+        taken_by = f"{earlier.__module__}.{earlier.__qualname__}" if earlier is not None else BUILT_IN.get(name, "")
+        own = cls.__module__ == BUILT_IN.get(name) or (earlier is not None and earlier.__qualname__ == cls.__qualname__)
         if taken_by and not own:
             raise RewriteError(f"pass name {name!r} is taken by {taken_by}; choose another")
         cls.name = name  # type: ignore[attr-defined]  # a script may register a class of its own making
@@ -53,10 +53,10 @@ def get_pass(name: str, *args: Any, **options: Any) -> Pass:
     if name not in _PASSES:
         importlib.import_module(BUILT_IN[name])
     try:
-        made: Pass = _PASSES[name](*args, **options)
+        instance: Pass = _PASSES[name](*args, **options)
     except TypeError as error:
         raise RewriteError(f"pass {name!r} does not take these options: {error}") from error
-    return made
+    return instance
 
 
 def _offer(name: str) -> str:

@@ -24,5 +24,5 @@ def describe(error: BaseException, is_users: Callable[[str], bool] = lambda _: T
 
 def is_same_file(path: Path) -> Callable[[str], bool]:
     """Whether a file of a traceback is ``path``."""
-    wanted = path.resolve()
-    return lambda name: Path(name).resolve() == wanted
+    resolved = path.resolve()
+    return lambda name: Path(name).resolve() == resolved

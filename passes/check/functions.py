@@ -29,7 +29,7 @@ def check_functions(model: onnx.ModelProto) -> None:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise RewriteError(f"the model is not valid: it defines the local function {_name(twice)} twice; remove one")
     nodes = {key: list(walk_nodes(function.node)) for key, function in functions.items()}
-    calls = {key: [_call(node) for node in held if _call(node) in functions] for key, held in nodes.items()}
+    calls = {key: [_call(node) for node in body if _call(node) in functions] for key, body in nodes.items()}
     own = {key: len(nodes[key]) - len(calls[key]) for key in functions}
     limit = max(_MOST_NODES, _MOST_TIMES * (len(model.graph.node) + sum(map(len, nodes.values()))))
     sizes = _expanded_sizes(own, calls, limit)

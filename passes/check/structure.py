@@ -46,10 +46,10 @@ def check_opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> None:
     for entry in imports:
         standard = entry.domain in ("", "ai.onnx")
         if not 1 <= entry.version <= (newest if standard else _LARGEST_VERSION):
-            known = f"; it knows 1 to {newest}" if standard else ""
+            supported = f"; it knows 1 to {newest}" if standard else ""
             raise RewriteError(
                 f"the model imports opset {entry.version} of domain {entry.domain!r}, which the installed onnx does "
-                f"not know{known}. Export the model again with a known one"
+                f"not know{supported}. Export the model again with a known one"
             )
 
 
@@ -59,13 +59,13 @@ def _check_graph(graph: onnx.GraphProto, outer: dict[str, str]) -> None:
         if value.type.HasField("tensor_type"):
             check_element_type(value.type.tensor_type.elem_type, f"tensor {value.name!r}")
     inputs = dict.fromkeys((value.name for value in graph.input), "an input")
-    held = dict.fromkeys(_checked_initializers(graph), "an initializer")
-    for name in held.keys() & outer.keys():
+    initializers = dict.fromkeys(_checked_initializers(graph), "an initializer")
+    for name in initializers.keys() & outer.keys():
         raise RewriteError(
             f"the model is not valid: a subgraph has an initializer {name!r}, which outside of it is made by "
             f"{outer[name]}; rename one of them"
         )
-    _check_nodes(graph.node, {**outer, **held, **inputs})
+    _check_nodes(graph.node, {**outer, **initializers, **inputs})
 
 
 def _checked_initializers(graph: onnx.GraphProto) -> Iterator[str]:
@@ -84,7 +84,7 @@ def _checked_initializers(graph: onnx.GraphProto) -> Iterator[str]:
         yield tensor.name
 
 
-def _check_nodes(nodes: Iterable[onnx.NodeProto], made: dict[str, str]) -> None:
+def _check_nodes(nodes: Iterable[onnx.NodeProto], makers: dict[str, str]) -> None:
     """Check ``nodes`` and what they hold. Exporters have been seen to give an output the name of a tensor inside."""
     for node in nodes:
         label = f"{node.op_type} {node.name!r}"
@@ -92,11 +92,11 @@ def _check_nodes(nodes: Iterable[onnx.NodeProto], made: dict[str, str]) -> None:
             for tensor in [attribute.t] if attribute.HasField("t") else attribute.tensors:
                 check_tensor(tensor, f"attribute {attribute.name!r} of {label}")
         for nested in subgraphs(node):
-            _check_graph(nested, made)
+            _check_graph(nested, makers)
         for name in filter(None, node.output):
-            if name in made:
+            if name in makers:
                 raise RewriteError(
-                    f"the model is not valid: tensor {name!r} is made by {label} and by {made[name]}; export it again "
-                    "with other output names"
+                    f"the model is not valid: tensor {name!r} is made by {label} and by {makers[name]}; export it "
+                    "again with other output names"
                 )
-            made[name] = label
+            makers[name] = label

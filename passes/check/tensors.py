@@ -64,11 +64,11 @@ def _has_raw_bytes(tensor: onnx.TensorProto, needed: int) -> bool:
 def _check_typed_data(tensor: onnx.TensorProto, elements: int, what: str) -> None:
     """Check a tensor whose values stand in a field of their type."""
     field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
-    held = len(getattr(tensor, field))
+    count = len(getattr(tensor, field))
     complex_type = np.issubdtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type), np.complexfloating)
     needed = elements * 2 if complex_type else elements
-    if held != needed:
-        raise RewriteError(f"{what} is truncated: it has {held} values of {needed}")
+    if count != needed:
+        raise RewriteError(f"{what} is truncated: it has {count} values of {needed}")
     if needed * 8 <= _SMALL:
         try:
             numpy_helper.to_array(tensor)

@@ -47,8 +47,8 @@ def _set_fields(message: Any) -> list[tuple[Any, Any]]:
     if not isinstance(message, onnx.TensorProto):
         fields: list[tuple[Any, Any]] = message.ListFields()
         return fields
-    known = onnx.TensorProto.DESCRIPTOR.fields_by_name  # ListFields would copy the data
-    return [(known[name], getattr(message, name)) for name in ("name", "external_data", "metadata_props")]
+    descriptors = onnx.TensorProto.DESCRIPTOR.fields_by_name  # ListFields would copy the data
+    return [(descriptors[name], getattr(message, name)) for name in ("name", "external_data", "metadata_props")]
 
 
 def _is_comment(message: Any, name: str) -> bool:

@@ -45,8 +45,8 @@ class ConstantFolding(GraphPass):
         """Fold in node order until nothing folds, so that the order of the nodes does not matter."""
         result = PassResult()
         scopes = list(walk_graphs(graph, functions=False))
-        held = sum(constant_bytes(list(scope.tensors().values())) for scope in scopes)
-        self._spare = held + SPARE_BYTES
+        bytes_before = sum(constant_bytes(list(scope.tensors().values())) for scope in scopes)
+        self._spare = bytes_before + SPARE_BYTES
         for scope in scopes:
             folded = -1
             while folded:
@@ -103,8 +103,8 @@ class ConstantFolding(GraphPass):
             return because(f"the size of {nbytes!r} is not known in advance")
         if 0 <= self.max_tensor_size < nbytes:
             return because(f"its results would take {nbytes} bytes, more than max_tensor_size {self.max_tensor_size}")
-        given = [tensor for tensor in node.inputs if len(tensor.outputs) == 1]
-        if nbytes > self._spare + constant_bytes(given):
+        own_inputs = [tensor for tensor in node.inputs if len(tensor.outputs) == 1]
+        if nbytes > self._spare + constant_bytes(own_inputs):
             return because(
                 f"its results would take {nbytes} bytes, and the graph's constants more than twice what they did"
             )

@@ -36,8 +36,8 @@ def _keeps(shape: Sequence[int | str | None], target: Sequence[int], keeps_zero:
     if len(shape) != len(target):
         return False
     same = [
-        (wanted == 0 and keeps_zero) or (isinstance(extent, int) and extent == wanted)
-        for extent, wanted in zip(shape, target, strict=True)
+        (asked == 0 and keeps_zero) or (isinstance(extent, int) and extent == asked)
+        for extent, asked in zip(shape, target, strict=True)
     ]
     others_known = all(extent != 0 for extent in shape)  # with an empty axis the element count settles nothing
     return all(same) or (same.count(False) == 1 and others_known)

@@ -51,8 +51,8 @@ def outputs_bytes(node: gs.Node, model: onnx.ModelProto) -> int | str:
     for output in onnx.shape_inference.infer_shapes(model).graph.output:
         kind = output.type.tensor_type
         dims = kind.shape.dim
-        known = kind.elem_type and kind.HasField("shape") and all(dim.HasField("dim_value") for dim in dims)
-        if known:
+        is_known = kind.elem_type and kind.HasField("shape") and all(dim.HasField("dim_value") for dim in dims)
+        if is_known:
             itemsize = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
             total += math.prod(max(dim.dim_value, 0) for dim in dims) * int(itemsize)
         elif is_op(node, *_BOUNDED_BY_INPUTS):

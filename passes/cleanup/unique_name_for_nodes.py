@@ -28,7 +28,7 @@ class UniqueNameForNodes(GraphPass):
 
 def _name(scopes: Iterable[gs.Graph], result: PassResult) -> None:
     nodes = [node for scope in scopes for node in scope.nodes]
-    known = {node.name for node in nodes}
+    in_use = {node.name for node in nodes}
     seen: set[str] = set()
     next_number: dict[str, int] = {}
     for node in nodes:
@@ -37,10 +37,10 @@ def _name(scopes: Iterable[gs.Graph], result: PassResult) -> None:
             continue
         base = node.name or node.op
         number = next_number.get(base, 0)
-        while f"{base}_{number}" in known:
+        while f"{base}_{number}" in in_use:
             number += 1
         next_number[base] = number + 1
         node.name = f"{base}_{number}"
-        known.add(node.name)
+        in_use.add(node.name)
         seen.add(node.name)
         result.count("nodes named")

@@ -32,11 +32,11 @@ class ErfGeluPattern(GraphPass):
         for each in walk_graphs(graph, functions=False):
             kept = {id(tensor) for tensor in each.outputs}
             for node in [node for node in each.nodes if node.op == "Erf"]:
-                found = _match(node, kept)
-                if found is None:
+                parts = _match(node, kept)
+                if parts is None:
                     result.refuse(node, "it is not part of x * (1 + erf(x / sqrt(2))) / 2")
                     continue
-                _replace(each, *found, standard=graph.opset >= lookup("Gelu").since)
+                _replace(each, *parts, standard=graph.opset >= lookup("Gelu").since)
                 result.count("GELUs fused")
         if result.counts and graph.opset < lookup("Gelu").since:
             import_domain(graph, CONTRIB, 1)
@@ -106,8 +106,8 @@ def _scalar(tensor: gs.Tensor) -> float | None:
     return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
 
 
-def _is(value: float, wanted: float) -> bool:
-    return math.isclose(value, wanted, rel_tol=_TOLERANCE)
+def _is(value: float, constant: float) -> bool:
+    return math.isclose(value, constant, rel_tol=_TOLERANCE)
 
 
 def _replace(graph: gs.Graph, argument: gs.Tensor, last: gs.Node, *, standard: bool) -> None:

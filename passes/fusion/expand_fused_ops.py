@@ -52,14 +52,14 @@ def expand_fused_ops(graph: gs.Graph, input_shapes: Mapping[str, Sequence[int | 
         input_shapes: shapes to assume for some inputs instead of the declared ones; a string is a symbol.
     """
     result = PassResult()
-    found = [node for node in graph.nodes if node.domain == CONTRIB and node.op in _EXPANDED]
-    if found and graph.opset < _MINIMUM_OPSET:
-        for node in found:
+    fused_nodes = [node for node in graph.nodes if node.domain == CONTRIB and node.op in _EXPANDED]
+    if fused_nodes and graph.opset < _MINIMUM_OPSET:
+        for node in fused_nodes:
             result.refuse(node, f"what replaces it needs opset {_MINIMUM_OPSET}, the model has {graph.opset}")
-    if not found or graph.opset < _MINIMUM_OPSET:
+    if not fused_nodes or graph.opset < _MINIMUM_OPSET:
         return result
     shapes = infer_symbolic_shapes(graph, input_shapes)
-    for node in found:
+    for node in fused_nodes:
         _EXPANDED[node.op](graph, node, shapes, result)
     if result.modified:
         graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")

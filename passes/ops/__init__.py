@@ -38,8 +38,8 @@ def function_body(op_type: str, opset: int) -> onnx.FunctionProto:
         RewriteError: the operator is not one of ours, or the opset is too old for the body.
     """
     if op_type not in _BODIES:
-        known = ", ".join(sorted(_BODIES))
-        raise RewriteError(f"operator {DOMAIN}.{op_type} is not known; known are {known}")
+        names = ", ".join(sorted(_BODIES))
+        raise RewriteError(f"operator {DOMAIN}.{op_type} is not known; known are {names}")
     if opset < MINIMUM_OPSET:
         raise RewriteError(f"{DOMAIN}.{op_type} needs opset {MINIMUM_OPSET} or newer, the model has {opset}")
     header = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]>'
@@ -49,25 +49,25 @@ def function_body(op_type: str, opset: int) -> onnx.FunctionProto:
 def attach_functions(model: onnx.ModelProto) -> None:
     """Give each node of our domain that has no body its function, and import the domain. Changes ``model``."""
     present = {function.name for function in model.functions if function.domain == DOMAIN}
-    wanted = set()
+    used = set()
     for graph in walk_graphs(model.graph):
         for node in graph.node:
             if node.domain == DOMAIN:
-                wanted.add(node.op_type)
+                used.add(node.op_type)
                 _complete(node)
-    if not wanted:
+    if not used:
         return
     if DOMAIN not in {opset.domain for opset in model.opset_import}:
         model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
-    model.functions.extend(function_body(op_type, opset_of(model)) for op_type in sorted(wanted - present))
+    model.functions.extend(function_body(op_type, opset_of(model)) for op_type in sorted(used - present))
     model.ir_version = max(model.ir_version, 8)
 
 
 def declare_operators(graph: gs.Graph, op_types: Sequence[str]) -> None:
     """Give ``graph`` the bodies of these operators, and import their domain."""
     present = {function.name for function in graph.functions if function.domain == DOMAIN}
-    wanted = [function_body(op, graph.opset) for op in op_types if op not in present]
-    graph.functions.extend(OnnxImporter.import_function(body) for body in wanted)
+    bodies = [function_body(op, graph.opset) for op in op_types if op not in present]
+    graph.functions.extend(OnnxImporter.import_function(body) for body in bodies)
     import_domain(graph, DOMAIN, VERSION)
 
 

@@ -220,8 +220,8 @@ def _refuse_pairs(packed_outputs: Sequence[str], token_axes: Mapping[str, list[i
 
 def _positions(geometry: Geometry, mask: gs.Variable) -> gs.Variable:
     """The input that places each token in its sample; a new one where the model has none."""
-    given = next((tensor for tensor in geometry.inputs if tensor.name == POSITION_IDS), None)
-    return given if given is not None else gs.Variable(POSITION_IDS, np.int64, list(mask.shape))
+    positions = next((tensor for tensor in geometry.inputs if tensor.name == POSITION_IDS), None)
+    return positions if positions is not None else gs.Variable(POSITION_IDS, np.int64, list(mask.shape))
 
 
 def _the_mask(graph: gs.Graph, geometry: Geometry, masks: Sequence[str]) -> gs.Variable:
@@ -234,5 +234,5 @@ def _the_mask(graph: gs.Graph, geometry: Geometry, masks: Sequence[str]) -> gs.V
         raise PackingError(
             f"inputs {', '.join(map(repr, masks))} both mask attention; only one can number the samples of a row"
         )
-    found: Any = next(tensor for tensor in graph.inputs if tensor.name == masks[0])
-    return found
+    mask: Any = next(tensor for tensor in graph.inputs if tensor.name == masks[0])
+    return mask

@@ -52,15 +52,15 @@ def parse_pattern(strings: str | Sequence[str]) -> Pattern:
     Raises:
         RewriteError: a string is malformed, or a label is used for two operator types; the message shows the place.
     """
-    given = (strings,) if isinstance(strings, str) else tuple(strings)
-    if not given:
+    texts = (strings,) if isinstance(strings, str) else tuple(strings)
+    if not texts:
         raise RewriteError("the pattern is empty; write for example 's:0->MatMul:1->Add:2->e:3'")
     ops: dict[str, str] = {}
     edges: dict[tuple[str, str], None] = {}
-    for text in given:
+    for text in texts:
         labels = [_read_word(text, place, word, ops) for place, word in _words(text)]
         edges.update(dict.fromkeys(pairwise(labels)))
-    return Pattern(given, ops, tuple(edges))
+    return Pattern(texts, ops, tuple(edges))
 
 
 def _words(text: str) -> list[tuple[int, str]]:
@@ -83,13 +83,13 @@ def _words(text: str) -> list[tuple[int, str]]:
 
 def _read_word(text: str, place: int, word: str, ops: dict[str, str]) -> str:
     """The label of ``word``, whose operator is added to ``ops``."""
-    found = _WORD.fullmatch(word)
-    if found is None:
+    match = _WORD.fullmatch(word)
+    if match is None:
         raise _error(text, place, word, "expected OpType:label")
-    op, label = found["op"], found["label"]
-    known = ops.setdefault(label, op)
-    if known != op:
-        raise _error(text, place, word, f"label {label!r} already means a node of type {known!r}")
+    op, label = match["op"], match["label"]
+    first_op = ops.setdefault(label, op)
+    if first_op != op:
+        raise _error(text, place, word, f"label {label!r} already means a node of type {first_op!r}")
     return label
 
 

@@ -57,8 +57,10 @@ class PatternMatcher:
             self._graph, self._numbers, self._reported = graph, _NodeNumbers(), set()
         nodes = list(graph.node)
         for match in find_matches(self.pattern, Connections(graph)):
-            found = [match[label] for label in self.pattern.node_labels]
-            numbers = frozenset(self._numbers.of(nodes[position]) for position in found if isinstance(position, int))
+            positions = [match[label] for label in self.pattern.node_labels]
+            numbers = frozenset(
+                self._numbers.of(nodes[position]) for position in positions if isinstance(position, int)
+            )
             if numbers not in self._reported:
                 self._reported.add(numbers)
                 return {label: _matched(nodes, end) for label, end in match.items()}
@@ -81,9 +83,9 @@ class _NodeNumbers:
         self._by_outputs: dict[tuple[str, ...], int] = {}
 
     def of(self, node: onnx.NodeProto) -> int:
-        known = self._by_object.get(id(node))
-        if known is not None:
-            return known[1]
+        entry = self._by_object.get(id(node))
+        if entry is not None:
+            return entry[1]
         number = self._by_outputs.setdefault((node.op_type, *node.output), len(self._by_object))
         self._by_object[id(node)] = node, number
         return number
@@ -138,8 +140,8 @@ def find_matches(pattern: Pattern, graph: Connections) -> Iterator[dict[str, End
     for nodes in _extend(pattern, graph, candidates, _search_order(pattern), {}):
         anything = {label: _any_end(label, pattern, graph, nodes) for label in pattern.ops if pattern.is_any(label)}
         if None not in anything.values():
-            found = {**nodes, **anything}
-            yield {label: end for label in pattern.ops if (end := found[label]) is not None}
+            ends = {**nodes, **anything}
+            yield {label: end for label in pattern.ops if (end := ends[label]) is not None}
 
 
 def _narrow(pattern: Pattern, graph: Connections) -> dict[str, set[int]]:
@@ -203,7 +205,7 @@ def _any_end(label: str, pattern: Pattern, graph: Connections, bound: dict[str, 
 
 def _beside(label: str, pattern: Pattern, graph: Connections, bound: dict[str, int]) -> list[End] | None:
     """What has all edges of ``label`` to the nodes bound so far; None where it has no such edge."""
-    found: list[End] | None = None
+    common: list[End] | None = None
     for producer, consumer in pattern.edges:
         if consumer == label and producer in bound:
             near = graph.consumers[bound[producer]]
@@ -211,5 +213,5 @@ def _beside(label: str, pattern: Pattern, graph: Connections, bound: dict[str, i
             near = graph.producers[bound[consumer]]
         else:
             continue
-        found = near if found is None else [end for end in found if end in near]
-    return found
+        common = near if common is None else [end for end in common if end in near]
+    return common

@@ -74,20 +74,20 @@ def _casts_float_to_int(node: gs.Node) -> bool:
 
 def _index_arithmetic(cast: gs.Node) -> set[int]:
     """The float nodes above ``cast`` where all of them lead back to integers or constants, else none."""
-    found: set[int] = set()
+    index_nodes: set[int] = set()
     stack = list(_producers(cast))
     while stack:
         node = stack.pop()
-        if id(node) in found or node.op in ("Cast", "Constant", "ConstantOfShape", "Shape"):
+        if id(node) in index_nodes or node.op in ("Cast", "Constant", "ConstantOfShape", "Shape"):
             continue
         if node.op not in _INDEX_OPS and node.op not in FLOAT_OPS:
             return set()
         floats = [tensor for tensor in node.inputs if has_dtype(tensor, np.float32)]
         if any(isinstance(tensor, gs.Variable) and not tensor.inputs for tensor in floats):
             return set()  # comes from a float input of the graph: data, not an index
-        found.add(id(node))
+        index_nodes.add(id(node))
         stack.extend(producer for tensor in floats for producer in tensor.inputs)
-    return found
+    return index_nodes
 
 
 def _is_square(node: gs.Node) -> bool:
@@ -96,15 +96,15 @@ def _is_square(node: gs.Node) -> bool:
 
 def _scores(softmax: gs.Node) -> set[int]:
     """The nodes between ``softmax`` and the MatMuls above it, with those MatMuls."""
-    found: set[int] = set()
+    score_nodes: set[int] = set()
     stack = list(_producers(softmax))
     while stack:
         node = stack.pop()
-        if id(node) in found:
+        if id(node) in score_nodes:
             continue
         if node.op == "MatMul":
-            found.add(id(node))
+            score_nodes.add(id(node))
         elif node.op in _SCORE_OPS and any(has_dtype(tensor, np.float32) for tensor in node.outputs):
-            found.add(id(node))
+            score_nodes.add(id(node))
             stack.extend(_producers(node))
-    return found
+    return score_nodes

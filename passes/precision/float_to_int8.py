@@ -82,9 +82,9 @@ class FloatToInt8(GraphPass):
         """This pass where it has sample data of its own, else a copy of it that has ``data``."""
         if self._data is not None:
             return self
-        made = copy.copy(self)
-        made._data = data
-        return made
+        copied = copy.copy(self)
+        copied._data = data
+        return copied
 
     def apply(self, graph: gs.Graph) -> PassResult:
         """Quantise the main graph."""

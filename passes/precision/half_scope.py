@@ -50,10 +50,10 @@ class HalfWriter:
             self._keep_alive.extend((*node.inputs, *node.outputs))
             for index, tensor in enumerate(node.inputs):
                 if has_dtype(tensor, np.float32):
-                    wanted = self._rules.input(node, index)
-                    if wanted is Precision.HALF:
+                    precision = self._rules.input(node, index)
+                    if precision is Precision.HALF:
                         self._wants_half.add(id(tensor))
-                    elif wanted is Precision.FLOAT:
+                    elif precision is Precision.FLOAT:
                         self._wants_float.add(id(tensor))
 
     def _convert_constants(self, scope: gs.Graph) -> None:
@@ -94,10 +94,10 @@ class HalfWriter:
         needs_float = id(tensor) in self._wants_float
         if node.op in ("Constant", "ConstantOfShape"):
             return self._write_constant(node, needs_float)
-        made = self._rules.output(node, index)
-        if made is Precision.EITHER:
-            made = Precision.FLOAT if needs_float else Precision.HALF
-        if made is Precision.HALF:
+        precision = self._rules.output(node, index)
+        if precision is Precision.EITHER:
+            precision = Precision.FLOAT if needs_float else Precision.HALF
+        if precision is Precision.HALF:
             self._set_attributes(node)
             tensor.dtype = _HALF
             self._result.count("tensors to float16")
@@ -152,13 +152,13 @@ class HalfWriter:
 
     def _set_value(self, node: gs.Node) -> None:
         label = node.outputs[0].name
-        given = node.attrs.get("value")
-        if isinstance(given, gs.Constant):
-            values = self._values.convert(label, np.array(given.values))
+        value = node.attrs.get("value")
+        if isinstance(value, gs.Constant):
+            values = self._values.convert(label, np.array(value.values))
         else:
             plain = node.attrs.pop("value_float", node.attrs.pop("value_floats", None))
             values = self._values.convert(label, np.array([0.0] if plain is None else plain, np.float32))
-        node.attrs["value"] = gs.Constant(given.name if given is not None else label, values)
+        node.attrs["value"] = gs.Constant(value.name if value is not None else label, values)
 
     def _connect(self, node: gs.Node) -> None:
         """Give each input of a node the form that it wants."""
@@ -166,7 +166,7 @@ class HalfWriter:
             form = self._float_form.get(id(tensor))
             if form is None:
                 continue
-            wanted = self._rules.input(node, index)
+            precision = self._rules.input(node, index)
             cast_up = any(maker.op == "Cast" and id(maker) in self._written for maker in form.inputs)
-            if wanted is Precision.FLOAT or (wanted is Precision.EITHER and not cast_up):
+            if precision is Precision.FLOAT or (precision is Precision.EITHER and not cast_up):
                 node.inputs[index] = form

@@ -73,8 +73,8 @@ class HalfValues:
 
 def read_values(tensor: gs.Constant) -> np.ndarray[Any, Any]:
     """The constant's values, without the second copy that reading them through the tensor keeps."""
-    held = tensor._values
-    if isinstance(held, LazyValues) and not isinstance(held, SparseValues):
-        return onnx.numpy_helper.to_array(held.tensor)
+    source = tensor._values
+    if isinstance(source, LazyValues) and not isinstance(source, SparseValues):
+        return onnx.numpy_helper.to_array(source.tensor)
     values: np.ndarray[Any, Any] = tensor.values
     return values

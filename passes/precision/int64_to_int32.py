@@ -147,8 +147,8 @@ def _constant_values(tensor: gs.Tensor) -> np.ndarray[Any, Any] | None:
     value = producer.attrs.get("value")
     if isinstance(value, gs.Constant):
         return np.asarray(value.values)
-    given = producer.attrs.get("value_ints", producer.attrs.get("value_int"))
-    return None if given is None or isinstance(given, gs.Node.AttributeRef) else np.array(given, np.int64)
+    listed = producer.attrs.get("value_ints", producer.attrs.get("value_int"))
+    return None if listed is None or isinstance(listed, gs.Node.AttributeRef) else np.array(listed, np.int64)
 
 
 def _fits(tensor: gs.Tensor) -> bool:

@@ -58,16 +58,16 @@ def run_graph(graph: gs.Graph, feeds: Arrays) -> dict[str, NDArray[Any]]:
 
 def _with_unsigned_weights(graph: gs.Graph) -> gs.Graph:
     """A copy whose integer products have uint8 weights with zero point 128: the same numbers, exact on every CPU."""
-    made = graph.copy()
-    taken = tensor_names(made)
+    copied = graph.copy()
+    taken = tensor_names(copied)
     middle = gs.Constant(unique_name("int8_weight_zero_point", taken), np.array(128, np.uint8))
-    for node in made.nodes:
+    for node in copied.nodes:
         weight = node.inputs[1] if node.op == "MatMulInteger" and len(node.inputs) == 3 else None
         if isinstance(weight, gs.Constant) and weight.dtype == np.int8:
             flipped = weight.values.view(np.uint8) ^ np.uint8(128)  # adding 128 turns the sign bit and nothing else
             node.inputs[1] = gs.Constant(unique_name(f"{weight.name}_unsigned", taken), flipped)
             node.inputs.append(middle)
-    return made
+    return copied
 
 
 def _open_extents(inputs: Iterable[onnx.ValueInfoProto], outputs: Iterable[onnx.ValueInfoProto]) -> None:
@@ -94,8 +94,8 @@ def observe(
         rows = _some_rows(probe, tensors[name], taken)
         probe.outputs.append(rows)
         names[name] = rows.name
-    found = run_graph(probe, feeds)
-    return {name: found[name] for name in outputs}, {name: found[rows] for name, rows in names.items()}
+    results = run_graph(probe, feeds)
+    return {name: results[name] for name in outputs}, {name: results[rows] for name, rows in names.items()}
 
 
 def _some_rows(graph: gs.Graph, tensor: gs.Tensor, taken: set[str]) -> gs.Variable:
@@ -141,7 +141,7 @@ def _ratio(error: float, whole: float) -> float:
 
 def compare_outputs(expected: Arrays, got: Arrays) -> dict[str, tuple[float, float]]:
     """For each float output its cosine and largest difference, over the values that are finite in both."""
-    found = {}
+    measures = {}
     for name, mine in expected.items():
         if mine.dtype.kind != "f":
             continue
@@ -149,5 +149,5 @@ def compare_outputs(expected: Arrays, got: Arrays) -> dict[str, tuple[float, flo
         both = np.isfinite(a) & np.isfinite(b)
         a, b = a[both], b[both]
         norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-        found[name] = (float(a @ b) / norms if norms else 1.0, float(np.abs(a - b).max(initial=0.0)))
-    return found
+        measures[name] = (float(a @ b) / norms if norms else 1.0, float(np.abs(a - b).max(initial=0.0)))
+    return measures

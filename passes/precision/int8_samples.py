@@ -33,18 +33,18 @@ class Extents:
         """``graph`` for these extents: itself, or a copy in which constant shapes have the other batch."""
         if self.batch is None:
             return graph
-        declared, wanted = self.batch
-        made = graph.copy()
-        taken = tensor_names(made)
-        for node in made.nodes:
+        declared, batch = self.batch
+        resized = graph.copy()
+        taken = tensor_names(resized)
+        for node in resized.nodes:
             target = node.inputs[1] if node.op in ("Reshape", "Expand") and len(node.inputs) > 1 else None
             if not isinstance(target, gs.Constant) or target.values.size == 0:
                 continue
             first = int(target.values[0])
             if first == declared or (node.op == "Reshape" and first > 0 and first % declared == 0):
-                values = np.array([first // declared * wanted, *target.values[1:]], np.int64)
+                values = np.array([first // declared * batch, *target.values[1:]], np.int64)
                 node.inputs[1] = gs.Constant(unique_name(target.name, taken), values)
-        return made
+        return resized
 
 
 def extents_to_try(graph: gs.Graph) -> list[Extents]:
@@ -85,9 +85,9 @@ def _names(model: onnx.ModelProto) -> list[str]:
 
 def _resized(declared: onnx.ModelProto, extents: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
     """A copy whose inputs have ``extents`` along their first axes."""
-    made = onnx.ModelProto()
-    made.CopyFrom(declared)
-    for value in made.graph.input:
+    resized = onnx.ModelProto()
+    resized.CopyFrom(declared)
+    for value in resized.graph.input:
         for dim, extent in zip(value.type.tensor_type.shape.dim, extents[value.name], strict=False):
             dim.dim_value = extent
-    return made
+    return resized

@@ -59,7 +59,7 @@ class Table:
 
 def find_products(graph: gs.Graph, result: PassResult) -> list[Product]:
     """The products of the main graph in its order; refusals for those with a constant matrix that stay float."""
-    found = []
+    products = []
     for node in graph.nodes:
         if not _is_product(node):
             continue
@@ -67,11 +67,11 @@ def find_products(graph: gs.Graph, result: PassResult) -> list[Product]:
         if refusal:
             result.refusals.append(refusal.at(node))
         elif node.op == "MatMul":
-            found.append(Product(node, node.inputs[0], node.inputs[1]))
+            products.append(Product(node, node.inputs[0], node.inputs[1]))
         else:
             bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
-            found.append(Product(node, node.inputs[0], node.inputs[1], bool(node.attrs.get("transB", 0)), bias))
-    return found
+            products.append(Product(node, node.inputs[0], node.inputs[1], bool(node.attrs.get("transB", 0)), bias))
+    return products
 
 
 def find_tables(graph: gs.Graph) -> list[Table]:

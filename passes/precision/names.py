@@ -13,10 +13,10 @@ def tensor_names(graph: gs.Graph) -> set[str]:
     return {t.name for scope in scopes for t in (*scope.tensors().values(), *scope.inputs, *scope.outputs)}
 
 
-def unique_name(wanted: str, taken: set[str]) -> str:
-    """``wanted``, with a number after it where that is taken; the answer is added to ``taken``."""
-    name, number = wanted, 1
+def unique_name(base: str, taken: set[str]) -> str:
+    """``base``, with a number after it where that is taken; the answer is added to ``taken``."""
+    name, number = base, 1
     while name in taken:
-        name, number = f"{wanted}_{number}", number + 1
+        name, number = f"{base}_{number}", number + 1
     taken.add(name)
     return name

@@ -47,8 +47,8 @@ def constant_ints(tensor: gs.Tensor) -> list[int] | None:
             return None
         value = producer.attrs.get("value")
         if not isinstance(value, gs.Constant):
-            given = producer.attrs.get("value_ints", producer.attrs.get("value_int"))
-            return None if given is None else [int(n) for n in np.atleast_1d(given)]
+            listed = producer.attrs.get("value_ints", producer.attrs.get("value_int"))
+            return None if listed is None else [int(n) for n in np.atleast_1d(listed)]
         tensor = value
     if math.prod(tensor.shape) > LARGEST_VALUE_READ or not np.issubdtype(tensor.values.dtype, np.integer):
         return None
@@ -70,12 +70,12 @@ def _reshape_problem(node: gs.Node, fixed: set[int | str | None]) -> str | None:
     if any(extent == 0 and axis >= len(shape) for axis, extent in enumerate(target)):
         return None  # onnx itself names this one
     asked = [shape[axis] if extent == 0 else extent for axis, extent in enumerate(target)]
-    known, total = math.prod(n for n in asked if n != -1), math.prod(shape)
+    asked_total, total = math.prod(n for n in asked if n != -1), math.prod(shape)
     where = f"its target {target} was baked for another shape; its input {node.inputs[0].name!r} is {list(shape)}"
-    if (total % known if -1 in asked and known else total != known) != 0:
+    if (total % asked_total if -1 in asked and asked_total else total != asked_total) != 0:
         return f"{where} with {total} elements"
     if -1 in asked and target[0] == 1 and shape and shape[0] > 1 and shape[0] in fixed:
-        free = total // known
+        free = total // asked_total
         if free % shape[0] == 0 and free not in shape:
             return f"{where}, so axis 0 ({shape[0]}) would be folded into axis {asked.index(-1)}"
     return None
@@ -101,21 +101,21 @@ def _known_ints(content: Any) -> list[int] | None:
 
 def _broadcast_problem(node: gs.Node) -> str | None:
     shapes = [static_shape(tensor) for tensor in node.inputs if tensor.name]
-    known = [shape for shape in shapes if shape is not None]
-    if len(known) != len(shapes) or _broadcasts(known):
+    known_shapes = [shape for shape in shapes if shape is not None]
+    if len(known_shapes) != len(shapes) or _broadcasts(known_shapes):
         return None
-    return f"its inputs have shapes {_listed(known)}, which do not broadcast{_blame(node)}"
+    return f"its inputs have shapes {_listed(known_shapes)}, which do not broadcast{_blame(node)}"
 
 
 def _concat_problem(node: gs.Node) -> str | None:
     shapes = [static_shape(tensor) for tensor in node.inputs]
-    known = [shape for shape in shapes if shape is not None]
-    if not known or len({len(shape) for shape in known}) != 1:
+    known_shapes = [shape for shape in shapes if shape is not None]
+    if not known_shapes or len({len(shape) for shape in known_shapes}) != 1:
         return None
-    axis = node.attrs["axis"] % len(known[0])
-    if len({shape[:axis] + shape[axis + 1 :] for shape in known}) == 1:
+    axis = node.attrs["axis"] % len(known_shapes[0])
+    if len({shape[:axis] + shape[axis + 1 :] for shape in known_shapes}) == 1:
         return None
-    return f"its inputs have shapes {_listed(known)}, which do not join on axis {axis}{_blame(node)}"
+    return f"its inputs have shapes {_listed(known_shapes)}, which do not join on axis {axis}{_blame(node)}"
 
 
 def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
@@ -132,8 +132,8 @@ def _broadcasts(shapes: Sequence[tuple[int, ...]]) -> bool:
 
 def _blame(node: gs.Node) -> str:
     """The constants above ``node`` that could have been baked."""
-    found = [*dict.fromkeys(_baked_above(node))]
-    return f"; baked above it: {', '.join(found)}" if found else ""
+    baked = [*dict.fromkeys(_baked_above(node))]
+    return f"; baked above it: {', '.join(baked)}" if baked else ""
 
 
 def _baked_above(node: gs.Node) -> Iterator[str]:

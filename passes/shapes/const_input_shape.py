@@ -114,10 +114,10 @@ def _symbol_values(graph: gs.Graph, changed: Mapping[str, Sequence[Extent]]) -> 
 
 
 def _declare_outputs(graph: gs.Graph, names: set[str]) -> None:
-    found = known_extents(infer_symbolic_shapes(graph), names)
+    inferred = known_extents(infer_symbolic_shapes(graph), names)
     for tensor in graph.outputs:
-        if tensor.name in found:
-            tensor.shape = merge_extents(tensor.shape, found[tensor.name])
+        if tensor.name in inferred:
+            tensor.shape = merge_extents(tensor.shape, inferred[tensor.name])
 
 
 def _infer_again(graph: gs.Graph, symbols: Mapping[Extent, int], names: set[str], result: PassResult) -> dict[str, Any]:
@@ -137,9 +137,9 @@ def _infer_again(graph: gs.Graph, symbols: Mapping[Extent, int], names: set[str]
     for tensor in tensors:
         tensor.shape = None
     inference = infer_symbolic_shapes(graph)
-    found = known_extents(inference, names)
+    inferred_shapes = known_extents(inference, names)
     for tensor in tensors:
-        inferred = found.get(tensor.name)
+        inferred = inferred_shapes.get(tensor.name)
         declared = old[tensor.name]
         if inferred is None or declared is None or len(inferred) != len(declared):
             tensor.shape = declared if inferred is None else inferred
@@ -179,7 +179,7 @@ def _refuse_contradictions(
     if problem is None:
         return
     after = {tensor.name: tensor.shape for tensor in graph.inputs}
-    given = ", ".join(f"{name}={shape}" for name, shape in after.items() if shape != before[name])
+    changes = ", ".join(f"{name}={shape}" for name, shape in after.items() if shape != before[name])
     for tensor in graph.inputs:
         tensor.shape = before[tensor.name]
     if problem.startswith("onnx: ") and _strict_inference_error(graph) is not None:
@@ -188,7 +188,8 @@ def _refuse_contradictions(
             tensor.shape = after[tensor.name]
         return
     raise RewriteError(
-        f"the model cannot run with {given}: {problem}. Choose other extents, or export it with this dimension dynamic"
+        f"the model cannot run with {changes}: {problem}. Choose other extents, or export it with this "
+        "dimension dynamic"
     )
 
 

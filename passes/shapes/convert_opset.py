@@ -61,7 +61,7 @@ class ConvertOpset(GraphPass):
     def _converted(self, graph: gs.Graph) -> gs.Graph:
         model = export_weightless(graph, LARGEST_VALUE_READ)
         del model.functions[:]
-        held = {tensor.name: tensor for tensor in graph.tensors().values()}
+        originals = {tensor.name: tensor for tensor in graph.tensors().values()}
         declared = {tensor.name for tensor in graph.inputs}
         try:
             model = onnx.version_converter.convert_version(model, self.target)
@@ -75,7 +75,7 @@ class ConvertOpset(GraphPass):
         if lost:
             raise RewriteError(f"onnx's version converter lost tensor {lost[0]!r}; export with opset {self.target}")
         for name, tensor in converted.tensors().items():
-            before = held.get(name)
+            before = originals.get(name)
             if isinstance(before, gs.Constant) and isinstance(tensor, gs.Variable):
                 tensor.to_constant(before._values)
                 tensor.data_location = before.data_location

@@ -106,8 +106,8 @@ def _infer(graph: gs.Graph, opsets: Mapping[str, int], functions: Mapping[tuple[
         for nested in subgraphs(node):
             _infer(nested, opsets, functions)
         called = functions.get((node.domain or "", node.op))
-        found = _call(node, called, functions) if called is not None else _outputs(node, opsets)
-        for output, dtype in zip(node.outputs, found, strict=False):
+        output_dtypes = _call(node, called, functions) if called is not None else _outputs(node, opsets)
+        for output, dtype in zip(node.outputs, output_dtypes, strict=False):
             if isinstance(output, gs.Variable) and output.name and output.dtype is None:
                 output.dtype = dtype
                 if node.op in _MAKE_SEQUENCES or (node.op == "Identity" and _is_sequence(node.inputs[0])):

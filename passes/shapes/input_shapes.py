@@ -55,17 +55,17 @@ class InputShapes:
         return _fixed(tensor, {self.batch_axis: self.batch_size}, whole=False)
 
 
-def _fixed(tensor: gs.Tensor, given: Mapping[int, int], *, whole: bool) -> list[Extent]:
-    """The shape of an input with the ``given`` axes fixed."""
+def _fixed(tensor: gs.Tensor, extents: Mapping[int, int], *, whole: bool) -> list[Extent]:
+    """The shape of an input with the ``extents`` axes fixed."""
     if tensor.shape is None and not whole:
         raise RewriteError(f"input {tensor.name!r} declares no rank, so it has no batch axis; give its input_shape")
-    declared: list[Extent] = list(tensor.shape) if tensor.shape is not None else [None] * len(given)
-    if whole and len(given) != len(declared):
+    declared: list[Extent] = list(tensor.shape) if tensor.shape is not None else [None] * len(extents)
+    if whole and len(extents) != len(declared):
         raise RewriteError(
-            f"input {tensor.name!r} has {len(declared)} dimensions {declared}; the given shape has {len(given)}: "
-            f"{list(given.values())}"
+            f"input {tensor.name!r} has {len(declared)} dimensions {declared}; the given shape has {len(extents)}: "
+            f"{list(extents.values())}"
         )
-    for axis, extent in given.items():
+    for axis, extent in extents.items():
         if not -len(declared) <= axis < len(declared):
             raise RewriteError(f"input {tensor.name!r} has no axis {axis}; its shape is {declared}: change batch_axis")
         if extent < 1:

@@ -58,8 +58,8 @@ def register_shape_func(op_types: str | Sequence[str]) -> Callable[[Registered],
     names = [op_types] if isinstance(op_types, str) else list(op_types)
 
     def decorate(function: Registered) -> Registered:
-        made = function() if isinstance(function, type) else function
-        _FUNCTIONS.update(dict.fromkeys(names, made))
+        instance = function() if isinstance(function, type) else function
+        _FUNCTIONS.update(dict.fromkeys(names, instance))
         return function
 
     return decorate
@@ -84,13 +84,13 @@ def ask_shape_function(
         constants: those of its inputs whose numbers are known.
         opsets: the model's imports.
     """
-    given, fixed, imports = list(inputs), list(constants), list(opsets)
-    names = sorted({dim.dim_param for value in given for dim in value.type.tensor_type.shape.dim if dim.dim_param})
+    values, fixed, imports = list(inputs), list(constants), list(opsets)
+    names = sorted({dim.dim_param for value in values for dim in value.type.tensor_type.shape.dim if dim.dim_param})
     tries = []
     for first in (_SMALL, _LARGE):
         stand_in = dict(zip(names, itertools.count(first, 2), strict=False))
         name_of = {number: name for name, number in stand_in.items()}
-        answer = _ask(node, given, fixed, imports, stand_in)
+        answer = _ask(node, values, fixed, imports, stand_in)
         tries.append({output: (dtype, _named(shape, name_of)) for output, (dtype, shape) in answer.items()})
     small, large = tries
     return {name: (small[name][0], _agreed(small[name][1], large[name][1])) for name in small if name in large}
@@ -126,8 +126,8 @@ def _ask(
     except Exception as error:
         shapes = ", ".join(f"{value.name} {get_shape(model.graph, value.name)}" for value in values)
         raise RewriteError(f"the shape function of {node.op_type} failed for inputs {shapes}: {error!r}") from error
-    answered, known = answer if isinstance(answer, tuple) else (model, answer)
-    if known is False:
+    answered, is_known = answer if isinstance(answer, tuple) else (model, answer)
+    if is_known is False:
         logger.debug("the shape function of %s gives no shape for %s", node.op_type, ", ".join(node.output))
         return {}
     known_outputs: dict[str, tuple[int, list[int] | None]] = {}

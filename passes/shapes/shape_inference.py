@@ -43,12 +43,12 @@ class ShapeInference(GraphPass):
                 "the model", "is packed: how much a pack holds is known at run time, and packing noted the rest"
             )
             return result
-        found = known_extents(infer_symbolic_shapes(graph), declared_names(graph))
+        inferred = known_extents(infer_symbolic_shapes(graph), declared_names(graph))
         for name, tensor in graph.tensors().items():
             if not isinstance(tensor, gs.Variable) or tensor.type != "tensor_type" or tensor.dtype is None:
                 continue  # a shape can be declared only together with a type
-            if name in found:
-                shape = merge_extents(tensor.shape, found[name])
+            if name in inferred:
+                shape = merge_extents(tensor.shape, inferred[name])
                 if shape != tensor.shape:
                     tensor.shape = shape
                     result.count("shapes set")
@@ -61,13 +61,13 @@ def declared_names(graph: gs.Graph) -> set[str]:
     return {word for extent in extents if isinstance(extent, str) for word in _NAME.findall(extent)}
 
 
-def known_extents(found: SymbolicShapes, names: Collection[str]) -> dict[str, list[Extent]]:
+def known_extents(inferred: SymbolicShapes, names: Collection[str]) -> dict[str, list[Extent]]:
     """The shapes that inference found, in the dimension names ``names``.
 
     Where inference meets an operator that it does not know it guesses a rank and makes up names. Such an extent is
     None here, and a shape of nothing else is left out.
     """
-    shapes = {name: [_extent(dim, names) for dim in shape] for name, shape in found.items()}
+    shapes = {name: [_extent(dim, names) for dim in shape] for name, shape in inferred.items()}
     return {name: shape for name, shape in shapes.items() if not shape or any(n is not None for n in shape)}
 
 
@@ -97,9 +97,9 @@ def _set_custom_dtypes(graph: gs.Graph) -> None:
     """Set the types that registered shape functions give; the rules of the schemas would only guess them."""
     outputs = [t for node in graph.nodes if has_shape_function(node.op) for t in node.outputs if t.dtype is None]
     if outputs:
-        found = infer_symbolic_shapes(graph).dtypes
+        inferred_dtypes = infer_symbolic_shapes(graph).dtypes
         for tensor in outputs:
-            tensor.dtype = as_dtype(found.get(tensor.name))
+            tensor.dtype = as_dtype(inferred_dtypes.get(tensor.name))
 
 
 def _untyped(graph: gs.Graph) -> int:

@@ -71,20 +71,20 @@ def infer_symbolic_shapes(
         if value.name in assumed:
             assume(value, assumed[value.name])
     inference = _run(model)
-    found = SymbolicShapes()
+    shapes = SymbolicShapes()
     for name, value in inference.values.items():
         shape = _read(value, inference)
         if shape is not None:
-            found[name] = shape
+            shapes[name] = shape
         if value.type.tensor_type.elem_type:
-            found.dtypes[name] = value.type.tensor_type.elem_type
-    found.contents = {name: data for name, data in inference.contents.items() if data is not None}
+            shapes.dtypes[name] = value.type.tensor_type.elem_type
+    shapes.contents = {name: data for name, data in inference.contents.items() if data is not None}
     for name, tensor in graph.tensors().items():
         if isinstance(tensor, gs.Constant):
-            found[name] = tuple(tensor.shape)
+            shapes[name] = tuple(tensor.shape)
         elif tensor.shape is not None and name not in assumed and not fixed_before:
-            found[name] = _merge(found.get(name), tensor.shape, renamed)
-    return found
+            shapes[name] = _merge(shapes.get(name), tensor.shape, renamed)
+    return shapes
 
 
 def _reinterpret(graph: gs.Graph, assumed: Mapping[str, Sequence[int | str]]) -> tuple[dict[str, Dim], bool]:

@@ -58,16 +58,16 @@ class TraceFolding(GraphPass):
             if any(node.op == "Shape" for node in graph.nodes):
                 result.refuse("the model", "is packed with Unpack: its shape arithmetic must stay")
             return result
-        known: dict[int, _Known] = {}
+        traced: dict[int, _Known] = {}
         opsets = opset_imports(graph)
         for node in graph.nodes:
-            value = None if node.domain else _evaluate(node, known, opsets)
+            value = None if node.domain else _evaluate(node, traced, opsets)
             if value is not None and value.values.size <= _LARGEST:
-                known[id(node.outputs[0])] = value
+                traced[id(node.outputs[0])] = value
         outputs = {id(tensor) for tensor in graph.outputs}
         for node in graph.nodes:
             tensor = node.outputs[0] if node.outputs else None
-            value = known.get(id(tensor))
+            value = traced.get(id(tensor))
             if tensor is None or value is None or not value.whole or node.op == "Constant":
                 continue
             if id(tensor) in outputs:
@@ -96,7 +96,7 @@ def _drop_dead(graph: gs.Graph) -> None:
             node.outputs.clear()
 
 
-def _evaluate(node: gs.Node, known: Mapping[int, _Known], opsets: Mapping[str, int]) -> _Known | None:
+def _evaluate(node: gs.Node, traced: Mapping[int, _Known], opsets: Mapping[str, int]) -> _Known | None:
     if node.op == "Shape":
         return _shape(node)
     if node.op == "Size":
@@ -105,9 +105,9 @@ def _evaluate(node: gs.Node, known: Mapping[int, _Known], opsets: Mapping[str, i
         return _constant(np.array(math.prod(shape), np.int64)) if whole else None
     if node.op not in _MOVES | _COMPUTES or len(node.outputs) != 1 or list(subgraphs(node)):
         return None
-    found = [_known_input(tensor, known) for tensor in node.inputs]
-    values = [value for value in found if value is not None]
-    if not values or len(values) != len(found) or not any(id(tensor) in known for tensor in node.inputs):
+    operands = [_known_input(tensor, traced) for tensor in node.inputs]
+    values = [value for value in operands if value is not None]
+    if not values or len(values) != len(operands) or not any(id(tensor) in traced for tensor in node.inputs):
         return None
     if any(value.values.size > _LARGEST for value in values) or _result_size(node, values) > _LARGEST:
         return None
@@ -139,9 +139,9 @@ def _constant(values: Array) -> _Known:
     return _Known(values, np.ones(values.shape, np.int64))
 
 
-def _known_input(tensor: gs.Tensor, known: Mapping[int, _Known]) -> _Known | None:
-    if id(tensor) in known:
-        return known[id(tensor)]
+def _known_input(tensor: gs.Tensor, traced: Mapping[int, _Known]) -> _Known | None:
+    if id(tensor) in traced:
+        return traced[id(tensor)]
     if isinstance(tensor, gs.Constant):
         small = math.prod(tensor.shape) <= _LARGEST and np.dtype(tensor.dtype).kind in "iub"
         return _constant(np.asarray(tensor.values)) if small else None

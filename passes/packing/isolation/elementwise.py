@@ -50,30 +50,32 @@ def _arithmetic(*ops: str) -> Callable[[Arithmetic], Arithmetic]:
 def broadcast(view: View, operands: Sequence[gs.Tensor], arithmetic: Arithmetic) -> Facts:
     """Facts of a result to which the operands broadcast."""
     output = view.node.outputs[0]
-    known = [view.facts_by_distance(tensor) for tensor in operands]
+    operand_facts = [view.facts_by_distance(tensor) for tensor in operands]
     shifts = [view.rank(output) - view.rank(tensor) for tensor in operands]
     axes = view.seq(output)
 
     def result(read: Callable[[Facts, int], tuple[Values, bool]]) -> Values:
-        parts = [read(facts, shift) for facts, shift in zip(known, shifts, strict=True)]
+        parts = [read(facts, shift) for facts, shift in zip(operand_facts, shifts, strict=True)]
         return arithmetic(view, [values for values, _ in parts], [padding for _, padding in parts])
 
     padded = {axis: result(partial(_at, axis)) for axis in axes}
     corner = result(lambda facts, _: _at_corner(facts)) if len(axes) > 1 else v.UNKNOWN
     real = result(lambda facts, _: (facts.real, False))
-    return Facts(real, padded, corner, _distance(view, operands, known, shifts))
+    return Facts(real, padded, corner, _distance(view, operands, operand_facts, shifts))
 
 
 def _distance(
-    view: View, operands: Sequence[gs.Tensor], known: Sequence[Facts], shifts: Sequence[int]
+    view: View, operands: Sequence[gs.Tensor], operand_facts: Sequence[Facts], shifts: Sequence[int]
 ) -> ByDistance | None:
     """The axis of the result that is read by distance, where one operand has such and the others are alike on it."""
-    tables = [(facts.by_distance, shift) for facts, shift in zip(known, shifts, strict=True) if facts.by_distance]
+    tables = [
+        (facts.by_distance, shift) for facts, shift in zip(operand_facts, shifts, strict=True) if facts.by_distance
+    ]
     if not tables:
         return None
     table, shift = tables[0]
     axis = table.axis + shift
-    for tensor, facts, own in zip(operands, known, shifts, strict=True):
+    for tensor, facts, own in zip(operands, operand_facts, shifts, strict=True):
         if facts.by_distance is None and axis >= own and view.shape(tensor)[axis - own] != 1:
             raise refused(f"it reads the padded length from {table.table.name!r}", Cause.PADDING)
     if len(tables) > 1:
@@ -193,12 +195,12 @@ def _min(view: View, read: Sequence[Values], padding: Sequence[bool]) -> Values:
 
 @_arithmetic("Clip")
 def _clip(view: View, read: Sequence[Values], padding: Sequence[bool]) -> Values:
-    given = dict(zip((i for i, t in enumerate(view.node.inputs) if not t.is_empty()), read, strict=True))
-    result = given[0]
-    if 1 in given:
-        result = v.largest(result, given[1])
-    if 2 in given:
-        result = v.smallest(result, given[2])
+    operands = dict(zip((i for i, t in enumerate(view.node.inputs) if not t.is_empty()), read, strict=True))
+    result = operands[0]
+    if 1 in operands:
+        result = v.largest(result, operands[1])
+    if 2 in operands:
+        result = v.smallest(result, operands[2])
     attrs = view.node.attrs
     if "min" in attrs:
         result = v.largest(result, v.exactly(attrs["min"]))

@@ -178,10 +178,10 @@ def _slice_arguments(view: View, rank: int) -> tuple[list[int | None], list[int]
         starts: list[int | None] = [int(item) for item in view.node.attrs["starts"]]
         listed = view.node.attrs.get("axes", range(len(starts)))
         return starts, [int(axis) % rank for axis in listed], [1] * len(starts)
-    given = view.input(3)
-    values = constant(given) if given is not None else None
+    axes_input = view.input(3)
+    values = constant(axes_input) if axes_input is not None else None
     first = constant(view.node.inputs[1])
-    if given is not None:
+    if axes_input is not None:
         axes = None if values is None else [int(axis) % rank for axis in values.reshape(-1)]
     else:
         axes = list(range(rank))
@@ -191,10 +191,10 @@ def _slice_arguments(view: View, rank: int) -> tuple[list[int | None], list[int]
 
 
 def _steps(view: View, count: int) -> list[int | None]:
-    given = view.input(4)
-    if given is None:
+    steps_input = view.input(4)
+    if steps_input is None:
         return [1] * count
-    values = constant(given)
+    values = constant(steps_input)
     return [None] * count if values is None else [int(item) for item in values.reshape(-1)]
 
 

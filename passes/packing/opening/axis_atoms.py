@@ -57,21 +57,21 @@ def divide(source: Sequence[Atoms], target: Sequence[int], sizes: Mapping[Any, i
     """
     atoms = _without_spare_ones([atom for axis in source for atom in axis], target, sizes)
     result: list[Atoms] = []
-    for wanted in target:
+    for remaining in target:
         taken: list[Any] = []
-        while (wanted > 1 or not taken) and atoms:
+        while (remaining > 1 or not taken) and atoms:
             size = sizes.get(atoms[0], atoms[0])
-            if wanted == 1 and size != 1:
+            if remaining == 1 and size != 1:
                 break
-            if wanted % size == 0:
+            if remaining % size == 0:
                 taken.append(atoms.pop(0))
-                wanted //= size
-            elif isinstance(atoms[0], int) and size % wanted == 0:
-                taken.append(wanted)
-                atoms[0], wanted = size // wanted, 1
+                remaining //= size
+            elif isinstance(atoms[0], int) and size % remaining == 0:
+                taken.append(remaining)
+                atoms[0], remaining = size // remaining, 1
             else:
                 return None
-        if wanted != 1:
+        if remaining != 1:
             return None
         result.append(tuple(taken) or (1,))
     if not atoms:

@@ -40,8 +40,8 @@ def map_axes(graph: gs.Graph, geometry: Geometry) -> tuple[AxisMap, Unbaked]:
 
 def _refuse_past(graph: gs.Graph) -> None:
     for node in graph.nodes:
-        known = attention_inputs(node)
-        past = inputs_at(node, known.past) if known else []
+        slots = attention_inputs(node)
+        past = inputs_at(node, slots.past) if slots else []
         if past:
             raise PackingError(
                 f"{node_label(node)} continues from an earlier run by its input {past[0].name!r}; packing runs whole "

@@ -295,14 +295,14 @@ class BakedInference(OrtShapeInference):
         return inner_axis is not None and self._demand(node.input[0], inner_axis, extent)
 
     def _demand_operands(self, node: onnx.NodeProto, inputs: Sequence[Any], from_end: int, extent: Any) -> bool:
-        wanted = [(index, s) for index, s in inputs if s is not None and len(s) >= -from_end and s[from_end] != 1]
+        operands = [(index, s) for index, s in inputs if s is not None and len(s) >= -from_end and s[from_end] != 1]
         if node.op_type in BROADCASTING:
-            for index, s in wanted:
-                known = self.findings.early.setdefault((node.output[0], index), {})
-                if node.input[index] not in self._dependent and len(s) + from_end not in known:
-                    known[len(s) + from_end] = extent
+            for index, s in operands:
+                early_extents = self.findings.early.setdefault((node.output[0], index), {})
+                if node.input[index] not in self._dependent and len(s) + from_end not in early_extents:
+                    early_extents[len(s) + from_end] = extent
                     raise RestartError
-        dependent = [(index, s) for index, s in wanted if node.input[index] in self._dependent]
+        dependent = [(index, s) for index, s in operands if node.input[index] in self._dependent]
         return bool(dependent) and all(
             self._demand(node.input[index], len(s) + from_end, extent) for index, s in dependent
         )

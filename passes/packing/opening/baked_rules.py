@@ -85,16 +85,16 @@ def _asked_sizes(
     sizes = [inference.size(extent) for extent in source]
     if None in sizes or (attribute(node, "allowzero") and 0 in asked):
         return None
-    found = []
+    extents = []
     for axis, item in enumerate(asked):
         value = sizes[axis] if item == 0 and axis < len(sizes) else inference.size(item)
         if value is None:
             return None
-        found.append(value)
-    total, rest = int(np.prod([size or 0 for size in sizes])), int(np.prod([n for n in found if n != -1]))
-    if rest == 0 or (found.count(-1) == 1 and total % rest) or found.count(-1) > 1:
+        extents.append(value)
+    total, rest = int(np.prod([size or 0 for size in sizes])), int(np.prod([n for n in extents if n != -1]))
+    if rest == 0 or (extents.count(-1) == 1 and total % rest) or extents.count(-1) > 1:
         return None
-    return [total // rest if item == -1 else item for item in found]
+    return [total // rest if item == -1 else item for item in extents]
 
 
 # [B, 1, H] to [4, 24, 16] -> [B, S, 16], where a reader shows that 24 is S.

@@ -75,8 +75,8 @@ class GeometryFinder:
     def _first(self, graph: gs.Graph, candidates: Sequence[gs.Variable]) -> gs.Variable:
         names = ", ".join(f"{tensor.name} {tensor.shape}" for tensor in graph.inputs) or "none"
         named = [next((t for t in candidates if t.name == name), None) for name in self._dynamic_inputs]
-        for name, found in zip(self._dynamic_inputs, named, strict=True):
-            if found is None:
+        for name, named_input in zip(self._dynamic_inputs, named, strict=True):
+            if named_input is None:
                 raise PackingError(
                     f"pack_args dynamic_groups names {name!r}, which is no input [batch, sequence]; inputs: {names}"
                 )

@@ -76,36 +76,36 @@ class PackArgs:
             )
 
 
-def parse_pack_args(given: PackArgs | Mapping[str, Any]) -> PackArgs:
+def parse_pack_args(pack_args: PackArgs | Mapping[str, Any]) -> PackArgs:
     """Read ``pack_args``.
 
     Args:
-        given: the KEY=VALUE words as a mapping; values are strings or already numbers or lists. What was read before
-            stays as it is.
+        pack_args: the KEY=VALUE words as a mapping; values are strings or already numbers or lists. What was read
+            before stays as it is.
 
     Raises:
         PackingError: a key is unknown or missing, a value is no positive whole number, or the pattern is malformed.
     """
-    if isinstance(given, PackArgs):
-        return given
-    for key in given:
+    if isinstance(pack_args, PackArgs):
+        return pack_args
+    for key in pack_args:
         if key not in _KNOWN:
             near = difflib.get_close_matches(str(key), _KNOWN, n=1)
             offer = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(_KNOWN)}"
             raise PackingError(f"unknown key {key!r} in pack_args{offer}")
     for key in ("max_valid_num", "segment_max_size"):
-        if key not in given:
+        if key not in pack_args:
             raise PackingError(f"pack_args lacks {key}; {_EXAMPLE}")
     for key in _NO_EFFECT:
-        if key in given:
+        if key in pack_args:
             logger.warning("pack_args %s steers the IPU only: it has no effect here", key)
-    sizes = given["segment_max_size"]
+    sizes = pack_args["segment_max_size"]
     parts = str(sizes).split("+") if isinstance(sizes, (str, int)) else list(sizes)
     return PackArgs(
-        max_valid_num=_positive("max_valid_num", given["max_valid_num"]),
+        max_valid_num=_positive("max_valid_num", pack_args["max_valid_num"]),
         segment_max_size=tuple(_positive("segment_max_size", part) for part in parts),
-        dynamic_inputs=_dynamic_groups(given.get("dynamic_groups")),
-        head_pattern=_head_pattern(given.get("head_pattern")),
+        dynamic_inputs=_dynamic_groups(pack_args.get("dynamic_groups")),
+        head_pattern=_head_pattern(pack_args.get("head_pattern")),
     )
 
 

@@ -135,9 +135,11 @@ def _check_shapes(before: SymbolicShapes, after: SymbolicShapes, sizes: dict[Any
         now = after.get(name)
         if now is None:
             continue
-        found = [sympy.sympify(extent).subs(sizes) for extent in now]
-        known = [(one, other) for one, other in zip(shape, found, strict=False) if is_known(one) and is_known(other)]
-        if len(shape) != len(found) or any(one != other for one, other in known):
+        at_declared = [sympy.sympify(extent).subs(sizes) for extent in now]
+        pairs = [
+            (one, other) for one, other in zip(shape, at_declared, strict=False) if is_known(one) and is_known(other)
+        ]
+        if len(shape) != len(at_declared) or any(one != other for one, other in pairs):
             raise PackingError(
                 f"the shape {show(shape)} of {name!r} cannot be made to follow the inputs: it would be {show(now)}; "
                 "export the model with dynamic axes"

@@ -19,7 +19,7 @@ def evaluate(
     nodes: Sequence[gs.Node],
     name: str,
     element: int,
-    known: Mapping[str, np.ndarray[Any, Any]],
+    values: Mapping[str, np.ndarray[Any, Any]],
 ) -> np.ndarray[Any, Any]:
     """The tensor ``name``, computed by onnxruntime with its optimiser off.
 
@@ -27,16 +27,16 @@ def evaluate(
         graph: whose operator versions hold.
         nodes: all that it takes, in topological order.
         element: the tensor's ONNX element type.
-        known: values of the tensors at which the nodes begin, constants excepted.
+        values: values of the tensors at which the nodes begin, constants excepted.
     """
     exporter = OnnxExporter()
     constants = {tensor.name: tensor for node in nodes for tensor in node.inputs if isinstance(tensor, gs.Constant)}
     weights = [exporter.export_tensor_proto(constant) for constant in constants.values()]
-    weights += [onnx.numpy_helper.from_array(value, known_name) for known_name, value in known.items()]
+    weights += [onnx.numpy_helper.from_array(value, start) for start, value in values.items()]
     result = onnx.helper.make_tensor_value_info(name, element, None)
-    made = onnx.helper.make_graph([exporter.export_node(node) for node in nodes], "part", [], [result], weights)
+    part = onnx.helper.make_graph([exporter.export_node(node) for node in nodes], "part", [], [result], weights)
     opsets = [onnx.helper.make_opsetid(*item) for item in opset_imports(graph).items()]
-    model = onnx.helper.make_model(made, opset_imports=opsets, ir_version=8)
+    model = onnx.helper.make_model(part, opset_imports=opsets, ir_version=8)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3

@@ -62,8 +62,8 @@ def node_flops(node: gs.Node, axes: AxisMap) -> sympy.Expr:
     else:
         return sympy.Integer(0)
     work = 2 * sympy.prod(result) * contracted
-    known = sympy.sympify(work)
-    return known if known.free_symbols <= {BATCH, SEQ} else sympy.Integer(0)
+    flops = sympy.sympify(work)
+    return flops if flops.free_symbols <= {BATCH, SEQ} else sympy.Integer(0)
 
 
 def _attention_flops(node: gs.Node, axes: AxisMap) -> sympy.Expr:

@@ -74,27 +74,27 @@ class Positional:
         return self._axes.shapes.contents
 
     def _evaluate(self, tensor: gs.Tensor, extents: Extents) -> np.ndarray[Any, Any]:
-        known: dict[str, np.ndarray[Any, Any]] = {}
-        nodes = self._ancestors(tensor, extents, known)
-        if tensor.name in known:
-            return known[tensor.name]
+        values: dict[str, np.ndarray[Any, Any]] = {}
+        nodes = self._ancestors(tensor, extents, values)
+        if tensor.name in values:
+            return values[tensor.name]
         element = self._axes.shapes.dtypes.get(tensor.name, onnx.TensorProto.FLOAT)
-        return evaluate(self._graph, nodes, tensor.name, element, known)
+        return evaluate(self._graph, nodes, tensor.name, element, values)
 
-    def _ancestors(self, tensor: gs.Tensor, extents: Extents, known: dict[str, np.ndarray[Any, Any]]) -> list[gs.Node]:
-        """The nodes that make ``tensor``, cut at extents, whose values go into ``known``."""
-        wanted, found = {tensor.name}, []
+    def _ancestors(self, tensor: gs.Tensor, extents: Extents, values: dict[str, np.ndarray[Any, Any]]) -> list[gs.Node]:
+        """The nodes that make ``tensor``, cut at extents, whose values go into ``values``."""
+        needed, makers = {tensor.name}, []
         for node in reversed(self._graph.nodes):
-            output = next((output for output in node.outputs if output.name in wanted), None)
+            output = next((output for output in node.outputs if output.name in needed), None)
             if output is None:
                 continue
             value = self._extent_value(output, extents)
             if value is not None:
-                known[output.name] = value
+                values[output.name] = value
                 continue
-            found.append(node)
-            wanted.update(item.name for item in node.inputs)
-        return found[::-1]
+            makers.append(node)
+            needed.update(item.name for item in node.inputs)
+        return makers[::-1]
 
     def _extent_value(self, tensor: gs.Tensor, extents: Extents) -> np.ndarray[Any, Any] | None:
         contents = self._extents().get(tensor.name)
@@ -115,11 +115,11 @@ def sequence_axes(axes: AxisMap, tensor: gs.Tensor) -> tuple[int, ...] | None:
     shape = axes.shape(tensor)
     if shape is None:
         return None
-    found = tuple(axis for axis, extent in enumerate(shape) if extent == SEQ)
-    others = [extent for axis, extent in enumerate(shape) if axis not in found]
+    seq_axes = tuple(axis for axis, extent in enumerate(shape) if extent == SEQ)
+    others = [extent for axis, extent in enumerate(shape) if axis not in seq_axes]
     if any(mentions_tokens(extent) and SEQ in sympy.sympify(extent).free_symbols for extent in others):
         return None
-    return found
+    return seq_axes
 
 
 def _same(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> bool:

@@ -28,8 +28,8 @@ def drop_padding_masks(graph: gs.Graph, axes: AxisMap, mask: gs.Variable, column
     repeats: dict[str, bool] = {}
     dropped = 0
     for node in graph.nodes:
-        known = attention_inputs(node)
-        for index in (known.padding, known.lengths) if known else ():
+        slots = attention_inputs(node)
+        for index in (slots.padding, slots.lengths) if slots else ():
             tensor = input_at(node, index)
             if tensor is None or index is None:
                 continue
@@ -52,20 +52,20 @@ def _repeats(graph: gs.Graph, axes: AxisMap, tensor: gs.Tensor, mask: gs.Variabl
     if nodes is None or element is None:
         return False
     for length in sorted({1, (columns + 1) // 2, columns}):
-        given: np.ndarray[Any, Any] = (np.arange(columns) < length).astype(mask.dtype)[None]
-        found = evaluate(graph, nodes, tensor.name, element, {mask.name: given})
-        wanted = [length] if found.ndim == 1 else given > 0
-        if not np.array_equal(found if found.ndim == 1 else found > 0, wanted):
+        sample_mask: np.ndarray[Any, Any] = (np.arange(columns) < length).astype(mask.dtype)[None]
+        result = evaluate(graph, nodes, tensor.name, element, {mask.name: sample_mask})
+        expected = [length] if result.ndim == 1 else sample_mask > 0
+        if not np.array_equal(result if result.ndim == 1 else result > 0, expected):
             return False
     return True
 
 
 def _between(graph: gs.Graph, start: gs.Tensor, end: gs.Tensor) -> list[gs.Node] | None:
     """The nodes that make ``end`` of ``start`` and constants; None where another input has a part in it."""
-    wanted, found = {end.name}, []
+    needed, makers = {end.name}, []
     for node in reversed(graph.nodes):
-        if any(output.name in wanted for output in node.outputs if output.name):
-            found.append(node)
-            wanted.update(tensor.name for tensor in node.inputs if not isinstance(tensor, gs.Constant))
+        if any(output.name in needed for output in node.outputs if output.name):
+            makers.append(node)
+            needed.update(tensor.name for tensor in node.inputs if not isinstance(tensor, gs.Constant))
     others = {tensor.name for tensor in graph.inputs} - {start.name}
-    return None if wanted & others else found[::-1]
+    return None if needed & others else makers[::-1]
