@@ -125,7 +125,7 @@ def _run(executable: Executable, session: _ProfiledSession, samples: Sequence[Sa
     packing = executable.packing
     if packing is None:
         _run_padded(executable, session, samples)
-    elif packing.style == "unpack_repack" and packing.ragged:
+    elif packing.ragged:
         as_session: Session = session  # type: ignore[assignment]
         OfflinePacks(executable, "profiled", as_session).run(samples)
     else:

@@ -50,7 +50,7 @@ class DeclaredSession:
         self._packing = manifest.packing
         self._stream: StreamSession | None = None
         packing = self._packing
-        if packing is not None and packing.style == "unpack_repack" and (packing.ragged or packing.neighbours != "any"):
+        if packing is not None and not packing.within_rows and (packing.ragged or packing.neighbours != "any"):
             self._stream = StreamSession(self._session, manifest, packing)
 
     def run(self, feeds: Mapping[str, Array], output_names: Sequence[str] | None = None) -> list[Array]:
@@ -93,7 +93,7 @@ class DeclaredSession:
     def _read_part(self, name: str, arrays: Mapping[str, Array]) -> Array:
         """What is read of an input: of samples laid end to end, nothing behind the last one."""
         packing = self._packing
-        if packing is None or packing.style != "unpack_repack" or name not in packing.dynamic_inputs:
+        if packing is None or packing.within_rows or name not in packing.dynamic_inputs:
             return arrays[name]
         return arrays[name].reshape(-1)[: int(arrays[packing.unpack_info].sum())]
 
@@ -159,7 +159,7 @@ def check_lengths(info: Array, packing: PackingSpec) -> None:
         raise InputError(
             f"input {name!r}: the lengths add up to {total} tokens, {packing.rows} x {packing.columns} fit"
         )
-    if packing.style == "unpack_repack":
+    if not packing.within_rows:
         columns = info.reshape(info.shape[0], -1)
         for segment, size in enumerate(packing.segment_max_size):
             longest = int(columns[:, segment].max(initial=0))

@@ -130,7 +130,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
             raise PoprtError(f"a pack runner cannot feed {others[0]!r}: it is the same for no two samples of a pack")
 
     def _longest_sample(self) -> int:
-        if self._packing.style == "attention_mask":
+        if self._packing.within_rows:
             return self._packing.columns
         return min(sum(self._packing.segment_max_size), self._packing.rows * self._packing.columns)
 
@@ -143,7 +143,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         if packing.neighbours == "none":
             count = 1
         mode = config.single_row_mode
-        if packing.style == "unpack_repack":
+        if not packing.within_rows:
             if mode is not None:
                 logger.warning("enable_input_single_row_mode has no effect: in this executable samples may cross rows")
             # Whoever waits for full packs, or pays for a whole one however little it holds, wants no smaller ones.
@@ -209,7 +209,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
     def _split(self, length: int, given: Array | None) -> tuple[int, ...]:
         """Return the sample's tokens by segment: as the caller says, else the first segments are filled first."""
         sizes = self._packing.segment_max_size
-        if self._packing.style == "attention_mask" or len(sizes) == 1:
+        if self._packing.within_rows or len(sizes) == 1:
             return (length,)
         asked = () if given is None else self._asked(given)
         if len(asked) == len(sizes) and sum(asked) == length and min(asked) >= 0:

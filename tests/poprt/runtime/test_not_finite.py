@@ -83,7 +83,7 @@ class Spreading(FakeEngine):
 
 
 def fake_runner(outputs=("logits", "hidden")):
-    made = executable(style="attention_mask", ragged=False, unpack=False, max_valid_num=9)
+    made = executable(layout="within_rows", ragged=False, unpack=False, max_valid_num=9)
     packing = dataclasses.replace(made.packing, outputs=dict.fromkeys((*outputs, "best"), "packed"))
     best = dataclasses.replace(made.outputs[0], name="best", dtype="int64", engine_dtype="int64")
     manifest = dataclasses.replace(made.manifest, packing=packing, outputs=(*made.outputs, best))

@@ -11,8 +11,8 @@ SOON = 20
 KINDS = {
     "ragged": {},
     "rows": {"ragged": False},
-    "shared rows": {"style": "attention_mask", "ragged": False, "unpack": False},
-    "shared rows, final unpack": {"style": "attention_mask", "ragged": False},
+    "shared rows": {"layout": "within_rows", "ragged": False, "unpack": False},
+    "shared rows, final unpack": {"layout": "within_rows", "ragged": False},
 }
 
 

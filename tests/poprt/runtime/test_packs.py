@@ -11,7 +11,7 @@ SOON = 20
 STYLES = {
     "ragged": {},
     "rows": {"ragged": False},
-    "shared rows": {"style": "attention_mask", "ragged": False, "unpack": False},
+    "shared rows": {"layout": "within_rows", "ragged": False, "unpack": False},
 }
 
 
