@@ -15,6 +15,7 @@ from poprt.engine.protocol import Session
 from poprt.engine.providers import runs_on_cpu
 from poprt.errors import InputError, PoprtError, RequestTooLongError
 from poprt.executable import Executable, PackingSpec, TensorSpec
+from poprt.runtime.across_rows_worker import AcrossRowsWorker
 from poprt.runtime.batching import Batcher
 from poprt.runtime.buffers import (
     POSITION_IDS,
@@ -29,9 +30,9 @@ from poprt.runtime.buffers import (
 from poprt.runtime.config import PackRunnerConfig
 from poprt.runtime.declared import open_session
 from poprt.runtime.lanes import share_cores
-from poprt.runtime.pack_worker import PackRequest, PackStats, PackWorker, StreamWorker
-from poprt.runtime.row_worker import RowWorker
+from poprt.runtime.pack_worker import PackRequest, PackStats, PackWorker
 from poprt.runtime.runner import Outputs, Runner
+from poprt.runtime.within_rows_worker import WithinRowsWorker
 
 logger = logging.getLogger("poprt")
 
@@ -148,10 +149,10 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
                 logger.warning("enable_input_single_row_mode has no effect: in this executable samples may cross rows")
             # Whoever waits for full packs, or pays for a whole one however little it holds, wants no smaller ones.
             shares = self.lanes if packing.ragged and config.send_when_idle else 1
-            return StreamWorker(session, manifest, packing, count, config.token_budget, shares)
+            return AcrossRowsWorker(session, manifest, packing, count, config.token_budget, shares)
         delimiter = 0 if mode is None else mode.delimiter_num
         mask = packing.mask if mode is None else mode.mask_name
-        return RowWorker(session, manifest, packing, count, config.algorithm, delimiter, mask)
+        return WithinRowsWorker(session, manifest, packing, count, config.algorithm, delimiter, mask)
 
     def _request(self, inputs: Mapping[str, Array], outputs: Outputs) -> PackRequest:
         packing = self._packing

@@ -45,7 +45,10 @@ def packed(model: onnx.ModelProto, layout: str) -> onnx.ModelProto:
 
 
 def formerly(fields: dict[str, Any]) -> dict[str, Any]:
-    return {**{name: value for name, value in fields.items() if name != "layout"}, "style": LAYOUTS[fields["layout"]][0]}
+    return {
+        **{name: value for name, value in fields.items() if name != "layout"},
+        "style": LAYOUTS[fields["layout"]][0],
+    }
 
 
 def with_former_metadata(converted: onnx.ModelProto) -> onnx.ModelProto:

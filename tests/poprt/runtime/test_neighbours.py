@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from poprt.executable import Executable
 from poprt.runtime import DeclaredSession, ModelRunner, PackRunner, PackRunnerConfig, pack_data
-from poprt.runtime.placement import choose_equal
+from poprt.runtime.places import choose_equal
 from tests.poprt.runtime.fake_engine import DYNAMIC, FakeEngine, executable, expected, with_budget
 
 SOON = 20
