@@ -46,7 +46,7 @@ format: $(VENV)/.lint  ## Rewrite the sources in the project's style
 bench: $(VENV)/.bench  ## Measure throughput against baselines, peers and the machine's roof, then load, startup and cost (20 minutes)
 	$(BIN)/python -m benchmarks all
 
-zoo: $(VENV)/.test  ## Export every encoder family, pack it in both styles, and print what came of it
+zoo: $(VENV)/.test  ## Export every encoder family, pack it in both layouts, and print what came of it
 	$(BIN)/python -m tests.zoo
 
 search: $(VENV)/.test  ## Pack random encoders for SEARCH_SECONDS and print whose answers depend on a neighbour

@@ -17,8 +17,8 @@ from poprt.engine.cpu import usable_cores
 from poprt.engine.protocol import Session
 from poprt.engine.session import EngineSession
 from poprt.executable import Executable
+from poprt.runtime.across_rows_session import AcrossRowsSession
 from poprt.runtime.lanes import share_cores
-from poprt.runtime.stream import StreamSession
 
 OFFLINE_TOKENS = 512  # of an offline pack, at most
 
@@ -42,7 +42,7 @@ class OfflinePacks:
     """All samples sorted by length, laid in packs by ``pack_data``, and run straight on a session.
 
     Args:
-        executable: packed in style A.
+        executable: packed across rows.
         name: of the contender.
         session: runs the executable's graph, one pack at a time; None opens one of onnxruntime, and packs run side by
             side as the pack runner's do.
@@ -62,7 +62,7 @@ class OfflinePacks:
         self._outputs = list(packing.outputs)
         lanes = share_cores(usable_cores(), None, None, side_by_side=session is None)
         session = session or EngineSession(executable, threads=lanes.threads)
-        self._stream = StreamSession(session, executable.manifest, packing)
+        self._across_rows = AcrossRowsSession(session, executable.manifest, packing)
         #: Packs that run at the same time.
         self.lanes = lanes.count
         self._seconds = 0.0
@@ -96,10 +96,11 @@ class OfflinePacks:
         streams = {name: pack.data[name].reshape(-1)[: lengths.sum()] for name in packing.dynamic_inputs}
         streams[packing.mask] = np.ones_like(streams[packing.mask])
         begin = time.perf_counter()
-        outputs = self._stream.run(streams, lengths, self._outputs)
+        outputs = self._across_rows.run(streams, lengths, self._outputs)
         seconds = time.perf_counter() - begin
         for name, output in zip(self._outputs, outputs, strict=True):
-            values = self._stream.sample_tokens(output, lengths) if packing.outputs[name] == "tokens" else list(output)
+            of_tokens = packing.outputs[name] == "tokens"
+            values = self._across_rows.sample_tokens(output, lengths) if of_tokens else list(output)
             for number, row in zip(numbers, values, strict=False):
                 found[number][name] = row
         return seconds

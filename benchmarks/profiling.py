@@ -95,7 +95,7 @@ def profile(
         threads: for one operator; None takes the usable cores.
 
     Raises:
-        PoprtError: an input of the executable is not among the samples', or it is packed in style B.
+        PoprtError: an input of the executable is not among the samples', or it is packed within rows.
     """
     with tempfile.TemporaryDirectory() as folder:
         session = _ProfiledSession(executable, folder, threads or usable_cores())
@@ -125,11 +125,11 @@ def _run(executable: Executable, session: _ProfiledSession, samples: Sequence[Sa
     packing = executable.packing
     if packing is None:
         _run_padded(executable, session, samples)
-    elif packing.style == "unpack_repack" and packing.ragged:
+    elif packing.ragged:
         as_session: Session = session  # type: ignore[assignment]
         OfflinePacks(executable, "profiled", as_session).run(samples)
     else:
-        raise PoprtError("only executables packed by Unpack and Repack, or not packed, can be profiled")
+        raise PoprtError("only ragged executables, packed across rows, and those that are not packed can be profiled")
 
 
 def _run_padded(executable: Executable, session: _ProfiledSession, samples: Sequence[Sample]) -> None:

@@ -79,7 +79,7 @@ def build(size: str, seed: int = 0) -> onnx.ModelProto:
 
 
 def compile_packed(model: onnx.ModelProto, longest: int, precision: str = "fp32") -> Executable:
-    """Convert ``model`` with style A packing of 16 rows of ``longest`` tokens, and compile it."""
+    """Convert ``model`` packed across 16 rows of ``longest`` tokens, and compile it."""
     return Compiler.compile(convert_packed(model, longest, precision))
 
 
@@ -90,7 +90,7 @@ def compile_padded(model: onnx.ModelProto, longest: int) -> Executable:
 
 
 def convert_packed(model: onnx.ModelProto, longest: int, precision: str = "fp32") -> onnx.ModelProto:
-    """Convert ``model`` with style A packing. A pack holds up to as many samples as it has places for 4 tokens."""
+    """Convert ``model`` packed across rows. A pack holds up to as many samples as it has places for 4 tokens."""
     return Converter(
         input_shape={value.name: [ROWS, longest] for value in model.graph.input},
         pack_args={"max_valid_num": ROWS * longest // 4, "segment_max_size": longest},

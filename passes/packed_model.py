@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from passes.errors import RewriteError
 from passes.graph_io import header
 from passes.numbers import LARGEST_EXTENT
-from poprt_format.packing import NEIGHBOURS, OUTPUT_LAYOUTS, WITHIN_ROWS, Packing
+from poprt_format.packing import NEIGHBOURS, OUTPUT_LAYOUTS, WITHIN_ROWS, Packing, from_former_words
 
 #: The ``metadata_props`` key: a JSON object with the fields of :class:`PackedModel`.
 METADATA_KEY = "poprt.packing"
@@ -72,7 +72,7 @@ class PackedModel(Packing):
         text = _text(model)
         if text is None:
             return None
-        values = _json_object(text)
+        values = from_former_words(_json_object(text))
         for field in dataclasses.fields(cls):
             _check(field, values)
         inputs = [tensor.name for tensor in (model.inputs if isinstance(model, gs.Graph) else model.graph.input)]
@@ -155,7 +155,7 @@ _LAYOUTS = OUTPUT_LAYOUTS[WITHIN_ROWS]  # all there are
 
 #: What each field has to be: a test, and words for it.
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "style": _one_of(tuple(OUTPUT_LAYOUTS)),
+    "layout": _one_of(tuple(OUTPUT_LAYOUTS)),
     "rows": _whole(0),
     "columns": _whole(0),
     "max_valid_num": _whole(1),

@@ -46,7 +46,7 @@ IPU_ONLY_PASSES = frozenset(
 )
 
 #: The pass that packs samples within rows. Asked for by name, and run where ``packed_transformer`` would be.
-ROW_PACKING = "insert_attention_mask"
+WITHIN_ROWS_PASS = "insert_attention_mask"
 
 _LAYOUT, _SPLITS = "it steers the IPU's memory layout", "it splits MatMuls to fit the IPU's memory"
 
@@ -210,7 +210,7 @@ class ConvertOptions:
     @property
     def packs(self) -> bool:
         """Whether samples are packed, in either layout."""
-        return bool(self.pack_args) or ROW_PACKING in self.used_passes
+        return bool(self.pack_args) or WITHIN_ROWS_PASS in self.used_passes
 
 
 def read_options(keywords: ConvertKeywords, logger: logging.Logger) -> ConvertOptions:
@@ -227,7 +227,7 @@ def read_options(keywords: ConvertKeywords, logger: logging.Logger) -> ConvertOp
             raise RewriteError(f"{name} is not available in this version; leave it out, or use precision fp16")
         if OPTIONS[name].no_effect:
             logger.warning("%s has no effect here: %s", name, OPTIONS[name].no_effect)
-    if asked.get("infer_shape_ahead") and (asked.get("pack_args") or ROW_PACKING in _steps(asked)):
+    if asked.get("infer_shape_ahead") and (asked.get("pack_args") or WITHIN_ROWS_PASS in _steps(asked)):
         raise RewriteError("infer_shape_ahead fixes the axes that packing works on; leave out one of the two")
     acting = [item.name for item in fields(ConvertOptions) if item.name in OPTIONS]
     values = {name: OPTIONS[name].kind.read(asked.get(name, OPTIONS[name].default)) for name in acting}

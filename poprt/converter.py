@@ -22,7 +22,7 @@ from passes.precision.float_to_int8 import FloatToInt8
 from passes.shapes.input_shapes import InputShapes
 from poprt.convert_options import (
     IPU_ONLY_PASSES,
-    ROW_PACKING,
+    WITHIN_ROWS_PASS,
     ConvertKeywords,
     ConvertOptions,
     not_default,
@@ -154,7 +154,7 @@ class Converter(ConvertKeywords):
         for name in options.skip_passes:
             if name not in known and name not in IPU_ONLY_PASSES:
                 get_pass(name)  # raises, and offers the nearest names
-        used = [step for step in options.used_passes if step != ROW_PACKING and not self._is_ipu_only(step)]
+        used = [step for step in options.used_passes if step != WITHIN_ROWS_PASS and not self._is_ipu_only(step)]
         default = [*_opening(options, _opset(model)), *_middle(options, shapes)]
         if options.precision == "int8" and not any(isinstance(step, FloatToInt8) for step in used):
             default.append(("float_to_int8", {}))
@@ -245,7 +245,7 @@ def _with_data(step: Any, model: onnx.ModelProto) -> Any:
 
 def _packing(options: ConvertOptions, shapes: InputShapes) -> Step:
     """The pass that packs. It works on the axes by their names and is told what they will be fixed to."""
-    name = ROW_PACKING if ROW_PACKING in options.used_passes else "packed_transformer"
+    name = WITHIN_ROWS_PASS if WITHIN_ROWS_PASS in options.used_passes else "packed_transformer"
     return (name, {"pack_args": options.pack_args, "input_shape": shapes})
 
 

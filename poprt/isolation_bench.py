@@ -14,7 +14,7 @@ from poprt.engine.providers import has_fast_half, runs_on_cpu
 from poprt.engine.session import EngineSession
 from poprt.errors import PoprtError
 from poprt.executable import Executable, PackingSpec
-from poprt.runtime.stream import StreamSession
+from poprt.runtime.across_rows_session import AcrossRowsSession
 from poprt.sample_data import Array, InputInfo
 from poprt.smaller_extents import extents_to_try, resized
 from poprt.verify_packed import lay_out, sample_columns
@@ -140,7 +140,7 @@ class Bench:
             raise PoprtError(f"the compiled model cannot be run on sample data: {error}") from error
 
     def _laid_out(self, packing: PackingSpec, samples: Sequence[Sample]) -> list[Answers]:
-        stream = StreamSession(self._session(packing), self.executable.manifest, packing)
+        across_rows = AcrossRowsSession(self._session(packing), self.executable.manifest, packing)
         columns = [sample_columns(sample.lengths, packing.segment_max_size) for sample in samples]
         streams = {
             name: np.concatenate([s.feeds[name][0, own] for s, own in zip(samples, columns, strict=True)])
@@ -149,9 +149,9 @@ class Bench:
         lengths = np.array([sample.lengths for sample in samples], np.int32)
         names = list(packing.outputs)
         answers: list[Answers] = [{} for _ in samples]
-        for name, result in zip(names, stream.run(streams, lengths, names), strict=True):
+        for name, result in zip(names, across_rows.run(streams, lengths, names), strict=True):
             tokens = packing.outputs[name] == "tokens"
-            rows = stream.sample_tokens(result, lengths) if tokens else result
+            rows = across_rows.sample_tokens(result, lengths) if tokens else result
             for mine, row, own in zip(answers, rows, columns, strict=False):
                 mine[name] = row[own] if tokens else _own_tokens(row, packing, own)
         return answers

@@ -113,13 +113,13 @@ def _check_weight(spec: WeightSpec, end: int, weight_bytes: int) -> int:
 
 
 def _check_packing(manifest: Manifest, packing: PackingSpec) -> None:
-    if packing.style not in OUTPUT_LAYOUTS:
-        raise wrong("packing.style", packing.style, f"one of {', '.join(OUTPUT_LAYOUTS)}")
+    if packing.layout not in OUTPUT_LAYOUTS:
+        raise wrong("packing.layout", packing.layout, f"one of {', '.join(OUTPUT_LAYOUTS)}")
     if packing.neighbours not in NEIGHBOURS:
         raise wrong("packing.neighbours", packing.neighbours, f"one of {', '.join(NEIGHBOURS)}")
     _check_extents(packing)
     if packing.within_rows and (packing.ragged or len(packing.segment_max_size) > 1):
-        raise wrong("packing.style", packing.style, f"{ACROSS_ROWS!r} where it is ragged or has several segments")
+        raise wrong("packing.layout", packing.layout, f"{ACROSS_ROWS!r} where it is ragged or has several segments")
     if packing.ragged and len(packing.segment_max_size) > 1:
         raise wrong("packing.ragged", packing.ragged, "false where a sample has several segments")
     _check_packed_inputs(packing, {spec.name: spec for spec in manifest.inputs})
@@ -172,7 +172,7 @@ def _check_numbers(field: str, name: str, inputs: dict[str, TensorSpec], kinds: 
 
 
 def _check_packed_output(packing: PackingSpec, spec: TensorSpec, kind: str) -> None:
-    known = OUTPUT_LAYOUTS[packing.style] if packing.unpack_info else ("packed",)
+    known = OUTPUT_LAYOUTS[packing.layout] if packing.unpack_info else ("packed",)
     if kind not in known:
         raise wrong(f"packing.outputs.{spec.name}", kind, f"one of {', '.join(sorted(known))}")
     lead = {

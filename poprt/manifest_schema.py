@@ -12,6 +12,7 @@ from typing import Any
 
 from poprt.errors import DamagedExecutableError
 from poprt.manifest import Manifest
+from poprt_format.packing import from_former_words
 
 #: Fields that belong to the container around the manifest.
 _OF_THE_CONTAINER = frozenset({"format", "format_version", "members"})
@@ -25,6 +26,8 @@ def read_manifest(body: Mapping[str, Any]) -> Manifest:
         DamagedExecutableError: a field is missing, unknown or of another type; the message names it.
     """
     own = {name: value for name, value in body.items() if name not in _OF_THE_CONTAINER}
+    if type(own.get("packing")) is dict:
+        own["packing"] = from_former_words(own["packing"])
     manifest: Manifest = _read_object(Manifest, own, "")
     return manifest
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from poprt.runtime.placement import Place, stream_distances
+from poprt.runtime.places import Place, stream_distances
 from poprt.sample_data import Array, InputInfo, check_size, random_array
 from poprt_format.packing import ANY, NONE, Packing
 

@@ -127,7 +127,7 @@ def run_packed(
     if mask and mask not in packing.dynamic_inputs:
         raise PoprtError(f"--maskName {mask!r} is no dynamic input; there are {list(packing.dynamic_inputs)}")
     config = PackRunnerConfig(pack_timeout, max_valid_num or 0, dynamic_input)
-    if packing.style == "attention_mask":
+    if packing.within_rows:
         config.enable_input_single_row_mode(mask or packing.mask)
     size = max_valid_num or packing.max_valid_num
     rng = np.random.default_rng(0)

@@ -5,10 +5,13 @@ A field is added here, once. Its name is its key in both files.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-#: The two layouts, as files call them: samples laid end to end, or sharing rows.
-ACROSS_ROWS, WITHIN_ROWS = "unpack_repack", "attention_mask"
+#: The two layouts: samples laid end to end, so that one may cross from a row to the next; or several in a row, none of
+#: which crosses.
+ACROSS_ROWS, WITHIN_ROWS = "across_rows", "within_rows"
 
 #: Which samples may share a run, the most permissive first.
 ANY, SAME_LENGTH, NONE = NEIGHBOURS = ("any", "same_length", "none")
@@ -19,13 +22,28 @@ OUTPUT_LAYOUTS: dict[str, tuple[str, ...]] = {
     WITHIN_ROWS: ("tokens", "sample", "packed"),
 }
 
+_FORMER_LAYOUTS = {"unpack_repack": ACROSS_ROWS, "attention_mask": WITHIN_ROWS}
+
+
+def from_former_words(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a packing as a file holds them, in the words of today. Both kinds of file are read through this.
+
+    ``layout`` was called ``style``, and its values "unpack_repack" and "attention_mask".
+    """
+    if "style" not in fields or "layout" in fields:
+        return dict(fields)
+    renamed = {"layout" if name == "style" else name: value for name, value in fields.items()}
+    if isinstance(renamed["layout"], str):
+        renamed["layout"] = _FORMER_LAYOUTS.get(renamed["layout"], renamed["layout"])
+    return renamed
+
 
 @dataclass(frozen=True)
 class Packing:
     """How requests of many lengths share one run.
 
     Attributes:
-        style: :data:`ACROSS_ROWS` or :data:`WITHIN_ROWS`.
+        layout: :data:`ACROSS_ROWS` or :data:`WITHIN_ROWS`.
         rows, columns: declared extents R and C of the packed inputs.
         max_valid_num: most samples in one pack.
         segment_max_size: longest sample, by segment.
@@ -42,7 +60,7 @@ class Packing:
             two); what lies behind the sample's own length there is padding, and the runtime gives zeros.
     """
 
-    style: str
+    layout: str
     rows: int
     columns: int
     max_valid_num: int
@@ -59,7 +77,7 @@ class Packing:
     @property
     def within_rows(self) -> bool:
         """Whether samples share rows; otherwise they are laid end to end."""
-        return self.style == WITHIN_ROWS
+        return self.layout == WITHIN_ROWS
 
     @property
     def width(self) -> int:

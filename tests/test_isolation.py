@@ -1,4 +1,4 @@
-"""Requests that share a run never see each other, the whole way: converted, compiled, run packed, in every style."""
+"""Requests that share a run never see each other, the whole way: converted, compiled, run packed, in every layout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.passes.packing import packs
 
 ROWS, COLUMNS, MOST = 3, 16, 8
 TOLERANCE = 1e-5
-STYLES = ("A", "B")
+LAYOUTS = ("across_rows", "within_rows")
 HEADS = ("hidden", "mean")
 SOON = 60
 
@@ -33,12 +33,12 @@ def original(head: str) -> onnx.ModelProto:
 
 
 @cache
-def compiled(head: str, style: str) -> Executable:
+def compiled(head: str, layout: str) -> Executable:
     model = original(head)
     converted = Converter(
         input_shape={value.name: [ROWS, COLUMNS] for value in model.graph.input},
         pack_args={"max_valid_num": MOST, "segment_max_size": COLUMNS},
-        used_passes=["insert_attention_mask"] if style == "B" else [],
+        used_passes=["insert_attention_mask"] if layout == "within_rows" else [],
         disable_progress_bar=True,
     ).convert(onnx.ModelProto.FromString(model.SerializeToString()))
     return Compiler.compile(converted, None)
@@ -46,11 +46,11 @@ def compiled(head: str, style: str) -> Executable:
 
 @cache
 def session(head: str) -> DeclaredSession:
-    return DeclaredSession(compiled(head, "A"), threads=1)
+    return DeclaredSession(compiled(head, "across_rows"), threads=1)
 
 
 def run_pack(head: str, samples: list[Arrays]) -> np.ndarray:
-    """The samples in one pack of style A; one row a sample."""
+    """The samples in one pack of layout across_rows; one row a sample."""
     feeds = packs.pack(samples, ROWS, COLUMNS, MOST)
     feeds = {name: array.astype(np.int32) for name, array in feeds.items()}
     return session(head).run(feeds)[0]
@@ -136,14 +136,14 @@ def test_what_lies_behind_the_last_sample_is_not_read(head):
     np.testing.assert_array_equal(session(head).run(feeds)[0], clean)
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("head", HEADS)
-def test_many_requests_at_once_get_the_answers_of_single_runs(head, style):
+def test_many_requests_at_once_get_the_answers_of_single_runs(head, layout):
     samples = random_samples([*range(1, COLUMNS + 1)] * 2)
     name = original(head).graph.output[0].name
     wanted = expected(head, samples)
     with Runner(
-        compiled(head, style), PackRunnerConfig(timeout_microseconds=2000, token_budget=0), threads=1
+        compiled(head, layout), PackRunnerConfig(timeout_microseconds=2000, token_budget=0), threads=1
     ) as runner:
         outputs = [{name: np.full(want.shape, 9, np.float32)} for want in wanted]
         futures = [runner.execute_async(sample, out) for sample, out in zip(samples, outputs, strict=True)]
@@ -153,16 +153,16 @@ def test_many_requests_at_once_get_the_answers_of_single_runs(head, style):
         np.testing.assert_allclose(out[name], want, atol=TOLERANCE, rtol=TOLERANCE)
 
 
-@pytest.mark.parametrize("style", STYLES)
-def test_a_neighbour_in_the_same_row_leaves_a_request_bit_for_bit_the_same(style):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_neighbour_in_the_same_row_leaves_a_request_bit_for_bit_the_same(layout):
     """Declared shapes, so that both runs have one geometry: the first row holds the request and a neighbour."""
-    executable = compiled("hidden", style)
+    executable = compiled("hidden", layout)
     session_ = DeclaredSession(executable, threads=1)
     results = []
     for seed in (3, 4, 5):
         request, neighbour = random_samples([7], seed=0)[0], random_samples([9], seed=seed)[0]
         feeds = packs.pack([request, neighbour], ROWS, COLUMNS, MOST)
-        if style == "B":
+        if layout == "within_rows":
             feeds["attention_mask"][0] = [1] * 7 + [2] * 9
             feeds["position_ids"] = np.zeros((ROWS, COLUMNS), np.int64)
             feeds["position_ids"][0] = [*range(7), *range(9)]

@@ -1,4 +1,4 @@
-"""Compare padding with both styles of packing on one BERT: ``python -m examples.packed_bert.compare``."""
+"""Compare padding with both layouts of packing on one BERT: ``python -m examples.packed_bert.compare``."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class InsertAttentionMask(GraphPass):
         names = [tensor.name for tensor in graph.inputs]
         args = self._args or PackArgs((geometry.rows or 1) * geometry.columns, (geometry.columns,))
         return PackedModel(
-            style=WITHIN_ROWS,
+            layout=WITHIN_ROWS,
             rows=geometry.rows,
             columns=geometry.columns,
             max_valid_num=args.max_valid_num,

@@ -110,7 +110,7 @@ class PackedTransformer(GraphPass):
         """What holds of the pack whatever became of the graph."""
         names = geometry.names
         return PackedModel(
-            style=ACROSS_ROWS,
+            layout=ACROSS_ROWS,
             rows=geometry.rows,
             columns=geometry.columns,
             max_valid_num=self._args.max_valid_num,

@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from poprt.executable import Manifest, PackingSpec
-from poprt.runtime.stream import StreamSession
+from poprt.runtime.across_rows_session import AcrossRowsSession
 
 logger = logging.getLogger("poprt")
 
@@ -21,7 +21,7 @@ PATIENCE = 1.5
 _SAMPLE_LENGTH = 64
 
 
-def find_token_budget(stream: StreamSession, manifest: Manifest, packing: PackingSpec, max_count: int) -> int:
+def find_token_budget(session: AcrossRowsSession, manifest: Manifest, packing: PackingSpec, max_count: int) -> int:
     """The smallest pack size, in tokens, that is about as fast a token as the fastest.
 
     Runs the engine for about ``PATIENCE`` seconds. Sizes beyond the executable's capacity are not tried.
@@ -30,10 +30,10 @@ def find_token_budget(stream: StreamSession, manifest: Manifest, packing: Packin
     length = min(_SAMPLE_LENGTH, packing.segment_max_size[0], capacity)
     sizes = [size for size in CANDIDATES if size <= min(capacity, max_count * length)] or [min(capacity, CANDIDATES[0])]
     started = time.perf_counter()
-    _run(stream, manifest, packing, sizes[0], length)  # the first run allocates
+    _run(session, manifest, packing, sizes[0], length)  # the first run allocates
     best, rate = sizes[0], 0.0
     for size in sizes:
-        seconds = min(_run(stream, manifest, packing, size, length) for _ in range(2))
+        seconds = min(_run(session, manifest, packing, size, length) for _ in range(2))
         if size / seconds > rate * WORTHWHILE:
             best, rate = size, size / seconds
         if time.perf_counter() - started + 4 * seconds > PATIENCE:  # two runs of twice the size
@@ -42,11 +42,11 @@ def find_token_budget(stream: StreamSession, manifest: Manifest, packing: Packin
     return best
 
 
-def _run(stream: StreamSession, manifest: Manifest, packing: PackingSpec, size: int, length: int) -> float:
+def _run(session: AcrossRowsSession, manifest: Manifest, packing: PackingSpec, size: int, length: int) -> float:
     lengths = np.full((max(1, size // length), 1), length, np.int32)
     total = int(lengths.sum())
     dtypes = {spec.name: spec.engine_dtype for spec in manifest.inputs}
     streams = {name: np.full(total, 1 if name == packing.mask else 0, dtypes[name]) for name in packing.dynamic_inputs}
     started = time.perf_counter()
-    stream.run(streams, lengths, list(packing.outputs))
+    session.run(streams, lengths, list(packing.outputs))
     return time.perf_counter() - started

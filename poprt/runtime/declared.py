@@ -9,9 +9,9 @@ import numpy as np
 from poprt.engine.protocol import Session
 from poprt.errors import InputError, RequestTooLongError
 from poprt.executable import Executable, Manifest, PackingSpec, TensorSpec
+from poprt.runtime.across_rows_session import AcrossRowsSession
 from poprt.runtime.buffers import Array, InputNames, as_array, check_dtype, check_ids, check_known
 from poprt.runtime.shapes import same_shape, wrong_result
-from poprt.runtime.stream import StreamSession
 
 
 def open_session(executable: Executable, threads: int | None, providers: Sequence[str] | None) -> Session:
@@ -24,7 +24,7 @@ def open_session(executable: Executable, threads: int | None, providers: Sequenc
 class DeclaredSession:
     """Runs an executable in the shapes and types that it declares.
 
-    For a ragged Unpack/Repack executable the padding that the declared shapes ask for is taken off before the engine
+    For a ragged executable the padding that the declared shapes ask for is taken off before the engine
     runs and put back, as zeros, afterwards. Where an executable says that only samples of one length may share a run
     (``PackingSpec.neighbours``), a pack is run in as many parts as it has lengths; where none may, in one a sample.
 
@@ -48,10 +48,10 @@ class DeclaredSession:
         self._outputs = {spec.name: spec for spec in manifest.outputs}
         self._input_names = InputNames(self._inputs)
         self._packing = manifest.packing
-        self._stream: StreamSession | None = None
+        self._across_rows: AcrossRowsSession | None = None
         packing = self._packing
-        if packing is not None and packing.style == "unpack_repack" and (packing.ragged or packing.neighbours != "any"):
-            self._stream = StreamSession(self._session, manifest, packing)
+        if packing is not None and not packing.within_rows and (packing.ragged or packing.neighbours != "any"):
+            self._across_rows = AcrossRowsSession(self._session, manifest, packing)
 
     def run(self, feeds: Mapping[str, Array], output_names: Sequence[str] | None = None) -> list[Array]:
         """Run once. Safe to call from several threads.
@@ -77,8 +77,8 @@ class DeclaredSession:
             check_lengths(arrays[self._packing.unpack_info], self._packing)
         for spec in self._inputs.values():
             check_ids(spec, self._read_part(spec.name, arrays))
-        if self._stream is not None and self._packing is not None:
-            return self._run_stream(self._stream, self._packing, arrays, names)
+        if self._across_rows is not None and self._packing is not None:
+            return self._run_across_rows(self._across_rows, self._packing, arrays, names)
         engine = {n: np.asarray(a, self._inputs[n].engine_dtype, order="C") for n, a in arrays.items()}
         results = self._session.run(engine, names)
         return [self._declared(name, array) for name, array in zip(names, results, strict=True)]
@@ -93,7 +93,7 @@ class DeclaredSession:
     def _read_part(self, name: str, arrays: Mapping[str, Array]) -> Array:
         """What is read of an input: of samples laid end to end, nothing behind the last one."""
         packing = self._packing
-        if packing is None or packing.style != "unpack_repack" or name not in packing.dynamic_inputs:
+        if packing is None or packing.within_rows or name not in packing.dynamic_inputs:
             return arrays[name]
         return arrays[name].reshape(-1)[: int(arrays[packing.unpack_info].sum())]
 
@@ -109,8 +109,8 @@ class DeclaredSession:
             raise InputError(f"input {spec.name!r}: expected shape {list(spec.shape)}, got {list(array.shape)}")
         return array
 
-    def _run_stream(
-        self, stream: StreamSession, packing: PackingSpec, arrays: Mapping[str, Array], names: list[str]
+    def _run_across_rows(
+        self, session: AcrossRowsSession, packing: PackingSpec, arrays: Mapping[str, Array], names: list[str]
     ) -> list[Array]:
         info = arrays[packing.unpack_info].reshape(packing.max_valid_num, -1)
         rows = np.flatnonzero(info.sum(axis=1))
@@ -123,10 +123,10 @@ class DeclaredSession:
         for group in _groups(lengths, packing.neighbours):
             where = np.concatenate([np.arange(starts[i], starts[i] + lengths[i].sum()) for i in group])
             parts = {name: values[where] for name, values in tokens.items()}
-            results = stream.run(parts, lengths[group], names)
+            results = session.run(parts, lengths[group], names)
             for name, result in zip(names, results, strict=True):
                 declared[name] = _with_room(declared[name], self._outputs[name].shape, result.shape)
-                _scatter(stream, packing.outputs[name], declared[name], result, rows[group], lengths[group], name)
+                _scatter(session, packing.outputs[name], declared[name], result, rows[group], lengths[group], name)
         return list(declared.values())
 
 
@@ -159,7 +159,7 @@ def check_lengths(info: Array, packing: PackingSpec) -> None:
         raise InputError(
             f"input {name!r}: the lengths add up to {total} tokens, {packing.rows} x {packing.columns} fit"
         )
-    if packing.style == "unpack_repack":
+    if not packing.within_rows:
         columns = info.reshape(info.shape[0], -1)
         for segment, size in enumerate(packing.segment_max_size):
             longest = int(columns[:, segment].max(initial=0))
@@ -170,18 +170,18 @@ def check_lengths(info: Array, packing: PackingSpec) -> None:
 
 
 def _scatter(
-    stream: StreamSession, kind: str, target: Array, result: Array, rows: Array, lengths: Array, name: str
+    session: AcrossRowsSession, kind: str, target: Array, result: Array, rows: Array, lengths: Array, name: str
 ) -> None:
     """Put the results of the samples that are present into their rows of a zero-filled declared array."""
     with np.errstate(
         over="ignore", invalid="ignore"
     ):  # float32 results beyond float16 are infinite, as in a true fp16 run
         if kind == "sample":
-            values = stream.sample_rows(name, result, lengths)
+            values = session.sample_rows(name, result, lengths)
             inside: tuple[Array | slice, ...] = (rows, *map(slice, values.shape[1:]))
             target[inside] = values
         else:
-            for row, tokens in zip(rows, stream.sample_tokens(result, lengths), strict=True):
+            for row, tokens in zip(rows, session.sample_tokens(result, lengths), strict=True):
                 target[(row, *map(slice, tokens.shape))] = tokens
 
 

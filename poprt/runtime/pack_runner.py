@@ -15,6 +15,7 @@ from poprt.engine.protocol import Session
 from poprt.engine.providers import runs_on_cpu
 from poprt.errors import InputError, PoprtError, RequestTooLongError
 from poprt.executable import Executable, PackingSpec, TensorSpec
+from poprt.runtime.across_rows_worker import AcrossRowsWorker
 from poprt.runtime.batching import Batcher
 from poprt.runtime.buffers import (
     POSITION_IDS,
@@ -29,9 +30,9 @@ from poprt.runtime.buffers import (
 from poprt.runtime.config import PackRunnerConfig
 from poprt.runtime.declared import open_session
 from poprt.runtime.lanes import share_cores
-from poprt.runtime.pack_worker import PackRequest, PackStats, PackWorker, StreamWorker
-from poprt.runtime.row_worker import RowWorker
+from poprt.runtime.pack_worker import PackRequest, PackStats, PackWorker
 from poprt.runtime.runner import Outputs, Runner
+from poprt.runtime.within_rows_worker import WithinRowsWorker
 
 logger = logging.getLogger("poprt")
 
@@ -130,7 +131,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
             raise PoprtError(f"a pack runner cannot feed {others[0]!r}: it is the same for no two samples of a pack")
 
     def _longest_sample(self) -> int:
-        if self._packing.style == "attention_mask":
+        if self._packing.within_rows:
             return self._packing.columns
         return min(sum(self._packing.segment_max_size), self._packing.rows * self._packing.columns)
 
@@ -143,15 +144,15 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         if packing.neighbours == "none":
             count = 1
         mode = config.single_row_mode
-        if packing.style == "unpack_repack":
+        if not packing.within_rows:
             if mode is not None:
                 logger.warning("enable_input_single_row_mode has no effect: in this executable samples may cross rows")
             # Whoever waits for full packs, or pays for a whole one however little it holds, wants no smaller ones.
             shares = self.lanes if packing.ragged and config.send_when_idle else 1
-            return StreamWorker(session, manifest, packing, count, config.token_budget, shares)
+            return AcrossRowsWorker(session, manifest, packing, count, config.token_budget, shares)
         delimiter = 0 if mode is None else mode.delimiter_num
         mask = packing.mask if mode is None else mode.mask_name
-        return RowWorker(session, manifest, packing, count, config.algorithm, delimiter, mask)
+        return WithinRowsWorker(session, manifest, packing, count, config.algorithm, delimiter, mask)
 
     def _request(self, inputs: Mapping[str, Array], outputs: Outputs) -> PackRequest:
         packing = self._packing
@@ -209,7 +210,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
     def _split(self, length: int, given: Array | None) -> tuple[int, ...]:
         """Return the sample's tokens by segment: as the caller says, else the first segments are filled first."""
         sizes = self._packing.segment_max_size
-        if self._packing.style == "attention_mask" or len(sizes) == 1:
+        if self._packing.within_rows or len(sizes) == 1:
             return (length,)
         asked = () if given is None else self._asked(given)
         if len(asked) == len(sizes) and sum(asked) == length and min(asked) >= 0:

@@ -1,4 +1,4 @@
-"""Forms packs and runs them: what both workers share, and the one that lays samples end to end."""
+"""Forms packs and runs them: what the workers of both layouts share."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ import numpy as np
 
 from poprt.engine.protocol import Session
 from poprt.executable import Manifest, PackingSpec
-from poprt.runtime.budget import find_token_budget
 from poprt.runtime.buffers import Array, fill
-from poprt.runtime.placement import choose_equal, choose_pack
 from poprt.runtime.request import Request
-from poprt.runtime.stream import StreamSession, own_part
+from poprt.runtime.token_axes import own_part
 
 
 class PackStats(NamedTuple):
@@ -99,7 +97,7 @@ class PackWorker(ABC):
                     fill(name, buffer, values)
 
     def streams(self, batch: Sequence[PackRequest]) -> dict[str, Array]:
-        """Lay the samples of a pack end to end: one array [T] an input, in the engine's type."""
+        """The tokens of a pack's samples laid end to end: one array [T] an input, in the engine's type."""
         return {
             name: np.concatenate([r.arrays[i] for r in batch], dtype=self.dtypes[name], casting="unsafe")
             for i, name in enumerate(self.packing.dynamic_inputs)
@@ -112,64 +110,3 @@ class PackWorker(ABC):
         with self._counting:
             packs, samples, tokens, seconds = self.stats
             self.stats = PackStats(packs + 1, samples + len(batch), tokens + added, seconds + taken)
-
-
-class StreamWorker(PackWorker):
-    """Samples laid end to end, a row apart only in the result (Unpack/Repack).
-
-    Args:
-        token_budget: tokens that a pack aims at where the engine takes any number; 0 takes the declared capacity, None
-            finds out (:mod:`poprt.runtime.budget`).
-        shares: packs that what waits is divided into, where that gives each enough tokens to be worth a run.
-    """
-
-    def __init__(
-        self,
-        session: Session,
-        manifest: Manifest,
-        packing: PackingSpec,
-        max_count: int,
-        token_budget: int | None,
-        shares: int,
-    ) -> None:
-        super().__init__(session, manifest, packing, max_count)
-        self.shares = shares
-        self.stream = StreamSession(session, manifest, packing)
-        # A graph of fixed rows costs the same however many tokens it holds: fill it.
-        aim = self.capacity
-        if packing.ragged and token_budget is None and max_count > 1:
-            aim = find_token_budget(self.stream, manifest, packing, max_count)
-        elif packing.ragged and token_budget:
-            aim = token_budget
-        self.budget = min(aim, self.capacity)
-
-    def is_full(self, count: int, size: int) -> bool:
-        """Tell whether the waiting samples fill a pack."""
-        return count >= self.max_count or size >= self.budget
-
-    def choose(self, window: Sequence[PackRequest]) -> list[PackRequest]:
-        """Put samples of similar length together: the engine unpacks each to the longest of its pack.
-
-        Where padding would show in an answer (``PackingSpec.neighbours``), samples of one length alone.
-        """
-        sizes = [request.size for request in window]
-        limits = self.budget, self.capacity, self.max_count, self.shares
-        if self.packing.neighbours == "same_length":
-            chosen = choose_equal([request.kind for request in window], sizes, *limits)
-        else:
-            chosen = choose_pack(sizes, *limits)
-        return [window[i] for i in chosen]
-
-    def results(self, batch: Sequence[PackRequest], names: list[str]) -> list[list[Array]]:
-        """Run one pack; return for each named output the values of each sample."""
-        lengths = np.array([request.lengths for request in batch], np.int32)
-        streams = self.streams(batch)
-        started = time.perf_counter()
-        outputs = self.stream.run(streams, lengths, names)
-        self.count(batch, started)
-        return [
-            list(self.stream.sample_rows(name, output, lengths))
-            if self.packing.outputs[name] == "sample"
-            else self.stream.sample_tokens(output, lengths)
-            for name, output in zip(names, outputs, strict=True)
-        ]

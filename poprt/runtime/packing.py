@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poprt.errors import InputError, RequestTooLongError
-from poprt.runtime.placement import Place, place_across_rows, place_within_rows, stream_distances
+from poprt.runtime.places import Place, place_across_rows, place_within_rows, stream_distances
 
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"

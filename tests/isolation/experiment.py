@@ -31,7 +31,7 @@ from tests.numerics import Arrays, one_by_one, session
 ROWS, COLUMNS, MOST = 3, 24, 6
 _IDS = "input_ids"
 #: Layouts: samples laid end to end; within rows; within rows with one final Unpack.
-LAYOUTS = ("A", "rows", "rows+unpack")
+LAYOUTS = ("across_rows", "within_rows", "within_rows+unpack")
 #: How far a neighbour may move an answer, relative to the answer's size. What rounds to few bits may round otherwise
 #: after a product of another shape: by a step of float16, or by a step of an activation in int8.
 MOVED = {"fp32": 1e-6, "fp16": 2e-3, "int8": 2e-2}
@@ -147,7 +147,7 @@ def try_layout(reference: Reference, layout: str, precision: str = "fp32") -> Ve
     try:
         packs = Packs(converted, layout)
         # Within rows a zero in the mask is nobody's place, so what a sample hides of itself is not defined.
-        answers = {pack: packs.run(pack) for pack in PACKS if layout == "A" or "holes" not in pack}
+        answers = {pack: packs.run(pack) for pack in PACKS if layout == "across_rows" or "holes" not in pack}
     except Exception as error:
         return Verdict(layout, precision, broken=f"the run: {error!r:.300}")
     moved, unequal = _Worst(reference, MOVED[precision]), _Worst(reference, UNEQUAL)
@@ -166,9 +166,9 @@ def try_layout(reference: Reference, layout: str, precision: str = "fp32") -> Ve
 def convert(model: onnx.ModelProto, layout: str, precision: str = "fp32") -> onnx.ModelProto:
     """The model converted for a layout, without the converter's own experiment: here its proof alone is judged."""
     options: dict[str, Any] = {"input_shape": {value.name: [ROWS, COLUMNS] for value in model.graph.input}}
-    if layout != "rows":
+    if layout != "within_rows":
         options["pack_args"] = {"max_valid_num": MOST, "segment_max_size": COLUMNS}
-    if layout != "A":
+    if layout != "across_rows":
         options["used_passes"] = ["insert_attention_mask"]
     if "skip_isolation_check" in inspect.signature(Converter).parameters:
         options["skip_isolation_check"] = True
@@ -186,7 +186,7 @@ class Packs:
     def __init__(self, converted: onnx.ModelProto, layout: str) -> None:
         executable = Compiler.compile(converted, None)
         assert executable.packing is not None
-        self._packing, self._across = executable.packing, layout == "A"
+        self._packing, self._across = executable.packing, layout == "across_rows"
         self.neighbours = self._packing.neighbours
         self._session = DeclaredSession(executable, threads=1)
         self._inputs = [spec.name for spec in executable.inputs]

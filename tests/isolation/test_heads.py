@@ -48,9 +48,9 @@ def samples() -> list[Arrays]:
 
 
 @cache
-def compiled(head: str, style: str) -> Executable:
+def compiled(head: str, layout: str) -> Executable:
     model = exported(head)
-    options: dict[str, Any] = {"used_passes": ["insert_attention_mask"]} if style == "rows" else {}
+    options: dict[str, Any] = {"used_passes": ["insert_attention_mask"]} if layout == "within_rows" else {}
     converted = Converter(
         input_shape={value.name: [ROWS, COLUMNS] for value in model.graph.input},
         pack_args={"max_valid_num": MOST, "segment_max_size": COLUMNS},
@@ -97,26 +97,26 @@ def assert_isolated(executable: Executable, head: str) -> None:
 
 @pytest.mark.parametrize("head", torch_heads.HEADS_BY_NAME)
 def test_laid_end_to_end_every_head_is_accepted_and_no_neighbour_shows(head: str) -> None:
-    assert_isolated(compiled(head, "A"), head)
+    assert_isolated(compiled(head, "across_rows"), head)
 
 
 @pytest.mark.parametrize("head", torch_heads.RIGHT)
 def test_a_head_that_hides_padding_shares_its_packs_with_any_length(head: str) -> None:
-    packing = compiled(head, "A").packing
+    packing = compiled(head, "across_rows").packing
     assert packing is not None
     assert (packing.neighbours, packing.isolation) == ("any", "")
 
 
 @pytest.mark.parametrize("head", torch_heads.RIGHT)
 def test_within_rows_a_head_that_hides_padding_is_accepted(head: str) -> None:
-    assert_isolated(compiled(head, "rows"), head)
+    assert_isolated(compiled(head, "within_rows"), head)
 
 
 @pytest.mark.parametrize("head", torch_heads.OTHERS)
 def test_within_rows_any_other_head_is_refused_by_name_or_right(head: str) -> None:
     refused = ""
     try:
-        assert_isolated(compiled(head, "rows"), head)
+        assert_isolated(compiled(head, "within_rows"), head)
     except PackingError as error:
         refused = str(error)
     assert not refused or any(f"'{node.name}'" in refused for node in exported(head).graph.node), refused

@@ -61,7 +61,7 @@ def _pooled(scores: Tensor, h: Tensor) -> Tensor:
     return (scores.softmax(1) * h).sum(1)
 
 
-#: Correct heads: padding is hidden from them. These pack in every style.
+#: Correct heads: padding is hidden from them. These pack in every layout.
 RIGHT: dict[str, Head] = {
     "softmax over masked scores": lambda e, h, m: _pooled(e.score(h).masked_fill(_column(m) == 0, -1e9), h),
     "softmax over scores plus the mask": lambda e, h, m: _pooled(e.score(h) + (1 - _column(m)) * _LOW, h),

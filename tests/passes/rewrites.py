@@ -26,7 +26,7 @@ def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
 def say_packed(model: onnx.ModelProto, **fields: Any) -> None:
     """Let ``model`` say that it is packed across rows, as if a packing pass had made it."""
     packed = PackedModel(
-        style=ACROSS_ROWS,
+        layout=ACROSS_ROWS,
         rows=2,
         columns=8,
         max_valid_num=3,

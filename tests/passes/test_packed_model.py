@@ -20,7 +20,7 @@ from poprt_format.packing import ACROSS_ROWS, ANY, SAME_LENGTH, WITHIN_ROWS, Pac
 from tests.passes.rewrites import parse
 
 RECORD = PackedModel(
-    style=ACROSS_ROWS,
+    layout=ACROSS_ROWS,
     rows=2,
     columns=8,
     max_valid_num=3,
@@ -111,8 +111,8 @@ def test_the_executable_stores_what_the_model_says() -> None:
         ({}, True, True),
         ({"shape_agnostic": False}, False, True),
         ({"segment_max_size": (3, 5)}, False, True),
-        ({"style": WITHIN_ROWS}, False, True),
-        ({"style": WITHIN_ROWS, "unpack_info": ""}, False, False),
+        ({"layout": WITHIN_ROWS}, False, True),
+        ({"layout": WITHIN_ROWS, "unpack_info": ""}, False, False),
     ],
     ids=str,
 )

@@ -20,7 +20,7 @@ from poprt.errors import DamagedExecutableError, ExecutableError, NewerFormatErr
 from poprt.executable import Executable, Manifest, PackingSpec, TensorSpec, WeightSpec, place_weights
 
 PACKING = PackingSpec(
-    style="unpack_repack",
+    layout="across_rows",
     rows=2,
     columns=8,
     max_valid_num=5,
@@ -240,7 +240,7 @@ def test_a_weight_that_does_not_fit_its_member_is_damage(tmp_path: Path, change:
 
 def test_a_manifest_without_a_field_is_damage(tmp_path: Path) -> None:
     with pytest.raises(DamagedExecutableError):
-        Executable(rewritten(tmp_path / "m.popef", packing={"style": "unpack_repack"}))
+        Executable(rewritten(tmp_path / "m.popef", packing={"layout": "across_rows"}))
 
 
 def test_a_missing_member_is_damage(tmp_path: Path) -> None:

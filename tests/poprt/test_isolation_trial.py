@@ -28,14 +28,14 @@ from poprt.verify_packed import draw_sample
 from poprt_format.packing import ANY
 
 ROWS, COLUMNS, MOST = 4, 64, 12
-ROW_PACKING = "insert_attention_mask"
+WITHIN_ROWS_PASS = "insert_attention_mask"
 LAYOUTS: dict[str, dict[str, Any]] = {
-    "end to end": {"pack_args": {"max_valid_num": MOST, "segment_max_size": COLUMNS}},
+    "across_rows": {"pack_args": {"max_valid_num": MOST, "segment_max_size": COLUMNS}},
     "segments": {"pack_args": {"max_valid_num": MOST, "segment_max_size": "24+40"}},
-    "rows": {"used_passes": [ROW_PACKING]},
-    "rows, one Unpack": {
+    "within_rows": {"used_passes": [WITHIN_ROWS_PASS]},
+    "within_rows+unpack": {
         "pack_args": {"max_valid_num": MOST, "segment_max_size": COLUMNS},
-        "used_passes": [ROW_PACKING],
+        "used_passes": [WITHIN_ROWS_PASS],
     },
 }
 
@@ -44,14 +44,14 @@ def bert(head: str = "qa") -> onnx.ModelProto:
     return build_bert(BertConfig(**{**SIZES["tiny"], "layers": 1}, head=head))
 
 
-def converter_for(model: onnx.ModelProto, layout: str = "end to end", **options: Any) -> Converter:
+def converter_for(model: onnx.ModelProto, layout: str = "across_rows", **options: Any) -> Converter:
     rows = options.pop("rows", ROWS)
     shapes = {value.name: [rows, COLUMNS] for value in model.graph.input}
     used = [*LAYOUTS[layout].get("used_passes", []), *options.pop("used_passes", [])]
     return Converter(input_shape=shapes, **{**LAYOUTS[layout], **options, "used_passes": used})
 
 
-def convert(model: onnx.ModelProto, layout: str = "end to end", **options: Any) -> tuple[onnx.ModelProto, Any]:
+def convert(model: onnx.ModelProto, layout: str = "across_rows", **options: Any) -> tuple[onnx.ModelProto, Any]:
     converter = converter_for(model, layout, **options)
     return converter.convert(model), converter.isolation
 
@@ -115,7 +115,7 @@ def test_what_the_analysis_missed_falls_back(axis: int, left: str, precision: st
 @pytest.mark.parametrize("axis", [1, 0])
 def test_samples_that_share_rows_and_mix_are_refused_by_output(axis: int) -> None:
     with pytest.raises(PackingError, match=r"output 'start_logits' moved by .*Pack with --pack_args alone"):
-        convert(bert(), "rows", used_passes=[mixing(axis)])
+        convert(bert(), "within_rows", used_passes=[mixing(axis)])
 
 
 def read(model: onnx.ModelProto) -> PackedModel:
@@ -204,7 +204,7 @@ def test_a_difference_is_measured_against_the_output() -> None:
 
 
 def executable_in_rows() -> Executable:
-    return Compiler.compile(convert(bert(), "rows", skip_isolation_check=True)[0])
+    return Compiler.compile(convert(bert(), "within_rows", skip_isolation_check=True)[0])
 
 
 def test_a_graph_of_fixed_extents_is_tried_on_few_tokens() -> None:
@@ -225,7 +225,7 @@ def test_a_graph_of_fixed_extents_is_tried_on_few_tokens() -> None:
 
 def test_a_graph_that_insists_on_its_extents_is_tried_at_those(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("poprt.smaller_extents._resized_target", lambda target, *_: list(target))
-    _, trial = convert(bert(), "rows")
+    _, trial = convert(bert(), "within_rows")
     assert len(trial.findings) == 2
     assert not trial.fell_back
 

@@ -20,7 +20,7 @@ from poprt.verify_packed import pack_samples
 from poprt_format.packing import ACROSS_ROWS, WITHIN_ROWS, Packing
 
 PACKING = Packing(
-    style=ACROSS_ROWS,
+    layout=ACROSS_ROWS,
     rows=3,
     columns=8,
     max_valid_num=5,
@@ -172,7 +172,7 @@ def test_samples_whose_padding_would_show_have_none(neighbours: str, count: int)
 
 
 def test_samples_within_rows_are_numbered_by_the_mask() -> None:
-    feeds, samples, case = packed_case(style=WITHIN_ROWS, segment_max_size=(4,), outputs={"y": "packed"})
+    feeds, samples, case = packed_case(layout=WITHIN_ROWS, segment_max_size=(4,), outputs={"y": "packed"})
     assert all(places[0] // 8 == places[-1] // 8 for places in case.places)
     assert feeds["mask"].max() >= 2
     tokens = np.arange(3 * 8 * 4.0).reshape(3, 8, 4)

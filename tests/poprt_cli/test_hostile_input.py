@@ -176,7 +176,7 @@ def packed() -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("style", "sideways"),
+        ("layout", "sideways"),
         ("rows", -1),
         ("columns", 2**40),
         ("max_valid_num", "x"),

@@ -169,7 +169,7 @@ def test_the_packed_model_says_how_it_is_packed():
     assert 0.8 < share < 1
     assert result.details["packed share of FLOPs"] == round(share, 4)
     assert said == {
-        "style": "unpack_repack",
+        "layout": "across_rows",
         "rows": ROWS,
         "columns": COLUMNS,
         "max_valid_num": MOST,

@@ -21,7 +21,7 @@ DYNAMIC = ("input_ids", "attention_mask", "position_ids")
 
 def executable(
     *,
-    style: str = "unpack_repack",
+    layout: str = "across_rows",
     ragged: bool = True,
     rows: int = 3,
     columns: int = 8,
@@ -45,7 +45,7 @@ def executable(
         outputs.append(TensorSpec("pooled", (max_valid_num, 2), "float32", "float32"))
         kinds["pooled"] = "sample"
     packing = PackingSpec(
-        style=style,
+        layout=layout,
         rows=rows,
         columns=columns,
         max_valid_num=max_valid_num,

@@ -40,7 +40,7 @@ def test_known_names_are_no_warning(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_pack_runner_over_shared_rows_ignores_unpack_info(caplog: pytest.LogCaptureFixture) -> None:
-    made = executable(style="attention_mask", ragged=False, unpack=False)
+    made = executable(layout="within_rows", ragged=False, unpack=False)
     ids = np.array([4, 7, 1], np.int32)
     given = {"input_ids": ids, "attention_mask": np.ones_like(ids), "unpack_info": np.zeros(6, np.int32)}
     results = []
@@ -55,7 +55,7 @@ def test_a_pack_runner_over_shared_rows_ignores_unpack_info(caplog: pytest.LogCa
 
 
 def test_a_session_takes_no_unpack_info_that_it_would_have_to_drop() -> None:
-    made = executable(style="attention_mask", ragged=False, unpack=False)
+    made = executable(layout="within_rows", ragged=False, unpack=False)
     feeds = {name: np.zeros((3, 8), np.int32) for name in DYNAMIC}
     with pytest.raises(InputError, match="unknown input 'unpack_info'"):
         DeclaredSession(made, session=FakeEngine(made)).run({**feeds, "unpack_info": np.zeros(6, np.int32)})

@@ -204,7 +204,7 @@ class WrongShapes(FakeEngine):
     ],
 )
 @pytest.mark.parametrize(
-    "kind", [{}, {"ragged": False}, {"ragged": False, "style": "attention_mask"}], ids=["ragged", "rows", "shared rows"]
+    "kind", [{}, {"ragged": False}, {"ragged": False, "layout": "within_rows"}], ids=["ragged", "fixed", "within_rows"]
 )
 def test_results_of_another_shape_than_the_declared_one_are_an_error(name, change, kind):
     made = executable(**kind)

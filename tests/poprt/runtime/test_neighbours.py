@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from poprt.executable import Executable
 from poprt.runtime import DeclaredSession, ModelRunner, PackRunner, PackRunnerConfig, pack_data
-from poprt.runtime.placement import choose_equal
+from poprt.runtime.places import choose_equal
 from tests.poprt.runtime.fake_engine import DYNAMIC, FakeEngine, executable, expected, with_budget
 
 SOON = 20
@@ -159,7 +159,7 @@ def test_where_samples_mix_none_waits_for_company():
 
 @pytest.mark.parametrize(("neighbours", "runs"), [("none", 4), ("same_length", 3)])
 def test_samples_that_share_rows_obey_as_well(neighbours, runs):
-    runner, engine = start(neighbours, FakeEngine, style="attention_mask", ragged=False)
+    runner, engine = start(neighbours, FakeEngine, layout="within_rows", ragged=False)
     run_behind_one(runner, engine, samples_of([2, 3, 2, 1]))
     assert len(engine.calls) == 1 + runs
     runner.close()

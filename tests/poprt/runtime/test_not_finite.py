@@ -23,7 +23,7 @@ LENGTHS = [5, 9, 2, 16, 1, 7, 3, 4]
 
 
 @cache
-def poisoned(head: str, style: str, precision: str) -> Executable:
+def poisoned(head: str, layout: str, precision: str) -> Executable:
     model = build_bert(BertConfig(**SIZES["tiny"], head=head))
     table = next(t for t in model.graph.initializer if "word" in t.name)
     words = numpy_helper.to_array(table).copy()
@@ -32,7 +32,7 @@ def poisoned(head: str, style: str, precision: str) -> Executable:
     converted = Converter(
         input_shape={item.name: [ROWS, COLUMNS] for item in model.graph.input},
         pack_args={"max_valid_num": MOST, "segment_max_size": COLUMNS},
-        used_passes=["insert_attention_mask"] if style == "B" else [],
+        used_passes=["insert_attention_mask"] if layout == "within_rows" else [],
         precision=precision,
         disable_progress_bar=True,
     ).convert(onnx.ModelProto.FromString(model.SerializeToString()))
@@ -54,9 +54,9 @@ def answers(made: Executable, samples: list[dict[str, np.ndarray]]) -> list[np.n
 
 
 @pytest.mark.parametrize(("head", "precision"), [("hidden", "fp32"), ("mean", "fp32"), ("hidden", "int8")])
-@pytest.mark.parametrize("style", ["A", "B"])
-def test_only_the_request_itself_is_not_finite(style, head, precision):
-    made = poisoned(head, style, precision)
+@pytest.mark.parametrize("layout", ["across_rows", "within_rows"])
+def test_only_the_request_itself_is_not_finite(layout, head, precision):
+    made = poisoned(head, layout, precision)
     samples = random_samples(LENGTHS)
     for sample in samples:
         sample["input_ids"] = np.maximum(sample["input_ids"], INFINITE + 1)
@@ -83,7 +83,7 @@ class Spreading(FakeEngine):
 
 
 def fake_runner(outputs=("logits", "hidden")):
-    made = executable(style="attention_mask", ragged=False, unpack=False, max_valid_num=9)
+    made = executable(layout="within_rows", ragged=False, unpack=False, max_valid_num=9)
     packing = dataclasses.replace(made.packing, outputs=dict.fromkeys((*outputs, "best"), "packed"))
     best = dataclasses.replace(made.outputs[0], name="best", dtype="int64", engine_dtype="int64")
     manifest = dataclasses.replace(made.manifest, packing=packing, outputs=(*made.outputs, best))

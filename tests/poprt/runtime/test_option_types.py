@@ -101,7 +101,7 @@ def test_the_arguments_of_the_modes():
     with pytest.raises(PoprtError, match="inputs: expected a string, got 5"):
         config.enable_padding_remove_mode("mask", [5])
     config.enable_input_single_row_mode("attention_mask", "lengths")
-    made = executable(style="attention_mask", ragged=False)
+    made = executable(layout="within_rows", ragged=False)
     with pytest.raises(PoprtError, match="unpack_info_name: 'lengths' is not the input of the lengths"):
         PackRunner(made, config, session=FakeEngine(made))
 

@@ -10,9 +10,9 @@ from tests.poprt.runtime.fake_engine import BAD_ID, HIDDEN, FakeEngine, executab
 SOON = 20
 KINDS = {
     "ragged": {},
-    "rows": {"ragged": False},
-    "shared rows": {"style": "attention_mask", "ragged": False, "unpack": False},
-    "shared rows, final unpack": {"style": "attention_mask", "ragged": False},
+    "fixed": {"ragged": False},
+    "within_rows": {"layout": "within_rows", "ragged": False, "unpack": False},
+    "within_rows+unpack": {"layout": "within_rows", "ragged": False},
 }
 
 
@@ -68,7 +68,7 @@ def test_each_request_gets_what_it_gets_alone(kind):
 
 @pytest.mark.parametrize("algorithm", PackAlgorithm)
 @pytest.mark.parametrize("delimiter", [0, 1, 2])
-@pytest.mark.parametrize("kind", ["shared rows", "shared rows, final unpack"])
+@pytest.mark.parametrize("kind", ["within_rows", "within_rows+unpack"])
 def test_rows_are_shared_with_either_algorithm_and_any_delimiter(kind, delimiter, algorithm):
     config = PackRunnerConfig(dynamic_input_name="input_ids")
     config.algorithm = algorithm
@@ -88,7 +88,7 @@ def test_rows_are_shared_with_either_algorithm_and_any_delimiter(kind, delimiter
 def test_the_mask_numbers_the_samples_of_a_row_and_unpack_info_steps_over_delimiters():
     config = PackRunnerConfig()
     config.enable_input_single_row_mode("attention_mask", delimiter_num=1)
-    runner, engine = start("shared rows, final unpack", config)
+    runner, engine = start("within_rows+unpack", config)
     hold(engine, runner)
     futures = [runner.execute_async(sample(np.arange(n)), {}) for n in (3, 4, 2, 5, 1)]
     engine.gate.set()

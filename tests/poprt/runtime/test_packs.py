@@ -8,16 +8,16 @@ from poprt.runtime.pack_worker import PackRequest
 from tests.poprt.runtime.fake_engine import FakeEngine, executable, expected, with_budget
 
 SOON = 20
-STYLES = {
+KINDS = {
     "ragged": {},
-    "rows": {"ragged": False},
-    "shared rows": {"style": "attention_mask", "ragged": False, "unpack": False},
+    "fixed": {"ragged": False},
+    "within_rows": {"layout": "within_rows", "ragged": False, "unpack": False},
 }
 
 
-def start(style, config, **shape):
+def start(kind, config, **shape):
     config = with_budget(config)
-    made = executable(**{**STYLES[style], **shape})
+    made = executable(**{**KINDS[kind], **shape})
     engine = FakeEngine(made)
     return PackRunner(made, config, session=engine), engine
 
@@ -31,10 +31,10 @@ def wait_for_all(futures):
         future.wait(SOON)
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("length", "count"), [(1, 6), (8, 3)])
-def test_a_full_pack_is_sent_before_its_timeout(style, length, count):
-    runner, engine = start(style, PackRunnerConfig(timeout_microseconds=10**9, send_when_idle=False))
+def test_a_full_pack_is_sent_before_its_timeout(kind, length, count):
+    runner, engine = start(kind, PackRunnerConfig(timeout_microseconds=10**9, send_when_idle=False))
     wait_for_all([runner.execute_async(sample(length), {}) for _ in range(count)])
     assert len(engine.calls) == 1
     runner.close(cancel=True)
@@ -54,7 +54,7 @@ def test_the_token_budget_bounds_the_packs_of_a_ragged_engine():
 
 
 def test_an_engine_of_fixed_rows_gets_full_packs_whatever_the_token_budget():
-    runner, engine = start("rows", PackRunnerConfig(token_budget=16), rows=16, max_valid_num=64)
+    runner, engine = start("fixed", PackRunnerConfig(token_budget=16), rows=16, max_valid_num=64)
     engine.gate.clear()
     futures = [runner.execute_async(sample(4), {})]
     assert engine.entered.wait(SOON)
@@ -65,9 +65,9 @@ def test_an_engine_of_fixed_rows_gets_full_packs_whatever_the_token_budget():
     runner.close()
 
 
-@pytest.mark.parametrize("style", STYLES)
-def test_a_token_that_the_request_masks_stays_masked(style):
-    runner, _ = start(style, PackRunnerConfig())
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_token_that_the_request_masks_stays_masked(kind):
+    runner, _ = start(kind, PackRunnerConfig())
     ids, mask = np.arange(1, 6, dtype=np.int32), np.array([1, 1, 0, 1, 0], np.int32)
     out = {"logits": np.zeros(8)}
     runner.execute({"input_ids": ids, "attention_mask": mask}, out)
@@ -76,9 +76,9 @@ def test_a_token_that_the_request_masks_stays_masked(style):
     runner.close()
 
 
-@pytest.mark.parametrize("style", ["ragged", "rows"])
-def test_segments_are_split_as_the_caller_says_else_filled_in_order(style):
-    runner, _ = start(style, PackRunnerConfig(), segments=(3, 5))
+@pytest.mark.parametrize("kind", ["ragged", "fixed"])
+def test_segments_are_split_as_the_caller_says_else_filled_in_order(kind):
+    runner, _ = start(kind, PackRunnerConfig(), segments=(3, 5))
     given = sample(4) | {"input_ids": np.arange(1, 5), "position_ids": np.zeros(4, int)}
     out = {"logits": np.zeros(8)}
     runner.execute(given | {"unpack_info": np.array([1, 3])}, out)
@@ -88,7 +88,7 @@ def test_segments_are_split_as_the_caller_says_else_filled_in_order(style):
     runner.close()
 
 
-@pytest.mark.parametrize(("kind", "options"), [("ragged", {"send_when_idle": False}), ("rows", {})])
+@pytest.mark.parametrize(("kind", "options"), [("ragged", {"send_when_idle": False}), ("fixed", {})])
 def test_lanes_do_not_divide_what_was_to_be_a_full_pack(kind, options):
     config = PackRunnerConfig(timeout_microseconds=10**9, token_budget=64, lanes=2, **options)
     runner, engine = start(kind, config, rows=16, max_valid_num=64)

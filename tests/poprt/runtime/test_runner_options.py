@@ -34,7 +34,7 @@ def test_names_that_the_executable_lacks_are_refused_at_the_start():
     config = PackRunnerConfig()
     config.enable_input_single_row_mode("mask")
     with pytest.raises(PoprtError, match="mask_name: 'mask' is not a dynamic input"):
-        start(config, style="attention_mask", ragged=False, unpack=False)
+        start(config, layout="within_rows", ragged=False, unpack=False)
 
 
 def test_the_configuration_chooses_the_runner():

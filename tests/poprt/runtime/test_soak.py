@@ -27,9 +27,9 @@ REQUESTS = int(os.environ.get("POPRT_SOAK_REQUESTS", "1500"))
 ROWS, COLUMNS, MOST = 8, 64, 24
 KINDS = 64  # samples that differ; requests repeat them
 ONE_IN = 100  # so many requests hold one that is invalid
-STYLES: dict[str, dict[str, Any]] = {
-    "across rows": {"pack_args": {"max_valid_num": MOST, "segment_max_size": COLUMNS}},
-    "within rows": {"used_passes": "insert_attention_mask"},
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "across_rows": {"pack_args": {"max_valid_num": MOST, "segment_max_size": COLUMNS}},
+    "within_rows": {"used_passes": "insert_attention_mask"},
 }
 
 
@@ -54,11 +54,11 @@ SPOILED: list[tuple[Callable[[Arrays], Arrays], type[InputError], str]] = [
 
 
 @cache
-def world(style: str) -> tuple[Executable, list[Arrays], list[Arrays]]:
+def world(layout: str) -> tuple[Executable, list[Arrays], list[Arrays]]:
     """The executable, the samples and what the original model gives for each alone."""
     model = build_bert(BertConfig(**SIZES["tiny"], head="qa"))
     shapes = {value.name: [ROWS, COLUMNS] for value in model.graph.input}
-    executable = Compiler.compile(Converter(input_shape=shapes, **STYLES[style]).convert(model))
+    executable = Compiler.compile(Converter(input_shape=shapes, **LAYOUTS[layout]).convert(model))
     samples = random_samples([int(n) for n in np.random.default_rng(0).integers(1, COLUMNS + 1, KINDS)])
     return executable, samples, one_by_one(model, samples)
 
@@ -66,10 +66,10 @@ def world(style: str) -> tuple[Executable, list[Arrays], list[Arrays]]:
 class Client(threading.Thread):
     """Sends its share of the requests one after the other and writes down what was not as it should be."""
 
-    def __init__(self, runner: PackRunner, style: str, first: int) -> None:
+    def __init__(self, runner: PackRunner, layout: str, first: int) -> None:
         super().__init__(daemon=True)
         self.runner, self.first = runner, first
-        _, self.samples, self.expected = world(style)
+        _, self.samples, self.expected = world(layout)
         self.answered = self.refused = 0
         self.wrong: list[str] = []
 
@@ -103,23 +103,23 @@ def resident_bytes() -> int:
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 
 
-@pytest.mark.parametrize("style", STYLES)
-def test_every_request_of_many_clients_gets_its_own_answer_or_its_own_error(style: str) -> None:
-    executable, samples, _ = world(style)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_request_of_many_clients_gets_its_own_answer_or_its_own_error(layout: str) -> None:
+    executable, samples, _ = world(layout)
     with PackRunner(executable, PackRunnerConfig(timeout_microseconds=1000)) as runner:
         warm = [runner.execute_async(sample, {}) for sample in samples * 4]
         for future in warm:
             future.wait(60)
         gc.collect()
         before, start = resident_bytes(), time.perf_counter()
-        clients = [Client(runner, style, first) for first in range(CLIENTS)]
+        clients = [Client(runner, layout, first) for first in range(CLIENTS)]
         for client in clients:
             client.start()
         for client in clients:
             client.join(60 + REQUESTS / 20)
         seconds, grown = time.perf_counter() - start, resident_bytes() - before
         assert not any(client.is_alive() for client in clients), "a request was never answered"
-    print(f"{style}: {REQUESTS / seconds:.0f} requests/s, {before / 2**20:.0f} MiB, grown by {grown / 2**20:.1f} MiB")
+    print(f"{layout}: {REQUESTS / seconds:.0f} requests/s, {before / 2**20:.0f} MiB, grown by {grown / 2**20:.1f} MiB")
     assert not [line for client in clients for line in client.wrong]
     invalid = len(range(0, REQUESTS, ONE_IN))
     assert sum(client.refused for client in clients) == invalid

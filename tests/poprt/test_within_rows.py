@@ -13,7 +13,7 @@ from models.bert import SIZES, BertConfig, build_bert
 from passes.errors import RewriteError
 from passes.packed_model import PackedModel
 from poprt.compiler import Compiler
-from poprt.convert_options import ROW_PACKING
+from poprt.convert_options import WITHIN_ROWS_PASS
 from poprt.converter import Converter
 from poprt.runtime import PackAlgorithm, PackRunner, PackRunnerConfig, pack_data
 from tests.numerics import one_by_one, random_samples, run
@@ -40,7 +40,7 @@ def passes_of(converter: Converter) -> list[str]:
 @pytest.mark.parametrize("position_ids", [False, True])
 def test_samples_that_share_rows_get_what_they_get_alone(precision: str, position_ids: bool) -> None:
     model = bert(position_ids=position_ids)
-    converter = Converter(used_passes=ROW_PACKING, input_shape=shapes_for(model), precision=precision)
+    converter = Converter(used_passes=WITHIN_ROWS_PASS, input_shape=shapes_for(model), precision=precision)
     converted = converter.convert(model)
     samples = random_samples(LENGTHS, position_ids=True)
     pack = pack_data(samples, 0, ROWS, COLUMNS, 9, 1, across_rows=False)
@@ -54,11 +54,11 @@ def test_samples_that_share_rows_get_what_they_get_alone(precision: str, positio
 
 def test_it_runs_before_the_shapes_are_fixed_and_declares_every_shape_afterwards() -> None:
     model = bert()
-    converter = Converter(used_passes=[ROW_PACKING], input_shape=shapes_for(model))
+    converter = Converter(used_passes=[WITHIN_ROWS_PASS], input_shape=shapes_for(model))
     converted = converter.convert(model)
     order = passes_of(converter)
-    assert order.count(ROW_PACKING) == 1
-    assert order.index("eliminate_duplicate_nodes") < order.index(ROW_PACKING) < order.index("const_input_shape")
+    assert order.count(WITHIN_ROWS_PASS) == 1
+    assert order.index("eliminate_duplicate_nodes") < order.index(WITHIN_ROWS_PASS) < order.index("const_input_shape")
     for value in (*converted.graph.input, *converted.graph.output):
         assert [dim.dim_value for dim in value.type.tensor_type.shape.dim] == [ROWS, COLUMNS], value.name
     onnx.checker.check_model(converted, full_check=True)
@@ -69,7 +69,7 @@ def test_it_runs_before_the_shapes_are_fixed_and_declares_every_shape_afterwards
 
 def test_shape_arithmetic_is_folded_because_nothing_inside_has_other_extents() -> None:
     model = bert()
-    keywords: dict[str, Any] = {"used_passes": ROW_PACKING, "input_shape": shapes_for(model)}
+    keywords: dict[str, Any] = {"used_passes": WITHIN_ROWS_PASS, "input_shape": shapes_for(model)}
     folded, kept = (Converter(**keywords, skip_passes=skip).convert(model) for skip in ("", "trace_folding"))
     assert sum(node.op_type == "Shape" for node in kept.graph.node) > 0
     assert sum(node.op_type == "Shape" for node in folded.graph.node) == 0
@@ -77,7 +77,7 @@ def test_shape_arithmetic_is_folded_because_nothing_inside_has_other_extents() -
 
 def test_fp16_masks_are_fp16_and_the_mask_input_is_int32() -> None:
     model = bert()
-    converted = Converter(used_passes=ROW_PACKING, input_shape=shapes_for(model), precision="fp16").convert(model)
+    converted = Converter(used_passes=WITHIN_ROWS_PASS, input_shape=shapes_for(model), precision="fp16").convert(model)
     masks = [node for node in converted.graph.node if node.op_type == "AttentionMask"]
     assert masks
     for node in masks:
@@ -89,7 +89,9 @@ def test_fp16_masks_are_fp16_and_the_mask_input_is_int32() -> None:
 def test_an_added_position_input_is_declared_like_the_others() -> None:
     model = bert()
     columns = {value.name: [ROWS, COLUMNS] for value in model.graph.input}
-    converted = Converter(used_passes=ROW_PACKING, input_shape=columns, batch_size=ROWS, batch_axis=0).convert(model)
+    converted = Converter(used_passes=WITHIN_ROWS_PASS, input_shape=columns, batch_size=ROWS, batch_axis=0).convert(
+        model
+    )
     shapes = {v.name: [dim.dim_value for dim in v.type.tensor_type.shape.dim] for v in converted.graph.input}
     assert shapes == {**columns, "position_ids": [ROWS, COLUMNS]}
 
@@ -97,16 +99,16 @@ def test_an_added_position_input_is_declared_like_the_others() -> None:
 def test_positions_that_the_model_does_not_take_yet_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     model = bert()
     with caplog.at_level(logging.WARNING, "poprt"):
-        Converter(used_passes=ROW_PACKING, input_shape={**shapes_for(model), "position_ids": [ROWS, COLUMNS]}).convert(
-            model
-        )
+        Converter(
+            used_passes=WITHIN_ROWS_PASS, input_shape={**shapes_for(model), "position_ids": [ROWS, COLUMNS]}
+        ).convert(model)
     (message,) = [record.message for record in caplog.records if "position_ids" in record.message]
     assert "attention_mask" in message
 
 
 def test_an_old_model_is_raised_to_the_opset_that_packing_needs() -> None:
     model = onnx.version_converter.convert_version(bert(), 14)
-    converted = Converter(used_passes=ROW_PACKING, input_shape=shapes_for(model)).convert(model)
+    converted = Converter(used_passes=WITHIN_ROWS_PASS, input_shape=shapes_for(model)).convert(model)
     assert {entry.domain: entry.version for entry in converted.opset_import}[""] == 17
 
 
@@ -119,12 +121,12 @@ def test_an_old_model_is_raised_to_the_opset_that_packing_needs() -> None:
 )
 def test_what_cannot_go_with_it_is_an_error(keywords: dict[str, Any], message: str) -> None:
     with pytest.raises(RewriteError, match=message):
-        Converter(used_passes=ROW_PACKING, **keywords)
+        Converter(used_passes=WITHIN_ROWS_PASS, **keywords)
 
 
 def test_other_passes_that_the_user_names_still_run_after_the_default_ones() -> None:
     model = bert()
-    converter = Converter(used_passes=f"eliminate_identity,{ROW_PACKING}", input_shape=shapes_for(model))
+    converter = Converter(used_passes=f"eliminate_identity,{WITHIN_ROWS_PASS}", input_shape=shapes_for(model))
     converter.convert(model)
     assert passes_of(converter)[-5] == "eliminate_identity"
 
@@ -134,7 +136,7 @@ def test_other_passes_that_the_user_names_still_run_after_the_default_ones() -> 
 def test_with_pack_args_a_head_over_whole_samples_reads_one_final_unpack(head: str, precision: str) -> None:
     model, most = bert(head), 9
     converter = Converter(
-        used_passes=ROW_PACKING,
+        used_passes=WITHIN_ROWS_PASS,
         pack_args={"max_valid_num": most, "segment_max_size": COLUMNS},
         input_shape=shapes_for(model),
         precision=precision,
@@ -158,8 +160,8 @@ def test_with_pack_args_a_head_over_whole_samples_reads_one_final_unpack(head: s
 @pytest.mark.parametrize("head", ["sequence", "mean"])
 def test_without_pack_args_a_head_over_whole_samples_is_refused_by_name(head: str) -> None:
     model = bert(head)
-    with pytest.raises(RewriteError, match=ROW_PACKING):
-        Converter(used_passes=ROW_PACKING, input_shape=shapes_for(model)).convert(model)
+    with pytest.raises(RewriteError, match=WITHIN_ROWS_PASS):
+        Converter(used_passes=WITHIN_ROWS_PASS, input_shape=shapes_for(model)).convert(model)
 
 
 @pytest.mark.parametrize("algorithm", PackAlgorithm)
@@ -169,7 +171,7 @@ def test_requests_to_a_model_with_one_final_unpack_get_what_they_get_alone(
 ) -> None:
     model = bert("mean")
     converter = Converter(
-        used_passes=ROW_PACKING,
+        used_passes=WITHIN_ROWS_PASS,
         pack_args={"max_valid_num": 5, "segment_max_size": COLUMNS},
         input_shape=shapes_for(model),
     )

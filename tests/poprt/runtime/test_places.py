@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from poprt.errors import InputError, RequestTooLongError
 from poprt.runtime import PackAlgorithm, pack_data
-from poprt.runtime.placement import choose_pack, place_across_rows, place_within_rows, stream_distances
+from poprt.runtime.places import choose_pack, place_across_rows, place_within_rows, stream_distances
 
 LENGTHS = [3, 4, 2, 5, 1]
 

@@ -13,16 +13,16 @@ from poprt.executable import Manifest, PackingSpec
 from poprt.runtime.buffers import Array
 from poprt.runtime.config import PackAlgorithm
 from poprt.runtime.pack_worker import PackRequest, PackWorker
-from poprt.runtime.placement import Place, place_within_rows, stream_distances
+from poprt.runtime.places import Place, place_within_rows, stream_distances
 from poprt.runtime.shapes import same_shape, wrong_result
-from poprt.runtime.stream import clear_padding
+from poprt.runtime.token_axes import clear_padding
 
 #: Gives each sample a place in a run, or None where it has to wait for another run.
-Placement = Callable[[Sequence[PackRequest]], "list[Place | None]"]
+Placer = Callable[[Sequence[PackRequest]], "list[Place | None]"]
 
 
-class RowWorker(PackWorker):
-    """Samples that share rows and never cross one (AttentionMask), with or without a final Unpack.
+class WithinRowsWorker(PackWorker):
+    """Samples that share rows and never cross one, with or without a final Unpack.
 
     Attention within a row multiplies the values of the other samples by zero, and zero times NaN or infinity is NaN.
     So where a result of a shared row is not finite, its samples are run again, each in a row of its own.
@@ -85,9 +85,9 @@ class RowWorker(PackWorker):
         return [[sample[number] for sample in values] for number in range(len(names))]
 
     def _run_all(
-        self, requests: Sequence[PackRequest], place: Placement, names: list[str]
+        self, requests: Sequence[PackRequest], place: Placer, names: list[str]
     ) -> tuple[list[list[Array]], list[int]]:
-        """Run requests, in as many runs as their placement needs.
+        """Run requests, in as many runs as the places need.
 
         Returns:
             For each request its values of each named output, and the positions of those that shared a row in which

@@ -1,0 +1,25 @@
+"""Results of a sample that have axes which grow with it: class scores by token, attention weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from poprt.runtime.buffers import Array
+
+
+def clear_padding(result: Array, token_axes: Sequence[int], lengths: Sequence[int]) -> None:
+    """Set to zero, in place, what lies behind each sample's own length.
+
+    Args:
+        result: [n or more, ...], a row a sample.
+        token_axes: the axes of ``result`` that grow with the sample.
+        lengths: tokens of the first samples.
+    """
+    for row, length in zip(result, lengths, strict=False):
+        for axis in token_axes:
+            row[(slice(None),) * (axis - 1) + (slice(length, None),)] = 0
+
+
+def own_part(row: Array, token_axes: Sequence[int], length: int) -> Array:
+    """Cut one sample's row of a result to its own length, along the axes that grow with it (counted from 1)."""
+    return row[tuple(slice(length if axis + 1 in token_axes else None) for axis in range(row.ndim))]
