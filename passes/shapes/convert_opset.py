@@ -67,8 +67,8 @@ class ConvertOpset(GraphPass):
             model = onnx.version_converter.convert_version(model, self.target)
         except Exception as error:  # the converter raises RuntimeError, ConvertError and others, by onnx version
             raise RewriteError(
-                f"onnx cannot convert this model from opset {graph.opset} to {self.target}: {error}; "
-                "export it again with a newer opset"
+                f"onnx cannot convert this model from opset {graph.opset} to {self.target}: {error}"
+                f"{_unknown_operators(graph)}; export it again with a newer opset"
             ) from error
         converted = import_graph(model)
         lost = [name for name in _produced(graph) if name not in converted.tensors()]
@@ -119,3 +119,10 @@ def _produced(graph: gs.Graph) -> list[str]:
     outputs = {id(tensor) for tensor in graph.outputs}
     read = {id(t) for scope in walk_graphs(graph, functions=False) for node in scope.nodes for t in node.inputs}
     return [t.name for node in graph.nodes for t in node.outputs if t.name and (id(t) in read or id(t) in outputs)]
+
+
+def _unknown_operators(graph: gs.Graph) -> str:
+    """What to add to an error that may not name them: the standard operators that onnx does not know."""
+    nodes = [node for scope in walk_graphs(graph, functions=False) for node in scope.nodes if not node.domain]
+    unknown = sorted({node.op for node in nodes if not onnx.defs.has(node.op)})
+    return f" (onnx knows no operator {', '.join(unknown)})" if unknown else ""

@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.docs.blocks import Block, blocks
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("poprt", "poprt_cli", "passes")
+PACKAGES = ("poprt", "poprt_cli", "poprt_format", "passes")
 #: What an sdist needs to be built from, beside the packages.
 SDIST_FILES = frozenset({"pyproject.toml", "README.md", "LICENSE"})
 

@@ -49,7 +49,7 @@ WEIGHTS: dict[str, Any] = {
     "minus": np.array(-10000, np.float32),
     "slope": np.array(-0.25, np.float32),
 }
-#: Samples of each row in style B: [rows] of lengths, which sum to COLUMNS at most.
+#: Samples of each row within rows: [rows] of lengths, which sum to COLUMNS at most.
 ROW_LENGTHS = ((5, 7), (9, 1, 2), (4,))
 
 _INT_MASK = "mask32 = Cast <to = 6> (mask)"
