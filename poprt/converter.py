@@ -150,9 +150,9 @@ class Converter(ConvertKeywords):
         """The passes in order: the default ones without the skipped, the user's, the closing ones."""
         options = self.options
         shapes = _input_shapes(options, model, self.logger)
-        known = get_registered_passes()
+        registered = get_registered_passes()
         for name in options.skip_passes:
-            if name not in known and name not in IPU_ONLY_PASSES:
+            if name not in registered and name not in IPU_ONLY_PASSES:
                 get_pass(name)  # raises, and offers the nearest names
         used = [step for step in options.used_passes if step != WITHIN_ROWS_PASS and not self._is_ipu_only(step)]
         default = [*_opening(options, _opset(model)), *_middle(options, shapes)]
@@ -253,8 +253,8 @@ def _make(step: Step | Any) -> Pass | Callable[[onnx.ModelProto], onnx.ModelProt
     if isinstance(step, tuple):
         name, arguments = step
         return get_pass(name, **arguments)
-    made: Callable[[onnx.ModelProto], onnx.ModelProto] = step
-    return made
+    function: Callable[[onnx.ModelProto], onnx.ModelProto] = step
+    return function
 
 
 def _opset(model: onnx.ModelProto) -> int:
@@ -268,5 +268,5 @@ def _input_shapes(options: ConvertOptions, model: onnx.ModelProto, logger: loggi
     for name in options.input_shape:
         if name not in names:
             logger.warning("input_shape names %r, which is no input of the model; its inputs are %s", name, names)
-    known = {name: shape for name, shape in options.input_shape.items() if name in names}
-    return InputShapes(known, options.batch_size, options.batch_axis or 0)
+    fixed = {name: shape for name, shape in options.input_shape.items() if name in names}
+    return InputShapes(fixed, options.batch_size, options.batch_axis or 0)

@@ -130,10 +130,10 @@ def _take_large_constants(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
     """Take out the Constant nodes of the main graph that hold a large tensor; these, named as their outputs."""
     kept, taken = [], []
     for node in graph.node:
-        held = node.attribute[0] if node.op_type == "Constant" and len(node.attribute) == 1 else None
-        if held is not None and held.name == "value" and _is_large(held.t):
+        attribute = node.attribute[0] if node.op_type == "Constant" and len(node.attribute) == 1 else None
+        if attribute is not None and attribute.name == "value" and _is_large(attribute.t):
             tensor = onnx.TensorProto()
-            tensor.CopyFrom(held.t)
+            tensor.CopyFrom(attribute.t)
             tensor.name = node.output[0]
             taken.append(tensor)
         else:
