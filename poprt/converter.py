@@ -16,6 +16,7 @@ from passes.check.external import check_loaded
 from passes.check.sparse import densify
 from passes.check.structure import check_structure
 from passes.errors import RewriteError
+from passes.node_protos import opset_of
 from passes.packed_model import PackedModel
 from passes.parted import PartedModel
 from passes.precision.float_to_int8 import FloatToInt8
@@ -155,7 +156,7 @@ class Converter(ConvertKeywords):
             if name not in registered and name not in IPU_ONLY_PASSES:
                 get_pass(name)  # raises, and offers the nearest names
         used = [step for step in options.used_passes if step != WITHIN_ROWS_PASS and not self._is_ipu_only(step)]
-        default = [*_opening(options, _opset(model)), *_middle(options, shapes)]
+        default = [*_opening(options, opset_of(model)), *_middle(options, shapes)]
         if options.precision == "int8" and not any(isinstance(step, FloatToInt8) for step in used):
             default.append(("float_to_int8", {}))
         steps: list[Step | Any] = [step for step in default if step[0] not in options.skip_passes]
@@ -255,10 +256,6 @@ def _make(step: Step | Any) -> Pass | Callable[[onnx.ModelProto], onnx.ModelProt
         return get_pass(name, **arguments)
     function: Callable[[onnx.ModelProto], onnx.ModelProto] = step
     return function
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
 
 
 def _input_shapes(options: ConvertOptions, model: onnx.ModelProto, logger: logging.Logger) -> InputShapes:

@@ -13,7 +13,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
 from poprt.container import ALIGNMENT
-from poprt.engine.cpu import usable_cores
+from poprt.engine.options import ERRORS, session_options
 from poprt.engine.providers import chosen_providers, runs_on_cpu
 from poprt.errors import DamagedExecutableError, ExecutableError, InputError, PoprtError, UnsupportedOperatorError
 from poprt.executable import WEIGHT_DTYPES, Executable, Manifest, TensorSpec, WeightSpec
@@ -74,14 +74,14 @@ class EngineSession:
         *,
         threads: int | None = None,
         providers: Sequence[str] | None = None,
-        log_severity: int = 3,
+        log_severity: int = ERRORS,
     ) -> None:
         self.executable = executable
         self.providers = chosen_providers(providers)
         self._variable = {
             spec.name: _engine_array(executable, spec) for spec in executable.manifest.weights if not spec.constant
         }
-        self._session = self._start(usable_cores() if threads is None else threads, log_severity)
+        self._session = self._start(threads, log_severity)
         _check_interface(executable.manifest, self._session)
         shapes = {item.name: item.shape for item in self._session.get_inputs()}
         self._inputs = {spec.name: (spec, shapes[spec.name]) for spec in executable.inputs}
@@ -89,10 +89,8 @@ class EngineSession:
         self.output_shapes = {item.name: list(item.shape) for item in self._session.get_outputs()}
         self._outputs = list(self.output_shapes)
 
-    def _start(self, threads: int, log_severity: int) -> ort.InferenceSession:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = log_severity
+    def _start(self, threads: int | None, log_severity: int) -> ort.InferenceSession:
+        options = session_options(threads, log_severity)
         _bound(options, self.executable)
         self.executable.check_unchanged()
         constant = [spec for spec in self.executable.manifest.weights if spec.constant]

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from poprt.engine.cpu import usable_cores
+from poprt.engine.lanes import choose_lanes
 from poprt.engine.protocol import Session
-from poprt.engine.providers import runs_on_cpu
 from poprt.errors import InputError, PoprtError, RequestTooLongError
 from poprt.executable import Executable, PackingSpec, TensorSpec
 from poprt.runtime.across_rows_worker import AcrossRowsWorker
@@ -29,7 +28,6 @@ from poprt.runtime.buffers import (
 )
 from poprt.runtime.config import PackRunnerConfig
 from poprt.runtime.declared import open_session
-from poprt.runtime.lanes import share_cores
 from poprt.runtime.pack_worker import PackRequest, PackStats, PackWorker
 from poprt.runtime.runner import Outputs, Runner
 from poprt.runtime.within_rows_worker import WithinRowsWorker
@@ -100,10 +98,8 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         lanes = self._config.lanes
         if session is not None:
             return lanes or 1, session
-        # A GPU does one run after the other, and a graph of fixed shape costs a lone request the whole of a pack.
-        side_by_side = self._packing.ragged and runs_on_cpu(providers)
-        shared = share_cores(usable_cores(), lanes, threads, side_by_side=side_by_side)
-        return shared.count, open_session(self.executable, shared.threads, providers)
+        chosen = choose_lanes(lanes, threads, providers, any_size=self._packing.ragged)
+        return chosen.count, open_session(self.executable, chosen.threads, providers)
 
     def stats(self) -> PackStats:
         """Return what has been run so far: ``packs``, ``samples``, ``tokens``, ``engine_seconds``."""
