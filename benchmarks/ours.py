@@ -13,12 +13,11 @@ from benchmarks.contenders import Packed, Result, Sample, sample_length
 from passes.errors import RewriteError
 from poprt import runtime
 from poprt.converter import Converter
-from poprt.engine.cpu import usable_cores
+from poprt.engine.lanes import choose_lanes
 from poprt.engine.protocol import Session
 from poprt.engine.session import EngineSession
 from poprt.executable import Executable
 from poprt.runtime.across_rows_session import AcrossRowsSession
-from poprt.runtime.lanes import share_cores
 
 OFFLINE_TOKENS = 512  # of an offline pack, at most
 
@@ -60,7 +59,7 @@ class OfflinePacks:
         assert packing.neighbours == "any", "samples of different lengths may not share a run"
         self._packing = packing
         self._outputs = list(packing.outputs)
-        lanes = share_cores(usable_cores(), None, None, side_by_side=session is None)
+        lanes = choose_lanes(any_size=session is None)
         session = session or EngineSession(executable, threads=lanes.threads)
         self._across_rows = AcrossRowsSession(session, executable.manifest, packing)
         #: Packs that run at the same time.

@@ -16,7 +16,7 @@ from benchmarks.contenders import Array, Sample, pad, sample_length
 from benchmarks.ours import OfflinePacks
 from benchmarks.peer_openvino import engine_model
 from benchmarks.workloads import ROWS
-from poprt.engine.cpu import usable_cores
+from poprt.engine.options import session_options
 from poprt.engine.protocol import Session
 from poprt.engine.providers import CPU_ONLY
 from poprt.engine.session import SLOWER_ON_CPU
@@ -58,10 +58,8 @@ class Profile:
 class _ProfiledSession:
     """onnxruntime over an executable's graph as a runner opens it, with profiling on."""
 
-    def __init__(self, executable: Executable, folder: str, threads: int) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+    def __init__(self, executable: Executable, folder: str, threads: int | None) -> None:
+        options = session_options(threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         self._session = ort.InferenceSession(
@@ -98,7 +96,7 @@ def profile(
         PoprtError: an input of the executable is not among the samples', or it is packed within rows.
     """
     with tempfile.TemporaryDirectory() as folder:
-        session = _ProfiledSession(executable, folder, threads or usable_cores())
+        session = _ProfiledSession(executable, folder, threads)
         for _ in range(runs + 1):
             _run(executable, session, samples)
         events = session.events()

@@ -207,9 +207,3 @@ def opset_imports(graph: gs.Graph) -> dict[str, int]:
     """Domain -> version, for the domains that the graph declares."""
     declared = {opset.domain: opset.version for opset in graph.import_domains or ()}
     return {"": graph.opset, **{domain: version for domain, version in declared.items() if domain != ""}}
-
-
-def import_domain(graph: gs.Graph, domain: str, version: int) -> None:
-    """Let ``graph`` import ``domain``, where it does not yet."""
-    if all(opset.domain != domain for opset in graph.import_domains or ()):
-        graph.import_domains = [*(graph.import_domains or ()), onnx.helper.make_opsetid(domain, version)]

@@ -82,9 +82,9 @@ def replacing(target: str | Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: it cannot be written.
     """
-    with draft(target) as made:
-        yield made.file
-        made.publish(Path(target))
+    with draft(target) as new_file:
+        yield new_file.file
+        new_file.publish(Path(target))
 
 
 @contextmanager

@@ -123,9 +123,9 @@ class OnnxRuntimeBackend(Backend):
             ExecutableError: onnxruntime refuses the model.
         """
         if self._session is None:
-            given = self._model.SerializeToString() if isinstance(self._model, onnx.ModelProto) else self._model
+            source = self._model.SerializeToString() if isinstance(self._model, onnx.ModelProto) else self._model
             try:
-                self._session = plain_session(given, providers=default_providers())
+                self._session = plain_session(source, providers=default_providers())
             except Exception as error:
                 raise engine_error(error) from error
         return self
@@ -133,9 +133,9 @@ class OnnxRuntimeBackend(Backend):
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
         """See :meth:`Backend.run`."""
         session = self._ready()
-        known = [item.name for item in session.get_inputs()]
-        if set(feeds) != set(known):
-            raise InputError(f"got inputs {', '.join(feeds)}; expected {', '.join(known)}")
+        input_names = [item.name for item in session.get_inputs()]
+        if set(feeds) != set(input_names):
+            raise InputError(f"got inputs {', '.join(feeds)}; expected {', '.join(input_names)}")
         try:
             results: list[Array] = session.run(list(output_names) if output_names else None, dict(feeds))
         except (ValueError, engine.InvalidArgument) as error:

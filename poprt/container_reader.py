@@ -75,13 +75,13 @@ class Container:
 
     def read(self, name: str) -> bytes:
         """The contents of a member (a copy)."""
-        found = self._members[name]
-        return self._file.read(found.start, found.end)
+        place = self._members[name]
+        return self._file.read(place.start, place.end)
 
     def view(self, name: str) -> Bytes:
         """The contents of a member as a read-only view of the mapped file."""
-        found = self._members[name]
-        return self._file.view(found.start, found.end)
+        place = self._members[name]
+        return self._file.view(place.start, place.end)
 
     def advise(self, option: int) -> None:
         """Tell the operating system how the mapping is used (``mmap.MADV_...``)."""
@@ -189,10 +189,10 @@ def _locate(file: OpenedFile, members: list[zipfile.ZipInfo]) -> dict[str, Range
             raise ValueError(f"member {name!r} is encrypted")
         ranges[name] = _data_range(file, info)
     end = 0
-    for name, found in sorted(ranges.items(), key=lambda item: (item[1].start, item[1].end)):
-        if found.start < end:
+    for name, place in sorted(ranges.items(), key=lambda item: (item[1].start, item[1].end)):
+        if place.start < end:
             raise ValueError(f"member {name!r} lies over another")
-        end = found.end
+        end = place.end
     return ranges
 
 
@@ -207,11 +207,11 @@ def _data_range(file: OpenedFile, info: zipfile.ZipInfo) -> Range:
     return Range(start, start + info.file_size)
 
 
-def _parse(file: OpenedFile, found: Range) -> dict[str, Any]:
-    size = found.end - found.start
+def _parse(file: OpenedFile, place: Range) -> dict[str, Any]:
+    size = place.end - place.start
     if size > MANIFEST_LIMIT:
         raise ValueError(f"{MANIFEST} has {size} bytes, at most {MANIFEST_LIMIT} are read")
-    manifest = json.loads(file.read(found.start, found.end).decode(), parse_int=_whole_number)
+    manifest = json.loads(file.read(place.start, place.end).decode(), parse_int=_whole_number)
     if not isinstance(manifest, dict):
         raise ValueError(f"{MANIFEST} is no JSON object")
     return manifest
@@ -247,12 +247,12 @@ def _declared_digests(path: Path, manifest: dict[str, Any], ranges: dict[str, Ra
     if not isinstance(declared, dict) or set(declared) != set(ranges):
         raise DamagedExecutableError(f"{path}: its members {sorted(ranges)} are not those of its manifest")
     digests = {}
-    for name, found in ranges.items():
-        held = declared[name]
-        if not isinstance(held, dict) or not isinstance(held.get("sha256"), str):
+    for name, place in ranges.items():
+        member = declared[name]
+        if not isinstance(member, dict) or not isinstance(member.get("sha256"), str):
             raise DamagedExecutableError(f"{path}: manifest field 'members.{name}' has no sha256")
-        size = found.end - found.start
-        if held.get("bytes") != size:
-            raise DamagedExecutableError(f"{path}: member {name!r} has {size} bytes, expected {held.get('bytes')!r}")
-        digests[name] = held["sha256"]
+        size = place.end - place.start
+        if member.get("bytes") != size:
+            raise DamagedExecutableError(f"{path}: member {name!r} has {size} bytes, expected {member.get('bytes')!r}")
+        digests[name] = member["sha256"]
     return digests

@@ -16,6 +16,7 @@ from passes.check.external import check_loaded
 from passes.check.sparse import densify
 from passes.check.structure import check_structure
 from passes.errors import RewriteError
+from passes.node_protos import opset_of
 from passes.packed_model import PackedModel
 from passes.parted import PartedModel
 from passes.precision.float_to_int8 import FloatToInt8
@@ -150,12 +151,12 @@ class Converter(ConvertKeywords):
         """The passes in order: the default ones without the skipped, the user's, the closing ones."""
         options = self.options
         shapes = _input_shapes(options, model, self.logger)
-        known = get_registered_passes()
+        registered = get_registered_passes()
         for name in options.skip_passes:
-            if name not in known and name not in IPU_ONLY_PASSES:
+            if name not in registered and name not in IPU_ONLY_PASSES:
                 get_pass(name)  # raises, and offers the nearest names
         used = [step for step in options.used_passes if step != WITHIN_ROWS_PASS and not self._is_ipu_only(step)]
-        default = [*_opening(options, _opset(model)), *_middle(options, shapes)]
+        default = [*_opening(options, opset_of(model)), *_middle(options, shapes)]
         if options.precision == "int8" and not any(isinstance(step, FloatToInt8) for step in used):
             default.append(("float_to_int8", {}))
         steps: list[Step | Any] = [step for step in default if step[0] not in options.skip_passes]
@@ -253,12 +254,8 @@ def _make(step: Step | Any) -> Pass | Callable[[onnx.ModelProto], onnx.ModelProt
     if isinstance(step, tuple):
         name, arguments = step
         return get_pass(name, **arguments)
-    made: Callable[[onnx.ModelProto], onnx.ModelProto] = step
-    return made
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
+    function: Callable[[onnx.ModelProto], onnx.ModelProto] = step
+    return function
 
 
 def _input_shapes(options: ConvertOptions, model: onnx.ModelProto, logger: logging.Logger) -> InputShapes:
@@ -268,5 +265,5 @@ def _input_shapes(options: ConvertOptions, model: onnx.ModelProto, logger: loggi
     for name in options.input_shape:
         if name not in names:
             logger.warning("input_shape names %r, which is no input of the model; its inputs are %s", name, names)
-    known = {name: shape for name, shape in options.input_shape.items() if name in names}
-    return InputShapes(known, options.batch_size, options.batch_axis or 0)
+    fixed = {name: shape for name, shape in options.input_shape.items() if name in names}
+    return InputShapes(fixed, options.batch_size, options.batch_axis or 0)

@@ -106,9 +106,9 @@ class Executable:
                 raise ValueError(f"weight {spec.name!r}: the manifest says {spec.shape} {spec.dtype}")
             if (spec.offset, spec.nbytes) != places[spec.name]:
                 raise ValueError(f"weight {spec.name!r}: the manifest gives another place than place_weights")
-        made = cls.__new__(cls)
-        made._set(manifest, graph, {name: _read_only(array) for name, array in weights.items()})
-        return made
+        executable = cls.__new__(cls)
+        executable._set(manifest, graph, {name: _read_only(array) for name, array in weights.items()})
+        return executable
 
     def _set(self, manifest: Manifest, graph: bytes, weights: dict[str, npt.NDArray[Any]]) -> None:
         self._manifest, self._graph, self._weights = manifest, graph, weights

@@ -7,16 +7,11 @@ from os import PathLike
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from passes.check.external import check_places
-from passes.errors import RewriteError
 from poprt.errors import PoprtError
+from poprt.model_file import read_external_data, read_proto
 
 __all__ = ["OnnxFrontend", "get_frontend"]
-
-#: RuntimeError: onnx, of a file name that is too long.
-_UNREADABLE = (DecodeError, onnx.checker.ValidationError, OSError, ValueError, RuntimeError, RewriteError)
 
 
 class OnnxFrontend:
@@ -38,13 +33,12 @@ class OnnxFrontend:
         if not os.path.isfile(self.path):  # Path.is_file raises for a name that is too long
             raise PoprtError(f"no model file {str(self.path)!r}")
         try:
-            model = onnx.load(str(self.path), load_external_data=False)
-            check_places(model)
-            onnx.load_external_data_for_model(model, str(self.path.parent))
-        except _UNREADABLE as error:
+            model = read_proto(self.path)
+        except OSError as error:
             raise PoprtError(f"{str(self.path)!r} cannot be read as an ONNX model: {error}") from error
         if not model.HasField("graph"):
             raise PoprtError(f"{str(self.path)!r} is no ONNX model: it holds no graph")
+        read_external_data(model, self.path)
         return model
 
 

@@ -168,5 +168,5 @@ def _is_endless(loop: Node, scope: Scope) -> bool:
     said = body.outputs[0]
     while said in body.passes_on:
         said = body.passes_on.pop(said)
-    held = body.constant(said)
-    return (len(body.inputs) > 1 and said == body.inputs[1]) or (held is not None and bool(held.all()))
+    constant = body.constant(said)
+    return (len(body.inputs) > 1 and said == body.inputs[1]) or (constant is not None and bool(constant.all()))

@@ -132,11 +132,11 @@ def _try(bench: Bench, neighbours: str, inputs: Sequence[InputInfo]) -> Isolatio
     findings: list[Finding] = []
     while neighbours in _PLANS:
         for seed in range(_DRAWS if bench.rounding_is_coarse else 1):
-            found = bench.judge(partial(_experiments, bench, _PLANS[neighbours], inputs, seed))
-            if all(finding.passed for finding in found):
+            of_draw = bench.judge(partial(_experiments, bench, _PLANS[neighbours], inputs, seed))
+            if all(finding.passed for finding in of_draw):
                 break
-        findings += found
-        if all(finding.passed for finding in found) or bench.shares_rows:
+        findings += of_draw
+        if all(finding.passed for finding in of_draw) or bench.shares_rows:
             break
         neighbours = _STRICTER[neighbours]
     return IsolationTrial(neighbours, tuple(findings), "" if findings else "a pack holds one sample")
@@ -147,11 +147,11 @@ def _experiments(
 ) -> list[Finding]:
     """Run the packs of one plan and compare."""
     samples = _draw(packing, inputs, seed)
-    wanted = plan.pack
+    in_order = plan.pack
     if bench.shares_rows:  # go on to the next row: rows may mix too
-        wanted += ("longer",) * (packing.columns // int(samples["longer"].lengths.sum()) + 1)
-    pack = bench.fitting(packing, [samples[name] for name in wanted])
-    names = wanted[: len(pack)]
+        in_order += ("longer",) * (packing.columns // int(samples["longer"].lengths.sum()) + 1)
+    pack = bench.fitting(packing, [samples[name] for name in in_order])
+    names = in_order[: len(pack)]
     if len(pack) < 2:
         return []
     alone = {name: bench.run(packing, [samples[name]])[0] for name in plan.alone}
@@ -168,7 +168,7 @@ def _experiments(
         for name, before, after in zip(names, together, changed, strict=True)
         if name == "sample"
     ]
-    return [max(found, key=lambda finding: finding.difference) for found in (in_company, beside_others)]
+    return [max(findings, key=lambda finding: finding.difference) for findings in (in_company, beside_others)]
 
 
 def _draw(packing: PackingSpec, inputs: Sequence[InputInfo], seed: int) -> dict[str, Sample]:

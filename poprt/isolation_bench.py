@@ -98,12 +98,12 @@ class Bench:
         *smaller, declared = extents_to_try(self._packing)
         for packing in smaller:
             try:
-                found = experiments(packing)
+                findings = experiments(packing)
             except PoprtError as error:  # something inside depends on the declared extents
                 logger.debug("samples are tried at larger extents: %s", error)
                 continue
-            if all(finding.passed for finding in found):
-                return found
+            if all(finding.passed for finding in findings):
+                return findings
         return experiments(declared)
 
     def _session(self, packing: PackingSpec) -> EngineSession:

@@ -172,14 +172,14 @@ def _check_numbers(field: str, name: str, inputs: dict[str, TensorSpec], kinds: 
 
 
 def _check_packed_output(packing: PackingSpec, spec: TensorSpec, kind: str) -> None:
-    known = OUTPUT_LAYOUTS[packing.layout] if packing.unpack_info else ("packed",)
-    if kind not in known:
-        raise wrong(f"packing.outputs.{spec.name}", kind, f"one of {', '.join(sorted(known))}")
+    layouts = OUTPUT_LAYOUTS[packing.layout] if packing.unpack_info else ("packed",)
+    if kind not in layouts:
+        raise wrong(f"packing.outputs.{spec.name}", kind, f"one of {', '.join(sorted(layouts))}")
     lead = {
         "tokens": (packing.max_valid_num, packing.width),
         "sample": (packing.max_valid_num,),
         "packed": (packing.rows, packing.columns),
     }[kind]
-    given = itertools.zip_longest(lead, spec.shape[: len(lead)], fillvalue=-1)
-    if any(extent != wanted for wanted, extent in given):
+    extents = itertools.zip_longest(lead, spec.shape[: len(lead)], fillvalue=-1)
+    if any(extent != declared for declared, extent in extents):
         raise wrong(f"outputs.{spec.name}.shape", list(spec.shape), f"{list(lead)} first, as its samples are packed")

@@ -59,14 +59,14 @@ def _read_object(kind: Any, value: Any, field: str) -> Any:
     if type(value) is not dict:
         raise wrong(field, value, "an object")
     start = f"{field}." if field else ""
-    known = _fields(kind)
-    unknown = next((name for name in value if name not in known), None)
+    fields = _fields(kind)
+    unknown = next((name for name in value if name not in fields), None)
     if unknown is not None:
         raise DamagedExecutableError(f"manifest field {reprlib.repr(start + unknown)} is not known to this poprt")
-    missing = next((name for name, (_, required) in known.items() if required and name not in value), None)
+    missing = next((name for name, (_, required) in fields.items() if required and name not in value), None)
     if missing is not None:
         raise DamagedExecutableError(f"manifest field {start + missing!r} is missing")
-    return kind(**{name: _read(known[name][0], item, start + name) for name, item in value.items()})
+    return kind(**{name: _read(fields[name][0], item, start + name) for name, item in value.items()})
 
 
 @functools.cache

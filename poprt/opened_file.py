@@ -39,13 +39,13 @@ class OpenedFile:
         self.path = path
         self.descriptor = os.open(path, _FLAGS)
         weakref.finalize(self, os.close, self.descriptor)
-        found = os.fstat(self.descriptor)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(self.descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise NotAnExecutableError(f"{path} is no regular file")
-        if found.st_size == 0:
+        if status.st_size == 0:
             raise NotAnExecutableError(f"{path} is empty")
-        self.size = found.st_size
-        self._written = found.st_mtime_ns
+        self.size = status.st_size
+        self._written = status.st_mtime_ns
         self._reading = threading.Lock()
         self._file = io.FileIO(self.descriptor, closefd=False)
         try:

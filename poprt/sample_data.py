@@ -161,15 +161,15 @@ def _indexed_tables(model: onnx.ModelProto, weights: Mapping[str, tuple[int, ...
 def _rows_behind(
     start: str, readers: Mapping[str, list[onnx.NodeProto]], constants: Mapping[str, tuple[int, ...]]
 ) -> list[int]:
-    found: list[int] = []
+    rows: list[int] = []
     waiting, seen = [start], {start}
     while waiting:
         name = waiting.pop()
         for node in readers.get(name, []):
             if node.op_type == "Gather" and node.input[1] == name and node.input[0] in constants:
                 axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
-                found.append(constants[node.input[0]][axis])
+                rows.append(constants[node.input[0]][axis])
             elif node.op_type in _PASSING and node.input[0] == name and node.output[0] not in seen:
                 seen.add(node.output[0])
                 waiting.append(node.output[0])
-    return found
+    return rows

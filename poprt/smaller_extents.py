@@ -26,14 +26,14 @@ def extents_to_try(packing: PackingSpec) -> list[PackingSpec]:
     return list({(item.rows, item.columns): item for item in (small, fewer_rows, declared)}.values())
 
 
-def resized(executable: Executable, wanted: PackingSpec) -> Executable:
-    """``executable`` for the rows and columns of ``wanted``; its weights are shared, not copied.
+def resized(executable: Executable, smaller: PackingSpec) -> Executable:
+    """``executable`` for the rows and columns of ``smaller``; its weights are shared, not copied.
 
     Only what says the extents openly is changed: the inputs, and constant targets of Reshape and Expand. A graph that
     holds them in other constants is refused by the engine when it runs.
     """
     packing = executable.packing
-    if packing is None or packing.ragged or (packing.rows, packing.columns) == (wanted.rows, wanted.columns):
+    if packing is None or packing.ragged or (packing.rows, packing.columns) == (smaller.rows, smaller.columns):
         return executable
     model = onnx.load_model_from_string(executable.graph)
     for value in model.graph.input:
@@ -43,17 +43,17 @@ def resized(executable: Executable, wanted: PackingSpec) -> Executable:
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     del model.graph.value_info[:]
-    _resize_targets(model.graph, packing, wanted)
+    _resize_targets(model.graph, packing, smaller)
     weights = {spec.name: executable.weight(spec.name) for spec in executable.manifest.weights}
     return Executable.build(executable.manifest, model.SerializeToString(deterministic=True), weights)
 
 
-def _resize_targets(graph: onnx.GraphProto, packing: PackingSpec, wanted: PackingSpec) -> None:
+def _resize_targets(graph: onnx.GraphProto, packing: PackingSpec, smaller: PackingSpec) -> None:
     constants = dict(_small_constants(graph))
     for node in graph.node:
         if node.op_type in ("Reshape", "Expand") and len(node.input) > 1 and node.input[1] in constants:
             target = numpy_helper.to_array(constants[node.input[1]])
-            changed = _resized_target(target.tolist(), packing, wanted)
+            changed = _resized_target(target.tolist(), packing, smaller)
             name = f"{node.input[1]}_resized"
             if changed == target.tolist():
                 continue
@@ -72,14 +72,14 @@ def _small_constants(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorP
             yield node.output[0], node.attribute[0].t
 
 
-def _resized_target(target: Sequence[int], packing: PackingSpec, wanted: PackingSpec) -> list[int]:
-    """``target`` with the wanted extents where it starts with the declared ones, as [R, C, ...] or [n * R, ...]."""
-    made = list(target)
-    rows, columns = packing.rows or wanted.rows, packing.columns or wanted.columns
-    if len(made) > 1 and made[0] in (rows, 0, -1) and made[1] == columns:
-        made[1] = wanted.columns
-    if made and made[0] == rows * columns:
-        made[0] = wanted.rows * wanted.columns
-    elif made and made[0] > 0 and made[0] % rows == 0:
-        made[0] = made[0] // rows * wanted.rows
-    return made
+def _resized_target(target: Sequence[int], packing: PackingSpec, smaller: PackingSpec) -> list[int]:
+    """``target`` with the smaller extents where it starts with the declared ones, as [R, C, ...] or [n * R, ...]."""
+    entries = list(target)
+    rows, columns = packing.rows or smaller.rows, packing.columns or smaller.columns
+    if len(entries) > 1 and entries[0] in (rows, 0, -1) and entries[1] == columns:
+        entries[1] = smaller.columns
+    if entries and entries[0] == rows * columns:
+        entries[0] = smaller.rows * smaller.columns
+    elif entries and entries[0] > 0 and entries[0] % rows == 0:
+        entries[0] = entries[0] // rows * smaller.rows
+    return entries

@@ -35,9 +35,9 @@ def get_input_info_from_model_proto(
     shapes, dtypes = {}, {}
     for item in model.graph.input:
         if item.name not in initializers:
-            held = item.type.tensor_type
-            shapes[item.name] = [int(dim.dim_value) for dim in held.shape.dim]
-            dtypes[item.name] = onnx_tensor_dtype_to_np_dtype(held.elem_type)
+            tensor_type = item.type.tensor_type
+            shapes[item.name] = [int(dim.dim_value) for dim in tensor_type.shape.dim]
+            dtypes[item.name] = onnx_tensor_dtype_to_np_dtype(tensor_type.elem_type)
     return shapes, dtypes
 
 

@@ -196,8 +196,8 @@ def _stream(
 
 def _per_sample(info: InputInfo, samples: Sequence[Mapping[str, Array]], packing: Packing) -> Array:
     """An input with one row a sample, [max_valid_num, ...]."""
-    given = np.concatenate([sample[info.name] for sample in samples]).astype(info.dtype)
-    check_size(info.name, (packing.max_valid_num, *given.shape[1:]))
-    full = np.zeros((packing.max_valid_num, *given.shape[1:]), info.dtype)
-    full[: len(given)] = given
+    rows = np.concatenate([sample[info.name] for sample in samples]).astype(info.dtype)
+    check_size(info.name, (packing.max_valid_num, *rows.shape[1:]))
+    full = np.zeros((packing.max_valid_num, *rows.shape[1:]), info.dtype)
+    full[: len(rows)] = rows
     return full

@@ -16,29 +16,29 @@ from poprt_cli.report import ModelSize, print_summary, show_inputs_and_outputs
 from poprt_cli.trial import run_once
 
 
-def convert(given: dict[str, Any]) -> None:
+def convert(options: dict[str, Any]) -> None:
     """Do what the options ask for.
 
     Args:
-        given: option -> value, as the command line gave them.
+        options: option -> value, as the command line gave them.
 
     Raises:
         PoprtError: the model, an option or a file makes it impossible; nothing was written.
     """
-    source, outputs = Path(given["input_model"]), Outputs.of(given)
-    if given["show"]:
+    source, outputs = Path(options["input_model"]), Outputs.of(options)
+    if options["show"]:
         show_inputs_and_outputs(load_model(source))
         return
     outputs.check_names(source)
     original = load_model(source, outputs=outputs.by_option)
     outputs.prepare()
-    converter = Converter(**{name: given[option.parameter] for name, option in CONVERTER_OPTIONS.items()})
+    converter = Converter(**{name: options[option.parameter] for name, option in CONVERTER_OPTIONS.items()})
     before = ModelSize.of(original)
-    exporter = PopefExporter(given["compiler_options"], not given["disable_compilation_progress_bar"])
-    compile_model = exporter.compile if given["export_popef"] else None
+    exporter = PopefExporter(options["compiler_options"], not options["disable_compilation_progress_bar"])
+    compile_model = exporter.compile if options["export_popef"] else None
     originals = [original]  # a list, so that nothing here keeps alive what is converted in place
     del original
-    kept = given["check"] or given["run"]  # only these two still need the original
+    kept = options["check"] or options["run"]  # only these two still need the original
     converted = (
         converter.convert(originals[0], compile_model=compile_model)
         if kept
@@ -50,7 +50,7 @@ def convert(given: dict[str, Any]) -> None:
             print_summary(*summary)
         finally:
             _refuse_wrong_numbers(converter.verification)
-    if given["run"]:
+    if options["run"]:
         run_once(originals[0], converted)
     originals.clear()
     if outputs.executable is not None:

@@ -57,7 +57,7 @@ def run_popef(
     isolated: bool,
     memory_limit: int,
     time_limit: int,
-    **given: Any,
+    **options: Any,
 ) -> None:
     """Run an executable on random data and print latency and throughput."""
     if runner in ("lightRunner", "hostConcatRunner"):
@@ -67,10 +67,10 @@ def run_popef(
     if not os.path.isfile(popef):  # Path.is_file raises for a name that is too long
         raise PoprtError(f"--popef {str(popef)!r} does not exist or is no file")
     if isolated:
-        ctx.exit(run_isolated(_words(popef, runner, given), memory_limit, time_limit))
+        ctx.exit(run_isolated(_words(popef, runner, options), memory_limit, time_limit))
     run: Callable[..., Timing] = run_packed if runner == "packRunner" else run_model
     try:
-        _report(run(popef, **given))
+        _report(run(popef, **options))
     except OSError as error:
         if error.filename is None:
             raise
@@ -79,11 +79,11 @@ def run_popef(
         raise PoprtError(f"--popef {str(popef)!r} needs more memory than there is") from error
 
 
-def _words(popef: Path, runner: str, given: dict[str, Any]) -> list[str]:
+def _words(popef: Path, runner: str, options: dict[str, Any]) -> list[str]:
     """The command line that runs the same without --isolated."""
     words = ["poprt_run_popef", "--popef", str(popef), "--runner", runner]
     for param in run_popef.params:
-        value = given.get(param.name or "")
+        value = options.get(param.name or "")
         if value not in (None, ""):
             words += [param.opts[0], str(value)]
     return words

@@ -36,11 +36,11 @@ class PopefExporter:
         from poprt.compiler import Compiler, CompilerOptions
 
         try:
-            made = Compiler.compile(model, None, CompilerOptions.from_dict(self._options))
+            executable = Compiler.compile(model, None, CompilerOptions.from_dict(self._options))
         except OSError as error:
             raise PoprtError(f"compiler_options: {str(error.filename)!r}: {error.strerror or error}") from error
-        self._made = _metadata(model.model if isinstance(model, PartedModel) else model), made
-        return made
+        self._made = _metadata(model.model if isinstance(model, PartedModel) else model), executable
+        return executable
 
     def export(self, model: onnx.ModelProto, path: Path) -> None:
         """Write the executable of ``model``: the one that was compiled before, where the model says the same since.

@@ -24,29 +24,29 @@ logger = logging.getLogger("poprt")
 @action_options
 @ipu_options
 @click.version_option(None, "-v", "--version", package_name="poprt", message="%(prog)s %(version)s")
-def cli(**given: Any) -> None:
+def cli(**options: Any) -> None:
     """Rewrite, pack and compile an ONNX model.
 
     The converted model is written to --output_dir, and a table of what was done is printed. Options without a
     description steer only an IPU: they are accepted and have no effect here.
     """
-    configure_logging(given["logging_level"])
-    if given["print_completion"]:
-        _print_completion(given["print_completion"])
+    configure_logging(options["logging_level"])
+    if options["print_completion"]:
+        _print_completion(options["print_completion"])
         return
     for option in ("custom_pass_config", "custom_shape_inference"):
-        import_files(option, given[option])
-    if given["list_all_passes"]:
+        import_files(option, options[option])
+    if options["list_all_passes"]:
         _list_passes()
         return
     for name in IPU_OPTIONS:
-        if given[name]:
+        if options[name]:
             logger.warning("--%s has no effect here: it steers the IPU", name)
-    if not given["input_model"]:
+    if not options["input_model"]:
         raise click.UsageError("Missing option '-i' / '--input_model'.")
     from poprt_cli.convert import convert  # here: it brings the engine and the compiler
 
-    convert(given)
+    convert(options)
 
 
 def _list_passes() -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from passes.check.external import check_places
 from passes.check.structure import check_structure
 from passes.errors import RewriteError
+from passes.folders import make_folder
+from passes.node_protos import opset_of, walk_nodes
 from poprt.errors import PoprtError
+from poprt.model_file import read_external_data, read_proto
 from poprt.sizes import LARGEST_MESSAGE, weight_bytes
 from poprt_cli.model_writer import write_model
 
@@ -31,19 +31,10 @@ def load_model(path: Path, *, outputs: Mapping[str, Path] | None = None) -> onnx
     """
     if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         raise PoprtError(f"input_model {str(path)!r} does not exist or is no file")
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except (DecodeError, ValueError) as error:
-        raise PoprtError(f"{str(path)!r} is no ONNX model, or is truncated: {error}") from error
+    model = read_proto(path)
     if not model.graph.node or not model.opset_import:
         raise PoprtError(f"{str(path)!r} is no ONNX model, or is truncated: it has no nodes or no opset")
-    try:
-        check_places(model)
-        _check_data_stays(model, path, outputs or {})
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError, RewriteError) as error:
-        # RuntimeError: onnx, of a file name that is too long
-        raise PoprtError(f"the external data of {str(path)!r} cannot be read: {error}") from error
+    _check_data_stays(read_external_data(model, path), path, outputs or {})
     try:
         check_structure(model)
     except RewriteError as error:
@@ -52,13 +43,7 @@ def load_model(path: Path, *, outputs: Mapping[str, Path] | None = None) -> onnx
     return model
 
 
-def _check_data_stays(model: onnx.ModelProto, path: Path, outputs: Mapping[str, Path]) -> None:
-    read = {
-        os.path.realpath(path.parent / entry.value)
-        for tensor in model.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
+def _check_data_stays(read: set[str], path: Path, outputs: Mapping[str, Path]) -> None:
     for option, output in outputs.items():
         if os.path.realpath(output) in read:
             raise PoprtError(
@@ -68,8 +53,8 @@ def _check_data_stays(model: onnx.ModelProto, path: Path, outputs: Mapping[str, 
 
 
 def _check_operators(model: onnx.ModelProto) -> None:
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
-    for node in _nodes(model.graph):
+    opset = opset_of(model)
+    for node in walk_nodes(model.graph.node):
         if node.domain not in ("", "ai.onnx"):
             continue
         try:
@@ -82,14 +67,6 @@ def _check_operators(model: onnx.ModelProto) -> None:
             ) from error
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for nested in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                yield from _nodes(nested)
-
-
 def prepare_folder(folder: Path) -> None:
     """Make ``folder`` and see that files can be made in it, before any work is done.
 
@@ -97,11 +74,10 @@ def prepare_folder(folder: Path) -> None:
         PoprtError: it cannot be made or written to.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise PoprtError(f"output_dir {str(folder)!r} cannot be written to: {error.strerror or error}") from error
+        make_folder(folder)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise PoprtError(f"output_dir {str(folder)!r} cannot be written to: {why}") from error
 
 
 def save_model(model: onnx.ModelProto, path: Path) -> None:

@@ -27,11 +27,11 @@ class Outputs:
     executable: Path | None
 
     @classmethod
-    def of(cls, given: dict[str, Any]) -> Outputs:
+    def of(cls, options: dict[str, Any]) -> Outputs:
         """Read them from the options."""
-        folder = Path(given["output_dir"])
-        model = folder / (given["output_model"] or f"{Path(given['input_model']).stem}.optimized.onnx")
-        return cls(folder, model, folder / "executable.popef" if given["export_popef"] else None)
+        folder = Path(options["output_dir"])
+        model = folder / (options["output_model"] or f"{Path(options['input_model']).stem}.optimized.onnx")
+        return cls(folder, model, folder / "executable.popef" if options["export_popef"] else None)
 
     @property
     def by_option(self) -> dict[str, Path]:

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from passes import PassRecord
+from passes.node_protos import opset_of
 from poprt.isolation import IsolationTrial
 from poprt.sample_data import element_type, tensor_shape
 from poprt.sizes import weight_bytes
@@ -34,8 +35,7 @@ class ModelSize:
     @classmethod
     def of(cls, model: onnx.ModelProto) -> ModelSize:
         """Measure ``model``."""
-        opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-        return cls(len(model.graph.node), weight_bytes(model), opset)
+        return cls(len(model.graph.node), weight_bytes(model), opset_of(model))
 
 
 def show_inputs_and_outputs(model: onnx.ModelProto) -> None:

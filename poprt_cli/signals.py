@@ -20,8 +20,8 @@ def signals_interrupt() -> Iterator[list[int]]:
     """
     received: list[int] = []
     defaults = (signal.SIG_DFL, signal.default_int_handler)
-    known = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
-    previous = {number: handler for number in known if (handler := signal.getsignal(number)) in defaults}
+    numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+    previous = {number: handler for number in numbers if (handler := signal.getsignal(number)) in defaults}
     if threading.current_thread() is not threading.main_thread():
         previous = {}
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from rich.console import Console
 from rich.table import Table
 
@@ -18,6 +17,7 @@ from models.bert import BertConfig, build_bert
 from poprt import runtime
 from poprt.compiler import Compiler
 from poprt.converter import Converter
+from poprt.engine.plain import plain_session
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -109,9 +109,7 @@ def make_ways(model: onnx.ModelProto, options: argparse.Namespace) -> list[Way]:
 
 def alone(model: onnx.ModelProto, samples: Sequence[Arrays]) -> list[Arrays]:
     """The original model's results for each sample alone, unpadded, as the graph is written."""
-    settings = ort.SessionOptions()
-    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    session = plain_session(model.SerializeToString(), optimise=False)
     inputs, names = [item.name for item in session.get_inputs()], [item.name for item in session.get_outputs()]
     found = []
     for sample in samples:

@@ -34,18 +34,18 @@ def cached(source: Source, outputs: list[str], options: CompilerOptions, build: 
     path = Path(options.cache_path) / f"{_key(source, outputs, options)}.popef"
     if path.exists():
         try:
-            found = Executable(path)
+            kept = Executable(path)
             logger.info("reusing the executable %s", path)
-            return found
+            return kept
         except (ExecutableError, OSError) as error:
             logger.warning("the cached executable is not usable and is made again: %s", error)
     _prepare(path.parent)
-    made = build()
+    built = build()
     try:
-        made.save(path)
+        built.save(path)
     except OSError as error:  # a full disk is no reason to lose what took long to make
         logger.warning("the executable cannot be kept in 'cache_path' as %s: %s", path, error.strerror or error)
-    return made
+    return built
 
 
 def _prepare(folder: Path) -> None:

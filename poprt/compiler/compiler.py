@@ -107,15 +107,15 @@ def blaming(model: onnx.ModelProto) -> Iterator[None]:
 
 
 def _chosen_outputs(model: onnx.ModelProto, outputs: Sequence[str] | None) -> list[str]:
-    known = [item.name for item in model.graph.output]
-    if not known:
+    model_outputs = [item.name for item in model.graph.output]
+    if not model_outputs:
         raise CompileError("the model has no outputs; is it an ONNX model?")
     if outputs is None:
-        return known
-    unknown = [name for name in outputs if name not in known]
+        return model_outputs
+    unknown = [name for name in outputs if name not in model_outputs]
     if unknown or not outputs:
         asked = ", ".join(map(repr, unknown)) or "nothing"
-        raise CompileError(f"outputs: {asked} asked for; the model's outputs are {', '.join(known)}")
+        raise CompileError(f"outputs: {asked} asked for; the model's outputs are {', '.join(model_outputs)}")
     return list(dict.fromkeys(outputs))
 
 
@@ -206,10 +206,10 @@ def _weight_specs(source: Source, model: onnx.ModelProto) -> tuple[WeightSpec, .
     specs = []
     for tensor in kept:
         array = source.weights[tensor.name]
-        wanted = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).name
+        engine_dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).name
         offset, nbytes = places[tensor.name]
         constant = tensor.name not in source.variable
-        specs.append(WeightSpec(tensor.name, array.shape, array.dtype.name, wanted, offset, nbytes, constant))
+        specs.append(WeightSpec(tensor.name, array.shape, array.dtype.name, engine_dtype, offset, nbytes, constant))
     return tuple(specs)
 
 

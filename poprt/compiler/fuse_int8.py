@@ -18,8 +18,8 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from passes.base import GraphPass, PassResult
+from passes.building import import_domain
 from passes.cleanup.rewiring import drop_nodes, onnx_dtype
-from passes.graph_io import import_domain
 from passes.node_values import axes_argument
 from poprt.compiler.reshapes import graph_output_names
 

@@ -32,12 +32,12 @@ class GatherHeads(GraphPass):
     def apply(self, graph: gs.Graph) -> PassResult:
         """Gather finer rows; see the module."""
         result = PassResult()
-        made = _Indices(graph)
+        indices = _Indices(graph)
         for node in [node for node in graph.nodes if node.op == "Gather"]:
             if node.inputs[1].name == INDEX:
-                result.count("unpacked to heads", _split(node, graph, made))
+                result.count("unpacked to heads", _split(node, graph, indices))
             elif node.inputs[1].name == PLACES:
-                result.count("repacked from heads", _merge(node, graph, made))
+                result.count("repacked from heads", _merge(node, graph, indices))
         if result.modified:
             graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
         return result
@@ -97,26 +97,28 @@ class _Indices:
         return self.node("Add", [column, step], name)
 
 
-def _split(gather: gs.Node, graph: gs.Graph, made: _Indices) -> bool:
+def _split(gather: gs.Node, graph: gs.Graph, indices: _Indices) -> bool:
     """Unpack to heads: Gather, Reshape and Transpose become one Gather; a flip of the last axis follows it."""
-    held = _held_by_place(gather)
+    extents = _held_by_place(gather)
     reader = only_reader(gather, graph)
-    reshape = reader if reader is not None and reader.op == "Reshape" and len(held) == 1 else None
+    reshape = reader if reader is not None and reader.op == "Reshape" and len(extents) == 1 else None
     transpose = reader if reshape is None else only_reader(reshape, graph)
-    if not held or transpose is None or transpose.op != "Transpose" or "perm" not in transpose.attrs:
+    if not extents or transpose is None or transpose.op != "Transpose" or "perm" not in transpose.attrs:
         return False
     perm = [int(axis) for axis in transpose.attrs["perm"]]
     last = len(perm) - 1
     order = [axis for axis in perm if axis != last]
-    size = held[-1] if reshape is None else _row_size(reshape, held[0], len(perm))
+    size = extents[-1] if reshape is None else _row_size(reshape, extents[0], len(perm))
     if size is None or order == sorted(order):
         return False
-    index = made.unpack(math.prod(held) // size)
+    index = indices.unpack(math.prod(extents) // size)
     if reshape is None:
-        index = made.moved(index, made.ints([0, 0, *held], f"{_PREFIX}held_{'_'.join(map(str, held))}"), order)
+        target = indices.ints([0, 0, *extents], f"{_PREFIX}held_{'_'.join(map(str, extents))}")
+        index = indices.moved(index, target, order)
     else:
-        index = made.moved(index, reshape.inputs[1], order, int(reshape.attrs.get("allowzero", 0)))
-    _write(transpose, [made.rows(gather.inputs[0], size), index], [[*order, last].index(axis) for axis in perm], graph)
+        index = indices.moved(index, reshape.inputs[1], order, int(reshape.attrs.get("allowzero", 0)))
+    flip = [[*order, last].index(axis) for axis in perm]
+    _write(transpose, [indices.rows(gather.inputs[0], size), index], flip, graph)
     return True
 
 
@@ -139,10 +141,10 @@ def _held_by_place(gather: gs.Node) -> list[int]:
     return [int(extent) for extent in concat.inputs[0].shape[1:]]
 
 
-def _row_size(reshape: gs.Node, held: int, rank: int) -> int | None:
-    """D, where a reshape of [B, S, held] to ``rank`` axes makes rows of D numbers whatever the first two extents are.
+def _row_size(reshape: gs.Node, numbers: int, rank: int) -> int | None:
+    """D, where a reshape of [B, S, numbers] to ``rank`` axes makes rows of D whatever the first two extents are.
 
-    The same reshape of [B, S, held / D] then gives those rows' order. Zeros in the target would copy other extents.
+    The same reshape of [B, S, numbers / D] then gives those rows' order. Zeros in the target would copy other extents.
     """
     tail = [entry for entry in entries(reshape.inputs[1])[2 - rank :] if isinstance(entry, int)] if rank > 2 else []
     if len(tail) != rank - 2 or 0 in tail:
@@ -150,13 +152,13 @@ def _row_size(reshape: gs.Node, held: int, rank: int) -> int | None:
     size = tail[-1]
     if size == -1:  # the first two extents decide then; the packing pass knows them
         inferred = reshape.outputs[0].shape
-        size = held // math.prod(tail[:-1])
+        size = numbers // math.prod(tail[:-1])
         if not inferred or inferred[-1] != size:
             return None
-    return size if size > 0 and held % size == 0 else None
+    return size if size > 0 and numbers % size == 0 else None
 
 
-def _merge(gather: gs.Node, graph: gs.Graph, made: _Indices) -> bool:
+def _merge(gather: gs.Node, graph: gs.Graph, indices: _Indices) -> bool:
     """Repack from heads: Transpose, Reshape and Gather become one Gather."""
     rows = maker(gather)
     transpose = maker(rows)
@@ -169,7 +171,7 @@ def _merge(gather: gs.Node, graph: gs.Graph, made: _Indices) -> bool:
         return False
     if only_reader(rows, graph) is None or not _leads_only_to(rows, transpose.outputs[0], graph):
         return False
-    gather.inputs = [made.rows(transpose.inputs[0], shape[3]), made.repack(shape[2])]
+    gather.inputs = [indices.rows(transpose.inputs[0], shape[3]), indices.repack(shape[2])]
     return True
 
 

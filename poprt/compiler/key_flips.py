@@ -45,13 +45,13 @@ def _flip(transpose: gs.Node, graph: gs.Graph) -> bool:
 
 def _extents(reader: gs.Node) -> list[Entry]:
     """What the input of ``reader``, of four axes, was reshaped to, its axes in their present order."""
-    made = maker(reader)
-    if made is not None and made.op == "Transpose" and len(made.attrs.get("perm", [])) == 4:
-        reshape = maker(made)
-        found = entries(reshape.inputs[1]) if reshape is not None and reshape.op == "Reshape" else []
-        return [found[axis] for axis in made.attrs["perm"]] if len(found) == 4 else []
-    if made is not None and made.op == "Reshape" and len(reader.inputs[0].shape or []) == 4:
-        return entries(made.inputs[1])
+    source = maker(reader)
+    if source is not None and source.op == "Transpose" and len(source.attrs.get("perm", [])) == 4:
+        reshape = maker(source)
+        target = entries(reshape.inputs[1]) if reshape is not None and reshape.op == "Reshape" else []
+        return [target[axis] for axis in source.attrs["perm"]] if len(target) == 4 else []
+    if source is not None and source.op == "Reshape" and len(reader.inputs[0].shape or []) == 4:
+        return entries(source.inputs[1])
     return []
 
 
@@ -64,10 +64,10 @@ def _is_flip(before: list[Entry], folded: list[Entry], after: list[Entry]) -> bo
     if [len(before), len(folded), len(after)] != [4, 3, 4] or 0 in [*before, *folded, *after] or -1 in after:
         return False
     batch, heads, size, length = after
-    wanted = [batch, heads, length, size]
+    unflipped = [batch, heads, length, size]
     return (
         folded == [-1, length, size]
         and isinstance(heads, int)
         and isinstance(size, int)
-        and all(found in (-1, extent) for found, extent in zip(before, wanted, strict=True))
+        and all(entry in (-1, extent) for entry, extent in zip(before, unflipped, strict=True))
     )

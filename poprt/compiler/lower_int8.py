@@ -73,6 +73,6 @@ def with_exact_products(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     if not lacks_int8_dot_products() or all(node.op_type != "MatMulInteger" for node in model.graph.node):
         return model
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    return UnsignWeights().run(made)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return UnsignWeights().run(copy)

@@ -77,7 +77,7 @@ class WidenNarrowArithmetic(GraphPass):
             return result
         types = {name: kind.elem_type for name, kind in inferred_types(graph).items()}
         for scope in scopes:
-            nodes = [made for node in scope.nodes for made in _in_int32(node, types)]
+            nodes = [widened for node in scope.nodes for widened in _in_int32(node, types)]
             result.count("nodes widened", (len(nodes) - len(scope.nodes)) // 3)
             scope.nodes = nodes
         return result
@@ -85,7 +85,8 @@ class WidenNarrowArithmetic(GraphPass):
 
 def _in_int32(node: gs.Node, types: Mapping[str, int]) -> Iterator[gs.Node]:
     tensors = [*node.inputs, *node.outputs]
-    kind = next((found for tensor in tensors if (found := onnx_dtype(tensor) or types.get(tensor.name))), 0)
+    kinds = (onnx_dtype(tensor) or types.get(tensor.name) for tensor in tensors)
+    kind = next(filter(None, kinds), 0)
     if not is_op(node, *_ARITHMETIC) or kind not in _NARROW:
         yield node
         return

@@ -8,7 +8,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, PassResult, walk_graphs
-from passes.graph_io import import_domain
+from passes.building import import_domain
 from passes.ops import DOMAIN, MINIMUM_OPSET, VERSION, declare_operators
 from passes.shapes.convert_opset import ConvertOpset
 

@@ -70,11 +70,11 @@ class LowerPacking(GraphPass):
             return result
         lowered = _index_nodes(graph, tensors[self.packing.unpack_info])
         index, places = (next(t for n in lowered for t in n.outputs if t.name == name) for name in (INDEX, PLACES))
-        made = _Nodes()
+        gathers = _Nodes()
         for node in graph.nodes:
             ours = node.op if node.domain == DOMAIN else ""
             if ours in ("Unpack", "Repack"):
-                lowered += made.unpack(node, index) if ours == "Unpack" else made.repack(node, places)
+                lowered += gathers.unpack(node, index) if ours == "Unpack" else gathers.repack(node, places)
                 result.count(f"{ours}s lowered")
             else:
                 lowered.append(node)

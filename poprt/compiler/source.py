@@ -10,7 +10,6 @@ from typing import Any, Union
 import numpy as np
 import numpy.typing as npt
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import external_data_helper, helper, numpy_helper
 
 from passes.check.external import check_places, tensors_of
@@ -19,8 +18,9 @@ from passes.check.tensors import check_tensor
 from passes.errors import RewriteError
 from passes.parted import LARGE_TENSOR_BYTES, PartedModel
 from passes.placeholders import placeholder
-from poprt.errors import CompileError
+from poprt.errors import CompileError, PoprtError
 from poprt.executable import WEIGHT_DTYPES
+from poprt.model_file import read_proto
 
 #: What the compiler takes: the bytes of a model, the path of one, or the model itself.
 ModelLike = Union[bytes, str, "os.PathLike[str]", onnx.ModelProto]
@@ -85,12 +85,9 @@ def _load(model: ModelLike | PartedModel) -> tuple[onnx.ModelProto, Path | None]
     if isinstance(model, (onnx.ModelProto, PartedModel)):
         return (model if isinstance(model, onnx.ModelProto) else model.model), None
     try:
-        if isinstance(model, bytes):
-            return onnx.load_model_from_string(model), None
-        return onnx.load(os.fspath(model), load_external_data=False), Path(model).resolve().parent
-    except DecodeError as error:
-        what = "the given bytes" if isinstance(model, bytes) else f"{os.fspath(model)}"
-        raise CompileError(f"{what} cannot be read as an ONNX model: {error}") from error
+        return read_proto(model), None if isinstance(model, bytes) else Path(model).resolve().parent
+    except PoprtError as error:
+        raise CompileError(str(error)) from error
 
 
 def _check(proto: onnx.ModelProto) -> None:
@@ -130,10 +127,10 @@ def _take_large_constants(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
     """Take out the Constant nodes of the main graph that hold a large tensor; these, named as their outputs."""
     kept, taken = [], []
     for node in graph.node:
-        held = node.attribute[0] if node.op_type == "Constant" and len(node.attribute) == 1 else None
-        if held is not None and held.name == "value" and _is_large(held.t):
+        attribute = node.attribute[0] if node.op_type == "Constant" and len(node.attribute) == 1 else None
+        if attribute is not None and attribute.name == "value" and _is_large(attribute.t):
             tensor = onnx.TensorProto()
-            tensor.CopyFrom(held.t)
+            tensor.CopyFrom(attribute.t)
             tensor.name = node.output[0]
             taken.append(tensor)
         else:

@@ -20,10 +20,10 @@ def lacks_int8_dot_products() -> bool:
     if platform.machine().lower() not in _X86:
         return False
     try:
-        found = re.search(r"^flags\s*:(.*)$", _CPUINFO.read_text(encoding="utf-8"), re.MULTILINE)
+        flags = re.search(r"^flags\s*:(.*)$", _CPUINFO.read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
         return False
-    return found is not None and _DOT_PRODUCTS.isdisjoint(found[1].split())
+    return flags is not None and _DOT_PRODUCTS.isdisjoint(flags[1].split())
 
 
 def usable_cores() -> int:

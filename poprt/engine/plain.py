@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 import onnxruntime as ort
 
-from poprt.engine.cpu import usable_cores
+from poprt.engine.options import ERRORS, NOTHING, session_options
 from poprt.engine.providers import CPU_ONLY
 
-#: How severe a message must be for onnxruntime to print it by itself.
-ERRORS, NOTHING = 3, 4
+__all__ = ["ERRORS", "NOTHING", "plain_session"]
 
 
 def plain_session(
@@ -34,10 +33,8 @@ def plain_session(
     Raises:
         Exception: onnxruntime refuses the model. Its exceptions share no base class of their own.
     """
-    options = ort.SessionOptions()
+    options = session_options(threads, log_severity)
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
-    options.intra_op_num_threads = usable_cores() if threads is None else threads
-    options.log_severity_level = log_severity
     source = model if isinstance(model, bytes) else os.fspath(model)
     return ort.InferenceSession(source, options, providers=list(providers))

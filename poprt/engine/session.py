@@ -13,7 +13,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
 from poprt.container import ALIGNMENT
-from poprt.engine.cpu import usable_cores
+from poprt.engine.options import ERRORS, session_options
 from poprt.engine.providers import chosen_providers, runs_on_cpu
 from poprt.errors import DamagedExecutableError, ExecutableError, InputError, PoprtError, UnsupportedOperatorError
 from poprt.executable import WEIGHT_DTYPES, Executable, Manifest, TensorSpec, WeightSpec
@@ -74,14 +74,14 @@ class EngineSession:
         *,
         threads: int | None = None,
         providers: Sequence[str] | None = None,
-        log_severity: int = 3,
+        log_severity: int = ERRORS,
     ) -> None:
         self.executable = executable
         self.providers = chosen_providers(providers)
         self._variable = {
             spec.name: _engine_array(executable, spec) for spec in executable.manifest.weights if not spec.constant
         }
-        self._session = self._start(usable_cores() if threads is None else threads, log_severity)
+        self._session = self._start(threads, log_severity)
         _check_interface(executable.manifest, self._session)
         shapes = {item.name: item.shape for item in self._session.get_inputs()}
         self._inputs = {spec.name: (spec, shapes[spec.name]) for spec in executable.inputs}
@@ -89,10 +89,8 @@ class EngineSession:
         self.output_shapes = {item.name: list(item.shape) for item in self._session.get_outputs()}
         self._outputs = list(self.output_shapes)
 
-    def _start(self, threads: int, log_severity: int) -> ort.InferenceSession:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = log_severity
+    def _start(self, threads: int | None, log_severity: int) -> ort.InferenceSession:
+        options = session_options(threads, log_severity)
         _bound(options, self.executable)
         self.executable.check_unchanged()
         constant = [spec for spec in self.executable.manifest.weights if spec.constant]
@@ -205,9 +203,9 @@ def _check_interface(manifest: Manifest, session: ort.InferenceSession) -> None:
         "outputs": {spec.name: spec.engine_dtype for spec in manifest.outputs},
     }
     for kind, items in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
-        held = {item.name: _DTYPES.get(item.type, item.type) for item in items}
-        if held != declared[kind]:
-            differing = dict(sorted(held.items() ^ declared[kind].items())[:3])
+        in_graph = {item.name: _DTYPES.get(item.type, item.type) for item in items}
+        if in_graph != declared[kind]:
+            differing = dict(sorted(in_graph.items() ^ declared[kind].items())[:3])
             raise DamagedExecutableError(
                 f"the manifest's {kind} are not those of the graph; they differ in {differing}"
             )
@@ -248,29 +246,29 @@ def _prepare(value: Array, spec: TensorSpec, shape: Sequence[int | str | None]) 
     """``value`` as a contiguous array of the engine's type and a shape it takes."""
     array = _to_dtype(spec.name, np.asarray(value), np.dtype(spec.engine_dtype))
     fits = len(shape) == array.ndim and all(
-        not isinstance(wanted, int) or wanted == given for wanted, given in zip(shape, array.shape, strict=True)
+        not isinstance(declared, int) or declared == extent for declared, extent in zip(shape, array.shape, strict=True)
     )
     if not fits:
-        wanted = [extent if isinstance(extent, int) else "any" for extent in shape]
-        raise InputError(f"input {spec.name!r} has shape {list(array.shape)}, expected {wanted}")
+        expected = [extent if isinstance(extent, int) else "any" for extent in shape]
+        raise InputError(f"input {spec.name!r} has shape {list(array.shape)}, expected {expected}")
     return np.asarray(array, order="C")
 
 
-def _to_dtype(name: str, array: Array, wanted: np.dtype[Any]) -> Array:
-    if array.dtype == wanted:
+def _to_dtype(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
+    if array.dtype == dtype:
         return array
     whole = "iub"
-    if array.dtype.kind in whole and wanted.kind in whole:
-        _check_range(name, array, wanted)
-    elif not np.can_cast(array.dtype, wanted, casting="same_kind"):
-        raise InputError(f"input {name!r} has type {array.dtype}, expected {wanted}; convert it before the call")
-    return array.astype(wanted)
+    if array.dtype.kind in whole and dtype.kind in whole:
+        _check_range(name, array, dtype)
+    elif not np.can_cast(array.dtype, dtype, casting="same_kind"):
+        raise InputError(f"input {name!r} has type {array.dtype}, expected {dtype}; convert it before the call")
+    return array.astype(dtype)
 
 
-def _check_range(name: str, array: Array, wanted: np.dtype[Any]) -> None:
-    if array.size == 0 or np.can_cast(array.dtype, wanted, casting="safe"):
+def _check_range(name: str, array: Array, dtype: np.dtype[Any]) -> None:
+    if array.size == 0 or np.can_cast(array.dtype, dtype, casting="safe"):
         return
-    low, high = (0, 1) if wanted.kind == "b" else (np.iinfo(wanted).min, np.iinfo(wanted).max)
+    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     least, most = int(array.min()), int(array.max())
     if least < low or most > high:
-        raise InputError(f"input {name!r} has values from {least} to {most}, which {wanted} cannot hold")
+        raise InputError(f"input {name!r} has values from {least} to {most}, which {dtype} cannot hold")

@@ -90,10 +90,10 @@ class AcrossRowsSession:
         count = len(lengths)
         if lengths.shape[1] == 1:
             clear_padding(result, self._packing.token_axes.get(name, ()), lengths[:, 0].tolist())
-        wanted = tuple(want or got for want, got in zip(self._declared[name][1:], result.shape[1:], strict=True))
-        if result.shape[1:] == wanted:
+        row_shape = tuple(want or got for want, got in zip(self._declared[name][1:], result.shape[1:], strict=True))
+        if result.shape[1:] == row_shape:
             return result[:count]
-        rows = np.zeros((count, *wanted), result.dtype)
+        rows = np.zeros((count, *row_shape), result.dtype)
         rows[(slice(None), *map(slice, result.shape[1:]))] = result[:count]
         return rows
 

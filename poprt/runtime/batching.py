@@ -132,9 +132,9 @@ def _run_halves(worker: Worker[R], batch: Sequence[R]) -> None:
     else:
         _run_halves(worker, left)
     # After a sound left half the fault is in the right one: it is divided without being run as a whole.
-    known = error is None and len(right) > 1
-    error = None if known else _error_of(worker, right)
-    if known or (error is not None and len(right) > 1):
+    right_is_faulty = error is None and len(right) > 1
+    error = None if right_is_faulty else _error_of(worker, right)
+    if right_is_faulty or (error is not None and len(right) > 1):
         _run_halves(worker, right)
     else:
         _answer(right, error)

@@ -36,23 +36,23 @@ def check_dtype(name: str, array: Array, declared: str, *, values: bool = True) 
     Args:
         values: look at the values of integers; off where ``check_ids`` does.
     """
-    wanted = np.dtype(declared)
-    if array.dtype == wanted or np.can_cast(array.dtype, wanted, "safe"):
+    dtype = np.dtype(declared)
+    if array.dtype == dtype or np.can_cast(array.dtype, dtype, "safe"):
         return
-    if array.dtype.kind in "iu" and wanted.kind in "iu":
+    if array.dtype.kind in "iu" and dtype.kind in "iu":
         if values:
-            _check_range(name, array, wanted)
-    elif not np.can_cast(array.dtype, wanted, "same_kind"):
-        raise InputError(f"input {name!r}: expected {wanted}, got {array.dtype}; convert it with .astype('{wanted}')")
+            _check_range(name, array, dtype)
+    elif not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise InputError(f"input {name!r}: expected {dtype}, got {array.dtype}; convert it with .astype('{dtype}')")
 
 
-def _check_range(name: str, array: Array, wanted: np.dtype[Any]) -> None:
+def _check_range(name: str, array: Array, dtype: np.dtype[Any]) -> None:
     if array.size == 0:
         return
     low, high = int(array.min()), int(array.max())
-    limits = np.iinfo(wanted)
+    limits = np.iinfo(dtype)
     if low < limits.min or high > limits.max:
-        raise InputError(f"input {name!r}: values from {low} to {high} do not fit {wanted}")
+        raise InputError(f"input {name!r}: values from {low} to {high} do not fit {dtype}")
 
 
 def check_ids(spec: TensorSpec, array: Array) -> None:
@@ -92,9 +92,9 @@ class InputNames:
         self._dispensable = dispensable
         self._warned: set[str] = set()
 
-    def check(self, given: Iterable[str]) -> None:
+    def check(self, names: Iterable[str]) -> None:
         """Raise InputError for the first name that is no input. A dispensable one is a warning, given once."""
-        for name in given:
+        for name in names:
             if name in self._names or name in self._warned:
                 continue
             if name not in self._dispensable:
@@ -112,10 +112,10 @@ def check_buffer(name: str, buffer: object) -> Array:
     return buffer
 
 
-def check_known(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
+def check_known(kind: str, asked: Iterable[str], declared: Iterable[str]) -> None:
     """Raise InputError for the first given name that the executable does not have."""
-    names = list(known)
-    for name in given:
+    names = list(declared)
+    for name in asked:
         if name not in names:
             raise InputError(f"unknown {kind} {name!r}: the executable has {', '.join(names)}")
 

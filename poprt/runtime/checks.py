@@ -57,8 +57,8 @@ def check_seconds(name: str, value: object, unit: float, what: str) -> float:
     else:
         raise PoprtError(f"{name}: expected {what}, got {value!r}")
     if seconds < 0:
-        wanted = "a duration >= 0" if isinstance(value, datetime.timedelta) else ">= 0"
-        raise PoprtError(f"{name}: expected {wanted}, got {value!r}")
+        least = "a duration >= 0" if isinstance(value, datetime.timedelta) else ">= 0"
+        raise PoprtError(f"{name}: expected {least}, got {value!r}")
     if seconds != seconds:
         raise PoprtError(f"{name}: expected {what}, got {value!r}")
     return min(seconds, LONGEST_WAIT)

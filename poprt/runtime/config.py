@@ -32,9 +32,9 @@ class _Options:
     no_effect: ClassVar[frozenset[str]] = frozenset()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        known = [f.name for f in fields(self)]  # type: ignore[arg-type]
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        options = [f.name for f in fields(self)]  # type: ignore[arg-type]
+        if name not in options:
+            near = difflib.get_close_matches(name, options, n=1, cutoff=0.0)
             logger.warning("%s has no option %r: it is ignored. Did you mean %r?", type(self).__name__, name, near[0])
         object.__setattr__(self, name, value)
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from poprt.engine.cpu import usable_cores
+from poprt.engine.lanes import choose_lanes
 from poprt.engine.protocol import Session
-from poprt.engine.providers import runs_on_cpu
 from poprt.errors import InputError, PoprtError, RequestTooLongError
 from poprt.executable import Executable, PackingSpec, TensorSpec
 from poprt.runtime.across_rows_worker import AcrossRowsWorker
@@ -29,7 +28,6 @@ from poprt.runtime.buffers import (
 )
 from poprt.runtime.config import PackRunnerConfig
 from poprt.runtime.declared import open_session
-from poprt.runtime.lanes import share_cores
 from poprt.runtime.pack_worker import PackRequest, PackStats, PackWorker
 from poprt.runtime.runner import Outputs, Runner
 from poprt.runtime.within_rows_worker import WithinRowsWorker
@@ -100,10 +98,8 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         lanes = self._config.lanes
         if session is not None:
             return lanes or 1, session
-        # A GPU does one run after the other, and a graph of fixed shape costs a lone request the whole of a pack.
-        side_by_side = self._packing.ragged and runs_on_cpu(providers)
-        shared = share_cores(usable_cores(), lanes, threads, side_by_side=side_by_side)
-        return shared.count, open_session(self.executable, shared.threads, providers)
+        chosen = choose_lanes(lanes, threads, providers, any_size=self._packing.ragged)
+        return chosen.count, open_session(self.executable, chosen.threads, providers)
 
     def stats(self) -> PackStats:
         """Return what has been run so far: ``packs``, ``samples``, ``tokens``, ``engine_seconds``."""
@@ -120,8 +116,8 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
             named.update({f"enable_padding_remove_mode: {n}": n for n in config.padding_remove_mode.inputs})
         for option, name in named.items():
             if name not in packing.dynamic_inputs:
-                known = ", ".join(packing.dynamic_inputs)
-                raise PoprtError(f"{option}: {name!r} is not a dynamic input of the executable, which has {known}")
+                dynamic = ", ".join(packing.dynamic_inputs)
+                raise PoprtError(f"{option}: {name!r} is not a dynamic input of the executable, which has {dynamic}")
         mode = config.single_row_mode
         if mode is not None and packing.unpack_info and mode.unpack_info_name not in ("", packing.unpack_info):
             option, name = "enable_input_single_row_mode: unpack_info_name", mode.unpack_info_name
@@ -207,12 +203,12 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
             if name in arrays:
                 arrays[name] = arrays[name][:length]
 
-    def _split(self, length: int, given: Array | None) -> tuple[int, ...]:
+    def _split(self, length: int, unpack_info: Array | None) -> tuple[int, ...]:
         """Return the sample's tokens by segment: as the caller says, else the first segments are filled first."""
         sizes = self._packing.segment_max_size
         if self._packing.within_rows or len(sizes) == 1:
             return (length,)
-        asked = () if given is None else self._asked(given)
+        asked = () if unpack_info is None else self._asked(unpack_info)
         if len(asked) == len(sizes) and sum(asked) == length and min(asked) >= 0:
             for segment, (count, size) in enumerate(zip(asked, sizes, strict=True)):
                 if count > size:
@@ -223,9 +219,9 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
             filled.append(min(size, length - sum(filled)))
         return tuple(filled)
 
-    def _asked(self, given: Array) -> tuple[int, ...]:
+    def _asked(self, unpack_info: Array) -> tuple[int, ...]:
         name = self._packing.unpack_info
-        array = as_array(name, given)
+        array = as_array(name, unpack_info)
         if array.dtype.kind not in "iu":
             raise InputError(f"input {name!r}: expected whole numbers, the tokens of each segment, got {array.dtype}")
         return tuple(map(int, array.reshape(-1)[: len(self._packing.segment_max_size)]))

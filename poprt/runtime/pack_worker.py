@@ -84,8 +84,8 @@ class PackWorker(ABC):
 
     def run(self, batch: Sequence[PackRequest]) -> None:
         """Run one pack and fill the output buffers of its requests."""
-        wanted = list(dict.fromkeys(name for request in batch for name in request.outputs))
-        names = wanted or list(self.packing.outputs)  # a request without buffers is a warm-up: it runs all the same
+        asked = list(dict.fromkeys(name for request in batch for name in request.outputs))
+        names = asked or list(self.packing.outputs)  # a request without buffers is a warm-up: it runs all the same
         by_name = dict(zip(names, self.results(batch, names), strict=True))
         # A float32 result beyond float16 becomes infinite, as it would in a run that computes in float16.
         with np.errstate(over="ignore", invalid="ignore"):

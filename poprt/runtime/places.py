@@ -61,12 +61,12 @@ def place_within_rows(
             break
         first = row if algorithm is PackAlgorithm.next_fit else 0
         start_of = (r for r in range(first, rows) if _start(used[r], delimiter) + length <= columns)
-        found = next(start_of, None)
-        if found is None:
+        free_row = next(start_of, None)
+        if free_row is None:
             if algorithm is PackAlgorithm.next_fit:
                 break
             continue
-        row = found
+        row = free_row
         places[i] = Place(row, _start(used[row], delimiter), length)
         used[row] = _start(used[row], delimiter) + length
         count += 1

@@ -65,13 +65,13 @@ class Runner:
         chosen: type[Any] = cls
         if cls is Runner:
             default = next(iter(Runner._for_config.values()))
-            found = default if config is None else Runner._for_config.get(type(config))
-            if found is None:
-                known = ", ".join(t.__name__ for t in Runner._for_config)
-                raise PoprtError(f"config: expected one of {known} or None, got {type(config).__name__}")
-            chosen = found
-        made: Self = object.__new__(chosen)
-        return made
+            runner_class = default if config is None else Runner._for_config.get(type(config))
+            if runner_class is None:
+                configs = ", ".join(t.__name__ for t in Runner._for_config)
+                raise PoprtError(f"config: expected one of {configs} or None, got {type(config).__name__}")
+            chosen = runner_class
+        runner: Self = object.__new__(chosen)
+        return runner
 
     def __init__(self, executable: Executable | str | Path, config: object = None, **options: Any) -> None:
         for kind, runner in Runner._for_config.items():
@@ -85,9 +85,9 @@ class Runner:
         raise NotImplementedError  # not abstract: callers write Runner(...) and get the class that suits
 
     def _checked(self, inputs: Mapping[str, Array], outputs: Outputs) -> Request:
-        for what, given in (("inputs", inputs), ("outputs", outputs)):
-            if not isinstance(given, Mapping):
-                raise InputError(f"{what}: expected a mapping of names to arrays, got {type(given).__name__}")
+        for what, arrays in (("inputs", inputs), ("outputs", outputs)):
+            if not isinstance(arrays, Mapping):
+                raise InputError(f"{what}: expected a mapping of names to arrays, got {type(arrays).__name__}")
         return self._request(inputs, outputs)
 
     def execute(self, inputs: Mapping[str, Array], outputs: Outputs) -> None:

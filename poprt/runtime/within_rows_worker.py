@@ -98,7 +98,7 @@ class WithinRowsWorker(PackWorker):
         waiting = list(range(len(requests)))
         while waiting:
             places = dict(zip(waiting, place([requests[i] for i in waiting]), strict=True))
-            placed = {i: found for i, found in places.items() if found is not None}
+            placed = {i: where for i, where in places.items() if where is not None}
             waiting = [i for i in waiting if i not in placed]
             ran = self._run_once([requests[i] for i in placed], list(placed.values()), names)
             values_here = dict(zip(placed, ran, strict=True))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from poprt.runtime.lanes import Lanes, share_cores
+from poprt.engine import lanes as engine_lanes
+from poprt.engine.lanes import Lanes, choose_lanes, share_cores
 
 
 @pytest.mark.parametrize(
@@ -25,3 +26,19 @@ def test_the_cores_are_shared(
     cores: int, lanes: int | None, threads: int | None, side_by_side: bool, count: int, each: int
 ) -> None:
     assert share_cores(cores, lanes, threads, side_by_side=side_by_side) == Lanes(count, each)
+
+
+@pytest.mark.parametrize(
+    ("providers", "any_size", "expected"),
+    [
+        (["CPUExecutionProvider"], True, Lanes(4, 2)),
+        (["CPUExecutionProvider"], False, Lanes(1, 8)),
+        (["CUDAExecutionProvider", "CPUExecutionProvider"], True, Lanes(1, 8)),
+    ],
+)
+def test_only_a_graph_of_any_size_on_a_cpu_is_run_side_by_side(
+    providers: list[str], any_size: bool, expected: Lanes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_lanes, "usable_cores", lambda: 8)
+    assert choose_lanes(providers=providers, any_size=any_size) == expected
+    assert choose_lanes(3, 5, providers, any_size=any_size) == Lanes(3, 5)
