@@ -71,7 +71,7 @@ class _NotesGuesses(_ORT.SymbolicShapeInference):  # type: ignore[misc, name-def
         if node.op_type != "Reshape" or len(node.input) < 2 or node.input[1] in self.guessed:
             return node.op_type == "Size"
         target = self._try_get_value(node, 1)
-        return target is not None and bool(np.all([isinstance(n, (int, np.integer)) and n > 0 for n in target]))
+        return target is not None and all(isinstance(n, (int, np.integer)) and n > 0 for n in target)
 
     def _new_symbolic_shape(self, rank: int, node: onnx.NodeProto, out_idx: int = 0) -> Any:
         known = self.known_vi_[node.output[out_idx]].type.tensor_type.elem_type
@@ -99,7 +99,7 @@ class _NotesGuesses(_ORT.SymbolicShapeInference):  # type: ignore[misc, name-def
         return nested
 
 
-_ORT.SymbolicShapeInference = _NotesGuesses  # onnxruntime makes another one for each subgraph
+setattr(_ORT, "SymbolicShapeInference", _NotesGuesses)  # noqa: B010  (untyped; it makes another for each subgraph)
 
 
 def _rank(kind: onnx.TypeProto) -> int | None:
