@@ -8,7 +8,7 @@ operator against itself in onnxruntime.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_origin
 
 import numpy as np
 import onnx
@@ -69,8 +69,9 @@ class Site:
                 node, f"its {attribute} is an attribute of the function, which opset {self.target} cannot read"
             )
         kind = "value_float" if dtype == np.float32 else "value_int"
+        several = "s" if get_origin(value.type) is list else ""
         made = self.variable(node, attribute, dtype)
-        self.before.append(gs.Node("Constant", attrs={f"{kind}{'s' * (value.type is list)}": value}, outputs=[made]))
+        self.before.append(gs.Node("Constant", attrs={f"{kind}{several}": value}, outputs=[made]))
         return made
 
     def _name(self, node: gs.Node, what: str) -> str:
@@ -151,12 +152,14 @@ def _batch_norm_per_channel(node: gs.Node, _site: Site) -> None:
     node.attrs.pop("spatial", None)
 
 
-def _batch_norm_inference(node: gs.Node, site: Site) -> None:
-    """The outputs of training go; that none is read is how older models say that they do not train."""
-    read = [tensor.name for tensor in node.outputs[1:] if site.is_read(tensor)]
-    if read:
-        raise _refusal(node, f"it trains: its output {read[0]!r} is read")
-    node.outputs = [node.outputs[0]]
+def _batch_norm_training(node: gs.Node, site: Site) -> None:
+    """More than one output was how a node said that it trains: that it takes the statistics of its batch."""
+    spare = [tensor.name for tensor in node.outputs[3:] if site.is_read(tensor)]
+    if spare:
+        raise _refusal(node, f"its output {spare[0]!r} is read, which opset 14 took away")
+    if any(tensor.name for tensor in node.outputs[1:]):
+        node.attrs["training_mode"] = 1
+        node.outputs = node.outputs[:3]
 
 
 def _dropout_mask(node: gs.Node, site: Site) -> None:
@@ -200,7 +203,8 @@ def _resize_places(node: gs.Node, site: Site) -> None:
 
 def _nearest(node: gs.Node, scales: gs.Tensor) -> str:
     """The engine rounds up where it makes smaller, and down where it makes larger."""
-    values = np.asarray(scales.values) if isinstance(scales, gs.Constant) else np.ones(1, np.float32)
+    known = _constant(scales)
+    values = np.ones(1, np.float32) if known is None else np.asarray(known.values)
     if (values >= 1).all():
         return "floor"
     if (values <= 1).all():
@@ -213,9 +217,15 @@ def _nearest(node: gs.Node, scales: gs.Tensor) -> str:
 def _resize_left_out(node: gs.Node, _site: Site) -> None:
     """A region or scales of no elements become inputs that are left out: two answers to one question are an error."""
     node.inputs = [
-        gs.Variable.empty() if index and isinstance(t, gs.Constant) and 0 in t.shape else t
+        gs.Variable.empty() if index and (known := _constant(t)) is not None and 0 in known.shape else t
         for index, t in enumerate(node.inputs)
     ]
+
+
+def _constant(tensor: gs.Tensor) -> gs.Constant | None:
+    """``tensor`` as a constant, be it an initializer or made by a Constant node."""
+    made = tensor.inputs[0].attrs.get("value") if tensor.inputs and tensor.inputs[0].op == "Constant" else tensor
+    return made if isinstance(made, gs.Constant) else None
 
 
 def _split_count(node: gs.Node, _site: Site) -> None:
@@ -275,7 +285,7 @@ _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", 
 
 #: Operator -> the opsets that changed it, in order, and what is done then.
 ADAPTERS: dict[str, tuple[tuple[int, Adapter], ...]] = {
-    "BatchNormalization": ((9, _batch_norm_per_channel), (14, _batch_norm_inference)),
+    "BatchNormalization": ((9, _batch_norm_per_channel), (14, _batch_norm_training)),
     "Clip": ((11, _inputs_from(("min", None), ("max", None))),),
     "DFT": ((20, _dft),),
     "Dropout": ((10, _dropout_mask), (12, _dropout_ratio)),
