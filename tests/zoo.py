@@ -1,4 +1,4 @@
-"""Packs every encoder of the export zoo in both styles and prints what came of it: ``python -m tests.zoo``.
+"""Packs every encoder of the export zoo in both layouts and prints what came of it: ``python -m tests.zoo``.
 
 Each model goes the whole way: converted, compiled, run through the pack runner; every answer is compared with the
 unpadded run of the export, alone, in onnxruntime with its optimiser off.
@@ -28,12 +28,12 @@ from tests.exports import EXPORTERS, FAMILIES, export
 
 ROWS, COLUMNS, SAMPLES = 4, 32, 8
 LENGTHS = (5, 32, 1, 17, 9, 3, 20, 2)
-STYLES = ("A", "B")
+LAYOUTS = ("across_rows", "within_rows")
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What packing one export in one style gave.
+    """What packing one export in one layout gave.
 
     Attributes:
         share: packed share of the FLOPs.
@@ -51,7 +51,7 @@ class Packed:
     refused: str = ""
 
 
-def pack(path: Path, style: str, precision: str = "fp32") -> Packed:
+def pack(path: Path, layout: str, precision: str = "fp32") -> Packed:
     """Convert, compile and run the export at ``path``."""
     model = onnx.load(str(path))
     shapes = {value.name: [ROWS, COLUMNS] for value in model.graph.input}
@@ -59,7 +59,7 @@ def pack(path: Path, style: str, precision: str = "fp32") -> Packed:
         input_shape=shapes,
         precision=precision,
         pack_args={"max_valid_num": SAMPLES, "segment_max_size": COLUMNS},
-        used_passes=["insert_attention_mask"] if style == "B" else [],
+        used_passes=["insert_attention_mask"] if layout == "within_rows" else [],
         disable_progress_bar=True,
     )
     try:
@@ -105,17 +105,17 @@ def _rows(families: list[str], folder: Path) -> Iterator[list[str]]:
             except Exception as error:  # the exporter's, of whatever type
                 yield [family, exporter, f"not exported: {str(error).splitlines()[0][:60]}"]
                 continue
-            for style in STYLES:
-                yield [family, exporter, *_cells(path, style)]
+            for layout in LAYOUTS:
+                yield [family, exporter, *_cells(path, layout)]
 
 
-def _cells(path: Path, style: str) -> list[str]:
-    full = pack(path, style)
+def _cells(path: Path, layout: str) -> list[str]:
+    full = pack(path, layout)
     if full.refused:
-        return [style, "", "", "", "", "", "", full.refused[:160]]
-    half = pack(path, style, "fp16")
+        return [layout, "", "", "", "", "", "", full.refused[:160]]
+    half = pack(path, layout, "fp16")
     crossings = [str(full.unpacks), str(full.repacks), full.neighbours]
-    return [style, f"{full.share:.1%}", *crossings, f"{full.difference:.1e}", f"{half.difference:.1e}", ""]
+    return [layout, f"{full.share:.1%}", *crossings, f"{full.difference:.1e}", f"{half.difference:.1e}", ""]
 
 
 def main() -> None:
@@ -128,7 +128,7 @@ def main() -> None:
     table = Table(
         "family",
         "exporter",
-        "style",
+        "layout",
         "packed FLOPs",
         "Unpacks",
         "Repacks",
