@@ -7,6 +7,7 @@ node after the other, and adds that a Reshape has as many axes as its second inp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -60,29 +61,37 @@ class ProvedShapes:
             self._types[id(tensor)] = _type(tensor.dtype, shape)
 
     def _of_branches(self, node: gs.Node) -> Mapping[int, Extents]:
-        found = {}
-        for index, pair in enumerate(zip(*(graph.outputs for graph in subgraphs(node)), strict=False)):
-            shapes = [self.shape(tensor) for tensor in pair]
-            if (
-                len(shapes) == 2
-                and shapes[0] is not None
-                and shapes[1] is not None
-                and len(shapes[0]) == len(shapes[1])
-            ):
-                found[index] = tuple(a if a == b else None for a, b in zip(shapes[0], shapes[1], strict=True))
-        return found
+        """What both branches agree on."""
+        shapes = {}
+        for index, tensors in enumerate(zip(*(graph.outputs for graph in subgraphs(node)), strict=False)):
+            each = [shape for shape in map(self.shape, tensors) if shape is not None]
+            if len(each) == 2 and len(each[0]) == len(each[1]):
+                shapes[index] = tuple(a if a == b else None for a, b in zip(*each, strict=True))
+        return shapes
 
-    def _of_node(self, node: gs.Node) -> dict[int, Extents]:
+    def _of_node(self, node: gs.Node) -> Mapping[int, Extents]:
         asked = self._asked_of_onnx(node)
-        if 0 in asked or node.domain or not node.outputs:
+        if node.domain or not node.outputs or (0 in asked and not self._is_list(asked[0])):
             return asked
+        own = self._by_length(node)
+        return asked if own is None else {0: own}
+
+    @staticmethod
+    def _is_list(shape: Extents) -> bool:
+        """Whether it is one axis of unknown extent: a list of extents, perhaps, whose length is a rank."""
+        return shape == (None,)
+
+    def _by_length(self, node: gs.Node) -> Extents | None:
+        """The shape of what has as many axes as an input has places."""
         if node.op in _AS_LONG_AS and len(node.inputs) > _AS_LONG_AS[node.op]:
             rank = self._length(node.inputs[_AS_LONG_AS[node.op]])
-            return asked if rank is None else {0: (None,) * rank}
+            if node.op == "Reshape" and rank == 1:
+                return (_size(self.shape(node.inputs[0])),)
+            return None if rank is None else (None,) * rank
         if node.op == "Expand":
             length, data = self._length(node.inputs[1]), self.shape(node.inputs[0])
-            return asked if length is None or data is None else {0: (None,) * max(length, len(data))}
-        return asked
+            return None if length is None or data is None else (None,) * max(length, len(data))
+        return None
 
     def _length(self, tensor: gs.Tensor) -> int | None:
         shape = self.shape(tensor)
@@ -92,14 +101,11 @@ class ProvedShapes:
         schema = find_schema(node, self._opsets)
         if schema is None or any(True for _ in subgraphs(node)):
             return {}
-        types = {t.name: self._type_of(t) for t in node.inputs if t.name}
-        try:
-            answers = onnx.shape_inference.infer_node_outputs(
-                schema, OnnxExporter.export_node(node), types, opset_imports=self._imports
-            )
-        except Exception:  # a type or an extent that it misses or disputes, reported by errors of every kind
-            return {}
-        shapes = {}
+        inputs, proto = [tensor for tensor in node.inputs if tensor.name], OnnxExporter.export_node(node)
+        as_they_are = {tensor.name: _type(tensor.dtype, self.shape(tensor)) for tensor in inputs}
+        as_floats = {tensor.name: _type(None, self.shape(tensor)) for tensor in inputs}
+        answers = self._answers(schema, proto, as_they_are) or self._answers(schema, proto, as_floats)
+        shapes: dict[int, Extents] = {}
         for index, tensor in enumerate(node.outputs):
             kind = answers.get(tensor.name)
             if kind is not None and kind.HasField("tensor_type") and kind.tensor_type.HasField("shape"):
@@ -107,9 +113,22 @@ class ProvedShapes:
                 shapes[index] = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)
         return shapes
 
-    def _type_of(self, tensor: gs.Tensor) -> onnx.TypeProto:
-        shape = self.shape(tensor)
-        return _type(tensor.dtype, shape)
+    def _answers(
+        self, schema: onnx.defs.OpSchema, node: onnx.NodeProto, types: dict[str, onnx.TypeProto]
+    ) -> dict[str, onnx.TypeProto]:
+        try:
+            answers: dict[str, onnx.TypeProto] = onnx.shape_inference.infer_node_outputs(
+                schema, node, types, opset_imports=self._imports
+            )
+        except Exception:  # a type or an extent that it misses or disputes, reported by errors of every kind
+            return {}
+        return answers
+
+
+def _size(shape: Extents | None) -> int | None:
+    """How many elements a tensor of this shape has."""
+    extents = None if shape is None else [extent for extent in shape if extent is not None]
+    return math.prod(extents) if extents is not None and shape is not None and len(extents) == len(shape) else None
 
 
 def _type(dtype: object, shape: Extents | None) -> onnx.TypeProto:
