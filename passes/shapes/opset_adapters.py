@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 
 from passes.base import node_label
 from passes.errors import RewriteError
+from passes.operators import Family, members
 from passes.precision.names import unique_name
 from passes.shapes.ranks import Extents, ProvedShapes
 
@@ -281,8 +282,6 @@ def _scan_over_batches(node: gs.Node, _site: Site) -> None:
     raise _refusal(node, "opset 8 scans each sample of a batch, which opset 9 took away")
 
 
-_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
-
 #: Operator -> the opsets that changed it, in order, and what is done then.
 ADAPTERS: dict[str, tuple[tuple[int, Adapter], ...]] = {
     "BatchNormalization": ((9, _batch_norm_per_channel), (14, _batch_norm_training)),
@@ -306,7 +305,7 @@ ADAPTERS: dict[str, tuple[tuple[int, Adapter], ...]] = {
     "TopK": ((10, _top_k),),
     "Unsqueeze": ((13, _axes),),
     "Upsample": ((9, _inputs_from(("scales", np.float32))), (10, _rename("Resize"))),
-    **{f"Reduce{what}": ((18, _axes),) for what in _REDUCTIONS},
+    **dict.fromkeys(members(Family.REDUCTION) - {"ReduceSum"}, ((18, _axes),)),
 }
 
 #: Operators whose adapter does better where shapes are known.
