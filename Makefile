@@ -13,6 +13,8 @@ WORKERS ?= auto
 SEARCH_SECONDS ?= 600
 SEARCH_FIRST ?= 1000
 FUZZ_SECONDS ?= 600
+# At which opsets the zoo exports, such as "11 12 13 14 17 18 20 23"; by itself at each exporter's own.
+ZOO_OPSETS ?=
 FUZZ_TARGETS := container manifest graph cli
 
 .DEFAULT_GOAL := help
@@ -47,7 +49,7 @@ bench: $(VENV)/.bench  ## Measure throughput against baselines, peers and the ma
 	$(BIN)/python -m benchmarks all
 
 zoo: $(VENV)/.test  ## Export every encoder family, pack it in both layouts, and print what came of it
-	$(BIN)/python -m tests.zoo
+	$(BIN)/python -m tests.zoo $(if $(ZOO_OPSETS),--opsets $(ZOO_OPSETS))
 
 search: $(VENV)/.test  ## Pack random encoders for SEARCH_SECONDS and print whose answers depend on a neighbour
 	$(TEST_ENV) $(BIN)/python -m tests.isolation.search --seconds $(SEARCH_SECONDS) --first $(SEARCH_FIRST)

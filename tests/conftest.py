@@ -56,7 +56,7 @@ def minilm() -> MiniLM:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """``exported(family, head, exporter, attention)`` -> path of a tiny exported encoder, made once a run.
+    """``exported(family, head, exporter, attention, opset)`` -> path of a tiny exported encoder, made once a run.
 
     Skips where torch or transformers is not installed. See tests/exports.py for the names.
     """
@@ -65,7 +65,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if base.name.startswith("popen-") else base  # all workers of pytest-xdist share the parent
 
-    def make(family: str, head: str = "hidden", exporter: str = "torch-old", attention: str = "eager") -> Path:
-        return export(family, head, exporter, attention, folder=shared / "exports")
+    def make(
+        family: str,
+        head: str = "hidden",
+        exporter: str = "torch-old",
+        attention: str = "eager",
+        opset: int | None = None,
+    ) -> Path:
+        return export(family, head, exporter, attention, opset=opset, folder=shared / "exports")
 
     return make

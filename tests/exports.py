@@ -19,6 +19,8 @@ HEADS = {
     "pooled": "pooler_output [B, H]",
 }
 EXPORTERS = ("torch-old", "torch-new", "transformers-onnx")
+#: The opsets that an exporter writes by itself; to others it would have its result converted.
+OPSETS = {"torch-old": range(9, 21), "torch-new": range(18, 24), "transformers-onnx": range(9, 21)}
 LABELS = 3
 VOCAB = 1000
 _ALL = ("qa", "sequence", "token", "mean", "hidden", "pooled")
@@ -165,12 +167,18 @@ FAMILIES: dict[str, Family] = {
 
 
 def export(
-    family: str, head: str = "hidden", exporter: str = "torch-old", attention: str = "eager", *, folder: Path
+    family: str,
+    head: str = "hidden",
+    exporter: str = "torch-old",
+    attention: str = "eager",
+    *,
+    opset: int | None = None,
+    folder: Path,
 ) -> Path:
     """The path of the exported model, made on the first call; several processes may call at once.
 
     The inputs are int64 [batch, seq]: input_ids, attention_mask, and token_type_ids where the family has segments.
-    Both dimensions are open. Weights are random and the same each time.
+    Both dimensions are open. Weights are random and the same each time. Without an ``opset`` it is the exporter's own.
 
     Raises:
         ValueError: a combination that the table does not hold.
@@ -185,13 +193,13 @@ def export(
             raise ValueError(f"{family} has no {option} {value!r}, only {', '.join(known)}. {row.note}")
     from filelock import FileLock  # comes with torch
 
-    path = folder / f"{family}.{head}.{exporter}.{attention}.onnx"
+    path = folder / f"{family}.{head}.{exporter}.{attention}{f'.{opset}' if opset else ''}.onnx"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if not path.exists():
             from tests import torch_export
 
-            torch_export.write(row, head, exporter, attention, path)
+            torch_export.write(row, head, exporter, attention, path, opset=opset)
     return path
 
 

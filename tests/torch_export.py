@@ -64,19 +64,27 @@ class WithHead(torch.nn.Module):  # type: ignore[misc]  # torch may be absent wh
 
 
 def write(
-    row: Family, head: str, exporter: str, attention: str, path: Path, *, shape: tuple[int, int] | None = None
+    row: Family,
+    head: str,
+    exporter: str,
+    attention: str,
+    path: Path,
+    *,
+    shape: tuple[int, int] | None = None,
+    opset: int | None = None,
 ) -> None:
     """Make the model and export it to ``path``; the file appears only when it is whole.
 
-    ``shape`` fixes batch and sequence; without it both are open.
+    ``shape`` fixes batch and sequence; without it both are open. ``opset`` is the exporter's own without it.
     """
     model = _model(row, head, attention)
     partial = path.with_name(f"{path.stem}.partial.onnx")
     with _quiet():
         if exporter == "transformers-onnx":
-            _transformers_onnx(model, head, partial)
+            _transformers_onnx(model, head, partial, opset)
         else:
-            _torch_onnx(WithHead(model, head), row, head, partial, dynamo=exporter == "torch-new", shape=shape)
+            dynamo = exporter == "torch-new"
+            _torch_onnx(WithHead(model, head), row, head, partial, dynamo=dynamo, shape=shape, opset=opset)
     os.replace(partial, path)
 
 
@@ -97,7 +105,14 @@ def _model(row: Family, head: str, attention: str) -> Any:
 
 
 def _torch_onnx(
-    model: WithHead, row: Family, head: str, path: Path, *, dynamo: bool, shape: tuple[int, int] | None
+    model: WithHead,
+    row: Family,
+    head: str,
+    path: Path,
+    *,
+    dynamo: bool,
+    shape: tuple[int, int] | None,
+    opset: int | None,
 ) -> None:
     ids = torch.randint(5, VOCAB, shape or (2, 11))
     feeds = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -108,17 +123,17 @@ def _torch_onnx(
         axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("seq")}
         if shape is None:
             options["dynamic_shapes"] = dict.fromkeys(feeds, axes)
-        options.update(kwargs=feeds, external_data=False, verbose=False)
+        options.update(kwargs=feeds, external_data=False, verbose=False, opset_version=opset)
         torch.onnx.export(model, (), str(path), dynamo=True, **options)
     else:
         open_axes = {name: {0: "batch", 1: "seq"} for name in feeds}
         by_token = {"qa": {0: "batch", 1: "seq"}, "token": {0: "batch", 1: "seq"}, "hidden": {0: "batch", 1: "seq"}}
         open_axes.update({name: by_token.get(head, {0: "batch"}) for name in _OUTPUTS[head]})
         options["dynamic_axes"] = open_axes if shape is None else None
-        torch.onnx.export(model, tuple(feeds.values()), str(path), dynamo=False, opset_version=17, **options)
+        torch.onnx.export(model, tuple(feeds.values()), str(path), dynamo=False, opset_version=opset or 17, **options)
 
 
-def _transformers_onnx(model: Any, head: str, path: Path) -> None:
+def _transformers_onnx(model: Any, head: str, path: Path, opset: int | None) -> None:
     """Run ``python -m transformers.onnx`` on a saved checkpoint with a tokenizer beside it."""
     checkpoint, out = path.with_suffix(".checkpoint"), path.with_suffix(".out")
     model.save_pretrained(checkpoint, safe_serialization=False)
@@ -133,6 +148,7 @@ def _transformers_onnx(model: Any, head: str, path: Path) -> None:
         str(checkpoint),
         "--feature",
         _FEATURES[head],
+        *(["--opset", str(opset)] if opset else []),
         str(out),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -24,7 +24,7 @@ from poprt import runtime
 from poprt.compiler import Compiler
 from poprt.converter import Converter
 from tests import numerics
-from tests.exports import EXPORTERS, FAMILIES, export
+from tests.exports import EXPORTERS, FAMILIES, OPSETS, export
 
 ROWS, COLUMNS, SAMPLES = 4, 32, 8
 LENGTHS = (5, 32, 1, 17, 9, 3, 20, 2)
@@ -96,17 +96,24 @@ def _difference(model: onnx.ModelProto, converted: onnx.ModelProto) -> float:
     return worst
 
 
-def _rows(families: list[str], folder: Path) -> Iterator[list[str]]:
+def _rows(families: list[str], opsets: list[int | None], folder: Path) -> Iterator[list[str]]:
     for family in families:
         row = FAMILIES[family]
         for exporter in row.exporters:
-            try:
-                path = export(family, "hidden", exporter, row.attention[-1], folder=folder)
-            except Exception as error:  # the exporter's, of whatever type
-                yield [family, exporter, f"not exported: {str(error).splitlines()[0][:60]}"]
-                continue
-            for layout in LAYOUTS:
-                yield [family, exporter, *_cells(path, layout)]
+            for opset in opsets:
+                if opset is None or opset in OPSETS[exporter]:
+                    yield from _of_export(family, exporter, opset, folder)
+
+
+def _of_export(family: str, exporter: str, opset: int | None, folder: Path) -> Iterator[list[str]]:
+    name = f"{exporter} {opset or ''}".rstrip()
+    try:
+        path = export(family, "hidden", exporter, FAMILIES[family].attention[-1], opset=opset, folder=folder)
+    except Exception as error:  # the exporter's, of whatever type
+        yield [family, name, f"not exported: {str(error).splitlines()[0][:60]}"]
+        return
+    for layout in LAYOUTS:
+        yield [family, name, *_cells(path, layout)]
 
 
 def _cells(path: Path, layout: str) -> list[str]:
@@ -122,6 +129,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("families", nargs="*", help=f"some of {', '.join(FAMILIES)}; default: all")
+    parser.add_argument(
+        "--opsets", nargs="*", type=int, help="export at each of these, where the exporter can; default: its own"
+    )
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     console = Console()
@@ -138,7 +148,7 @@ def main() -> None:
         "refused because",
     )
     with tempfile.TemporaryDirectory() as folder:
-        for cells in _rows(arguments.families or list(FAMILIES), Path(folder)):
+        for cells in _rows(arguments.families or list(FAMILIES), arguments.opsets or [None], Path(folder)):
             console.print(" ".join(cells[:3]), style="dim", highlight=False)
             table.add_row(*cells)
     console.print(f"{len(EXPORTERS)} exporters; fp32, fp16: largest difference from the unpadded run, alone")

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx
-import onnx.version_converter
 import onnx_graphsurgeon as gs
 
-from passes.base import GraphPass, PassResult, walk_graphs
+from passes.base import GraphPass, PassResult, node_label, walk_graphs
 from passes.errors import RewriteError
-from passes.graph_io import export_weightless, import_graph
+from passes.precision.names import tensor_names
 from passes.registry import register
-from passes.shapes.contents import LARGEST_VALUE_READ
-from passes.shapes.dtypes import find_schema
+from passes.shapes.dtypes import infer_dtypes
+from passes.shapes.early_opsets import FIRST, raise_to_first
+from passes.shapes.operator_changes import ENGINE_OPERATORS, breaking_versions
+from passes.shapes.opset_adapters import ADAPTERS, ASK_FOR_SHAPES, Site, next_adapter
+from passes.shapes.ranks import ProvedShapes
 
 _OURS = "ai.graphcore"
+_DEFAULT_DOMAINS = ("", "ai.onnx", None)
 
 
 @register("convert_opset")
 class ConvertOpset(GraphPass):
     """Bring the model to opset ``target`` of the default domain at least; a newer model stays as it is.
 
-    onnx's version converter does the work, on a copy without the large weights. Tensors keep their names, nodes of
-    other domains and local functions are left alone. A local function that imports an older opset is only marked
-    with the new one, which is right where none of its operators changed in between; else it is an error.
+    Nodes whose operator changed in between are spelt anew, in place (:mod:`passes.shapes.opset_adapters`); all others
+    stay as they are, and tensors keep their names. Where the rank of a tensor decides, as for an older Softmax, it is
+    inferred first. Nodes of other domains are left alone. No weight is read or copied.
 
-    Covers the main graph and its subgraphs.
+    Covers the main graph, its subgraphs, and the local functions, each from the opset that it imports.
 
     Args:
         target: the opset wanted.
@@ -41,88 +46,84 @@ class ConvertOpset(GraphPass):
         """Convert the graph in place.
 
         Raises:
-            RewriteError: the converter knows no way for some operator.
+            RewriteError: an operator is not known, or changed in a way that this node cannot follow.
         """
         result = PassResult()
         if graph.opset >= self.target:
             return result
-        self._check_functions(graph)
-        old, functions = graph.opset, list(graph.functions)
-        converted = self._converted(graph)
-        for name in ("nodes", "inputs", "outputs", "opset", "import_domains"):
-            setattr(graph, name, getattr(converted, name))
-        self._raise_functions(functions)
-        graph.functions = functions
-        for scope in walk_graphs(graph, functions=False):
-            scope._functions = graph._functions
+        old, functions = graph.opset, [function for function in graph.functions if self._is_raised(function)]
+        for scope in (graph, *functions):
+            self._check(scope)
+        if old < FIRST:
+            raise_to_first(graph)
+        if any(
+            next_adapter(node.op, scope.opset, self.target) for scope in (graph, *functions) for node in _nodes(scope)
+        ):
+            infer_dtypes(graph)  # now: the types of functions follow from their calls
+        shapes = (
+            ProvedShapes(graph)
+            if any(_asks_for_shapes(node, graph.opset, self.target) for node in _nodes(graph))
+            else None
+        )
+        self._raise(graph, shapes)
+        for function in functions:
+            self._raise(function, None)
         result.count("opset versions raised", self.target - old)
         return result
 
-    def _converted(self, graph: gs.Graph) -> gs.Graph:
-        model = export_weightless(graph, LARGEST_VALUE_READ)
-        del model.functions[:]
-        originals = {tensor.name: tensor for tensor in graph.tensors().values()}
-        declared = {tensor.name for tensor in graph.inputs}
-        try:
-            model = onnx.version_converter.convert_version(model, self.target)
-        except Exception as error:  # the converter raises RuntimeError, ConvertError and others, by onnx version
-            raise RewriteError(
-                f"onnx cannot convert this model from opset {graph.opset} to {self.target}: {error}"
-                f"{_unknown_operators(graph)}; export it again with a newer opset"
-            ) from error
-        converted = import_graph(model)
-        lost = [name for name in _produced(graph) if name not in converted.tensors()]
-        if lost:
-            raise RewriteError(f"onnx's version converter lost tensor {lost[0]!r}; export with opset {self.target}")
-        for name, tensor in converted.tensors().items():
-            before = originals.get(name)
-            if isinstance(before, gs.Constant) and isinstance(tensor, gs.Variable):
-                tensor.to_constant(before._values)
-                tensor.data_location = before.data_location
-            elif isinstance(before, gs.Variable) and isinstance(tensor, gs.Variable):
-                tensor.dtype, tensor.shape, tensor.type = before.dtype, before.shape, before.type
-        converted.inputs = [tensor for tensor in converted.inputs if tensor.name in declared]
-        return converted
+    def _is_raised(self, function: gs.Function) -> bool:
+        return bool(function.domain != _OURS and function.opset < self.target)
 
-    def _check_functions(self, graph: gs.Graph) -> None:
-        for function in graph.functions:
-            if function.domain == _OURS or function.opset >= self.target:
+    def _check(self, scope: gs.Graph) -> None:
+        """Refuse what is not known, before anything is changed."""
+        for node in _nodes(scope):
+            if node.op in ENGINE_OPERATORS:
                 continue
-            for scope in walk_graphs(function, functions=False):
-                for node in scope.nodes:
-                    old = find_schema(node, {"": function.opset})
-                    new = find_schema(node, {"": self.target})
-                    if not node.domain and (old is None or new is None or _interface(old) != _interface(new)):
-                        raise RewriteError(
-                            f"local function {function.domain}.{function.name} uses {node.op} of opset "
-                            f"{function.opset}, which changed until {self.target}; inline the function first"
-                        )
+            try:
+                versions = breaking_versions(node.op, max(scope.opset, FIRST), self.target)
+            except KeyError as error:
+                raise RewriteError(f"{node_label(node)}: opset {self.target} has no operator {node.op}") from error
+            unknown = set(versions) - {since for since, _ in ADAPTERS.get(node.op, ())}
+            if unknown:
+                raise RewriteError(
+                    f"{node_label(node)}: {node.op} changed in opset {min(unknown)}, in a way that is not known here; "
+                    f"export the model with opset {self.target}"
+                )
 
-    def _raise_functions(self, functions: list[gs.Function]) -> None:
-        for function in functions:
-            if function.domain == _OURS or function.opset >= self.target:
-                continue
-            domains = [item for item in function.import_domains or () if item.domain not in ("", "ai.onnx")]
-            function.import_domains = [onnx.helper.make_opsetid("", self.target), *domains]
-            for scope in walk_graphs(function, functions=False):
-                scope.opset = self.target
+    def _raise(self, root: gs.Graph, shapes: ProvedShapes | None) -> None:
+        """Adapt the nodes of a graph or a function and of the graphs in them, and say so in what it imports."""
+        names, scopes, old = tensor_names(root), list(walk_graphs(root, functions=False)), root.opset
+        for scope in scopes:
+            self._adapt(scope, old, Site(scope, names, self.target, shapes))
+        for scope in scopes:
+            scope.opset = max(old, self.target)
+        domains = [item for item in root.import_domains or () if item.domain not in _DEFAULT_DOMAINS]
+        root.import_domains = [onnx.helper.make_opsetid("", root.opset), *domains]
 
-
-def _interface(schema: onnx.defs.OpSchema) -> tuple[object, ...]:
-    """What a node of this operator relies on; two versions that differ only in the types they allow are equal."""
-    attributes = {name: attribute.default_value.SerializeToString() for name, attribute in schema.attributes.items()}
-    return len(schema.inputs), len(schema.outputs), tuple(sorted(attributes.items()))
-
-
-def _produced(graph: gs.Graph) -> list[str]:
-    """The names of the outputs of the main graph's nodes that anything reads."""
-    outputs = {id(tensor) for tensor in graph.outputs}
-    read = {id(t) for scope in walk_graphs(graph, functions=False) for node in scope.nodes for t in node.inputs}
-    return [t.name for node in graph.nodes for t in node.outputs if t.name and (id(t) in read or id(t) in outputs)]
+    def _adapt(self, scope: gs.Graph, old: int, site: Site) -> None:
+        nodes = []
+        for node in list(scope.nodes):
+            if node.domain in _DEFAULT_DOMAINS:
+                _adapt_node(node, old, site)
+            nodes += [*site.before, node, *site.after]
+            site.before, site.after = [], []
+        scope.nodes[:] = nodes
 
 
-def _unknown_operators(graph: gs.Graph) -> str:
-    """What to add to an error that may not name them: the standard operators that onnx does not know."""
-    nodes = [node for scope in walk_graphs(graph, functions=False) for node in scope.nodes if not node.domain]
-    unknown = sorted({node.op for node in nodes if not onnx.defs.has(node.op)})
-    return f" (onnx knows no operator {', '.join(unknown)})" if unknown else ""
+def _adapt_node(node: gs.Node, old: int, site: Site) -> None:
+    change = next_adapter(node.op, old, site.target)
+    while change is not None:
+        version, adapt = change
+        adapt(node, site)
+        change = next_adapter(node.op, version, site.target)
+
+
+def _nodes(root: gs.Graph) -> Iterator[gs.Node]:
+    """The nodes of the default domain, of ``root`` and the graphs in it."""
+    for scope in walk_graphs(root, functions=False):
+        yield from (node for node in scope.nodes if node.domain in _DEFAULT_DOMAINS)
+
+
+def _asks_for_shapes(node: gs.Node, old: int, target: int) -> bool:
+    changes = node.op in ASK_FOR_SHAPES and next_adapter(node.op, old, target) is not None
+    return changes and node.attrs.get("axis") != -1
