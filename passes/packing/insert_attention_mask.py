@@ -37,7 +37,7 @@ from poprt_format.packing import WITHIN_ROWS
 
 @register("insert_attention_mask")
 class InsertAttentionMask(GraphPass):
-    """Lets samples share a row: style B of packing (docs/architecture.md).
+    """Lets samples share a row: the layout ``within_rows`` (docs/architecture.md).
 
     Gives the scores that the operator AttentionMask forbids the lowest number, before every softmax over pairs of
     places. The mask input numbers the samples of a row from 1 and is 0 where there is none; a token that its own sample

@@ -11,6 +11,7 @@ from passes.manager import PassManager
 from passes.ops import MINIMUM_OPSET
 from passes.packing.packed_transformer import PackedTransformer
 from passes.shapes.convert_opset import ConvertOpset
+from poprt_format.packing import ACROSS_ROWS
 from tests.numerics import Arrays, one_by_one, random_samples, run
 from tests.passes.packing.packs import COLUMNS, MOST, PACK_ARGS, ROWS, around, metadata, pack, packed
 from tests.passes.rewrites import copy_of
@@ -169,7 +170,7 @@ def test_the_packed_model_says_how_it_is_packed():
     assert 0.8 < share < 1
     assert result.details["packed share of FLOPs"] == round(share, 4)
     assert said == {
-        "style": "unpack_repack",
+        "style": ACROSS_ROWS,
         "rows": ROWS,
         "columns": COLUMNS,
         "max_valid_num": MOST,
