@@ -68,7 +68,7 @@ class Crossings:
         add_node(self._graph.nodes, "Identity", output.name, [self.unpacked(tensor)], into=output)
 
     def looked_up(self, tensor: gs.Tensor, table: gs.Tensor, indices: gs.Tensor) -> gs.Tensor:
-        """The packed form of ``tensor``, rows of ``table``, by packed ``indices``."""
+        """The packed form of ``tensor``, entries of ``table``, by packed ``indices``."""
         key = f"{tensor.name} by {indices.name}"
         if key not in self._packed:
             name = f"{tensor.name}_by_{indices.name}"
@@ -78,8 +78,8 @@ class Crossings:
     def _unpack(self, tensor: gs.Tensor, token: TokenAxes) -> gs.Tensor:
         shape = self._axes.require_shape(tensor)
         if token.flat:
-            rows = self._reshape(tensor, tensor.name + "_rows", self._grid(shape[1:]))
-            unpacked = self._crossing("Unpack", tensor.name + "_unpacked_rows", [rows, self._info], _numbers(shape[1:]))
+            grid = self._reshape(tensor, tensor.name + "_rows", self._grid(shape[1:]))
+            unpacked = self._crossing("Unpack", tensor.name + "_unpacked_rows", [grid, self._info], _numbers(shape[1:]))
             return self._reshape(unpacked, tensor.name + "_unpacked", [-1, *map(int, shape[1:])])
         if token.canonical:
             return self._crossing("Unpack", tensor.name + "_unpacked", [tensor, self._info], _numbers(shape[2:]))
@@ -93,8 +93,8 @@ class Crossings:
     def _repack(self, tensor: gs.Tensor, token: TokenAxes) -> gs.Tensor:
         shape = self._axes.require_shape(tensor)
         if token.flat:
-            rows = self.unpacked_extents.vector([BATCH, SEQ, *shape[1:]])
-            grid = self._add("Reshape", tensor.name + "_rows", [tensor, rows], tensor.dtype)
+            grid_shape = self.unpacked_extents.vector([BATCH, SEQ, *shape[1:]])
+            grid = self._add("Reshape", tensor.name + "_rows", [tensor, grid_shape], tensor.dtype)
             repacked = self._repack_node(grid, tensor.name + "_packed_rows", shape[1:])
             return self._reshape(repacked, tensor.name + "_packed", [-1, *map(int, shape[1:])])
         if token.canonical:

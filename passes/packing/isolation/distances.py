@@ -1,4 +1,4 @@
-"""Relative positions by table: DeBERTa multiplies by a table of 2 L distances and picks row i - j + L for places i, j.
+"""Relative positions by table: DeBERTa multiplies by a table of 2 L distances, and picks entry i - j + L for i, j.
 
 Both the table and the index move with the length L of the longest sample; what is picked does not.
 """
@@ -19,7 +19,7 @@ _LENGTHS, _LONGEST, _SAMPLES = (3, 8), 20, 3
 
 
 def check_distances(view: View, read: ByDistance, indices: gs.Tensor) -> None:
-    """Raise unless a pair of places picks the same row of the table in a run of any length and any number of samples.
+    """Raise unless a pair of places picks the same entry of the table in a run of any length and any number of samples.
 
     Computed for a few lengths, as tables of positions are.
     """
@@ -43,7 +43,7 @@ def check_distances(view: View, read: ByDistance, indices: gs.Tensor) -> None:
 
 
 def _picked(view: View, read: ByDistance, indices: gs.Tensor, length: int, samples: int) -> np.ndarray[Any, Any]:
-    """The rows of the table, by index: the shape of the indices, then that of a row."""
+    """The entries of the table, by index: the shape of the indices, then that of an entry."""
     table = np.moveaxis(view.positions(read.table, length, samples), read.table_axis, 0)
-    rows: np.ndarray[Any, Any] = table[view.positions(indices, length, samples)]
-    return rows
+    entries: np.ndarray[Any, Any] = table[view.positions(indices, length, samples)]
+    return entries

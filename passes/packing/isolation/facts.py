@@ -12,10 +12,10 @@ from passes.packing.isolation.values import NUMBER, UNKNOWN, Values, hull
 
 @dataclass(frozen=True)
 class ByDistance:
-    """An axis whose places are rows of a table of distances that lies elsewhere in a longer run.
+    """An axis whose places are entries of a table of distances that lies elsewhere in a longer run.
 
-    Place k along ``axis`` belongs to row k of ``table`` (a positional tensor) along ``table_axis``. What a row stands
-    for depends on the length; what is picked from it by an index that depends on the length as well need not.
+    Place k along ``axis`` belongs to entry k of ``table`` (a positional tensor) along ``table_axis``. What an entry
+    stands for depends on the length; what is picked from it by an index that depends on the length as well need not.
     """
 
     axis: int

@@ -227,7 +227,7 @@ class IsolationProof:
         return Values(0.0, NUMBER.high) if self._indexes_a_table(tensor) else NUMBER
 
     def _indexes_a_table(self, tensor: gs.Tensor) -> bool:
-        """Whether the values are rows of a table, which are not negative: the runner refuses such."""
+        """Whether the values are indices into a table, which are not negative: the runner refuses such."""
         for node in tensor.outputs:
             if node.op == "Gather" and node.inputs[1] is tensor and self.axes.is_free(node.inputs[0]):
                 return True

@@ -79,7 +79,7 @@ class BakedInference(OrtShapeInference):
         model: with the symbols BATCH and SEQ declared on its inputs, without large weights.
         sizes: the numbers that BATCH and SEQ were fixed to.
         dependent: names of the tensors that depend on an input.
-        same_rows: tells whether a constant tensor is the same everywhere along an axis.
+        same_along: tells whether a constant tensor is the same everywhere along an axis.
         findings: what earlier walks found.
     """
 
@@ -88,11 +88,11 @@ class BakedInference(OrtShapeInference):
         model: onnx.ModelProto,
         sizes: Mapping[Any, int],
         dependent: set[str],
-        same_rows: Callable[[str, int], bool],
+        same_along: Callable[[str, int], bool],
         findings: Findings,
     ) -> None:
         super().__init__(model, INT_MAX)
-        self._sizes, self._dependent, self._same_rows, self.findings = sizes, dependent, same_rows, findings
+        self._sizes, self._dependent, self._same_along, self.findings = sizes, dependent, same_along, findings
         self._producers = {name: node for node in model.graph.node for name in node.output}
         self.orders = AxisOrders()
         self._borrowed: list[tuple[dict[str, Any], str, Any]] = []
@@ -259,7 +259,7 @@ class BakedInference(OrtShapeInference):
             if self._demand(name, axis, extent):
                 return None
             return because(f"reads {name!r}, whose extent {number} cannot be shown to be {extent}")
-        if extent == BATCH and not self._same_rows(name, axis):
+        if extent == BATCH and not self._same_along(name, axis):
             return because(f"reads {name!r}, which differs from row to row of the batch")
         self.findings.cuts.setdefault((node.output[0], index), {})[axis] = extent
         value = onnx.ValueInfoProto.FromString(self.values[name].SerializeToString())  # as cut so far

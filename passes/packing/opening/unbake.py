@@ -110,12 +110,12 @@ def _walk(graph: gs.Graph, geometry: Geometry, sizes: dict[Any, int]) -> Finding
     for value in model.graph.input:
         if value.name in assumed:
             assume(value, assumed[value.name])
-    dependent, rows = input_dependent(graph), _Rows(graph)
+    dependent, constants = input_dependent(graph), _Constants(graph)
     grown: dict[tuple[str, int], Any] = {}
     early: dict[tuple[str, int], dict[int, Any]] = {}
     for _ in range(_MOST_WALKS):
         findings = Findings(grown=grown, early=early)
-        inference = BakedInference(model, sizes, dependent, rows.same, findings)
+        inference = BakedInference(model, sizes, dependent, constants.same, findings)
         try:
             inference.walk()
         except RestartError:
@@ -146,7 +146,7 @@ def _check_shapes(before: SymbolicShapes, after: SymbolicShapes, sizes: dict[Any
             )
 
 
-class _Rows:
+class _Constants:
     """Tells whether constants are the same along an axis."""
 
     def __init__(self, graph: gs.Graph) -> None:

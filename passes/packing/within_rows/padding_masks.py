@@ -1,4 +1,4 @@
-"""Style B: fused attention operators need not leave out padding, for the AttentionMask does.
+"""``within_rows``: fused attention operators need not leave out padding, for the AttentionMask does.
 
 The number of tokens of a sample, which they take, would be that of a whole row. It is dropped where it is shown to say
 no more than the mask input does.

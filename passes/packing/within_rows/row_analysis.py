@@ -1,4 +1,4 @@
-"""Style B: which nodes keep apart the samples that share a row.
+"""``within_rows``: which nodes keep apart the samples that share a row.
 
 Rows are independent of each other as the entries of any batch are, so only the sequence axes matter. Each tensor that
 depends on the inputs is in one of these states:

@@ -1,4 +1,4 @@
-"""Style B: put the AttentionMask in, read positions from ``position_ids``, restart running sums at each sample."""
+"""``within_rows``: put AttentionMasks in, read positions from ``position_ids``, restart running sums at each sample."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ class RowRewriter:
         return table
 
     def _by_position(self, node: gs.Node, index: int, axis: int) -> gs.Tensor:
-        """Replace a positional operand [1, C, ...] by its rows at ``position_ids``, laid out as the result is."""
+        """Replace a positional operand [1, C, ...] by its entries at ``position_ids``, laid out as the result is."""
         tensor, shape = node.inputs[index], self._axes.require_shape(node.outputs[0])
         own = self._own_axis(node, index, axis)
         table = self._table(tensor, own)
@@ -247,8 +247,10 @@ class RowRewriter:
         others = [number for number in range(rank) if number != axis]
         full = np.squeeze(full, axis=1 + others.index(batch))
         others.remove(batch)
-        rows = gs.Constant(f"{tensor.name}_table_{batch}_{axis}", np.ascontiguousarray(full))
-        looked_up = self._add("Gather", f"{rows.name}_at_positions", [rows, self._positions], dtype=full.dtype, axis=0)
+        entries = gs.Constant(f"{tensor.name}_table_{batch}_{axis}", np.ascontiguousarray(full))
+        looked_up = self._add(
+            "Gather", f"{entries.name}_at_positions", [entries, self._positions], dtype=full.dtype, axis=0
+        )
         order = [batch, axis, *others]
         if order == sorted(order):
             return looked_up

@@ -1,4 +1,4 @@
-"""Style B: what each operator does to the states of :mod:`passes.packing.within_rows.row_analysis`."""
+"""``within_rows``: what each operator does to the states of :mod:`passes.packing.within_rows.row_analysis`."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def _rule(*ops: str, domain: str = "") -> Callable[[Rule], Rule]:
 # [B, S, H] TOKEN + [H] -> [B, S, H] TOKEN. [B, S, S] BLOCK * [B, S, S] PAIR -> [B, S, S] BLOCK.
 @_rule(*ELEMENTWISE, "Dropout")
 @_rule(*CONTRIB_ELEMENTWISE, domain=CONTRIB)
-def _elementwise(rows: RowAnalysis, node: gs.Node) -> State:
-    rows.operands(node)
-    return rows.by_rank(node, block=_keeps_zero(rows, node))
+def _elementwise(analysis: RowAnalysis, node: gs.Node) -> State:
+    analysis.operands(node)
+    return analysis.by_rank(node, block=_keeps_zero(analysis, node))
 
 
-def _keeps_zero(rows: RowAnalysis, node: gs.Node) -> bool:
+def _keeps_zero(analysis: RowAnalysis, node: gs.Node) -> bool:
     """Whether the result is zero wherever a BLOCK operand is."""
-    states = [rows.of(tensor) for tensor in node.inputs]
+    states = [analysis.of(tensor) for tensor in node.inputs]
     if node.op == "Mul":
         return State.BLOCK in states
     if node.op == "Div":
@@ -57,208 +57,211 @@ def _is_zero(tensor: gs.Tensor) -> bool:
 
 # [B, S, S] BLOCK @ [B, S, H] TOKEN -> [B, S, H] TOKEN. [B, S, S] PAIR @ [B, S, H] TOKEN mixes samples.
 @_rule("MatMul")
-def _matmul(rows: RowAnalysis, node: gs.Node) -> State:
+def _matmul(analysis: RowAnalysis, node: gs.Node) -> State:
     left, right = node.inputs
-    if rows.rank(left) < 2 or rows.rank(right) < 2:
+    if analysis.rank(left) < 2 or analysis.rank(right) < 2:
         raise refused("one of its operands is a vector")
-    contracted = {left.name: rows.rank(left) - 1 in rows.seq(left), right.name: rows.rank(right) - 2 in rows.seq(right)}
+    contracted = {
+        left.name: analysis.rank(left) - 1 in analysis.seq(left),
+        right.name: analysis.rank(right) - 2 in analysis.seq(right),
+    }
     if any(contracted.values()):
-        states = (rows.of(left), rows.of(right))
+        states = (analysis.of(left), analysis.of(right))
         if State.BLOCK not in states or states == (State.BLOCK, State.BLOCK) or None in states:
             raise refused("it sums over the places of a row that no attention mask has kept apart")
-        return rows.by_rank(node)
+        return analysis.by_rank(node)
     for index, tensor in enumerate(node.inputs):
-        if rows.is_positional(tensor):
-            rows.positional_operand(node, index, rows.seq(tensor), 0)
-        elif not rows.is_free(tensor) and not rows.seq(tensor):
-            raise refused(f"{tensor.name!r} {show(rows.shape(tensor))} belongs to the row, not to a sample")
-        elif rows.is_free(tensor) and rows.seq(tensor):
+        if analysis.is_positional(tensor):
+            analysis.positional_operand(node, index, analysis.seq(tensor), 0)
+        elif not analysis.is_free(tensor) and not analysis.seq(tensor):
+            raise refused(f"{tensor.name!r} {show(analysis.shape(tensor))} belongs to the row, not to a sample")
+        elif analysis.is_free(tensor) and analysis.seq(tensor):
             raise refused(f"the constant {tensor.name!r} has a sequence axis")
-    if node.inputs and any(entry[0] is node for entry in rows.plan.placed):
+    if node.inputs and any(entry[0] is node for entry in analysis.plan.placed):
         raise refused("it multiplies by a matrix of positions")
-    return rows.by_rank(node)
+    return analysis.by_rank(node)
 
 
 # [B * S, H] @ [H, K] -> [B * S, K]: refused, its rows have no axis of places.
 @_rule("Gemm")
-def _gemm(rows: RowAnalysis, node: gs.Node) -> State:
+def _gemm(analysis: RowAnalysis, node: gs.Node) -> State:
     raise refused("its rows are all places of all rows")
 
 
 # [B, S, S] PAIR over axis 2 -> [B, S, S] BLOCK, once masked. [B, S, H] TOKEN over axis 2 -> TOKEN.
 @_rule("Softmax", "LogSoftmax")
-def _softmax(rows: RowAnalysis, node: gs.Node) -> State:
+def _softmax(analysis: RowAnalysis, node: gs.Node) -> State:
     tensor = node.inputs[0]
-    axes, rank = rows.seq(tensor), rows.rank(tensor)
+    axes, rank = analysis.seq(tensor), analysis.rank(tensor)
     axis = int(node.attrs.get("axis", -1)) % rank
     if axis not in axes:
-        return rows.by_rank(node)
+        return analysis.by_rank(node)
     if len(axes) != 2 or node.op != "Softmax":
-        raise refused(f"it normalises over the places of a row: {show(rows.shape(tensor))}")
-    rows.plan.masked.append(node)
+        raise refused(f"it normalises over the places of a row: {show(analysis.shape(tensor))}")
+    analysis.plan.masked.append(node)
     return State.BLOCK
 
 
 # [B, S, H] TOKEN over axis 2 -> [B, S, H] TOKEN. Over axis 1 it mixes samples.
 @_rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
-def _normalisation(rows: RowAnalysis, node: gs.Node) -> State:
+def _normalisation(analysis: RowAnalysis, node: gs.Node) -> State:
     tensor = node.inputs[0]
-    first = int(node.attrs.get("axis", -1)) % rows.rank(tensor)
-    if any(axis >= first for axis in rows.seq(tensor)):
+    first = int(node.attrs.get("axis", -1)) % analysis.rank(tensor)
+    if any(axis >= first for axis in analysis.seq(tensor)):
         raise refused("it normalises over the places of a row")
-    return rows.by_rank(node)
+    return analysis.by_rank(node)
 
 
 # [B, S, H] TOKEN + [B, S, H] TOKEN over the last axis -> [B, S, H] TOKEN.
 @_rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=CONTRIB)
-def _skip_normalisation(rows: RowAnalysis, node: gs.Node) -> State:
-    rows.operands(node, range(2))
-    return _normalisation(rows, node)
+def _skip_normalisation(analysis: RowAnalysis, node: gs.Node) -> State:
+    analysis.operands(node, range(2))
+    return _normalisation(analysis, node)
 
 
 # [B, S, H] TOKEN over axis 2 -> [B, S, 1] TOKEN. ReduceSum [B, S, S] BLOCK over axis 2 -> [B, S, 1] TOKEN.
 @_rule(*members(Family.REDUCTION))
-def _reduce(rows: RowAnalysis, node: gs.Node) -> State:
+def _reduce(analysis: RowAnalysis, node: gs.Node) -> State:
     tensor = node.inputs[0]
     reduced = axes_argument(node)
     if not reduced:
         raise refused("its axes are not constant")
-    rank = rows.rank(tensor)
-    hit = {axis % rank for axis in reduced} & set(rows.seq(tensor))
-    if hit and not (node.op == "ReduceSum" and rows.of(tensor) is State.BLOCK and len(hit) == 1):
+    rank = analysis.rank(tensor)
+    hit = {axis % rank for axis in reduced} & set(analysis.seq(tensor))
+    if hit and not (node.op == "ReduceSum" and analysis.of(tensor) is State.BLOCK and len(hit) == 1):
         raise refused("it reduces over the places of a row")
-    return rows.by_rank(node)
+    return analysis.by_rank(node)
 
 
 # ArgMax [B, S, H] TOKEN over axis 2 -> [B, S, 1] TOKEN. Over axis 1 it mixes samples.
 @_rule("ArgMax", "ArgMin", "LpNormalization", "Split", "Concat", "TopK")
-def _along_axis(rows: RowAnalysis, node: gs.Node) -> State:
+def _along_axis(analysis: RowAnalysis, node: gs.Node) -> State:
     tensor = node.outputs[0] if node.op == "Concat" else node.inputs[0]
     default = 0 if node.op in ("ArgMax", "ArgMin", "Split") else -1
-    axis = int(node.attrs.get("axis", default)) % rows.rank(tensor)
-    if axis in rows.seq(tensor):
+    axis = int(node.attrs.get("axis", default)) % analysis.rank(tensor)
+    if axis in analysis.seq(tensor):
         raise refused("it works along the places of a row")
     if node.op == "Concat":
         for operand in node.inputs:
-            if rows.of(operand) is None or rows.seq(operand) != rows.seq(node.outputs[0]):
+            if analysis.of(operand) is None or analysis.seq(operand) != analysis.seq(node.outputs[0]):
                 raise refused(f"{operand.name!r} does not carry the same places")
-    return rows.by_rank(node)
+    return analysis.by_rank(node)
 
 
 # [B, S, H] TOKEN on axis 2 -> [B, S, h] TOKEN. On axis 1 -> [B, 1, H] it takes one place of a row.
 @_rule("Slice")
-def _slice(rows: RowAnalysis, node: gs.Node) -> State:
-    before, after = rows.shape(node.inputs[0]), rows.shape(node.outputs[0])
-    axes = rows.seq(node.inputs[0])
+def _slice(analysis: RowAnalysis, node: gs.Node) -> State:
+    before, after = analysis.shape(node.inputs[0]), analysis.shape(node.outputs[0])
+    axes = analysis.seq(node.inputs[0])
     steps = constant(node.inputs[4]) if len(node.inputs) > 4 and not node.inputs[4].is_empty() else None
-    if rows.seq(node.outputs[0]) != axes or (steps is not None and (steps < 0).any()):
+    if analysis.seq(node.outputs[0]) != axes or (steps is not None and (steps < 0).any()):
         raise refused(f"it cuts along the places of a row: {show(before)} to {show(after)}")
-    if any(rows.of(tensor) is not None for tensor in node.inputs[1:]):
+    if any(analysis.of(tensor) is not None for tensor in node.inputs[1:]):
         raise refused("what it cuts depends on the inputs")
     # The sequence axes keep their whole extent, so nothing is cut there.
-    return rows.by_rank(node, block=before == after and rows.of(node.inputs[0]) is State.BLOCK)
+    return analysis.by_rank(node, block=before == after and analysis.of(node.inputs[0]) is State.BLOCK)
 
 
 # [B, S, H] TOKEN on axis 2 -> [B, S, H + 1] TOKEN. On axis 1 it adds places to a row.
 @_rule("Pad")
-def _pad(rows: RowAnalysis, node: gs.Node) -> State:
-    if rows.seq(node.outputs[0]) != rows.seq(node.inputs[0]):
+def _pad(analysis: RowAnalysis, node: gs.Node) -> State:
+    if analysis.seq(node.outputs[0]) != analysis.seq(node.inputs[0]):
         raise refused("it pads along the places of a row")
-    return rows.by_rank(node)
+    return analysis.by_rank(node)
 
 
 # Transpose [B, h, S, S] BLOCK -> [B, S, h, S] BLOCK.
 @_rule("Transpose", "Squeeze", "Unsqueeze")
-def _moves_axes(rows: RowAnalysis, node: gs.Node) -> State:
-    return rows.by_rank(node, block=rows.of(node.inputs[0]) is State.BLOCK)
+def _moves_axes(analysis: RowAnalysis, node: gs.Node) -> State:
+    return analysis.by_rank(node, block=analysis.of(node.inputs[0]) is State.BLOCK)
 
 
 # [B, S, h * d] TOKEN -> [B, S, h, d] TOKEN. [B, S, H] -> [B, H, S] moves values between places.
 @_rule("Reshape")
-def _reshape(rows: RowAnalysis, node: gs.Node) -> State:
-    before, after = rows.shape(node.inputs[0]), rows.shape(node.outputs[0])
-    ins, outs = rows.seq(node.inputs[0]), rows.seq(node.outputs[0])
+def _reshape(analysis: RowAnalysis, node: gs.Node) -> State:
+    before, after = analysis.shape(node.inputs[0]), analysis.shape(node.outputs[0])
+    ins, outs = analysis.seq(node.inputs[0]), analysis.seq(node.outputs[0])
     same = len(ins) == len(outs) and all(
         sympy.simplify(sympy.prod(before[:i]) - sympy.prod(after[:o])) == 0 for i, o in zip(ins, outs, strict=True)
     )
     if not same:
         raise refused(f"it moves values between places: {show(before)} to {show(after)}")
-    return rows.by_rank(node, block=rows.of(node.inputs[0]) is State.BLOCK)
+    return analysis.by_rank(node, block=analysis.of(node.inputs[0]) is State.BLOCK)
 
 
 # [B, 1, S, S] BLOCK -> [B, h, S, S] BLOCK. [B, 1, H] -> [B, S, H] gives all places what the row has.
 @_rule("Expand")
-def _expand(rows: RowAnalysis, node: gs.Node) -> State:
-    rows.operands(node, range(1))
-    return rows.by_rank(node, block=rows.of(node.inputs[0]) is State.BLOCK)
+def _expand(analysis: RowAnalysis, node: gs.Node) -> State:
+    analysis.operands(node, range(1))
+    return analysis.by_rank(node, block=analysis.of(node.inputs[0]) is State.BLOCK)
 
 
 # a table [V, H] at [B, S] TOKEN -> [B, S, H] TOKEN. [B, S, H] at [1] on axis 1 takes one place of a row.
 @_rule("Gather")
-def _gather(rows: RowAnalysis, node: gs.Node) -> State:
+def _gather(analysis: RowAnalysis, node: gs.Node) -> State:
     data, indices = node.inputs
-    if rows.is_free(data):
-        return rows.by_rank(node)
-    axis = int(node.attrs.get("axis", 0)) % rows.rank(data)
-    if axis in rows.seq(data):
+    if analysis.is_free(data):
+        return analysis.by_rank(node)
+    axis = int(node.attrs.get("axis", 0)) % analysis.rank(data)
+    if axis in analysis.seq(data):
         raise refused("it takes chosen places of a row")
-    if not rows.is_free(indices):
+    if not analysis.is_free(indices):
         raise refused(f"the indices {indices.name!r} depend on the inputs")
-    return rows.by_rank(node)
+    return analysis.by_rank(node)
 
 
 # [B, S, H] TOKEN at [B, S, k] on axis 2 -> [B, S, k] TOKEN. On axis 1 it takes chosen places.
 @_rule("GatherElements")
-def _gather_elements(rows: RowAnalysis, node: gs.Node) -> State:
+def _gather_elements(analysis: RowAnalysis, node: gs.Node) -> State:
     data, indices = node.inputs
-    rank = rows.rank(data)
+    rank = analysis.rank(data)
     axis = int(node.attrs.get("axis", 0)) % rank
-    shared = set(rows.seq(data))
-    if axis in shared or not shared <= set(rows.seq(indices)):
+    shared = set(analysis.seq(data))
+    if axis in shared or not shared <= set(analysis.seq(indices)):
         raise refused("it takes chosen places of a row")
-    if rows.is_positional(indices):
-        rows.positional_operand(node, 1, rows.seq(indices), 0)
-        if any(entry[0] is node for entry in rows.plan.placed):
+    if analysis.is_positional(indices):
+        analysis.positional_operand(node, 1, analysis.seq(indices), 0)
+        if any(entry[0] is node for entry in analysis.plan.placed):
             raise refused("its indices are positions of a row")
-    return rows.by_rank(node)
+    return analysis.by_rank(node)
 
 
 # [B, S] TOKEN along axis 1 -> [B, S] TOKEN, restarted at each sample.
 @_rule("CumSum")
-def _running_sum(rows: RowAnalysis, node: gs.Node) -> State:
+def _running_sum(analysis: RowAnalysis, node: gs.Node) -> State:
     axis = constant(node.inputs[1])
     if axis is None:
         raise refused("its axis is not constant")
-    where = int(axis.reshape(-1)[0]) % rows.rank(node.inputs[0])
-    if where in rows.seq(node.inputs[0]):
-        if rows.rank(node.inputs[0]) != 2 or where != 1 or node.attrs.get("reverse", 0):
+    where = int(axis.reshape(-1)[0]) % analysis.rank(node.inputs[0])
+    if where in analysis.seq(node.inputs[0]):
+        if analysis.rank(node.inputs[0]) != 2 or where != 1 or node.attrs.get("reverse", 0):
             raise refused("it runs along a row in a way that cannot be restarted at each sample")
-        rows.plan.counted.append(node)
-    return rows.by_rank(node)
+        analysis.plan.counted.append(node)
+    return analysis.by_rank(node)
 
 
 # bst,bth->bsh of [B, S, S] BLOCK, [B, S, H] TOKEN -> [B, S, H] TOKEN.
 @_rule("Einsum")
-def _einsum(rows: RowAnalysis, node: gs.Node) -> State:
+def _einsum(analysis: RowAnalysis, node: gs.Node) -> State:
     equation = str(node.attrs["equation"]).replace(" ", "")
     if "." in equation or "->" not in equation or len(node.inputs) != 2:
         raise refused(f"its equation {equation!r} does not name all axes of two operands")
     terms, result = equation.split("->")
     summed: set[str] = set()
     for term, tensor in zip(terms.split(","), node.inputs, strict=True):
-        if rows.is_positional(tensor):
+        if analysis.is_positional(tensor):
             raise refused(f"{tensor.name!r} is a table of positions")
-        summed |= {term[axis] for axis in rows.seq(tensor)} - set(result)
-    states = [rows.of(tensor) for tensor in node.inputs]
+        summed |= {term[axis] for axis in analysis.seq(tensor)} - set(result)
+    states = [analysis.of(tensor) for tensor in node.inputs]
     if summed and (State.BLOCK not in states or None in states or states.count(State.BLOCK) > 1):
         raise refused("it sums over the places of a row that no attention mask has kept apart")
-    return rows.by_rank(node)
+    return analysis.by_rank(node)
 
 
 # query, key and value [B, S, H] TOKEN -> [B, S, H] TOKEN, once masked.
 @_rule("MultiHeadAttention", "Attention", domain=CONTRIB)
 @_rule("Attention")
-def _fused_attention(rows: RowAnalysis, node: gs.Node) -> State:
+def _fused_attention(analysis: RowAnalysis, node: gs.Node) -> State:
     attention = require_attention_inputs(node)
     if len(attention.tokens) == 1:
         raise refused("it projects its input itself, in a way that expand_fused_ops leaves alone")
@@ -266,32 +269,32 @@ def _fused_attention(rows: RowAnalysis, node: gs.Node) -> State:
         raise refused("it gives more than its first output")
     for index in attention.tokens:
         tensor = input_at(node, index)
-        rank = rows.rank(tensor) if tensor is not None else 0
+        rank = analysis.rank(tensor) if tensor is not None else 0
         if (
             tensor is None
             or rank not in (3, 4)
-            or rows.of(tensor) is not State.TOKEN
-            or rows.seq(tensor) != (rank - 2,)
+            or analysis.of(tensor) is not State.TOKEN
+            or analysis.seq(tensor) != (rank - 2,)
         ):
             raise refused("its query, key and value are not three tensors of the tokens of one row")
     for index in attention.masks:
-        _check_attention_mask(rows, node, index)
-    rows.plan.masked.append(node)
-    return rows.by_rank(node)
+        _check_attention_mask(analysis, node, index)
+    analysis.plan.masked.append(node)
+    return analysis.by_rank(node)
 
 
-def _check_attention_mask(rows: RowAnalysis, node: gs.Node, index: int) -> None:
+def _check_attention_mask(analysis: RowAnalysis, node: gs.Node, index: int) -> None:
     tensor = input_at(node, index)
     if tensor is None:
         return
-    rank, own = rows.rank(tensor), rows.seq(tensor)
+    rank, own = analysis.rank(tensor), analysis.seq(tensor)
     if rank == 1:
         raise refused(f"{tensor.name!r} counts the tokens of a row, and is not known to count those of its mask")
-    if rows.is_free(tensor):
-        rows._check_free(tensor, 0, (rank - 2, rank - 1))
-    elif rows.is_positional(tensor):
+    if analysis.is_free(tensor):
+        analysis._check_free(tensor, 0, (rank - 2, rank - 1))
+    elif analysis.is_positional(tensor):
         if len(own) == 1:
             raise refused(f"{tensor.name!r} is a mask of the places of a row")
-        rows.positional_operand(node, index, own, 0)
-    elif not own or rows.of(tensor) is None:
-        raise refused(f"{tensor.name!r} {show(rows.shape(tensor))} belongs to the row, not to a sample")
+        analysis.positional_operand(node, index, own, 0)
+    elif not own or analysis.of(tensor) is None:
+        raise refused(f"{tensor.name!r} {show(analysis.shape(tensor))} belongs to the row, not to a sample")

@@ -1,4 +1,4 @@
-"""Style B with a head: what needs one row a sample is fed through Unpack."""
+"""``within_rows`` with a head: what needs one row a sample is fed through Unpack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packing models that hold fused operators, in both styles."""
+"""Packing models that hold fused operators, in both layouts."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ cases = pytest.mark.parametrize("case", CASES)
 
 
 def built(case: str | tuple[int, str], *, per_sample: bool = False) -> onnx.ModelProto:
-    """The case around a hidden state. Style B has no sums over the sequence: there the second output is y doubled."""
+    """The case around a hidden state. ``within_rows`` has no sums over the sequence: its second output is y doubled."""
     opset, body = CASES[case] if isinstance(case, str) else case
     if opset > onnx.defs.onnx_opset_version():
         pytest.skip(f"the installed onnx has no opset {opset}")
@@ -263,11 +263,11 @@ def test_what_cannot_be_shown_to_keep_samples_apart_is_refused_by_name(body: str
         shares_rows(built((17, body)))
 
 
-@pytest.mark.parametrize("style", [packed, shares_rows])
-def test_past_keys_are_refused_by_name(style: Callable[[onnx.ModelProto], onnx.ModelProto]) -> None:
+@pytest.mark.parametrize("layout", [packed, shares_rows])
+def test_past_keys_are_refused_by_name(layout: Callable[[onnx.ModelProto], onnx.ModelProto]) -> None:
     body = f"{_QKV} {_INT_MASK} y = {_MHA} <num_heads = 2> (q, k, v, , mask32, , P, P)"
     with pytest.raises(PackingError, match="MultiHeadAttention 'y' continues from an earlier run by its input 'P'"):
-        style(built((17, body)))
+        layout(built((17, body)))
 
 
 FUSED = [
@@ -281,7 +281,7 @@ FUSED = [
 
 @pytest.mark.export
 @pytest.mark.parametrize(("family", "head", "exporter", "attention", "multi_head"), FUSED)
-def test_exports_fused_by_onnxruntime_pack_in_both_styles(
+def test_exports_fused_by_onnxruntime_pack_in_both_layouts(
     exported: Callable[..., Path], family: str, head: str, exporter: str, attention: str, multi_head: bool
 ) -> None:
     optimizer = pytest.importorskip("onnxruntime.transformers.optimizer")

@@ -1,4 +1,4 @@
-"""The rules of samples that share rows, one use a row of the table: what they make of it, or why they refuse it.
+"""The rules of samples that share rows, one use an entry of the table: what they make of it, or why they refuse it.
 
 What is accepted must give each sample what it gets alone; what is refused must be refused by the pass as well.
 """
@@ -32,7 +32,7 @@ LAYOUT = ((5, 7), (9, 2), (1, 3, 4))
 BEFORE = ("extract_constant_to_initializer", "constant_folding", "eliminate_identity")
 TOLERANCE = 1e-5
 
-#: Lines that several rows begin with; ``$name`` stands for them.
+#: Lines that several entries begin with; ``$name`` stands for them.
 SHARED = {
     "extents": "s = Shape <start = 1, end = 2> (ids)",
     "counted": "$extents  n = Squeeze (s, zero)  r = Range (scalar_zero, n, scalar_one)",

@@ -20,6 +20,7 @@ from passes.precision.int8_measure import observe
 from passes.precision.int8_sites import find_products
 from poprt.converter import Converter
 from poprt.sample_data import model_inputs, random_array
+from poprt_format.packing import ACROSS_ROWS, WITHIN_ROWS
 from tests.numerics import run
 from tests.passes.rewrites import parse
 
@@ -93,16 +94,16 @@ def test_the_written_model_keeps_its_constant_shapes() -> None:
     assert [list(numpy_helper.to_array(t)) for t in converted.graph.initializer if t.name == "shape"] == [[96, 80]]
 
 
-def packed(style: str) -> onnx.ModelProto:
+def packed(layout: str) -> onnx.ModelProto:
     model = build_bert(BertConfig(**SIZES["tiny"], head="token", position_ids=True))
     shapes = {value.name: [16, 128] for value in model.graph.input}
     packing = {"max_valid_num": 40, "segment_max_size": 128}
-    used = ["insert_attention_mask"] if style == "attention_mask" else []
+    used = ["insert_attention_mask"] if layout == WITHIN_ROWS else []
     return Converter(input_shape=shapes, pack_args=packing, used_passes=used).convert(model)
 
 
 def test_a_packed_model_is_measured_on_a_small_pack_of_short_samples() -> None:
-    model = packed("unpack_repack")
+    model = packed(ACROSS_ROWS)
     asked: list[onnx.ModelProto] = []
 
     def data(signature: onnx.ModelProto) -> dict[str, NDArray[Any]]:
@@ -125,7 +126,7 @@ def test_a_packed_model_is_measured_on_a_small_pack_of_short_samples() -> None:
 
 
 def test_a_model_packed_within_rows_is_measured_as_declared() -> None:
-    model = packed("attention_mask")
+    model = packed(WITHIN_ROWS)
     asked, result = measured(model)
     assert [extents["input_ids"] for extents in asked] == [[16, 128]]
     assert result.counts["products in int8"] == 12
