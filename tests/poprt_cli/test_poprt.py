@@ -221,7 +221,7 @@ def bad_model(kind: str, good: Path) -> Path:
     ("kind", "text"),
     [
         ("missing", "does not exist"),
-        ("text", "no ONNX model"),
+        ("text", "cannot be read as an ONNX model"),
         ("empty", "no ONNX model"),
         ("truncated", "truncated"),
         ("unknown_op", "'Frobnicate'"),
