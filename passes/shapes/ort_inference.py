@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,7 +49,75 @@ _ORT = _load()
 Rule = Callable[[onnx.NodeProto], None]
 
 
-class OrtShapeInference(_ORT.SymbolicShapeInference):  # type: ignore[misc, name-defined]  # it has no types
+class _NotesGuesses(_ORT.SymbolicShapeInference):  # type: ignore[misc, name-defined]  # it has no types
+    """onnxruntime guesses where it does not know a rank, and goes on from there. This notes what rests on a guess.
+
+    A guess is the rank of an operator that it does not know; the shape of an If whose branches have different ranks, or
+    one of them none that is known; and that of a Loop or Scan whose body is such a case, or changes a rank.
+    """
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        #: Names of the tensors whose shapes are not proved.
+        self.guessed: set[str] = set()
+
+    def _onnx_infer_single_node(self, node: onnx.NodeProto) -> None:
+        super()._onnx_infer_single_node(node)
+        if any(name in self.guessed for name in _reads(node)) and not self._has_literal_shape(node):
+            self.guessed.update(node.output)
+
+    def _has_literal_shape(self, node: onnx.NodeProto) -> bool:
+        """Whether the shape of the output is the same whatever the inputs are."""
+        if node.op_type != "Reshape" or len(node.input) < 2 or node.input[1] in self.guessed:
+            return node.op_type == "Size"
+        target = self._try_get_value(node, 1)
+        return target is not None and all(isinstance(n, (int, np.integer)) and n > 0 for n in target)
+
+    def _new_symbolic_shape(self, rank: int, node: onnx.NodeProto, out_idx: int = 0) -> Any:
+        known = self.known_vi_[node.output[out_idx]].type.tensor_type.elem_type
+        if not known and node.op_type != "ConvTranspose":  # of that it takes the type away to get here
+            self.guessed.add(node.output[out_idx])
+        return super()._new_symbolic_shape(rank, node, out_idx)
+
+    def _fuse_tensor_type(
+        self, node: onnx.NodeProto, out_idx: int, dst_type: onnx.TypeProto, src_type: onnx.TypeProto
+    ) -> None:
+        if _rank(dst_type) is None or _rank(dst_type) != _rank(src_type):
+            self.guessed.add(node.output[out_idx])
+        super()._fuse_tensor_type(node, out_idx, dst_type, src_type)
+
+    def _onnx_infer_subgraph(self, node: onnx.NodeProto, subgraph: onnx.GraphProto, *args: Any, **keywords: Any) -> Any:
+        nested = super()._onnx_infer_subgraph(node, subgraph, *args, **keywords)
+        results = {output.name: _rank(output.type) for output in subgraph.output}
+        if node.op_type == "Loop":
+            carried = zip(subgraph.input[1:], subgraph.output, strict=False)
+            moved = any(_rank(before.type) != _rank(after.type) for before, after in carried)
+        else:
+            moved = False
+        if moved or nested.guessed & set(results) or (node.op_type != "If" and None in results.values()):
+            self.guessed.update(node.output)
+        return nested
+
+
+setattr(_ORT, "SymbolicShapeInference", _NotesGuesses)  # noqa: B010  (untyped; it makes another for each subgraph)
+
+
+def _rank(kind: onnx.TypeProto) -> int | None:
+    """Of a tensor, or of those in a sequence."""
+    tensor = (kind.sequence_type.elem_type if kind.HasField("sequence_type") else kind).tensor_type
+    return len(tensor.shape.dim) if tensor.HasField("shape") else None
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """The names that a node reads, in its subgraphs too."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in [attribute.g, *attribute.graphs]:
+            for inner in graph.node:
+                yield from _reads(inner)
+
+
+class OrtShapeInference(_NotesGuesses):
     """Walks a graph node by node. Subclasses override :meth:`infer_node`, :meth:`merge_extents`, :meth:`suggest_merge`.
 
     Args:

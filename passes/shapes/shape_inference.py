@@ -64,10 +64,11 @@ def declared_names(graph: gs.Graph) -> set[str]:
 def known_extents(inferred: SymbolicShapes, names: Collection[str]) -> dict[str, list[Extent]]:
     """The shapes that inference found, in the dimension names ``names``.
 
-    Where inference meets an operator that it does not know it guesses a rank and makes up names. Such an extent is
-    None here, and a shape of nothing else is left out.
+    Where inference meets an operator that it does not know it guesses a rank and makes up names. What rests on such a
+    guess is left out. An extent of a made-up name is None here, and a shape of nothing else is left out.
     """
-    shapes = {name: [_extent(dim, names) for dim in shape] for name, shape in inferred.items()}
+    proved = {name: shape for name, shape in inferred.items() if name not in inferred.guessed}
+    shapes = {name: [_extent(dim, names) for dim in shape] for name, shape in proved.items()}
     return {name: shape for name, shape in shapes.items() if not shape or any(n is not None for n in shape)}
 
 

@@ -38,12 +38,14 @@ class SymbolicShapes(dict[str, Shape]):
     Attributes:
         contents: tensor name -> the list of extents (or the one extent) that an integer tensor is known to hold.
         dtypes: tensor name -> its ONNX element type, where that is known.
+        guessed: names of tensors whose shape rests on a guess: to look at, not to be written down as a fact.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.contents: dict[str, Any] = {}
         self.dtypes: dict[str, int] = {}
+        self.guessed: frozenset[str] = frozenset()
 
 
 def symbol(name: str) -> sympy.Symbol:
@@ -78,6 +80,7 @@ def infer_symbolic_shapes(
             shapes[name] = shape
         if value.type.tensor_type.elem_type:
             shapes.dtypes[name] = value.type.tensor_type.elem_type
+    shapes.guessed = frozenset(inference.guessed)
     shapes.contents = {name: data for name, data in inference.contents.items() if data is not None}
     for name, tensor in graph.tensors().items():
         if isinstance(tensor, gs.Constant):
