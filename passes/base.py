@@ -72,7 +72,9 @@ class Pass:
     @staticmethod
     def get_pass(name: str, *args: Any, **options: Any) -> Pass:
         """Make the registered pass ``name``; ``args`` and ``options`` go to its constructor."""
-        raise NotImplementedError(f"{name}: passes.registry, which every import of `passes` loads, gives this method")
+        from passes.registry import get_pass  # here: the registry stands on this module
+
+        return get_pass(name, *args, **options)
 
     def traverse_graph(
         self, graph: onnx.GraphProto, transform: Callable[..., onnx.GraphProto], is_main_graph: bool = True
@@ -136,3 +138,8 @@ def walk_graphs(graph: gs.Graph, *, functions: bool = True) -> Iterator[gs.Graph
     if functions:
         for function in graph.functions:
             yield from walk_graphs(function, functions=False)
+
+
+def graph_output_names(graph: gs.Graph) -> frozenset[str]:
+    """The names of what the main graph and its subgraphs give as their outputs."""
+    return frozenset(tensor.name for scope in walk_graphs(graph, functions=False) for tensor in scope.outputs)

@@ -6,13 +6,21 @@ escapes a pass is a bug of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import Self
 
 from passes.refusal import Refusal
 
 
 class RewriteError(Exception):
     """The model or an option makes a rewrite impossible; the message says why and what to do."""
+
+    def inside(self, where: str) -> Self:
+        """The same error with all that it carries; its message begins with ``where``."""
+        placed = copy.copy(self)
+        placed.args = (f"{where}: {self}",)
+        return placed
 
 
 class UnknownPassError(RewriteError):

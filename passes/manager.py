@@ -136,7 +136,7 @@ class PassManager:
             try:
                 result = self._run_one(step, state)
             except RewriteError as error:
-                raise type(error)(f"pass {name!r}: {error}") from error
+                raise error.inside(f"pass {name!r}") from error
             except Exception as error:
                 self._blame(step, name, model, error)
                 raise

@@ -125,6 +125,7 @@ class ConvertKeywords:
     skip_isolation_check: bool | None = _option(
         False, FLAG, "Do not try whether packed samples leave each other's answers alone."
     )
+    skip_check_load: bool | None = _option(False, FLAG, "Write the model without trying whether onnxruntime loads it.")
     dump_passes: str | PathLike[str] | None = _option(  # noqa: RUF009  (a field)
         None, PATH, "Write the model after each pass that changed it."
     )
@@ -196,6 +197,7 @@ class ConvertOptions:
     used_passes: list[Any]
     check: bool
     skip_isolation_check: bool
+    skip_check_load: bool
     dump_passes: str | None
     pack_args: PackArgs | None
     max_tensor_size: int

@@ -31,6 +31,7 @@ from poprt.convert_options import (
 )
 from poprt.errors import PoprtError
 from poprt.isolation import Compile, IsolationTrial, try_isolation
+from poprt.load_check import check_loads
 from poprt.progress import pass_progress
 from poprt.sample_data import Array, InputInfo, model_inputs
 from poprt.verify import Verification, sample_case, verify
@@ -60,6 +61,7 @@ class Converter(ConvertKeywords):
         check: compare the numbers of both models afterwards; see ``verification``.
         skip_isolation_check: do not try, on the compiled model, whether samples of one run leave each other's answers
             alone. Every conversion with packing does; see ``isolation``.
+        skip_check_load: do not open onnxruntime on the converted model to see that it loads it; see ``load_check``.
         dump_passes: a folder for the model after each pass that changed it, numbered, without its large weights.
         pack_args: pack samples of many lengths (pass ``packed_transformer``; with ``insert_attention_mask`` among
             the ``used_passes``, within rows and with one final Unpack).
@@ -99,7 +101,7 @@ class Converter(ConvertKeywords):
         Raises:
             RewriteError: the model is not valid, or the model or an option makes a pass impossible; the message names
                 the pass. An exception in a pass of the caller's own is its cause.
-            PoprtError: ``check`` cannot run one of the models.
+            PoprtError: onnxruntime does not load the converted model, or ``check`` cannot run one of the models.
         """
         work = onnx.ModelProto()
         work.CopyFrom(model)
@@ -133,6 +135,8 @@ class Converter(ConvertKeywords):
                 self.records = manager.records
         del model, steps  # the trial needs room for the weights
         self._sign(converted.model)
+        if not self.options.skip_check_load:
+            check_loads(converted)
         self.isolation = self._tried(converted, inputs, compile_model)
         return converted.whole()
 

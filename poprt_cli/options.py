@@ -23,7 +23,7 @@ CONVERTER_OPTIONS = {name: option for name, option in OPTIONS.items() if option.
 #: Where they stand on the help page. One that is named nowhere here comes last among the rewrites.
 _SHAPES = ("input_shape", "batch_size", "batch_axis", "convert_version")
 _PACKING = ("precision", "pack_args", "used_passes", "skip_passes")
-_ACTIONS = ("check", "skip_isolation_check", "dump_passes")
+_ACTIONS = ("check", "skip_isolation_check", "skip_check_load", "dump_passes")
 _LOOKS = ("disable_progress_bar",)
 _REWRITES = (
     *("checkpoints", "remove_outputs", "fp16_skip_op_types", "enable_avoid_overflow_patterns", "enable_erf_gelu"),

@@ -23,10 +23,7 @@ _ATTRIBUTES = {"args", "message", "reason", "reasons"}
 _QUESTIONS = {"startswith", "endswith", "find", "index", "partition", "removeprefix", "removesuffix", "split"}
 _PATTERNS = {"fullmatch", "match", "search"}
 #: Functions that may, and why there is no other way.
-_ALLOWED = {
-    "engine_error": "onnxruntime's errors have no codes",
-    "_refuse_contradictions": "onnx's errors have no codes",
-}
+_ALLOWED = {"engine_error": "onnxruntime's errors have no codes"}
 
 
 def branches_on_words(source: str) -> list[str]:

@@ -25,7 +25,7 @@ from passes.packing.tokens.masks import binarise, find_masks
 from passes.packing.tokens.positional import Positional
 from passes.packing.tokens.sides import PlacedGraph, Placement, place
 from passes.packing.within_rows.padding_masks import drop_padding_masks
-from passes.packing.within_rows.row_analysis import RowAnalysis, check_all_kept_apart
+from passes.packing.within_rows.row_analysis import RowAnalysis, RowPlan, check_all_kept_apart
 from passes.packing.within_rows.row_rewrite import RowRewriter
 from passes.packing.within_rows.row_rules import ROW_RULES
 from passes.packing.within_rows.unpacked_head import UnpackedHead
@@ -78,18 +78,10 @@ class InsertAttentionMask(GraphPass):
         mask = _the_mask(graph, geometry, find_masks(placed, geometry.inputs).explicit)
         drop_padding_masks(graph, axes, mask, geometry.columns)
         positional = Positional(graph, axes)
-        analysis = RowAnalysis(graph, axes, positional, geometry.columns, ROW_RULES)
-        refused, plan = analysis.run(), analysis.plan
-        if self._args is None:
-            check_all_kept_apart(graph, refused)
-        _refuse_mixed_rows(PlacedGraph(graph, axes, Placement()), mask)
-        if not plan.masked:
-            raise PackingError("no softmax over pairs of places was found: there is no attention to mask")
+        refused, plan = self._analysed(graph, axes, positional, geometry, mask)
         in_rows = PlacedGraph(graph, axes, Placement({id(node) for node in graph.nodes if id(node) not in refused}))
         share = flop_share(in_rows, geometry.rows or 1, geometry.columns)
-        if self._args:
-            _keep_padding_out(in_rows, refused, mask, self._args)
-        head = UnpackedHead(graph, axes, refused, mask, self._args) if self._args else None
+        head = self._head(in_rows, refused, mask)
         token_axes = sample_token_axes(graph, axes)
         outputs = head.cut() if head else {tensor.name: "packed" for tensor in graph.outputs}
         _refuse_pairs([name for name, kind in outputs.items() if kind == "packed"], token_axes)
@@ -108,6 +100,26 @@ class InsertAttentionMask(GraphPass):
         result.count("Unpacks", head.count if head else 0)
         result.details["packed share of FLOPs"] = round(share.share, 4)
         return result
+
+    def _analysed(
+        self, graph: gs.Graph, axes: AxisMap, positional: Positional, geometry: Geometry, mask: gs.Variable
+    ) -> tuple[dict[int, Refusal], RowPlan]:
+        """The nodes that cannot stay in rows of several samples, and what is done to the others."""
+        analysis = RowAnalysis(graph, axes, positional, geometry.columns, ROW_RULES)
+        refused, plan = analysis.run(), analysis.plan
+        if self._args is None:
+            check_all_kept_apart(graph, refused)
+        _refuse_mixed_rows(PlacedGraph(graph, axes, Placement()), mask)
+        if not plan.masked:
+            raise PackingError("no softmax over pairs of places was found: there is no attention to mask")
+        return refused, plan
+
+    def _head(self, in_rows: PlacedGraph, refused: dict[int, Refusal], mask: gs.Variable) -> UnpackedHead | None:
+        """The part that gets a row a sample; none where no ``pack_args`` are given."""
+        if not self._args:
+            return None
+        _keep_padding_out(in_rows, refused, mask, self._args)
+        return UnpackedHead(in_rows.graph, in_rows.axes, refused, mask, self._args)
 
     def _checked_geometry(self, graph: gs.Graph) -> Geometry:
         if graph.opset < MINIMUM_OPSET:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from passes.building import add_node
@@ -22,6 +21,8 @@ from passes.graph_io import export_weightless
 from passes.precision.int8_sites import Product
 from passes.precision.int8_values import Floats, QuantisedWeights, best_zero_point, rounded_rows
 from passes.precision.names import tensor_names, unique_name
+from passes.precision.unsign_weights import UnsignWeights
+from passes.reference_session import reference_session
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -37,10 +38,8 @@ def run_graph(graph: gs.Graph, feeds: Arrays) -> dict[str, NDArray[Any]]:
     Raises:
         RewriteError: the engine cannot run the graph on this data.
     """
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    graph = _with_unsigned_weights(graph)
+    graph = graph.copy()
+    UnsignWeights().apply(graph)
     weights = {
         tensor.name: tensor.values
         for tensor in graph.tensors().values()
@@ -50,24 +49,9 @@ def run_graph(graph: gs.Graph, feeds: Arrays) -> dict[str, NDArray[Any]]:
     _open_extents([value for value in model.graph.input if value.name not in weights], model.graph.output)
     names = [tensor.name for tensor in graph.outputs]
     try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return dict(zip(names, session.run(names, {**feeds, **weights}), strict=True))
+        return dict(zip(names, reference_session(model).run(names, {**feeds, **weights}), strict=True))
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise RewriteError(f"the graph cannot be run on the sample data: {error}") from error
-
-
-def _with_unsigned_weights(graph: gs.Graph) -> gs.Graph:
-    """A copy whose integer products have uint8 weights with zero point 128: the same numbers, exact on every CPU."""
-    copied = graph.copy()
-    taken = tensor_names(copied)
-    middle = gs.Constant(unique_name("int8_weight_zero_point", taken), np.array(128, np.uint8))
-    for node in copied.nodes:
-        weight = node.inputs[1] if node.op == "MatMulInteger" and len(node.inputs) == 3 else None
-        if isinstance(weight, gs.Constant) and weight.dtype == np.int8:
-            flipped = weight.values.view(np.uint8) ^ np.uint8(128)  # adding 128 turns the sign bit and nothing else
-            node.inputs[1] = gs.Constant(unique_name(f"{weight.name}_unsigned", taken), flipped)
-            node.inputs.append(middle)
-    return copied
 
 
 def _open_extents(inputs: Iterable[onnx.ValueInfoProto], outputs: Iterable[onnx.ValueInfoProto]) -> None:

@@ -175,20 +175,21 @@ def _refuse_contradictions(
     fixed: set[Extent],
     contents: Mapping[str, Any],
 ) -> None:
-    problem = find_contradiction(graph, fixed, contents) or _strict_inference_error(graph)
-    if problem is None:
+    baked = find_contradiction(graph, fixed, contents)
+    strict = None if baked else _strict_inference_error(graph)
+    if baked is None and strict is None:
         return
     after = {tensor.name: tensor.shape for tensor in graph.inputs}
     changes = ", ".join(f"{name}={shape}" for name, shape in after.items() if shape != before[name])
     for tensor in graph.inputs:
         tensor.shape = before[tensor.name]
-    if problem.startswith("onnx: ") and _strict_inference_error(graph) is not None:
-        logger.debug("the model fails strict shape inference with any input shape: %s", problem)
+    if strict is not None and _strict_inference_error(graph) is not None:
+        logger.debug("the model fails strict shape inference with any input shape: %s", strict)
         for tensor in graph.inputs:
             tensor.shape = after[tensor.name]
         return
     raise RewriteError(
-        f"the model cannot run with {changes}: {problem}. Choose other extents, or export it with this "
+        f"the model cannot run with {changes}: {baked or strict}. Choose other extents, or export it with this "
         "dimension dynamic"
     )
 

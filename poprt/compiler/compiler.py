@@ -19,13 +19,13 @@ from passes.errors import RewriteError
 from passes.fusion.erf_gelu_pattern import ErfGeluPattern
 from passes.manager import PassManager
 from passes.parted import PartedModel
+from passes.precision.unsign_weights import UnsignWeights
 from poprt.compiler.cache import cached
 from poprt.compiler.fuse_int8 import FuseInt8
 from poprt.compiler.head_gathers import GatherHeads
 from poprt.compiler.interface import ReadInterface, tensor_spec
 from poprt.compiler.key_flips import FlipKeys
 from poprt.compiler.lower_half import LowerHalf
-from poprt.compiler.lower_int8 import UnsignWeights
 from poprt.compiler.mend_types import MendTypes
 from poprt.compiler.normalise import KeepOutputs, NameNodes, WidenNarrowArithmetic
 from poprt.compiler.operators import AttachBodies

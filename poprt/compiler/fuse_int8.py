@@ -17,11 +17,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from passes.base import GraphPass, PassResult
+from passes.base import GraphPass, PassResult, graph_output_names
 from passes.building import import_domain
 from passes.cleanup.rewiring import drop_nodes, onnx_dtype
 from passes.node_values import axes_argument
-from poprt.compiler.reshapes import graph_output_names
 
 _DOMAIN = "com.microsoft"
 _RESHAPE_KEEPS_ZERO = 14  # from this opset on a target of 0 can mean an extent of 0

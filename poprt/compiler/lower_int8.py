@@ -2,68 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 import onnx
-import onnx_graphsurgeon as gs
 
-from passes.base import GraphPass, PassResult
-from passes.placeholders import is_placeholder, retype
-from passes.shapes.dtypes import has_dtype
-from poprt.compiler.reshapes import graph_output_names
+from passes.precision.unsign_weights import UnsignWeights
 from poprt.engine.cpu import lacks_int8_dot_products
-
-_MIDDLE = "poprt_int8_weight_zero_point"
-_FLIP = np.uint8(128)  # adding 128 turns the sign bit and nothing else
-
-
-class UnsignWeights(GraphPass):
-    """Stores the int8 weights of the main graph's MatMulInteger as uint8 with zero point 128.
-
-    The numbers stay the same. A CPU without 8-bit dot products multiplies uint8 by uint8 exactly, if more slowly; by
-    int8 it adds pairs of products in 16 bits, which may overflow. A weight that anything else reads is left alone.
-
-    Args:
-        weights: the tensors that are kept outside of the graph, by name; changed with it.
-    """
-
-    name = "unsign_weights"
-
-    def __init__(self, weights: dict[str, npt.NDArray[Any]] | None = None) -> None:
-        super().__init__()
-        self.weights = {} if weights is None else weights
-
-    def apply(self, graph: gs.Graph) -> PassResult:
-        """Change the weights and give their products the zero point."""
-        result = PassResult()
-        products = [node for node in graph.nodes if node.op == "MatMulInteger" and len(node.inputs) == 3]
-        reads = Counter(node.inputs[1].name for node in products)
-        outputs = graph_output_names(graph)
-        tensors = {node.inputs[1].name: node.inputs[1] for node in products}
-        changed = {
-            name
-            for name, tensor in tensors.items()
-            if isinstance(tensor, gs.Constant) and has_dtype(tensor, np.int8)
-            if reads[name] == len(tensor.outputs) and name not in outputs
-        }
-        for name in changed:
-            self._unsign(tensors[name])
-        middle = gs.Constant(_MIDDLE, np.array(128, np.uint8))
-        for node in products:
-            if node.inputs[1].name in changed:
-                node.inputs.append(middle)
-        result.count("weights made unsigned", len(changed))
-        return result
-
-    def _unsign(self, tensor: gs.Constant) -> None:
-        if is_placeholder(tensor):
-            self.weights[tensor.name] = self.weights[tensor.name].view(np.uint8) ^ _FLIP
-            retype(tensor, onnx.TensorProto.UINT8)
-        else:
-            tensor.values = tensor.values.view(np.uint8) ^ _FLIP
 
 
 def with_exact_products(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.base import walk_graphs
 from passes.node_values import constant
 
 #: An entry of a reshape's target: a number, or the name of the computed tensor that gives it.
@@ -44,8 +43,3 @@ def only_reader(node: gs.Node, graph: gs.Graph) -> gs.Node | None:
     tensor = node.outputs[0]
     kept = any(tensor is output for output in graph.outputs)
     return tensor.outputs[0] if len(tensor.outputs) == 1 and not kept else None
-
-
-def graph_output_names(graph: gs.Graph) -> frozenset[str]:
-    """The names of what the main graph and its subgraphs give as their outputs."""
-    return frozenset(tensor.name for scope in walk_graphs(graph, functions=False) for tensor in scope.outputs)

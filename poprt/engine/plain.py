@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
 
+import numpy.typing as npt
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
 from poprt.engine.options import ERRORS, NOTHING, session_options
 from poprt.engine.providers import CPU_ONLY
 
-__all__ = ["ERRORS", "NOTHING", "plain_session"]
+__all__ = ["ERRORS", "NOTHING", "has_operator", "plain_session"]
 
 
 def plain_session(
@@ -20,6 +24,7 @@ def plain_session(
     threads: int | None = None,
     providers: Sequence[str] = CPU_ONLY,
     log_severity: int = ERRORS,
+    weights: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> ort.InferenceSession:
     """Open onnxruntime on a model.
 
@@ -29,6 +34,8 @@ def plain_session(
         threads: for one operator; None takes the usable cores.
         providers: onnxruntime's execution providers, best first.
         log_severity: the least severe messages that onnxruntime prints by itself.
+        weights: the initializers that the model marks as external, contiguous. They are packed into no other layout,
+            which is for a session that is opened to be run once or never.
 
     Raises:
         Exception: onnxruntime refuses the model. Its exceptions share no base class of their own.
@@ -36,5 +43,19 @@ def plain_session(
     options = session_options(threads, log_severity)
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in (weights or {}).values()]
+    if weights:
+        options.add_external_initializers(list(weights), values)
+        options.add_session_config_entry("session.disable_prepacking", "1")
     source = model if isinstance(model, bytes) else os.fspath(model)
     return ort.InferenceSession(source, options, providers=list(providers))
+
+
+def has_operator(domain: str, op: str) -> bool:
+    """Whether the installed onnxruntime knows an operator, in any version."""
+    return ("" if domain == "ai.onnx" else domain, op) in _operators()
+
+
+@cache
+def _operators() -> frozenset[tuple[str, str]]:
+    return frozenset((schema.domain, schema.name) for schema in engine.get_all_operator_schema())

@@ -18,7 +18,6 @@ from passes.packing.tokens.axes import BATCH, SEQ, AxisMap
 from passes.packing.within_rows.row_analysis import check_all_kept_apart
 from passes.refusal import Cause, NodeName, Refusal, RefusedError, because, explain, first_refusal, refused
 from passes.shapes.symbolic import SymbolicShapes
-from tests.isolation.experiment import refusals_behind
 from tests.passes.packing.packs import COLUMNS, PACK_ARGS, ROWS, around
 from tests.passes.packing.test_isolation_proof import ATTENTION
 from tests.passes.packing.test_unbake import BEFORE, pack_small, small
@@ -119,7 +118,7 @@ def test_an_error_of_packing_within_rows_carries_its_refusals(head: str) -> None
     shapes = {value.name: [ROWS, COLUMNS] for value in model.graph.input}
     with pytest.raises(PackingError) as error:
         PassManager([*BEFORE, InsertAttentionMask(shapes, pack_args=PACK_ARGS)]).run(model)
-    first = refusals_behind(error.value)[0]
+    first = error.value.refusals[0]
     assert (first.node, first.cause) == _HEADS[head]
     assert str(first) in str(error.value)
 
@@ -127,7 +126,7 @@ def test_an_error_of_packing_within_rows_carries_its_refusals(head: str) -> None
 def test_baked_extents_that_stay_are_refused_node_by_node() -> None:
     with pytest.raises(PackingError, match="which cannot be undone \\(Div 'y' computes with 9, which may be") as error:
         pack_small(small("y = Div (x, length)", length=np.float32(9)))
-    assert [refusal.node for refusal in refusals_behind(error.value)] == [NodeName("Div", "y")]
+    assert [refusal.node for refusal in error.value.refusals] == [NodeName("Div", "y")]
 
 
 def test_an_error_says_the_model_where_no_node_is_to_blame() -> None:

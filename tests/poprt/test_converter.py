@@ -64,6 +64,7 @@ def test_every_documented_keyword_is_by_name_and_has_a_default() -> None:
         "merge_if_with_same_cond": False,
         "apply_hcsr": None,
         "skip_isolation_check": False,
+        "skip_check_load": False,
         "dump_passes": None,
         "logger": None,
     }

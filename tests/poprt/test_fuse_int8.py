@@ -14,9 +14,9 @@ from models.bert import SIZES, BertConfig, build_bert
 from models.dialects import DIALECTS
 from passes import PassManager
 from passes.precision.float_to_int8 import FloatToInt8
+from passes.precision.unsign_weights import UnsignWeights
 from poprt.compiler import Compiler, CompilerOptions
 from poprt.compiler.fuse_int8 import FuseInt8
-from poprt.compiler.lower_int8 import UnsignWeights
 from poprt.converter import Converter
 from poprt.engine.session import EngineSession
 from tests.numerics import padded, random_samples, run, run_exactly

@@ -13,8 +13,9 @@ from models.bert import SIZES, BertConfig, build_bert
 from passes.graph_io import export_graph, import_graph
 from passes.placeholders import placeholder
 from passes.precision.float_to_int8 import FloatToInt8
+from passes.precision.unsign_weights import UnsignWeights
 from poprt.compiler import Compiler
-from poprt.compiler.lower_int8 import UnsignWeights, with_exact_products
+from poprt.compiler.lower_int8 import with_exact_products
 from poprt.converter import Converter
 from poprt.engine.cpu import lacks_int8_dot_products
 from poprt.engine.session import EngineSession

@@ -15,12 +15,12 @@ from passes.base import GraphPass
 from passes.errors import RewriteError
 from passes.graph_io import export_graph, import_graph
 from passes.ops import DOMAIN
+from passes.precision.unsign_weights import UnsignWeights
 from poprt.compiler import Compiler, CompilerOptions
 from poprt.compiler.fuse_int8 import FuseInt8
 from poprt.compiler.interface import ReadInterface
 from poprt.compiler.key_flips import FlipKeys
 from poprt.compiler.lower_half import LowerHalf
-from poprt.compiler.lower_int8 import UnsignWeights
 from poprt.compiler.mend_types import MendTypes
 from poprt.compiler.normalise import KeepOutputs, NameNodes, WidenNarrowArithmetic
 from poprt.compiler.operators import AttachBodies

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-import onnxruntime as ort
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from passes.graph_io import opset_imports
+from passes.reference_session import reference_session
 
 
 def evaluate(
@@ -37,8 +37,4 @@ def evaluate(
     part = onnx.helper.make_graph([exporter.export_node(node) for node in nodes], "part", [], [result], weights)
     opsets = [onnx.helper.make_opsetid(*item) for item in opset_imports(graph).items()]
     model = onnx.helper.make_model(part, opset_imports=opsets, ir_version=8)
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {})[0])
+    return np.asarray(reference_session(model).run(None, {})[0])
