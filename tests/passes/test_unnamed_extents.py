@@ -130,7 +130,7 @@ def test_an_output_of_unknown_rank_is_no_scalar(counts: list[int]) -> None:
 def test_an_executable_keeps_that_a_rank_is_unknown(tmp_path: Path) -> None:
     executable = Compiler.compile(rank_of_the_run())
     executable.save(tmp_path / "model.popef")
-    assert Executable(tmp_path / "model.popef").outputs == executable.outputs
+    assert [spec.any_rank for spec in Executable(tmp_path / "model.popef").outputs] == [True]
 
 
 def test_a_manifest_that_gives_a_shape_of_any_rank_is_damaged() -> None:
