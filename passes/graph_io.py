@@ -20,6 +20,7 @@ import passes.ops  # noqa: F401  (registers the schemas: any pass may get a mode
 from passes.check.sparse import densify
 from passes.check.structure import check_structure
 from passes.errors import RewriteError
+from passes.extents import open_unnamed
 
 #: What to write for a constant instead of its values; None for the values.
 StandIn: TypeAlias = Callable[[gs.Constant], "onnx.TensorProto | None"]
@@ -65,7 +66,7 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
     check_structure(model)
     densify(model)
     graph = gs.import_onnx(model)
-    _open_negative_extents(graph)
+    _open_unnamed_extents(graph)
     graph.model_header = ModelHeader(
         ir_version=model.ir_version,
         producer_name=model.producer_name,
@@ -84,11 +85,14 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
     return graph
 
 
-def _open_negative_extents(graph: gs.Graph) -> None:
-    """A negative extent is how some exporters write one that is open."""
-    for tensor in graph.tensors().values():
-        if isinstance(tensor, gs.Variable) and tensor.shape is not None:
-            tensor.shape = [None if isinstance(n, int) and n < 0 else n for n in tensor.shape]
+def _open_unnamed_extents(graph: gs.Graph) -> None:
+    """Read the marks of exporters for an open extent as one without a name, in subgraphs too."""
+    nested = [subgraph for node in graph.nodes for subgraph in node.subgraphs(recursive=True)]
+    for part in [graph, *nested]:
+        # a graph's own list of tensors lacks the outputs and inputs that no node touches
+        for tensor in [*part.tensors().values(), *part.inputs, *part.outputs]:
+            if isinstance(tensor, gs.Variable) and tensor.shape is not None:
+                tensor.shape = [open_unnamed(extent) for extent in tensor.shape]
 
 
 def export_graph(graph: gs.Graph, stand_in: StandIn | None = None) -> onnx.ModelProto:

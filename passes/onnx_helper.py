@@ -40,7 +40,7 @@ def get_shape(graph: onnx.GraphProto, name: str) -> list[int] | None:
     """The extents of tensor ``name``, 0 where one is open, or None where the graph does not say its rank."""
     value = _value_info(graph, name)
     if value is not None and value.type.tensor_type.HasField("shape"):
-        return [int(dim.dim_value) for dim in value.type.tensor_type.shape.dim]
+        return [max(int(dim.dim_value), 0) for dim in value.type.tensor_type.shape.dim]
     constant = get_constant(graph, name)
     return list(constant.dims) if constant is not None else None
 

@@ -197,7 +197,7 @@ def _not_loaded() -> PoprtError:
 
 
 def _extents(shape: Sequence[int | str | None]) -> list[int]:
-    return [extent if isinstance(extent, int) else 0 for extent in shape]
+    return [max(extent, 0) if isinstance(extent, int) else 0 for extent in shape]
 
 
 def _numpy_type(name: str) -> np.dtype[Any]:

@@ -23,6 +23,7 @@ class TensorSpec:
         dtype: numpy name of the declared type ("float16").
         engine_dtype: numpy name of the type that the engine's graph takes or gives ("float32" where fp16 was lowered).
         id_limit: an input whose values are rows of a table (token ids) takes 0 to ``id_limit - 1``; 0 is no limit.
+        any_rank: the model does not say the rank, so every shape will do; ``shape`` is empty then.
     """
 
     name: str
@@ -30,6 +31,7 @@ class TensorSpec:
     dtype: str
     engine_dtype: str
     id_limit: int = 0
+    any_rank: bool = False
 
 
 @dataclass(frozen=True)

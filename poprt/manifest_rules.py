@@ -68,6 +68,8 @@ def _check_tensor(kind: str, spec: TensorSpec, most_bytes: int) -> None:
     field = f"{kind}.{spec.name}"
     _check_dtypes(field, (spec.dtype, spec.engine_dtype))
     _check_axes(field, spec.shape)
+    if spec.any_rank and spec.shape:
+        raise wrong(f"{field}.shape", list(spec.shape), "none, as the tensor may have any rank")
     size = max(np.dtype(spec.dtype).itemsize, np.dtype(spec.engine_dtype).itemsize)
     if _product(spec.shape) * size > most_bytes:
         raise wrong(f"{field}.shape", list(spec.shape), f"at most {most_bytes} bytes for a file of this size")

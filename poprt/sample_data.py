@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from passes.extents import declared_extent
 from passes.operators import Family, members
 from poprt.errors import PoprtError
 
@@ -83,11 +84,8 @@ def element_type(value: onnx.ValueInfoProto) -> np.dtype[Any]:
 
 
 def tensor_shape(value: onnx.ValueInfoProto) -> tuple[int | str | None, ...]:
-    """Declared extents: a number, the extent's name, or None. A negative number means an open extent."""
-    return tuple(
-        dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param or None
-        for dim in value.type.tensor_type.shape.dim
-    )
+    """Declared extents: a number, the extent's name, or None where it is open and unnamed."""
+    return tuple(declared_extent(dim) for dim in value.type.tensor_type.shape.dim)
 
 
 def random_array(info: InputInfo, shape: Sequence[int], rng: np.random.Generator) -> Array:

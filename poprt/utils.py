@@ -36,7 +36,7 @@ def get_input_info_from_model_proto(
     for item in model.graph.input:
         if item.name not in initializers:
             tensor_type = item.type.tensor_type
-            shapes[item.name] = [int(dim.dim_value) for dim in tensor_type.shape.dim]
+            shapes[item.name] = [max(int(dim.dim_value), 0) for dim in tensor_type.shape.dim]
             dtypes[item.name] = onnx_tensor_dtype_to_np_dtype(tensor_type.elem_type)
     return shapes, dtypes
 

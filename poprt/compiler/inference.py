@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import onnx
 import onnx_graphsurgeon as gs
 
+from passes.extents import declared_extent
 from passes.graph_io import export_weightless
 from passes.shapes.contents import LARGEST_VALUE_READ
 
@@ -30,4 +31,4 @@ def inferred_types(graph: gs.Graph) -> dict[str, onnx.TypeProto.Tensor]:
 
 def extents_of(kind: onnx.TypeProto.Tensor) -> Sequence[int | str | None]:
     """The shape of ``kind`` as graphsurgeon holds one: a number, a name, or None where nothing is known."""
-    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in kind.shape.dim]
+    return [declared_extent(dim) for dim in kind.shape.dim]

@@ -58,4 +58,5 @@ def tensor_spec(item: onnx.ValueInfoProto) -> TensorSpec:
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(declared.elem_type)).name
     if dtype == "object":
         raise RewriteError(f"{item.name!r} holds strings; the runtime takes and gives numbers only")
-    return TensorSpec(item.name, tuple(max(dim.dim_value, 0) for dim in declared.shape.dim), dtype, dtype)
+    shape = tuple(max(dim.dim_value, 0) for dim in declared.shape.dim)
+    return TensorSpec(item.name, shape, dtype, dtype, any_rank=not declared.HasField("shape"))

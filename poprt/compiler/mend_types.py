@@ -56,7 +56,10 @@ def _mend_output(tensor: gs.Variable, computed: onnx.TypeProto.Tensor, result: P
         )
         tensor.dtype = as_dtype(computed.elem_type)
         result.count("output types corrected")
-    if tensor.shape is not None and computed.HasField("shape") and _contradicts(tensor.shape, extents_of(computed)):
+    if tensor.shape is None and computed.HasField("shape"):
+        tensor.shape = list(extents_of(computed))
+        result.count("output shapes inferred")
+    elif tensor.shape is not None and computed.HasField("shape") and _contradicts(tensor.shape, extents_of(computed)):
         logger.warning("output %r has another shape than declared; the declaration is corrected", tensor.name)
         tensor.shape = list(extents_of(computed))
         result.count("output shapes corrected")

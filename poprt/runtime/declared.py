@@ -11,7 +11,7 @@ from poprt.errors import InputError, RequestTooLongError
 from poprt.executable import Executable, Manifest, PackingSpec, TensorSpec
 from poprt.runtime.across_rows_session import AcrossRowsSession
 from poprt.runtime.buffers import Array, InputNames, as_array, check_dtype, check_ids, check_known
-from poprt.runtime.shapes import same_shape, wrong_result
+from poprt.runtime.shapes import fits, wrong_result
 
 
 def open_session(executable: Executable, threads: int | None, providers: Sequence[str] | None) -> Session:
@@ -86,7 +86,7 @@ class DeclaredSession:
     def _declared(self, name: str, array: Array) -> Array:
         """Return a result in its declared type; raise ExecutableError if it has another than its declared shape."""
         spec = self._outputs[name]
-        if not same_shape(array.shape, spec.shape):
+        if not fits(array.shape, spec):
             raise wrong_result(name, array.shape, spec.shape)
         return _cast(array, spec.dtype)
 
@@ -105,7 +105,7 @@ class DeclaredSession:
         packing = self._packing
         if packing is not None and spec.name == packing.unpack_info and array.ndim == len(spec.shape) - 1:
             array = array.reshape((*array.shape, 1)) if spec.shape[-1:] == (1,) else array
-        if not same_shape(array.shape, spec.shape):
+        if not fits(array.shape, spec):
             raise InputError(f"input {spec.name!r}: expected shape {list(spec.shape)}, got {list(array.shape)}")
         return array
 

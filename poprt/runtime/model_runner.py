@@ -24,7 +24,7 @@ from poprt.runtime.buffers import (
 from poprt.runtime.config import RuntimeConfig
 from poprt.runtime.declared import DeclaredSession
 from poprt.runtime.runner import Outputs, Runner
-from poprt.runtime.shapes import same_shape
+from poprt.runtime.shapes import fits
 
 
 class _Rows(Request):
@@ -171,7 +171,7 @@ class ModelRunner(Runner, configured_by=RuntimeConfig):
         packing = self.executable.manifest.packing
         if packing is not None and spec.name == packing.unpack_info:
             return array  # its segment axis may be left out; the session checks it
-        if not same_shape(array.shape, spec.shape, self._axis):
+        if not fits(array.shape, spec, self._axis):
             free = "" if self._axis is None else f" (any size along axis {self._axis})"
             hint = "; set batching_dim for other batch sizes" if self._axis is None else ""
             raise InputError(
@@ -196,6 +196,6 @@ class ModelRunner(Runner, configured_by=RuntimeConfig):
     def _buffer(self, spec: TensorSpec, value: Array, size: int) -> Array:
         buffer = check_buffer(spec.name, value)
         want = [size if axis == self._axis else extent for axis, extent in enumerate(spec.shape)]
-        if 0 not in want and buffer.size != int(np.prod(want)):
+        if not spec.any_rank and 0 not in want and buffer.size != int(np.prod(want)):
             raise InputError(f"output {spec.name!r}: expected shape {want}, got {list(buffer.shape)}")
         return buffer

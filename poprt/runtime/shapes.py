@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from poprt.errors import ExecutableError
+from poprt.manifest import TensorSpec
 
 
 def same_shape(shape: Sequence[int], declared: Sequence[int], free_axis: int | None = None) -> bool:
@@ -12,6 +13,11 @@ def same_shape(shape: Sequence[int], declared: Sequence[int], free_axis: int | N
     return len(shape) == len(declared) and all(
         want in (0, got) or axis == free_axis for axis, (got, want) in enumerate(zip(shape, declared, strict=True))
     )
+
+
+def fits(shape: Sequence[int], spec: TensorSpec, free_axis: int | None = None) -> bool:
+    """Tell whether a shape is one that ``spec`` declares; any is where it declares no rank."""
+    return spec.any_rank or same_shape(shape, spec.shape, free_axis)
 
 
 def wrong_result(name: str, shape: Sequence[int], declared: Sequence[int]) -> ExecutableError:
