@@ -286,7 +286,10 @@ def test_an_output_folder_that_cannot_be_made_is_found_before_any_work(poprt: Po
     assert_fails(poprt("-i", model_path, "--output_model", "no/such/folder.onnx"), "no/such/folder.onnx")
 
 
-def test_a_failed_check_writes_nothing(poprt: Poprt, model_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_failed_check_writes_nothing_and_advice_on_fp16_is_given_for_fp16(
+    poprt: Poprt, model_path: Path, precision: str
+) -> None:
     Path("spoil.py").write_text(
         "from onnx import numpy_helper\n"
         "from passes import Pass, register\n\n"
@@ -300,8 +303,9 @@ def test_a_failed_check_writes_nothing(poprt: Poprt, model_path: Path) -> None:
     )
     Path("bert.optimized.onnx").write_bytes(b"old")
     words = ("-i", model_path, "--custom_pass_config", "spoil.py", "--passes", "spoil_of_this_test", "--check")
-    result = poprt(*words)
+    result = poprt(*words, "--precision", precision)
     assert_fails(result, "start_logits", "nothing was written")
+    assert ("--fp16_skip_op_types" in result.stderr) == (precision == "fp16")
     assert re.search(r"check +start_logits: FAIL", result.stdout)
     assert Path("bert.optimized.onnx").read_bytes() == b"old"
 
