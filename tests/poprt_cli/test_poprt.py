@@ -122,6 +122,18 @@ def test_an_int8_model_says_what_stayed_float_and_what_it_cost(poprt: Poprt, mod
     assert ("reduce_range=True" in result.stderr) == lacks_int8_dot_products()
 
 
+def test_int8_that_quantised_nothing_is_said_on_the_last_line(poprt: Poprt, model_path: Path) -> None:
+    last = "int8: no product was quantised; products by constant matrices: "
+    done = poprt("-i", model_path, "--precision", "int8", "--output_model", "int8.onnx")
+    assert last not in done.stdout
+    assert poprt("-i", model_path, "--precision", "fp16", "--output_model", "half.onnx").exit_code == 0
+    for source, kind in (("half.onnx", "with float16 weights"), ("int8.onnx", "already quantised")):
+        result = poprt("-i", source, "--precision", "int8")
+        assert result.exit_code == 0, result.output
+        assert result.stdout.splitlines()[-1].startswith(last)
+        assert kind in result.stdout.splitlines()[-1]
+
+
 def test_show_prints_inputs_then_outputs_and_stops(poprt: Poprt, model_path: Path, tmp_path: Path) -> None:
     result = poprt("-i", model_path, "--show")
     assert result.stdout.splitlines() == [
