@@ -91,7 +91,7 @@ class FloatToInt8(GraphPass):
         return copied
 
     def apply(self, graph: gs.Graph) -> PassResult:
-        """Quantise the main graph; count the kinds of products where float32 is not the only one, or none is quantised."""
+        """Quantise the main graph; say which kinds of products there were where that explains what stayed."""
         result, kinds = PassResult(), product_kinds(graph)
         self._quantise(graph, result)
         if PRODUCTS not in result.counts or set(kinds) - {"float32"}:
