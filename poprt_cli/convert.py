@@ -49,7 +49,7 @@ def convert(options: dict[str, Any]) -> None:
         try:
             print_summary(*summary)
         finally:
-            _refuse_wrong_numbers(converter.verification)
+            _refuse_wrong_numbers(converter.verification, options["precision"])
     if options["run"]:
         run_once(originals[0], converted)
     originals.clear()
@@ -59,10 +59,11 @@ def convert(options: dict[str, Any]) -> None:
     print_summary(*summary)  # last: where it cannot be printed, the files are there
 
 
-def _refuse_wrong_numbers(verification: Verification) -> None:
+def _refuse_wrong_numbers(verification: Verification, precision: str) -> None:
     """A model that failed its check is not written: an older good one may be in its place."""
     failed = [output.name for output in verification.outputs if not output.passed]
+    advice = ". Try --enable_avoid_overflow_patterns or --fp16_skip_op_types" if precision == "fp16" else ""
     raise PoprtError(
         f"check: outputs {failed} of the converted model differ from the original's by more than the tolerance; "
-        "nothing was written. With fp16, try --enable_avoid_overflow_patterns or --fp16_skip_op_types"
+        f"nothing was written{advice}"
     )

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from passes import PassRecord
 from passes.node_protos import opset_of
+from passes.precision.float_to_int8 import KINDS, PRODUCTS
 from poprt.isolation import IsolationTrial
 from poprt.sample_data import element_type, tensor_shape
 from poprt.sizes import weight_bytes
@@ -77,6 +78,15 @@ def print_summary(
     if not console.is_terminal:
         console = Console(width=160)  # a file has no width; do not fold its lines
     console.print(table)
+    _say_where_int8_did_nothing(records)
+
+
+def _say_where_int8_did_nothing(records: Sequence[PassRecord]) -> None:
+    """One last line where int8 was asked for and no product was quantised: the exit status does not tell."""
+    asked = [record.result for record in records if record.name == "float_to_int8"]
+    if asked and not any(PRODUCTS in result.counts for result in asked):
+        kinds = asked[0].details.get(KINDS, "not counted")  # a quantiser of the user's own may count nothing
+        click.echo(f"int8: no product was quantised; products by constant matrices: {kinds}")
 
 
 def _done(record: PassRecord) -> str:

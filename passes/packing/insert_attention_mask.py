@@ -24,6 +24,7 @@ from passes.packing.tokens.flops import FlopShare, flop_share
 from passes.packing.tokens.masks import binarise, find_masks
 from passes.packing.tokens.positional import Positional
 from passes.packing.tokens.sides import PlacedGraph, Placement, place
+from passes.packing.within_rows.no_attention import no_attention
 from passes.packing.within_rows.padding_masks import drop_padding_masks
 from passes.packing.within_rows.row_analysis import RowAnalysis, RowPlan, check_all_kept_apart
 from passes.packing.within_rows.row_rewrite import RowRewriter
@@ -111,7 +112,7 @@ class InsertAttentionMask(GraphPass):
             check_all_kept_apart(graph, refused)
         _refuse_mixed_rows(PlacedGraph(graph, axes, Placement()), mask)
         if not plan.masked:
-            raise PackingError("no softmax over pairs of places was found: there is no attention to mask")
+            raise no_attention(graph, axes, refused)
         return refused, plan
 
     def _head(self, in_rows: PlacedGraph, refused: dict[int, Refusal], mask: gs.Variable) -> UnpackedHead | None:

@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from passes.base import GraphPass, PassResult
 from passes.errors import RewriteError
 from passes.graph_io import header
+from passes.precision.int8_kinds import product_kinds, show_kinds
 from passes.precision.int8_measure import Arrays, choose_zero_points, compare_outputs, observe, product_error, run_graph
 from passes.precision.int8_samples import Extents, extents_to_try
 from passes.precision.int8_sites import Product, Table, find_products, find_tables, refuse_nested
@@ -41,6 +42,9 @@ class _Observation:
 
 #: Where a model says that it was quantised; a second run leaves it alone.
 METADATA_KEY = "poprt.int8"
+#: How the report calls the products that were quantised, and what the products were before.
+PRODUCTS = "products in int8"
+KINDS = "products by constant matrices before"
 
 
 @register("float_to_int8")
@@ -87,15 +91,21 @@ class FloatToInt8(GraphPass):
         return copied
 
     def apply(self, graph: gs.Graph) -> PassResult:
-        """Quantise the main graph."""
-        result = PassResult()
+        """Quantise the main graph; say which kinds of products there were where that explains what stayed."""
+        result, kinds = PassResult(), product_kinds(graph)
+        self._quantise(graph, result)
+        if PRODUCTS not in result.counts or set(kinds) - {"float32"}:
+            result.details[KINDS] = show_kinds(kinds)
+        return result
+
+    def _quantise(self, graph: gs.Graph, result: PassResult) -> None:
         if METADATA_KEY in header(graph).metadata:
             result.refuse("the model", "it is quantised already")
-            return result
+            return
         refuse_nested(graph, result)
         products, tables = find_products(graph, result), find_tables(graph)
         if not products and not tables:
-            return result
+            return
         weights = QuantisedWeights(self._limit)
         seen = self._observe(graph, products)
         points = choose_zero_points(seen.rows) if seen else {}
@@ -105,7 +115,6 @@ class FloatToInt8(GraphPass):
         self._write(graph, [*kept, *kept_tables], Int8Writer(graph, weights), points, result)
         if seen and result.modified:
             _report_accuracy(compare_outputs(seen.outputs, run_graph(seen.extents.graph(graph), seen.feeds)), result)
-        return result
 
     def _observe(self, graph: gs.Graph, products: list[Product]) -> _Observation | None:
         """The model's behaviour on sample data; None where there is no such data."""
@@ -175,7 +184,7 @@ class FloatToInt8(GraphPass):
             node.outputs.clear()
             if isinstance(site, Product):
                 nodes += writer.product(site, points.get(site.activation.name, MIDDLE), output)
-                result.count("products in int8")
+                result.count(PRODUCTS)
             else:
                 nodes += writer.table(site, output)
                 result.count("table lookups in int8")

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.base import PassResult, node_label, subgraphs, walk_graphs
+from passes.precision.int8_kinds import dtype_name
 from passes.precision.int8_values import Floats
 from passes.refusal import Refusal, because
 from passes.shapes.dtypes import has_dtype
@@ -105,9 +106,7 @@ def _why_not(node: gs.Node) -> Refusal | None:
     if not isinstance(weight, gs.Constant):
         return because("the constant is on the left, where rows would be columns")
     if not has_dtype(weight, np.float32):
-        return because(
-            f"its weight is {np.dtype(weight.dtype).name if weight.dtype is not None else 'of no known type'}"
-        )
+        return because(f"its weight is {dtype_name(weight)}")
     if len(weight.shape) != 2:
         return because(f"its weight has {len(weight.shape)} axes, not 2")
     if node.op == "Gemm" and not _is_plain(node):

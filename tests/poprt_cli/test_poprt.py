@@ -122,6 +122,18 @@ def test_an_int8_model_says_what_stayed_float_and_what_it_cost(poprt: Poprt, mod
     assert ("reduce_range=True" in result.stderr) == lacks_int8_dot_products()
 
 
+def test_int8_that_quantised_nothing_is_said_on_the_last_line(poprt: Poprt, model_path: Path) -> None:
+    last = "int8: no product was quantised; products by constant matrices: "
+    done = poprt("-i", model_path, "--precision", "int8", "--output_model", "int8.onnx")
+    assert last not in done.stdout
+    assert poprt("-i", model_path, "--precision", "fp16", "--output_model", "half.onnx").exit_code == 0
+    for source, kind in (("half.onnx", "with float16 weights"), ("int8.onnx", "already quantised")):
+        result = poprt("-i", source, "--precision", "int8")
+        assert result.exit_code == 0, result.output
+        assert result.stdout.splitlines()[-1].startswith(last)
+        assert kind in result.stdout.splitlines()[-1]
+
+
 def test_show_prints_inputs_then_outputs_and_stops(poprt: Poprt, model_path: Path, tmp_path: Path) -> None:
     result = poprt("-i", model_path, "--show")
     assert result.stdout.splitlines() == [
@@ -286,7 +298,10 @@ def test_an_output_folder_that_cannot_be_made_is_found_before_any_work(poprt: Po
     assert_fails(poprt("-i", model_path, "--output_model", "no/such/folder.onnx"), "no/such/folder.onnx")
 
 
-def test_a_failed_check_writes_nothing(poprt: Poprt, model_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_failed_check_writes_nothing_and_advice_on_fp16_is_given_for_fp16(
+    poprt: Poprt, model_path: Path, precision: str
+) -> None:
     Path("spoil.py").write_text(
         "from onnx import numpy_helper\n"
         "from passes import Pass, register\n\n"
@@ -300,8 +315,9 @@ def test_a_failed_check_writes_nothing(poprt: Poprt, model_path: Path) -> None:
     )
     Path("bert.optimized.onnx").write_bytes(b"old")
     words = ("-i", model_path, "--custom_pass_config", "spoil.py", "--passes", "spoil_of_this_test", "--check")
-    result = poprt(*words)
+    result = poprt(*words, "--precision", precision)
     assert_fails(result, "start_logits", "nothing was written")
+    assert ("--fp16_skip_op_types" in result.stderr) == (precision == "fp16")
     assert re.search(r"check +start_logits: FAIL", result.stdout)
     assert Path("bert.optimized.onnx").read_bytes() == b"old"
 

@@ -325,3 +325,22 @@ def test_positions_that_count_from_the_end_of_a_row_are_refused_by_the_rewrite()
     body = body.replace("$extents", SHARED["extents"])
     with pytest.raises(PackingError, match="depends on the length of the row"):
         PassManager([*BEFORE, InsertAttentionMask(shapes())]).run(build(body))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "$conv  ct = Transpose <perm = [0, 2, 1]> (c)  sc = MatMul (ct, c)  w = Softmax (sc)  y = MatMul (w, ct)",
+            "samples cannot share a row of this model: Conv 'c': .*, and the attention Softmax 'w' reads its result",
+        ),
+        ("t = Softmax <axis = 1> (x)  y = MatMul (t, W1)", "no softmax over pairs of places was found"),
+        ("y = MatMul (x, W1)", "no softmax over pairs of places was found"),
+    ],
+    ids=["a cause before it", "a softmax over places alone", "no softmax"],
+)
+def test_where_no_attention_can_be_masked_the_first_cause_is_named(body: str, message: str) -> None:
+    body = body.replace("$conv", "xt = Transpose <perm = [0, 2, 1]> (x)  c = Conv <pads = [1, 1]> (xt, K3)")
+    packing = InsertAttentionMask(shapes(), {"max_valid_num": 9, "segment_max_size": COLUMNS})
+    with pytest.raises(PackingError, match=message):
+        PassManager([*BEFORE, packing]).run(around(body))

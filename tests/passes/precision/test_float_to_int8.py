@@ -299,3 +299,52 @@ def test_no_zero_point_ever_cuts_off_a_value(seed: int, lean: float, size: float
     assert levels.max() <= 255
     symmetric = np.maximum(rows.max(axis=1) / 127, -rows.min(axis=1) / 128)[:, None]
     assert np.mean(np.square(step / symmetric)) <= 1 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("text", "dtypes", "kinds"),
+    [
+        ("(float16[n,96] x) => (float16[n,80] y) { y = MatMul (x, w) }", {"w": "float16"}, "1 with float16 weights"),
+        ("(float[n,96] x) => (float[n,2] y) { y = MatMul (x, w) }", {"w": "float32"}, "1 with float32 weights"),
+        ("(uint8[n,96] x) => (int32[n,80] y) { y = MatMulInteger (x, w) }", {"w": "int8"}, "1 already quantised"),
+        (
+            "(float[n,96] x) => (float[n,80] y) { d = DequantizeLinear (w, s)  y = MatMul (x, d) }",
+            {"w": "int8", "s": "float32"},
+            "1 already quantised",
+        ),
+        (
+            "(float[n,80] x) => (float[n,96] y) { d = DequantizeLinear (w, s)  t = Transpose (d)  y = MatMul (x, t) }",
+            {"w": "int8", "s": "float32"},
+            "1 already quantised",
+        ),
+        ("(float[n,96] x, float[96,80] z) => (float[n,80] y) { y = MatMul (x, z) }", {}, "none"),
+    ],
+)
+def test_where_no_product_is_quantised_the_report_says_which_kinds_there_are(
+    text: str, dtypes: Mapping[str, str], kinds: str
+) -> None:
+    shape = (96, 2) if "[n,2]" in text else (96, 80)
+    weights = {name: np.ones(() if name == "s" else shape, dtype) for name, dtype in dtypes.items()}
+    result = apply(with_weights(f"g {text}", weights))[1]
+    assert not result.modified
+    assert result.details == {"products by constant matrices before": kinds}
+
+
+def test_products_that_were_quantised_before_are_counted_beside_those_that_are_now() -> None:
+    model = with_weights(
+        "g (float[n,96] x) => (float[n,80] y, float[n,80] z) "
+        "{ y = MatMul (x, w)  d = DequantizeLinear (q, s)  z = MatMul (x, d) }",
+        {"w": weight(96, 80), "q": np.ones((96, 80), np.int8), "s": np.float32(1).reshape(())},
+    )
+    result = apply(model)[1]
+    assert result.counts["products in int8"] == 1
+    assert result.details["products by constant matrices before"] == "1 with float32 weights, 1 already quantised"
+
+
+def test_a_weight_of_a_type_that_numpy_lacks_is_named() -> None:
+    model = parse("g (bfloat16[n,96] x) => (bfloat16[n,80] y) { y = MatMul (x, w) }", opset=17)
+    model.graph.initializer.append(TensorProto(name="w", data_type=TensorProto.BFLOAT16, dims=(96, 80)))
+    model.graph.initializer[0].raw_data = bytes(2 * 96 * 80)
+    result = apply(model)[1]
+    assert "its weight is bfloat16" in reasons(result)
+    assert result.details["products by constant matrices before"] == "1 with bfloat16 weights"
