@@ -62,3 +62,7 @@ def get_pass(name: str, *args: Any, **options: Any) -> Pass:
 def _offer(name: str) -> str:
     near = difflib.get_close_matches(name, get_registered_passes(), n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(repr(match) for match in near)}?" if near else ""
+
+
+#: ``Pass.get_pass`` is the same look-up; ``passes.base`` stands below this module and cannot name it.
+Pass.get_pass = staticmethod(get_pass)  # type: ignore[method-assign]
