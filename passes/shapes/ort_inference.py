@@ -20,8 +20,9 @@ import onnxruntime
 import sympy
 from onnx import helper
 
-from passes.operators import Family, lookup, members
+from passes.operators import BROADCASTING, Family, lookup, members
 from passes.shapes.attention_shapes import standard_attention_shapes
+from passes.shapes.broadcast_extents import without_ones
 from passes.shapes.contents import LARGEST_VALUE_READ
 
 #: onnxruntime knows these with axes as an attribute alone; from opset 18 on they are an input.
@@ -156,6 +157,20 @@ class OrtShapeInference(_NotesGuesses):
         """Infer one node as onnx does; the rule of its operator comes next."""
         self._check_rank(node)
         super()._onnx_infer_single_node(node)
+        if node.op_type in BROADCASTING:
+            self._name_broadcast_extents(node)
+
+    def _name_broadcast_extents(self, node: onnx.NodeProto) -> None:
+        """[B, S - Max(0, S - 1)] and [B, S] -> [B, S]: onnxruntime would take the two extents of axis 1 for one."""
+        shapes = [list(reversed(self.input_shape(node, index))) for index in range(len(node.input))]
+        dims = self.values[node.output[0]].type.tensor_type.shape.dim
+        for axis, dim in enumerate(reversed(dims)):
+            if dim.HasField("dim_value") or dim.dim_param in self.symbols:
+                continue
+            extents = list(dict.fromkeys(shape[axis] for shape in shapes if axis < len(shape)))
+            several = without_ones(extents, self.symbols)
+            if len(several) == 1:
+                dim.CopyFrom(helper.make_tensor_value_info("", 1, several).type.tensor_type.shape.dim[0])
 
     def _check_rank(self, node: onnx.NodeProto) -> None:
         """Stop before onnx makes room for a rank that no engine knows: Reshape to an int64[200000000]."""
@@ -166,12 +181,15 @@ class OrtShapeInference(_NotesGuesses):
         assert not (extents and isinstance(extents[0], int) and extents[0] > _HIGHEST_RANK), f"rank {extents[0]}"
 
     def merge_extents(self, extents: Sequence[Any]) -> Any:
-        """Choose one of several names for the same extent."""
-        return super()._merge_symbols(extents)
+        """Choose one of several names for the same extent; an extent that is 1 is broadcast, and gives none."""
+        several = without_ones(extents, self.symbols)
+        return super()._merge_symbols(several) if len(several) > 1 else several[0]
 
     def suggest_merge(self, extents: Sequence[Any], apply: bool = False) -> None:
-        """Note that names mean the same extent."""
-        super()._add_suggested_merge(extents, apply)
+        """Note that names mean the same extent; not of one that is 1 and broadcast."""
+        several = without_ones(extents, self.symbols)
+        if len(several) > 1:
+            super()._add_suggested_merge(several, apply)
 
     def limit_contents(self, is_kept: Callable[[Any], bool]) -> None:
         """Let each operator forget the contents that are not kept, before the next one makes more of them."""

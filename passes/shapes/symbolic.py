@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import onnx
 import onnx_graphsurgeon as gs
 import sympy
+from onnx import TensorProto, helper
 
 from passes.errors import RewriteError
 from passes.graph_io import export_weightless
@@ -126,6 +127,8 @@ class _Inference(OrtShapeInference):
         super().infer_node(node)
         if node.domain == DOMAIN and node.op_type in ("Unpack", "Repack"):
             self._infer_crossing(node)
+        if node.domain == DOMAIN and node.op_type == "AttentionMask":
+            self._infer_attention_mask(node)
         if has_shape_function(node.op_type):
             self._ask_shape_function(node)
 
@@ -136,6 +139,16 @@ class _Inference(OrtShapeInference):
         """
         rest = self.input_shape(node, 0)[2:]
         self.set_output(node, 0, [*(self.new_extent(node, 0, axis) for axis in range(2)), *rest])
+
+    def _infer_attention_mask(self, node: onnx.NodeProto) -> None:
+        """[R, C] -> [R, 1, C, C]."""
+        shape = self.input_shape(node, 0)
+        if len(shape or ()) != 2:
+            return
+        rows, columns = shape
+        kinds = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+        dtype = TensorProto.FLOAT16 if kinds["dataType"] == b"FLOAT16" else TensorProto.FLOAT
+        self.set_output(node, 0, [rows, 1, columns, columns], dtype)
 
     def _ask_shape_function(self, node: onnx.NodeProto) -> None:
         unknown = [name for name in node.output if name and not self.values[name].type.tensor_type.elem_type]

@@ -17,7 +17,17 @@ B, S = symbol("B"), symbol("S")
 def shapes_of(body: str, assumed: dict[str, list[int | str]] | None = None, value_info: str = ""):
     text = f"m (float[batch, seq, 8] x) => (float[o0, o1, o2] y) {value_info} {{ {body} }}"
     model = parse(text)
-    constants = {"heads": [0, 0, 4, 2], "rows": [-1, 8], "pairs": [[0, 0]] * 5}
+    constants = {
+        "heads": [0, 0, 4, 2],
+        "rows": [-1, 8],
+        "pairs": [[0, 0]] * 5,
+        "from_last": [-1],
+        "to_far": [9999],
+        "second": [1],
+        "first": [0],
+        "longest": [512],
+        "last": [2],
+    }
     model.graph.initializer.extend(numpy_helper.from_array(np.array(v), name) for name, v in constants.items())
     if "places" in body:
         model.graph.input.append(onnx.helper.make_tensor_value_info("places", onnx.TensorProto.INT64, ["B", 1]))
@@ -39,12 +49,33 @@ def shapes_of(body: str, assumed: dict[str, list[int | str]] | None = None, valu
         ("y = Concat <axis = 1> (x, x)", (B, 2 * S, 8)),
         ("y = GatherND <batch_dims = 1> (x, places)", (B, 8)),
         ("y = GatherND (x, pairs)", (5, 8)),
+        ("l = Slice (x, from_last, to_far, second)  y = Mul (l, x)", (B, S, 8)),
+        ("l = Slice (x, from_last, to_far, second)  y = Mul (x, l)", (B, S, 8)),
     ],
 )  # fmt: skip
 def test_axes_keep_their_symbols(body, expected):
     got = shapes_of(body)["y"]
     assert len(got) == len(expected)
     assert all(sympy.simplify(found - wanted) == 0 for found, wanted in zip(got, expected, strict=True))
+
+
+def test_what_is_broadcast_is_not_taken_for_what_it_is_broadcast_to():
+    """The last place of each sample and all its places are two extents: merged, a pack would end after one place."""
+    last = "l = Slice (x, from_last, to_far, second)  y = Mul (l, x)"
+    assert shapes_of(last)["l"][1].subs({S: 7}) == 1
+
+
+def test_an_extent_cut_at_the_longest_text_is_still_that_of_the_text():
+    shapes = shapes_of("c = Slice (x, first, longest, second)  y = Add (c, x)")
+    assert shapes["y"] == (B, S, 8)
+
+
+def test_attention_masks_are_known_and_so_is_what_is_made_of_them():
+    zeros = "t = Shape <end = 2> (x)  n = ConstantOfShape (t)"
+    shapes = shapes_of(f'{zeros}  m = ai.graphcore.AttentionMask <dataType = "FLOAT16", to = 10> (n, x)  y = Relu (m)')
+    assert shapes["y"] == (B, 1, S, S)
+    assert shapes.dtypes["m"] == onnx.TensorProto.FLOAT16
+    assert not shapes.guessed
 
 
 def test_only_the_first_two_extents_of_what_is_unpacked_are_new():
