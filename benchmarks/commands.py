@@ -73,9 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.run(options, Output(options.output_dir))
 
 
-def _with_default(given: list[str]) -> list[str]:
-    asks_for_help = given[:1] in (["-h"], ["--help"])
-    return given if asks_for_help or (given and not given[0].startswith("-")) else ["throughput", *given]
+def _with_default(words: list[str]) -> list[str]:
+    asks_for_help = words[:1] in (["-h"], ["--help"])
+    return words if asks_for_help or (words and not words[0].startswith("-")) else ["throughput", *words]
 
 
 def _add_throughput(parser: argparse.ArgumentParser) -> None:
@@ -192,8 +192,8 @@ def _add_startup(parser: argparse.ArgumentParser) -> None:
 
 
 def _startup(options: argparse.Namespace, output: Output) -> None:
-    found = measure_startup(options.size, options.runs, output.line)
-    output.finish("startup", [report.startup_table(found, options.size)], found)
+    measured = measure_startup(options.size, options.runs, output.line)
+    output.finish("startup", [report.startup_table(measured, options.size)], measured)
 
 
 def _add_all(parser: argparse.ArgumentParser) -> None:

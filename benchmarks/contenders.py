@@ -92,14 +92,14 @@ class Padded:
     def run(self, samples: Sequence[Sample]) -> list[Result]:
         """Run all samples and return the result of each, in their order."""
         lengths = [sample_length(sample) for sample in samples]
-        found: list[Result] = [{} for _ in samples]
+        results: list[Result] = [{} for _ in samples]
 
         def run_batch(batch: Sequence[int], rows: int, width: int) -> None:
             outputs = self.engine(pad([samples[i] for i in batch], rows, width))
             for name, values in outputs.items():
                 per_token = name in self.engine.token_outputs
                 for i, row in zip(batch, values, strict=False):
-                    found[i][name] = row[: lengths[i]] if per_token else row
+                    results[i][name] = row[: lengths[i]] if per_token else row
 
         if self.workers == 1:
             for batch in self._batches(lengths):
@@ -108,7 +108,7 @@ class Padded:
             with ThreadPoolExecutor(self.workers) as pool:
                 for done in [pool.submit(run_batch, *batch) for batch in self._batches(lengths)]:
                     done.result()
-        return found
+        return results
 
     def fed(self, lengths: Sequence[int]) -> int:
         """How many tokens are fed to the engine for samples of these lengths, padding included."""
@@ -145,11 +145,11 @@ class Packed:
 
     def run(self, samples: Sequence[Sample]) -> list[Result]:
         """Run all samples and return the result of each, in their order."""
-        found = [self.buffers(sample_length(sample)) for sample in samples]
-        futures = [self.runner.execute_async(sample, out) for sample, out in zip(samples, found, strict=True)]
+        buffers = [self.buffers(sample_length(sample)) for sample in samples]
+        futures = [self.runner.execute_async(sample, out) for sample, out in zip(samples, buffers, strict=True)]
         for future in futures:
             future.wait()
-        return found
+        return buffers
 
     def buffers(self, length: int) -> Result:
         """Arrays for the outputs of one sample."""

@@ -109,7 +109,7 @@ def _costs(model: _Model, length: int, at: int, seconds: float, rounds: int) -> 
         for contender in contenders:
             taken[contender.name].append(_seconds_a_run(contender, samples, seconds))
     work, tokens = useful_flops(model.config, [length] * count), count * length
-    medians = {name: statistics.median(found) for name, found in taken.items()}
+    medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
     return [Cost(name, at, median / tokens * 1e6, work / median / 1e9) for name, median in medians.items()]
 
 

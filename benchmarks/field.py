@@ -169,8 +169,8 @@ class FieldBuilder:
 
     def _add(self, contender: Contender, kind: str, offline: bool = False) -> None:
         """Check the numbers, and let the contender in if they are right."""
-        found = contender.run(self._requests.take(0, CHECKED))
-        distance = difference(found, self._reference, self.case.precision)
+        results = contender.run(self._requests.take(0, CHECKED))
+        distance = difference(results, self._reference, self.case.precision)
         limit = TOLERANCE[self.case.precision]
         if distance > limit:
             self._field.absent[contender.name] = f"wrong numbers: {distance:.1e} from the reference, allowed {limit}"

@@ -137,13 +137,13 @@ def _at_load(
         arrivals = poisson_arrivals(rate, count, seed=turn)
         samples = requests.take(turn * count, count)
         for name, server in servers.items():
-            found, wall = offer(server, samples, arrivals)
-            latencies[name] += found
+            latency, wall = offer(server, samples, arrivals)
+            latencies[name] += latency
             taken[name] += wall
     sent = count * rounds
     points = []
-    for name, found in latencies.items():
-        p50, p99 = (float(value) for value in np.quantile(found, [0.5, 0.99]))
+    for name, latency in latencies.items():
+        p50, p99 = (float(value) for value in np.quantile(latency, [0.5, 0.99]))
         points.append(Point(name, fraction, rate, sent / taken[name], p50, p99, sent))
     return points
 

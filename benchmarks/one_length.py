@@ -76,7 +76,7 @@ def measure_one_length(size: str, lengths: str, waiting: int, rounds: int, repor
     for runner in runners.values():
         runner.close()
     base, *_ = contenders
-    medians = {name: statistics.median(found) for name, found in seconds.items()}
+    medians = {name: statistics.median(rounds) for name, rounds in seconds.items()}
     rates = [
         Rate(
             name,
@@ -97,11 +97,11 @@ def _runner(executable: Executable, neighbours: str) -> runtime.PackRunner:
     assert manifest.packing is not None, "the executable is not packed"
     packing = replace(manifest.packing, neighbours=neighbours)
     weights = {spec.name: executable.weight(spec.name) for spec in manifest.weights}
-    made = Executable.build(replace(manifest, packing=packing), executable.graph, weights)
-    return runtime.PackRunner(made, runtime.PackRunnerConfig(queue_limit=1 << 16))
+    variant = Executable.build(replace(manifest, packing=packing), executable.graph, weights)
+    return runtime.PackRunner(variant, runtime.PackRunnerConfig(queue_limit=1 << 16))
 
 
-def _difference(found: Sequence[Result], wanted: Sequence[Result]) -> float:
+def _difference(results: Sequence[Result], reference: Sequence[Result]) -> float:
     """The largest absolute difference of any value."""
-    pairs = [(mine[name], theirs[name]) for mine, theirs in zip(found, wanted, strict=True) for name in theirs]
+    pairs = [(mine[name], theirs[name]) for mine, theirs in zip(results, reference, strict=True) for name in theirs]
     return max(float(np.abs(mine - theirs).max()) for mine, theirs in pairs)

@@ -70,17 +70,17 @@ class OfflinePacks:
         """Run all samples and return the result of each, in their order."""
         order = sorted(range(len(samples)), key=lambda i: sample_length(samples[i]))
         ordered = [samples[i] for i in order]
-        found: list[Result] = [{} for _ in samples]
+        results: list[Result] = [{} for _ in samples]
         tokens = min(OFFLINE_TOKENS, math.ceil(sum(map(sample_length, samples)) / self.lanes))
         running = []
         done = 0
         with ThreadPoolExecutor(self.lanes) as pool:
             while done < len(ordered):
                 pack = self._pack(ordered, done, tokens)
-                running.append(pool.submit(self._run_pack, pack, order[done : pack.count], found))
+                running.append(pool.submit(self._run_pack, pack, order[done : pack.count], results))
                 done = pack.count
         self._seconds += sum(each.result() for each in running)
-        return found
+        return results
 
     def _pack(self, ordered: Sequence[Sample], start: int, tokens: int) -> runtime.PackedData:
         """The next pack, of about ``tokens`` tokens."""
@@ -88,7 +88,7 @@ class OfflinePacks:
         rows = max(1, round(tokens / packing.columns))
         return runtime.pack_data(ordered, start, rows, packing.columns, packing.max_valid_num, 1, True)
 
-    def _run_pack(self, pack: runtime.PackedData, numbers: Sequence[int], found: list[Result]) -> float:
+    def _run_pack(self, pack: runtime.PackedData, numbers: Sequence[int], results: list[Result]) -> float:
         """Run a pack, file the results under the samples' numbers, and return the seconds in the engine."""
         packing = self._packing
         lengths = np.array([[place.length] for place in pack.specs], np.int32)
@@ -101,7 +101,7 @@ class OfflinePacks:
             of_tokens = packing.outputs[name] == "tokens"
             values = self._across_rows.sample_tokens(output, lengths) if of_tokens else list(output)
             for number, row in zip(numbers, values, strict=False):
-                found[number][name] = row
+                results[number][name] = row
         return seconds
 
     def fed(self, lengths: Sequence[int]) -> int:

@@ -65,8 +65,8 @@ class OpenVINO:
 
     def run(self, feeds: Mapping[str, Array], output_names: Sequence[str] | None = None) -> list[Array]:
         """Run once; the outputs in the order asked for."""
-        found = self(feeds)
-        return [found[name] for name in output_names or self._names]
+        outputs = self(feeds)
+        return [outputs[name] for name in output_names or self._names]
 
 
 def engine_model(executable: Executable) -> bytes:

@@ -47,8 +47,8 @@ def memory() -> tuple[int, int]:
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         return most, most
     # getrusage would give the most of the parent as well, from before this program replaced it.
-    found = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith(("VmRSS", "VmHWM"))}
-    return int(found["VmRSS"]) * 1024, int(found["VmHWM"]) * 1024
+    kib = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith(("VmRSS", "VmHWM"))}
+    return int(kib["VmRSS"]) * 1024, int(kib["VmHWM"]) * 1024
 
 
 if __name__ == "__main__":

@@ -71,13 +71,13 @@ class _ProfiledSession:
 
     def run(self, feeds: dict[str, Array], output_names: Sequence[str] | None = None) -> list[Array]:
         """Run once."""
-        found: list[Array] = self._session.run(list(output_names or []) or None, feeds)
-        return found
+        outputs: list[Array] = self._session.run(list(output_names or []) or None, feeds)
+        return outputs
 
     def events(self) -> list[dict[str, object]]:
         """End profiling and return the engine's events, in their order."""
-        found: list[dict[str, object]] = json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8"))
-        return found
+        events: list[dict[str, object]] = json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8"))
+        return events
 
 
 def profile(

@@ -153,13 +153,13 @@ def _profile_cells(op: OpTime | None) -> tuple[str, str]:
     return ("", "") if op is None else (f"{op.milliseconds:.2f} ({op.calls:.0f})", f"{op.share:.1%}")
 
 
-def startup_table(found: Sequence[Startup], size: str) -> Table:
+def startup_table(startups: Sequence[Startup], size: str) -> Table:
     """Seconds and memory of loading."""
     table = Table(title=f"{size}: loading in a fresh process (file cache warm)", title_justify="left")
     table.add_column("what")
     for title in ("file MiB", "imports s", "load s", "resident MiB", "peak MiB"):
         table.add_column(title, justify="right")
-    for item in found:
+    for item in startups:
         mebibytes = (f"{n / 2**20:.0f}" for n in (item.file_bytes, item.resident_bytes, item.peak_bytes))
         size_of_file, resident, peak = mebibytes
         table.add_row(item.name, size_of_file, f"{item.import_seconds:.2f}", f"{item.load_seconds:.2f}", resident, peak)

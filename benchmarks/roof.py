@@ -60,10 +60,10 @@ class Roof:
 
     def measure(self, seconds: float) -> dict[str, float]:
         """Floating-point operations a second by library, over about ``seconds`` each. numpy computes no int8."""
-        found = {name: self._rate(partial(engine, self._feeds), seconds) for name, engine in self._engines.items()}
+        rates = {name: self._rate(partial(engine, self._feeds), seconds) for name, engine in self._engines.items()}
         if self._with_numpy:
-            found["numpy"] = self._rate(self._run_numpy, seconds)
-        return found
+            rates["numpy"] = self._rate(self._run_numpy, seconds)
+        return rates
 
     def _rate(self, run: Callable[[], object], seconds: float) -> float:
         runs, start = 0, time.perf_counter()

@@ -61,8 +61,8 @@ class Timing:
     @property
     def overhead(self) -> float | None:
         """The share of the time outside the engine's run call; None where nobody counts it."""
-        known = [1 - s.engine_seconds / s.seconds for s in self.slices if s.engine_seconds is not None]
-        return statistics.median(known) if known else None
+        shares = [1 - s.engine_seconds / s.seconds for s in self.slices if s.engine_seconds is not None]
+        return statistics.median(shares) if shares else None
 
 
 def time_slice(contender: Contender, requests: Requests, start: int, count: int) -> Slice:
@@ -148,7 +148,7 @@ def interleave(
     return timings
 
 
-def difference(found: Sequence[Result], reference: Sequence[Result], precision: str) -> float:
+def difference(results: Sequence[Result], reference: Sequence[Result], precision: str) -> float:
     """How far results lie from the reference, in the measure that ``TOLERANCE`` limits.
 
     Returns:
@@ -156,8 +156,8 @@ def difference(found: Sequence[Result], reference: Sequence[Result], precision: 
         reference. Infinite where a result is missing, misshapen or not a number.
     """
     pairs = []
-    for result, wanted in zip(found, reference, strict=True):
-        for name, values in wanted.items():
+    for result, expected in zip(results, reference, strict=True):
+        for name, values in expected.items():
             if name not in result or result[name].shape != values.shape or not np.isfinite(result[name]).all():
                 return float("inf")
             pairs.append((result[name].astype(np.float64).reshape(-1), values.astype(np.float64).reshape(-1)))

@@ -41,14 +41,14 @@ def measure_startup(size: str, runs: int, report: Report) -> list[Startup]:
     """Write the plain model and its executables (fp32, fp16), and load each in fresh processes, in turns."""
     with tempfile.TemporaryDirectory() as folder:
         files = _write(size, Path(folder))
-        found: dict[str, list[dict[str, float]]] = {name: [] for name in files}
+        figures_of: dict[str, list[dict[str, float]]] = {name: [] for name in files}
         for turn in range(runs + 1):
             for name, (kind, path) in files.items():
                 figures = _probe(kind, path)
                 if turn:  # the first run fills the file cache
-                    found[name].append(figures)
+                    figures_of[name].append(figures)
             report(f"run {turn} of {runs}: done" if turn else "file cache warm")
-        return [_median(name, files[name][1], figures) for name, figures in found.items()]
+        return [_median(name, files[name][1], figures) for name, figures in figures_of.items()]
 
 
 def _write(size: str, folder: Path) -> dict[str, tuple[str, Path]]:

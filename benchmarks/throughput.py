@@ -123,8 +123,8 @@ def slice_counts(speeds: Mapping[str, float], budget: Budget, seconds: float) ->
     each = seconds / max(1, min(budget.rounds, affordable)) / len(speeds)
     counts = {}
     for name, speed in speeds.items():
-        wanted = max(budget.least, whole_batches(budget.seconds * speed))
-        counts[name] = min(wanted, max(MULTIPLE, int(each * speed / MULTIPLE) * MULTIPLE))
+        count = max(budget.least, whole_batches(budget.seconds * speed))
+        counts[name] = min(count, max(MULTIPLE, int(each * speed / MULTIPLE) * MULTIPLE))
     return counts
 
 

@@ -56,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for contender in contenders:
         contender.run(samples[: 2 * ROWS])  # warm up: thread pools and memory arenas
     report(f"{len(library)} texts, every way warmed up on {usable_cores()} cores")
-    seconds, found = measure(contenders, samples, options.rounds, report)
-    alone, ours = (embeddings(found[contender.name]) for contender in (contenders[0], contenders[-1]))
+    seconds, results = measure(contenders, samples, options.rounds, report)
+    alone, ours = (embeddings(results[contender.name]) for contender in (contenders[0], contenders[-1]))
     console.print(neighbours(library, ours))
     console.print(comparison(contenders, seconds, [sample_length(sample) for sample in samples]))
     difference = np.abs(ours - alone).max(axis=1)
@@ -98,12 +98,12 @@ def make_contenders(engine: OnnxRuntime, runner: runtime.Runner) -> list[Contend
     ]
 
 
-def embeddings(found: Sequence[Result]) -> Array:
+def embeddings(results: Sequence[Result]) -> Array:
     """The embeddings of all texts, float32 [texts, hidden]."""
-    return np.stack([result["embedding"] for result in found]).astype(np.float32)
+    return np.stack([result["embedding"] for result in results]).astype(np.float32)
 
 
-def neighbours(library: Sequence[Text], found: Array) -> Table:
+def neighbours(library: Sequence[Text], vectors: Array) -> Table:
     """The two texts that lie nearest to each query."""
     table = Table(title="Nearest texts, from the packed model", title_justify="left")
     table.add_column("query", style="bold")
@@ -111,7 +111,7 @@ def neighbours(library: Sequence[Text], found: Array) -> Table:
     table.add_column("text")
     lines = [item.text for item in library]
     for query in (query for query in QUERIES if query in lines):
-        likeness = found @ found[lines.index(query)]
+        likeness = vectors @ vectors[lines.index(query)]
         for index in np.argsort(-likeness)[1:3]:  # the first is the query itself
             table.add_row(query, f"{likeness[index]:.2f}", _shorten(lines[index]))
             query = ""

@@ -29,7 +29,7 @@ def measure(
         The median seconds for all samples, and the results, by contender.
     """
     seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
-    found: dict[str, list[Result]] = {}
+    results: dict[str, list[Result]] = {}
     begin = time.perf_counter()
     for turn in range(rounds):
         if turn and time.perf_counter() - begin > budget:
@@ -37,7 +37,7 @@ def measure(
             break
         for contender in contenders:
             start = time.perf_counter()
-            found[contender.name] = contender.run(samples)
+            results[contender.name] = contender.run(samples)
             seconds[contender.name].append(time.perf_counter() - start)
             report(f"round {turn + 1} of {rounds}: {contender.name}, {seconds[contender.name][-1]:.1f} s")
-    return {name: statistics.median(taken) for name, taken in seconds.items()}, found
+    return {name: statistics.median(taken) for name, taken in seconds.items()}, results

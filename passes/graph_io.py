@@ -7,7 +7,7 @@ the graph object.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
@@ -21,6 +21,7 @@ from passes.check.sparse import densify
 from passes.check.structure import check_structure
 from passes.errors import RewriteError
 from passes.extents import open_unnamed
+from passes.node_protos import subgraphs, walk_graphs
 
 #: What to write for a constant instead of its values; None for the values.
 StandIn: TypeAlias = Callable[[gs.Constant], "onnx.TensorProto | None"]
@@ -114,7 +115,7 @@ def export_graph(graph: gs.Graph, stand_in: StandIn | None = None) -> onnx.Model
         else:
             model.graph.initializer.append(OnnxExporter.export_tensor_proto(tensor))
     written = {tensor.name for tensor in constants}
-    for nested in _nested(model.graph):
+    for nested in list(walk_graphs(model.graph))[1:]:
         for tensor in nested.initializer:
             if tensor.name in info.initializers - written:
                 model.graph.initializer.append(tensor)
@@ -188,23 +189,14 @@ def value_info(tensor: gs.Tensor) -> onnx.ValueInfoProto:
     return value
 
 
-def _nested(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    for node in graph.node:
-        for attribute in node.attribute:
-            for nested in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
-                yield nested
-                yield from _nested(nested)
-
-
 def _drop_captured(graph: onnx.GraphProto, outer: set[str]) -> None:
     """graphsurgeon repeats in a subgraph the initializers that it captures from outside."""
     for node in graph.node:
-        for attribute in node.attribute:
-            for nested in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
-                kept = [tensor for tensor in nested.initializer if tensor.name not in outer]
-                del nested.initializer[:]
-                nested.initializer.extend(kept)
-                _drop_captured(nested, outer | {tensor.name for tensor in kept})
+        for nested in subgraphs(node):
+            kept = [tensor for tensor in nested.initializer if tensor.name not in outer]
+            del nested.initializer[:]
+            nested.initializer.extend(kept)
+            _drop_captured(nested, outer | {tensor.name for tensor in kept})
 
 
 def opset_imports(graph: gs.Graph) -> dict[str, int]:

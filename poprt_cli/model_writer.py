@@ -17,6 +17,7 @@ from typing import IO
 import onnx
 from onnx.external_data_helper import set_external_data
 
+from passes.node_protos import walk_graphs
 from poprt.atomic_file import Draft, draft, one_at_a_time
 
 _ALIGNMENT = 64
@@ -79,11 +80,7 @@ def _move_weights(model: onnx.ModelProto, file: IO[bytes], model_name: str) -> s
 
 
 def _initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            for nested in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                yield from _initializers(nested)
+    return (tensor for scope in walk_graphs(graph) for tensor in scope.initializer)
 
 
 def _publish_pair(data: Draft, place: Path, main: Draft, path: Path) -> None:

@@ -94,9 +94,9 @@ def make_ways(model: onnx.ModelProto, options: argparse.Namespace) -> list[Way]:
     within = build(used_passes="insert_attention_mask")
 
     def config(algorithm: runtime.PackAlgorithm = runtime.PackAlgorithm.next_fit) -> runtime.PackRunnerConfig:
-        made = runtime.PackRunnerConfig(timeout_microseconds=options.timeout_microseconds, max_valid_num=most)
-        made.algorithm = algorithm
-        return made
+        config = runtime.PackRunnerConfig(timeout_microseconds=options.timeout_microseconds, max_valid_num=most)
+        config.algorithm = algorithm
+        return config
 
     return [
         padded(build(), rows, columns),
@@ -111,11 +111,11 @@ def alone(model: onnx.ModelProto, samples: Sequence[Arrays]) -> list[Arrays]:
     """The original model's results for each sample alone, unpadded, as the graph is written."""
     session = plain_session(model.SerializeToString(), optimise=False)
     inputs, names = [item.name for item in session.get_inputs()], [item.name for item in session.get_outputs()]
-    found = []
+    answers = []
     for sample in samples:
         results = session.run(names, {name: sample[name][None].astype(np.int64) for name in inputs})
-        found.append({name: array[0] for name, array in zip(names, results, strict=True)})
-    return found
+        answers.append({name: array[0] for name, array in zip(names, results, strict=True)})
+    return answers
 
 
 def measure(way: Way, samples: list[Arrays], expected: list[Arrays], options: argparse.Namespace) -> list[str]:

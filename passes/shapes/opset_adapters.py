@@ -71,9 +71,9 @@ class Site:
             )
         kind = "value_float" if dtype == np.float32 else "value_int"
         several = "s" if get_origin(value.type) is list else ""
-        made = self.variable(node, attribute, dtype)
-        self.before.append(gs.Node("Constant", attrs={f"{kind}{several}": value}, outputs=[made]))
-        return made
+        output = self.variable(node, attribute, dtype)
+        self.before.append(gs.Node("Constant", attrs={f"{kind}{several}": value}, outputs=[output]))
+        return output
 
     def _name(self, node: gs.Node, what: str) -> str:
         return unique_name(f"{node.outputs[0].name}_{what}", self._names)
@@ -204,8 +204,8 @@ def _resize_places(node: gs.Node, site: Site) -> None:
 
 def _nearest(node: gs.Node, scales: gs.Tensor) -> str:
     """The engine rounds up where it makes smaller, and down where it makes larger."""
-    known = _constant(scales)
-    values = np.ones(1, np.float32) if known is None else np.asarray(known.values)
+    constant = _constant(scales)
+    values = np.ones(1, np.float32) if constant is None else np.asarray(constant.values)
     if (values >= 1).all():
         return "floor"
     if (values <= 1).all():
@@ -218,15 +218,15 @@ def _nearest(node: gs.Node, scales: gs.Tensor) -> str:
 def _resize_left_out(node: gs.Node, _site: Site) -> None:
     """A region or scales of no elements become inputs that are left out: two answers to one question are an error."""
     node.inputs = [
-        gs.Variable.empty() if index and (known := _constant(t)) is not None and 0 in known.shape else t
+        gs.Variable.empty() if index and (constant := _constant(t)) is not None and 0 in constant.shape else t
         for index, t in enumerate(node.inputs)
     ]
 
 
 def _constant(tensor: gs.Tensor) -> gs.Constant | None:
     """``tensor`` as a constant, be it an initializer or made by a Constant node."""
-    made = tensor.inputs[0].attrs.get("value") if tensor.inputs and tensor.inputs[0].op == "Constant" else tensor
-    return made if isinstance(made, gs.Constant) else None
+    value = tensor.inputs[0].attrs.get("value") if tensor.inputs and tensor.inputs[0].op == "Constant" else tensor
+    return value if isinstance(value, gs.Constant) else None
 
 
 def _split_count(node: gs.Node, _site: Site) -> None:

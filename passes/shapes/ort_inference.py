@@ -20,6 +20,7 @@ import onnxruntime
 import sympy
 from onnx import helper
 
+from passes.node_protos import walk_nodes
 from passes.operators import BROADCASTING, Family, lookup, members
 from passes.shapes.attention_shapes import standard_attention_shapes
 from passes.shapes.broadcast_extents import without_ones
@@ -75,8 +76,8 @@ class _NotesGuesses(_ORT.SymbolicShapeInference):  # type: ignore[misc, name-def
         return target is not None and all(isinstance(n, (int, np.integer)) and n > 0 for n in target)
 
     def _new_symbolic_shape(self, rank: int, node: onnx.NodeProto, out_idx: int = 0) -> Any:
-        known = self.known_vi_[node.output[out_idx]].type.tensor_type.elem_type
-        if not known and node.op_type != "ConvTranspose":  # of that it takes the type away to get here
+        element = self.known_vi_[node.output[out_idx]].type.tensor_type.elem_type
+        if not element and node.op_type != "ConvTranspose":  # of that it takes the type away to get here
             self.guessed.add(node.output[out_idx])
         return super()._new_symbolic_shape(rank, node, out_idx)
 
@@ -111,11 +112,7 @@ def _rank(kind: onnx.TypeProto) -> int | None:
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
     """The names that a node reads, in its subgraphs too."""
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in [attribute.g, *attribute.graphs]:
-            for inner in graph.node:
-                yield from _reads(inner)
+    return (name for inner in walk_nodes([node]) for name in inner.input)
 
 
 class OrtShapeInference(_NotesGuesses):

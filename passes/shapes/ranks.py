@@ -52,8 +52,8 @@ class ProvedShapes:
         for node in graph.nodes:
             for nested in subgraphs(node):
                 self._walk(nested)
-            found = self._of_branches(node) if node.op == "If" else self._of_node(node)
-            for index, shape in found.items():
+            shapes = self._of_branches(node) if node.op == "If" else self._of_node(node)
+            for index, shape in shapes.items():
                 self._note(node.outputs[index], shape)
 
     def _note(self, tensor: gs.Tensor, shape: Extents) -> None:
@@ -138,5 +138,5 @@ def _type(dtype: object, shape: Extents | None) -> onnx.TypeProto:
         element = dtype
     elif dtype is not None:
         element = onnx.helper.np_dtype_to_tensor_dtype(dtype)
-    made: onnx.TypeProto = onnx.helper.make_tensor_type_proto(element, shape)
-    return made
+    declared: onnx.TypeProto = onnx.helper.make_tensor_type_proto(element, shape)
+    return declared
