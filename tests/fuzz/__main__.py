@@ -126,7 +126,7 @@ def _peak() -> int:
 def _fuzz_with_atheris(name: str, seconds: int, seed: int, findings: Path) -> None:
     import atheris
 
-    with atheris.instrument_imports(include=["poprt", "poprt_cli", "passes"]):
+    with atheris.instrument_imports(include=["poprt", "poprt_cli", "poprt_format", "passes"]):
         from tests.fuzz.mutate import mutations
         from tests.fuzz.targets import TARGETS
     target = TARGETS[name]
