@@ -184,13 +184,13 @@ def export(
         ValueError: a combination that the table does not hold.
     """
     row = FAMILIES[family]
-    for option, value, known in (
+    for option, value, choices in (
         ("head", head, row.heads),
         ("exporter", exporter, row.exporters),
         ("attention", attention, row.attention),
     ):
-        if value not in known:
-            raise ValueError(f"{family} has no {option} {value!r}, only {', '.join(known)}. {row.note}")
+        if value not in choices:
+            raise ValueError(f"{family} has no {option} {value!r}, only {', '.join(choices)}. {row.note}")
     from filelock import FileLock  # comes with torch
 
     path = folder / f"{family}.{head}.{exporter}.{attention}{f'.{opset}' if opset else ''}.onnx"

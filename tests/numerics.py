@@ -33,9 +33,9 @@ def run(
 ) -> Arrays:
     """Run once; outputs by name. Feeds that the model does not take are left out."""
     engine = model if isinstance(model, ort.InferenceSession) else session(model)
-    wanted = {value.name for value in engine.get_inputs()}
+    input_names = {value.name for value in engine.get_inputs()}
     names = [value.name for value in engine.get_outputs()]
-    results = engine.run(names, {name: array for name, array in feeds.items() if name in wanted})
+    results = engine.run(names, {name: array for name, array in feeds.items() if name in input_names})
     return dict(zip(names, results, strict=True))
 
 

@@ -57,9 +57,9 @@ def test_the_mask_of_an_export_hides_the_padding(exported: Exported, family: str
 @pytest.mark.export
 def test_an_export_is_made_once(exported: Exported) -> None:
     path = exported("bert")
-    made = path.stat().st_mtime_ns
+    written_at = path.stat().st_mtime_ns
     assert exported("bert") == path
-    assert path.stat().st_mtime_ns == made
+    assert path.stat().st_mtime_ns == written_at
 
 
 def test_a_combination_outside_the_table_names_those_inside(tmp_path: Path) -> None:

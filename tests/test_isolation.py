@@ -62,8 +62,8 @@ def expected(head: str, samples: list[Arrays]) -> list[np.ndarray]:
 
 def assert_each_is_its_own(head: str, samples: list[Arrays]) -> None:
     for got, want in zip(run_pack(head, samples), expected(head, samples), strict=False):
-        found = got[tuple(map(slice, want.shape))]
-        np.testing.assert_allclose(found, want, atol=TOLERANCE, rtol=TOLERANCE)
+        own = got[tuple(map(slice, want.shape))]
+        np.testing.assert_allclose(own, want, atol=TOLERANCE, rtol=TOLERANCE)
 
 
 lengths = st.lists(st.integers(1, COLUMNS), min_size=1, max_size=MOST).filter(lambda n: sum(n) <= ROWS * COLUMNS)
@@ -141,15 +141,15 @@ def test_what_lies_behind_the_last_sample_is_not_read(head):
 def test_many_requests_at_once_get_the_answers_of_single_runs(head, layout):
     samples = random_samples([*range(1, COLUMNS + 1)] * 2)
     name = original(head).graph.output[0].name
-    wanted = expected(head, samples)
+    answers = expected(head, samples)
     with Runner(
         compiled(head, layout), PackRunnerConfig(timeout_microseconds=2000, token_budget=0), threads=1
     ) as runner:
-        outputs = [{name: np.full(want.shape, 9, np.float32)} for want in wanted]
+        outputs = [{name: np.full(want.shape, 9, np.float32)} for want in answers]
         futures = [runner.execute_async(sample, out) for sample, out in zip(samples, outputs, strict=True)]
         for future in futures:
             future.wait(SOON)
-    for out, want in zip(outputs, wanted, strict=True):
+    for out, want in zip(outputs, answers, strict=True):
         np.testing.assert_allclose(out[name], want, atol=TOLERANCE, rtol=TOLERANCE)
 
 

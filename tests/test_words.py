@@ -3,6 +3,8 @@
 The check reads the syntax tree. A *message* is ``str(error)``, ``error.args`` and the attributes ``reason`` and
 ``message``; a name that was set from one; and a name that says that it is one. To branch on it is to ask how it begins
 or ends, what it contains, what it equals, or whether a pattern matches it.
+
+Names have words too: a variable is called after the thing that it holds, and not after how it came about.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [path for folder in ("passes", "poprt", "poprt_cli") for path in sorted((ROOT / folder).rglob("*.py"))]
+FOLDERS = ("benchmarks", "examples", "models", "passes", "poprt", "poprt_cli", "poprt_format", "tests")
 
 #: Names of exceptions beside those that are caught, and of texts beside those that are set from an exception.
 _ERRORS = {"error", "exception", "refusal"}
@@ -24,21 +27,23 @@ _QUESTIONS = {"startswith", "endswith", "find", "index", "partition", "removepre
 _PATTERNS = {"fullmatch", "match", "search"}
 #: Functions that may, and why there is no other way.
 _ALLOWED = {"engine_error": "onnxruntime's errors have no codes"}
+#: Names that say how a value came about, and leave open what it is.
+_NO_THINGS = {"found", "given", "held", "known", "made", "wanted"}
 
 
 def branches_on_words(source: str) -> list[str]:
     """The expressions of ``source`` that branch on the words of a message, each with its function and line."""
-    found = []
+    expressions = []
     for function, body in _functions(ast.parse(source), "module"):
         nodes = list(_own_nodes(body))
         errors = {node.name for node in nodes if isinstance(node, ast.ExceptHandler) and node.name} | _ERRORS
         texts = _NAMES | {name for node in nodes for name in _set_to_a_message(node, errors)}
-        found += [
+        expressions += [
             f"{function}, line {node.lineno}: {ast.unparse(node)}"
             for node in nodes
             if isinstance(node, ast.expr) and _asks(node, errors, texts)
         ]
-    return found
+    return expressions
 
 
 def _functions(scope: ast.AST, name: str) -> Iterator[tuple[str, ast.AST]]:
@@ -107,8 +112,8 @@ def _is_key(node: ast.AST) -> bool:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_code_branches_on_the_words_of_a_message(path: Path) -> None:
-    found = branches_on_words(path.read_text(encoding="utf-8"))
-    assert [line for line in found if line.partition(",")[0] not in _ALLOWED] == []
+    expressions = branches_on_words(path.read_text(encoding="utf-8"))
+    assert [line for line in expressions if line.partition(",")[0] not in _ALLOWED] == []
 
 
 @pytest.mark.parametrize(
@@ -142,3 +147,50 @@ def test_the_check_sees_code_that_branches_on_words(line: str) -> None:
 )
 def test_the_check_lets_other_code_be(line: str) -> None:
     assert branches_on_words(line) == []
+
+
+def names_no_thing(source: str) -> list[str]:
+    """The variables and parameters of ``source`` that are called after how they came about, each with its line."""
+    bindings = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.arg):
+            bindings.append((node.lineno, node.arg))
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            bindings.append((node.lineno, node.id))
+    return [f"line {line}: {name}" for line, name in sorted(bindings) if name in _NO_THINGS]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_variables_are_called_after_the_thing_that_they_hold(folder: str) -> None:
+    paths = sorted((ROOT / folder).rglob("*.py"))
+    names = {path: names_no_thing(path.read_text(encoding="utf-8")) for path in paths}
+    assert paths
+    assert [f"{path.relative_to(ROOT)}, {name}" for path, lines in names.items() for name in lines] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "found = 1",
+        "wanted: int = 1",
+        "made += 1",
+        "rows, held = 1, 2",
+        "for known in rows: pass",
+        "[given for given in rows]",
+        "with file as made: pass",
+        "if (found := first()): pass",
+        "def f(*, wanted): pass",
+        "def f(*given): pass",
+        "lambda known: 1",
+    ],
+)
+def test_the_check_sees_a_name_of_no_thing(line: str) -> None:
+    assert len(names_no_thing(line)) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["from hypothesis import given", "@given(rows)\ndef f(): pass", "file.found = 1", "row['made'] = 1", "found()"],
+)
+def test_the_check_lets_other_names_be(line: str) -> None:
+    assert names_no_thing(line) == []

@@ -95,13 +95,13 @@ def _model(row: Family, head: str, attention: str) -> Any:
     config = transformers.CONFIG_MAPPING[row.model_type](**config_fields(row, head))
     config.use_cache = False
     if row.model_type in ("t5", "umt5"):
-        made = getattr(transformers, f"{'UMT5' if row.model_type == 'umt5' else 'T5'}EncoderModel")(config)
+        model = getattr(transformers, f"{'UMT5' if row.model_type == 'umt5' else 'T5'}EncoderModel")(config)
     else:
-        made = _AUTO.get(head, transformers.AutoModel).from_config(config, attn_implementation=attention)
+        model = _AUTO.get(head, transformers.AutoModel).from_config(config, attn_implementation=attention)
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
-    return made.eval()
+    return model.eval()
 
 
 def _torch_onnx(

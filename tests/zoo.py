@@ -85,14 +85,14 @@ def _difference(model: onnx.ModelProto, converted: onnx.ModelProto) -> float:
     inputs = {value.name for value in model.graph.input}
     with runtime.Runner(Compiler.compile(converted, None), runtime.PackRunnerConfig(token_budget=0)) as runner:
         pending = []
-        for sample, wanted in zip(samples, expected, strict=True):
-            buffers = {name: np.zeros(array.shape, np.float32) for name, array in wanted.items()}
+        for sample, answer in zip(samples, expected, strict=True):
+            buffers = {name: np.zeros(array.shape, np.float32) for name, array in answer.items()}
             feeds = {name: array for name, array in sample.items() if name in inputs}
-            pending.append((runner.execute_async(feeds, buffers), buffers, wanted))
+            pending.append((runner.execute_async(feeds, buffers), buffers, answer))
         worst = 0.0
-        for future, buffers, wanted in pending:
+        for future, buffers, answer in pending:
             future.wait()
-            worst = max(worst, *(float(np.abs(buffers[name] - wanted[name]).max()) for name in wanted))
+            worst = max(worst, *(float(np.abs(buffers[name] - answer[name]).max()) for name in answer))
     return worst
 
 

@@ -36,10 +36,10 @@ def reference() -> list[dict[str, Array]]:
     return one_by_one(model(), SAMPLES)
 
 
-def assert_right(found: list[Result]) -> None:
-    for result, wanted in zip(found, reference(), strict=True):
-        assert set(result) == set(wanted)
-        for name, values in wanted.items():
+def assert_right(results: list[Result]) -> None:
+    for result, expected in zip(results, reference(), strict=True):
+        assert set(result) == set(expected)
+        for name, values in expected.items():
             np.testing.assert_allclose(result[name], values, atol=1e-5)
 
 
@@ -52,9 +52,9 @@ def test_each_way_to_pad_gives_every_sample_its_own_result(rows: int, columns: i
 
 def test_outputs_without_a_token_axis_are_not_cut() -> None:
     pooled = build_bert(BertConfig(**SIZES["tiny"], head="mean"))
-    found = Padded("padded", OnnxRuntime(pooled.SerializeToString(), threads=1), 3).run(SAMPLES)
-    for result, wanted in zip(found, one_by_one(pooled, SAMPLES), strict=True):
-        np.testing.assert_allclose(result["embedding"], wanted["embedding"], atol=2e-6)
+    results = Padded("padded", OnnxRuntime(pooled.SerializeToString(), threads=1), 3).run(SAMPLES)
+    for result, expected in zip(results, one_by_one(pooled, SAMPLES), strict=True):
+        np.testing.assert_allclose(result["embedding"], expected["embedding"], atol=2e-6)
 
 
 def test_packs_from_the_runner_and_packs_laid_offline_give_every_sample_its_own_result() -> None:
@@ -70,8 +70,8 @@ def test_a_packed_contender_without_token_outputs_gets_buffers_of_a_sample() -> 
     pooled = build_bert(BertConfig(**SIZES["tiny"], head="mean"))
     contender = runner_contender(compile_packed(pooled, 64))
     assert isinstance(contender, Packed)
-    for result, wanted in zip(contender.run(SAMPLES), one_by_one(pooled, SAMPLES), strict=True):
-        np.testing.assert_allclose(result["embedding"], wanted["embedding"], atol=2e-6)
+    for result, expected in zip(contender.run(SAMPLES), one_by_one(pooled, SAMPLES), strict=True):
+        np.testing.assert_allclose(result["embedding"], expected["embedding"], atol=2e-6)
     contender.runner.close()
 
 
@@ -93,8 +93,8 @@ def test_ctranslate2_computes_the_same_numbers() -> None:
 
     assert_right(Padded("peer", CTranslate2(model(), config_of("tiny")), 3, columns=64).run(SAMPLES))
     assert_right(Padded("peer", CTranslate2(model(), config_of("tiny"), workers=2), 2, workers=2).run(SAMPLES))
-    found = Padded("peer", CTranslate2(model(), config_of("tiny"), "int8"), 3).run(SAMPLES)
-    assert 0 < difference(found, reference(), "int8") < TOLERANCE["int8"]
+    results = Padded("peer", CTranslate2(model(), config_of("tiny"), "int8"), 3).run(SAMPLES)
+    assert 0 < difference(results, reference(), "int8") < TOLERANCE["int8"]
 
 
 def test_openvino_computes_the_same_numbers_on_the_model_and_on_the_packed_graph() -> None:

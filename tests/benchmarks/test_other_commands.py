@@ -32,9 +32,9 @@ def ignore(line: str) -> None:
 def run(command: str, folder: Path) -> dict[str, object]:
     name, *options = command.split()
     main([name, *options, "--output_dir", str(folder)])
-    found: dict[str, object] = json.loads((folder / f"{name}.json").read_text())
-    assert found["machine"]
-    return found
+    report: dict[str, object] = json.loads((folder / f"{name}.json").read_text())
+    assert report["machine"]
+    return report
 
 
 def test_the_plain_queue_gives_every_request_its_own_result() -> None:
@@ -42,8 +42,8 @@ def test_the_plain_queue_gives_every_request_its_own_result() -> None:
     samples = random_samples([5, 40, 1, 17, 9, 30, 2])
     queue = PlainQueue(OnnxRuntime(model.SerializeToString(), threads=1), 3, 64)
     futures = [queue.submit(sample) for sample in samples]
-    for future, wanted in zip(futures, one_by_one(model, samples), strict=True):
-        for name, values in wanted.items():
+    for future, expected in zip(futures, one_by_one(model, samples), strict=True):
+        for name, values in expected.items():
             np.testing.assert_allclose(future.result(SOON)[name], values, atol=1e-5)
     queue.close()
 
@@ -128,26 +128,26 @@ def test_a_failed_request_fails_the_load_run() -> None:
 
 
 def test_load_writes_a_point_for_each_server_and_load(tmp_path: Path) -> None:
-    found = run("load --size tiny --lengths short --seconds 0.02 --rounds 1", tmp_path)
-    points = found["results"]["points"]  # type: ignore[index]
+    report = run("load --size tiny --lengths short --seconds 0.02 --rounds 1", tmp_path)
+    points = report["results"]["points"]  # type: ignore[index]
     assert [point["fraction"] for point in points] == [f for f in (0.3, 0.5, 0.7, 0.9) for _ in range(2)]
     assert {point["server"] for point in points} == {"poprt: pack runner", "plain batching queue"}
     assert all(0 < point["p50"] <= point["p99"] for point in points)
 
 
 def test_cost_has_every_contender_at_every_point() -> None:
-    found = measure_cost("tiny", 0.0, 1, ignore, lengths=(4, 32), hidden=(64, 128), layers=1, length=16)
-    assert [cost.at for cost in found.by_length] == [4] * 3 + [32] * 3
-    assert [cost.at for cost in found.by_hidden] == [64] * 3 + [128] * 3
-    assert all(cost.microseconds > 0 for cost in found.by_length + found.by_hidden)
+    costs = measure_cost("tiny", 0.0, 1, ignore, lengths=(4, 32), hidden=(64, 128), layers=1, length=16)
+    assert [cost.at for cost in costs.by_length] == [4] * 3 + [32] * 3
+    assert [cost.at for cost in costs.by_hidden] == [64] * 3 + [128] * 3
+    assert all(cost.microseconds > 0 for cost in costs.by_length + costs.by_hidden)
 
 
 def test_one_length_runs_the_same_requests_in_fewer_packs_to_the_same_numbers(tmp_path: Path) -> None:
-    found = run("one_length --size tiny --waiting 40 --rounds 1", tmp_path)["results"]
-    rates = {rate["name"]: rate for rate in found["rates"]}  # type: ignore[index]
+    results = run("one_length --size tiny --waiting 40 --rounds 1", tmp_path)["results"]
+    rates = {rate["name"]: rate for rate in results["rates"]}  # type: ignore[index]
     alone, equal, similar = list(rates.values())[2:]
-    assert alone["packs"] == found["waiting"] == 40  # type: ignore[index]
-    assert found["distinct"] <= equal["packs"] < alone["packs"]  # type: ignore[index]
+    assert alone["packs"] == results["waiting"] == 40  # type: ignore[index]
+    assert results["distinct"] <= equal["packs"] < alone["packs"]  # type: ignore[index]
     assert similar["packs"] < equal["packs"]
     assert all(rate["difference"] < 1e-4 and rate["requests_per_second"] > 0 for rate in rates.values())
 
@@ -155,8 +155,8 @@ def test_one_length_runs_the_same_requests_in_fewer_packs_to_the_same_numbers(tm
 def test_profile_compares_the_padded_and_the_packed_model_by_operator(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = run("profile --size tiny --lengths short --requests 20", tmp_path)
-    padded, packed = found["results"]  # type: ignore[misc]
+    report = run("profile --size tiny --lengths short --requests 20", tmp_path)
+    padded, packed = report["results"]  # type: ignore[misc]
     assert (padded["name"], packed["name"]) == ("padded", "packed")
     for each in (padded, packed):
         assert sum(op["share"] for op in each["ops"]) == pytest.approx(1)
@@ -167,8 +167,8 @@ def test_profile_compares_the_padded_and_the_packed_model_by_operator(
 def test_profile_reads_executables_from_files(tmp_path: Path) -> None:
     path = tmp_path / "model.popef"
     compile_padded(build("tiny"), 64).save(path)
-    found = run(f"profile {path} --lengths short --requests 4", tmp_path)
-    assert [each["name"] for each in found["results"]] == [str(path)]  # type: ignore[attr-defined]
+    report = run(f"profile {path} --lengths short --requests 4", tmp_path)
+    assert [each["name"] for each in report["results"]] == [str(path)]  # type: ignore[attr-defined]
 
 
 def test_profile_names_an_input_that_requests_do_not_have() -> None:
@@ -189,8 +189,8 @@ def test_the_warm_up_run_is_not_counted() -> None:
 
 
 def test_startup_loads_every_file_in_fresh_processes(tmp_path: Path) -> None:
-    found = run("startup --size tiny --runs 1", tmp_path)["results"]
-    plain, single, half = found  # type: ignore[misc]
+    results = run("startup --size tiny --runs 1", tmp_path)["results"]
+    plain, single, half = results  # type: ignore[misc]
     assert half["file_bytes"] < single["file_bytes"]
     for each in (plain, single, half):
         assert each["load_seconds"] > 0

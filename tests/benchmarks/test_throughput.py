@@ -83,8 +83,8 @@ def test_a_contender_with_wrong_numbers_is_left_out(monkeypatch: pytest.MonkeyPa
     right = Padded.run
 
     def wrong(self: Padded, samples: list[Sample]) -> list[Result]:
-        found = right(self, samples)
-        return [{k: v + 1 for k, v in result.items()} for result in found] if self.sort else found
+        results = right(self, samples)
+        return [{k: v + 1 for k, v in result.items()} for result in results] if self.sort else results
 
     monkeypatch.setattr(Padded, "run", wrong)
     builder = FieldBuilder(Case("tiny", SHORT, "fp32"), Requests(SHORT, 1000), ignore)

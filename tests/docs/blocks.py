@@ -23,11 +23,11 @@ class Block:
 
 def blocks(page: str) -> list[Block]:
     """All blocks of a page, in order. A block that is not fenced as Python is taken for shell, drawings too."""
-    found: list[tuple[int, Block]] = []
+    placed_blocks: list[tuple[int, Block]] = []
     for match in _FENCE.finditer(page):
-        found.append((match.start(), Block("python" if match[1] == "python" else "shell", match[2])))
+        placed_blocks.append((match.start(), Block("python" if match[1] == "python" else "shell", match[2])))
     without_fences = _FENCE.sub(lambda match: re.sub(r"[^\n]", "`", match[0]), page)
     for match in _INDENTED.finditer(without_fences):
         text = re.sub(r"^ {4}", "", match[0], flags=re.MULTILINE).strip("\n") + "\n"
-        found.append((match.start(), Block("shell", text)))
-    return [block for _, block in sorted(found, key=lambda item: item[0])]
+        placed_blocks.append((match.start(), Block("shell", text)))
+    return [block for _, block in sorted(placed_blocks, key=lambda item: item[0])]

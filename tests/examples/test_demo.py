@@ -37,9 +37,9 @@ def test_every_way_is_run_once_in_each_round() -> None:
     samples = random_samples([5, 4])
     lines: list[str] = []
     ways = [Padded(name, engine, rows) for name, rows in (("a", 1), ("b", 2))]
-    seconds, found = measure(ways, samples, 3, lines.append)
+    seconds, results = measure(ways, samples, 3, lines.append)
     assert [line.split(", ")[0][-1] for line in lines] == ["a", "b"] * 3
-    assert set(seconds) == set(found) == {"a", "b"}
+    assert set(seconds) == set(results) == {"a", "b"}
     assert all(value > 0 for value in seconds.values())
 
 

@@ -38,20 +38,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--findings", type=Path, default=Path("fuzz_findings"))
     parser.add_argument("--input", type=Path, help="run this one input, to look into a finding")
-    given = parser.parse_args()
-    if given.seconds:
-        _fuzz_with_atheris(given.target, given.seconds, given.seed, given.findings)
+    options = parser.parse_args()
+    if options.seconds:
+        _fuzz_with_atheris(options.target, options.seconds, options.seed, options.findings)
         return
     from tests.fuzz.mutate import mutations
     from tests.fuzz.targets import TARGETS
 
-    target = TARGETS[given.target]
-    if given.input:
-        target.run(given.input.read_bytes())
+    target = TARGETS[options.target]
+    if options.input:
+        target.run(options.input.read_bytes())
         return
     corpus = target.corpus()
-    inputs = itertools.chain(corpus, itertools.islice(mutations(corpus, given.seed), given.runs))
-    sys.exit(1 if _fuzz(given.target, inputs, given.findings, given.keep_going) else 0)
+    inputs = itertools.chain(corpus, itertools.islice(mutations(corpus, options.seed), options.runs))
+    sys.exit(1 if _fuzz(options.target, inputs, options.findings, options.keep_going) else 0)
 
 
 def _fuzz(name: str, inputs: Iterable[bytes], findings: Path, keep_going: bool) -> int:
@@ -65,13 +65,13 @@ def _fuzz(name: str, inputs: Iterable[bytes], findings: Path, keep_going: bool) 
         kept = findings / f"{name}-{number}"
         kept.write_bytes(data)  # before it runs: a crash or the time limit ends the process
         faulthandler.dump_traceback_later(WALL_SECONDS, exit=True)
-        found = _judge(TARGETS[name], data, first=number < warm_up)
+        finding = _judge(TARGETS[name], data, first=number < warm_up)
         faulthandler.cancel_dump_traceback_later()
-        if not found or found in seen:
+        if not finding or finding in seen:
             kept.unlink()
             continue
-        seen.add(found)
-        print(f"finding {kept}: {found}", file=sys.stderr, flush=True)
+        seen.add(finding)
+        print(f"finding {kept}: {finding}", file=sys.stderr, flush=True)
         if not keep_going:
             break
     return len(seen)

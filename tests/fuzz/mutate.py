@@ -78,8 +78,8 @@ def _field(chance: random.Random, data: bytes, other: bytes) -> bytes:
     if chance.random() < 0.2:
         del holder[key]
     else:
-        found = chance.choice((*_VALUES, *(value[at] for value, at in places[:50])))
-        holder[key] = json.loads(json.dumps(found))  # a copy: a tree that holds itself is no JSON
+        replacement = chance.choice((*_VALUES, *(value[at] for value, at in places[:50])))
+        holder[key] = json.loads(json.dumps(replacement))  # a copy: a tree that holds itself is no JSON
     return json.dumps(tree).encode()
 
 

@@ -66,12 +66,12 @@ def executables() -> tuple[Executable, ...]:
     """A packed one, one packed within rows, and a plain one."""
     logging.getLogger("poprt").setLevel(logging.CRITICAL)
     shape = {name: [2, 6] for name in INPUTS}
-    made = [
+    converters = [
         Converter(input_shape=shape, pack_args=PACK_ARGS, disable_progress_bar=True),
         Converter(input_shape=shape, used_passes=["insert_attention_mask"], disable_progress_bar=True),
         Converter(input_shape=shape, disable_progress_bar=True),
     ]
-    return tuple(Compiler.compile(converter.convert(small_model()), None) for converter in made)
+    return tuple(Compiler.compile(converter.convert(small_model()), None) for converter in converters)
 
 
 @contextlib.contextmanager
@@ -172,11 +172,11 @@ def _small_graphs() -> list[onnx.ModelProto]:
 
 
 def _with_initializer(model: onnx.ModelProto, tensor: onnx.TensorProto) -> onnx.ModelProto:
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    made.graph.initializer.append(tensor)
-    made.graph.initializer[-1].external_data.add(key="location", value="v.data")
-    return made
+    extended = onnx.ModelProto()
+    extended.CopyFrom(model)
+    extended.graph.initializer.append(tensor)
+    extended.graph.initializer[-1].external_data.add(key="location", value="v.data")
+    return extended
 
 
 _CONVERTERS: tuple[dict[str, object], ...] = (

@@ -23,10 +23,10 @@ def test_no_input_brings_anything_but_our_errors(target: str, runs: int, tmp_pat
     options = ["--runs", str(runs), "--keep_going", "--findings", str(tmp_path)]
     command = [sys.executable, "-m", "tests.fuzz", target, *options]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    found = [line for line in ended.stderr.splitlines() if line.startswith("finding ")]
-    unknown = [line for line in found if not any(name in line for name in KNOWN.get(target, ()))]
+    findings = [line for line in ended.stderr.splitlines() if line.startswith("finding ")]
+    unknown = [line for line in findings if not any(name in line for name in KNOWN.get(target, ()))]
     assert not unknown, ended.stderr
-    assert ended.returncode == (1 if found else 0), ended.stderr
+    assert ended.returncode == (1 if findings else 0), ended.stderr
 
 
 def test_a_finding_is_reported_and_kept(tmp_path: Path) -> None:

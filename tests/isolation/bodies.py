@@ -272,8 +272,8 @@ def fourier(g: Encoder, x: str) -> str:
     g.story.append("dft")
     column = g.unsqueeze(x, 3)
     by_input = g.opset >= 20
-    found = g.node("DFT", column, "", g.constant(1, np.int64)) if by_input else g.node("DFT", column, axis=1)
-    return g.node("Gather", found, g.constant(0, np.int64), axis=3)
+    spectrum = g.node("DFT", column, "", g.constant(1, np.int64)) if by_input else g.node("DFT", column, axis=1)
+    return g.node("Gather", spectrum, g.constant(0, np.int64), axis=3)
 
 
 def gate(g: Encoder, x: str) -> str:

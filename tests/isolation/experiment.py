@@ -43,10 +43,10 @@ _NOISE = 20
 _FILL = 1e6
 
 
-def with_holes(given: Arrays) -> Arrays:
+def with_holes(arrays: Arrays) -> Arrays:
     """The sample with zeros in its own mask, among its tokens and at their end."""
-    hole = np.arange(len(given[_IDS])) % 3 == 2
-    return {**given, _IDS: np.where(hole, 0, given[_IDS]), "attention_mask": np.where(hole, 0, 1)}
+    hole = np.arange(len(arrays[_IDS])) % 3 == 2
+    return {**arrays, _IDS: np.where(hole, 0, arrays[_IDS]), "attention_mask": np.where(hole, 0, 1)}
 
 
 SAMPLES: dict[str, Arrays] = {
@@ -105,8 +105,8 @@ class Verdict:
 
     def __str__(self) -> str:
         said = f"refused: {self.refused}" if self.refused else f"accepted, neighbours: {self.neighbours}"
-        found = [f"{name}: {text}" for name, text in self._found().items() if text]
-        return f"{self.layout} {self.precision}: " + "; ".join([said, *found])
+        findings = [f"{name}: {text}" for name, text in self._found().items() if text]
+        return f"{self.layout} {self.precision}: " + "; ".join([said, *findings])
 
     def _found(self) -> dict[str, str]:
         return {"dependent": self.dependent, "unequal": self.unequal, "broken": self.broken}
@@ -151,8 +151,8 @@ def try_layout(reference: Reference, layout: str, precision: str = "fp32") -> Ve
     except Exception as error:
         return Verdict(layout, precision, broken=f"the run: {error!r:.300}")
     moved, unequal = _Worst(reference, MOVED[precision]), _Worst(reference, UNEQUAL)
-    for pack, given in answers.items():
-        for name, answer in given.items():
+    for pack, pack_answers in answers.items():
+        for name, answer in pack_answers.items():
             for key, got in answer.items():
                 if precision != "fp32" and got.dtype.kind != "f":
                     continue  # which place is largest is not a matter of degree
@@ -195,14 +195,14 @@ class Packs:
     def run(self, pack: Sequence[str]) -> dict[str, Arrays]:
         """The answers of a pack, by sample and output. The runtime divides it where the manifest says so."""
         names = list(pack)
-        given = [SAMPLES[name] for name in names]
-        packed = pack_data(given, 0, ROWS, COLUMNS, MOST, 1, across_rows=self._across)
-        assert packed.count == len(given)
+        batch = [SAMPLES[name] for name in names]
+        packed = pack_data(batch, 0, ROWS, COLUMNS, MOST, 1, across_rows=self._across)
+        assert packed.count == len(batch)
         feeds = {**packed.data, "unpack_info": packed.unpack_info}
         results = self._session.run({name: feeds[name] for name in self._inputs})
         return {
             name: {
-                key: self._own(key, result, row, packed.specs[row].row, packed.specs[row].start, len(given[row][_IDS]))
+                key: self._own(key, result, row, packed.specs[row].row, packed.specs[row].start, len(batch[row][_IDS]))
                 for key, result in zip(self._outputs, results, strict=True)
             }
             for row, name in enumerate(names)

@@ -72,9 +72,9 @@ def sample(length: int, seed: int, ids: tuple[int, int] = WORDS) -> Arrays:
     }
 
 
-def feeds_of(model: onnx.ModelProto, given: Mapping[str, np.ndarray]) -> Arrays:
-    """The inputs of ``given`` that the model takes."""
-    return {value.name: given[value.name] for value in model.graph.input}
+def feeds_of(model: onnx.ModelProto, arrays: Mapping[str, np.ndarray]) -> Arrays:
+    """The inputs of ``arrays`` that the model takes."""
+    return {value.name: arrays[value.name] for value in model.graph.input}
 
 
 def _weighted(rng: np.random.Generator, pieces: Mapping[Piece, int]) -> Piece:

@@ -26,13 +26,13 @@ from tests.isolation.random_models import RandomModel, random_model
 _OTHER_PRECISIONS = 8
 
 
-def verdicts(found: RandomModel) -> Iterator[Verdict]:
+def verdicts(case: RandomModel) -> Iterator[Verdict]:
     """Try a model in every layout; some models in other precisions too."""
-    reference = Reference(found.model)
+    reference = Reference(case.model)
     for layout in LAYOUTS:
         yield try_layout(reference, layout)
-    if found.seed % _OTHER_PRECISIONS == 0:
-        layout = LAYOUTS[found.seed // _OTHER_PRECISIONS % len(LAYOUTS)]
+    if case.seed % _OTHER_PRECISIONS == 0:
+        layout = LAYOUTS[case.seed // _OTHER_PRECISIONS % len(LAYOUTS)]
         for precision in ("int8", "fp16"):
             yield try_layout(reference, layout, precision)
 
@@ -46,7 +46,7 @@ class Tally:
         self.reasons: Counter[tuple[str, str]] = Counter()
         self.failures: list[tuple[RandomModel, Verdict]] = []
 
-    def add(self, found: RandomModel, verdict: Verdict) -> None:
+    def add(self, case: RandomModel, verdict: Verdict) -> None:
         column = f"{verdict.layout} {verdict.precision}"
         accepted = not verdict.refused and bool(verdict.neighbours)
         self.counts[column, "refused" if verdict.refused else verdict.neighbours or "broken"] += 1
@@ -56,7 +56,7 @@ class Tally:
         if verdict.refused:
             self.reasons[verdict.layout, verdict.cause] += 1
         if verdict.failed:
-            self.failures.append((found, verdict))
+            self.failures.append((case, verdict))
 
     def print(self, console: Console) -> None:
         """The summary: what was accepted and what not, why, and each failure with its seed."""
@@ -69,9 +69,9 @@ class Tally:
         for (layout, text), count in self.reasons.most_common():
             why.add_row(str(count), layout, escape(text))
         console.print(why)
-        for found, verdict in self.failures:
+        for case, verdict in self.failures:
             console.print(
-                f"--seed {found.seed}: {verdict}\n    {found.story}", markup=False, highlight=False, soft_wrap=True
+                f"--seed {case.seed}: {verdict}\n    {case.story}", markup=False, highlight=False, soft_wrap=True
             )
 
 
@@ -80,19 +80,19 @@ def search(first: int, seconds: float) -> Tally:
     tally, end = Tally(), time.monotonic() + seconds
     seed = first
     while time.monotonic() < end:
-        found = random_model(seed)
-        for verdict in verdicts(found):
-            tally.add(found, verdict)
+        case = random_model(seed)
+        for verdict in verdicts(case):
+            tally.add(case, verdict)
         tally.models, seed = tally.models + 1, seed + 1
     return tally
 
 
 def show(seed: int) -> bool:
     """Try one model and print it; whether all is well."""
-    found = random_model(seed)
-    print(onnx.printer.to_text(found.model))
-    print(found.story)
-    results = list(verdicts(found))
+    case = random_model(seed)
+    print(onnx.printer.to_text(case.model))
+    print(case.story)
+    results = list(verdicts(case))
     print(*results, sep="\n")
     return not any(verdict.failed for verdict in results)
 

@@ -65,14 +65,14 @@ def exported(head: str) -> onnx.ModelProto:
     return torch_heads.exported(head)
 
 
-def serve(executable: Executable, given: list[Arrays], wanted: list[np.ndarray], *, together: bool) -> list[np.ndarray]:
+def serve(executable: Executable, feeds: list[Arrays], alone: list[np.ndarray], *, together: bool) -> list[np.ndarray]:
     """The answers of a pack runner, which gets the requests at once or one after the other."""
     (name,) = (spec.name for spec in executable.outputs)
     config = PackRunnerConfig(token_budget=0, lanes=1, send_when_idle=not together, timeout_microseconds=20_000)
-    answers = [np.full(want.shape, 7, want.dtype) for want in wanted]
+    answers = [np.full(want.shape, 7, want.dtype) for want in alone]
     with PackRunner(executable, config, threads=1) as runner:
         futures = []
-        for sample, answer in zip(given, answers, strict=True):
+        for sample, answer in zip(feeds, answers, strict=True):
             futures.append(runner.execute_async(sample, {name: answer}))
             if not together:
                 futures[-1].wait(SOON)
@@ -82,12 +82,12 @@ def serve(executable: Executable, given: list[Arrays], wanted: list[np.ndarray],
 
 
 def assert_isolated(executable: Executable, head: str) -> None:
-    given = samples()
-    wanted = torch_heads.alone(head, given)
-    apart = serve(executable, given, wanted, together=False)
+    feeds = samples()
+    alone = torch_heads.alone(head, feeds)
+    apart = serve(executable, feeds, alone, together=False)
     for order in (1, -1):
-        shared = serve(executable, given[::order], wanted[::order], together=True)[::order]
-        for i, (own, beside, want) in enumerate(zip(apart, shared, wanted, strict=True)):
+        shared = serve(executable, feeds[::order], alone[::order], together=True)[::order]
+        for i, (own, beside, want) in enumerate(zip(apart, shared, alone, strict=True)):
             size = float(np.abs(want).max())
             label = f"sample {i}, {LENGTHS[i]} long"
             allowed = (ILL_CONDITIONED if head in torch_heads.ILL_CONDITIONED else UNEQUAL) * size

@@ -18,7 +18,7 @@ _FIRST, _MODELS, _AT_A_TIME = 0, 100, 5
 def test_what_is_accepted_depends_on_nobody_and_equals_the_single_run(first: int) -> None:
     wrong = []
     for seed in range(first, first + _AT_A_TIME):
-        found = random_model(seed)
+        case = random_model(seed)
         with np.errstate(all="ignore"):
-            wrong += [f"--seed {seed} ({found.story}): {v}" for v in verdicts(found) if v.failed]
+            wrong += [f"--seed {seed} ({case.story}): {v}" for v in verdicts(case) if v.failed]
     assert not wrong, "\n".join(wrong)

@@ -56,8 +56,8 @@ def test_a_position_input_counting_from_zero_equals_counting_in_the_graph(dialec
     samples = random_samples([4, 11], position_ids=True)
     with_input = one_by_one(tiny("hidden", dialect, position_ids=True), samples)
     without = one_by_one(tiny("hidden", dialect), samples)
-    for given, counted in zip(with_input, without, strict=True):
-        np.testing.assert_array_equal(given["last_hidden_state"], counted["last_hidden_state"])
+    for by_input, counted in zip(with_input, without, strict=True):
+        np.testing.assert_array_equal(by_input["last_hidden_state"], counted["last_hidden_state"])
 
 
 def test_every_input_has_a_say() -> None:

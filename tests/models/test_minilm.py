@@ -34,9 +34,9 @@ def test_a_sentence_lies_nearest_to_its_paraphrase(minilm: MiniLM) -> None:
 @pytest.mark.minilm
 def test_embeddings_have_unit_length_and_near_texts_share_a_topic(minilm: MiniLM) -> None:
     chosen = texts()[:120]
-    found = embeddings(minilm, [item.text for item in chosen])
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
-    similarity = found @ found.T
+    vectors = embeddings(minilm, [item.text for item in chosen])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    similarity = vectors @ vectors.T
     np.fill_diagonal(similarity, -1)
     same = [chosen[row].topic == chosen[column].topic for row, column in enumerate(similarity.argmax(axis=1))]
     assert np.mean(same) > 0.8

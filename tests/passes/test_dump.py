@@ -17,10 +17,10 @@ from tests.passes.rewrites import ops, parse
 
 def model() -> onnx.ModelProto:
     """Something for eliminate_identity to do, and nothing for eliminate_nop_cast."""
-    made = parse("g (float[n,64] x) => (float[n,64] y) { a = MatMul (x, w)  b = Identity (a)  y = Add (b, small) }")
+    parsed = parse("g (float[n,64] x) => (float[n,64] y) { a = MatMul (x, w)  b = Identity (a)  y = Add (b, small) }")
     arrays = {"w": np.ones((64, 64), np.float32), "small": np.ones(64, np.float32)}
-    made.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
-    return made
+    parsed.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    return parsed
 
 
 def dumped(folder: Path) -> dict[str, onnx.ModelProto]:
@@ -41,18 +41,18 @@ def test_large_weights_are_left_out_with_a_note_and_small_ones_kept(tmp_path: Pa
     PassManager(["eliminate_identity"], dump_dir=tmp_path).run(model())
     (path,) = tmp_path.iterdir()
     assert path.stat().st_size < LARGEST_DUMPED
-    (found,) = dumped(tmp_path).values()
-    tensors = {tensor.name: tensor for tensor in found.graph.initializer}
+    (dump,) = dumped(tmp_path).values()
+    tensors = {tensor.name: tensor for tensor in dump.graph.initializer}
     assert [entry.value for entry in tensors["w"].external_data] == [LEFT_OUT]
     assert list(tensors["w"].dims) == [64, 64]
     np.testing.assert_array_equal(numpy_helper.to_array(tensors["small"]), np.ones(64, np.float32))
-    assert any(item.key == NOTE_KEY and "left out" in item.value for item in found.metadata_props)
+    assert any(item.key == NOTE_KEY and "left out" in item.value for item in dump.metadata_props)
 
 
 @pytest.mark.parametrize("as_proto", [False, True])
 def test_what_is_dumped_does_not_change_the_result(tmp_path: Path, as_proto: bool) -> None:
-    def mine(given: onnx.ModelProto) -> onnx.ModelProto:
-        return given
+    def mine(proto: onnx.ModelProto) -> onnx.ModelProto:
+        return proto
 
     steps = [mine if as_proto else "eliminate_identity", "sort_graph"]
     plain, watched = PassManager(steps).run(model()), PassManager(steps, dump_dir=tmp_path).run(model())
@@ -62,18 +62,18 @@ def test_what_is_dumped_does_not_change_the_result(tmp_path: Path, as_proto: boo
 
 
 def test_a_pass_that_does_not_say_what_it_did_is_dumped_under_a_name_that_a_file_can_have(tmp_path: Path) -> None:
-    PassManager([lambda given: given], dump_dir=tmp_path).run(model())
+    PassManager([lambda proto: proto], dump_dir=tmp_path).run(model())
     assert list(dumped(tmp_path)) == ["01__lambda_.onnx"]
 
 
 def test_weights_in_subgraphs_and_constants_are_left_out_too(tmp_path: Path) -> None:
-    made = parse(
+    conditional = parse(
         "g (bool c, float[64,64] x) => (float[64,64] y) { y = If (c) <then_branch = t () => (float[64,64] p) "
         "{ p = Add (x, inner) }, else_branch = e () => (float[64,64] q) { i = Identity (x)  q = Neg (i) }> }"
     )
-    then_branch = made.graph.node[0].attribute[0].g
+    then_branch = conditional.graph.node[0].attribute[0].g
     then_branch.initializer.append(numpy_helper.from_array(np.ones((64, 64), np.float32), "inner"))
-    PassManager(["eliminate_identity"], dump_dir=tmp_path).run(made)
+    PassManager(["eliminate_identity"], dump_dir=tmp_path).run(conditional)
     (path,) = tmp_path.iterdir()
     assert path.stat().st_size < LARGEST_DUMPED
 

@@ -41,8 +41,8 @@ def test_an_addition_that_broadcasts_as_opset_6_did_is_not_blamed() -> None:
         "g (float[batch, 5, 4] x, float[5] c) => (float[p, 5, 4] y) { y = Add <broadcast = 1, axis = 1> (x, c) }",
         opset=6,
     )
-    made = ConstInputShape(input_shape={"x": [2, 5, 4]}).run(model)
-    assert [dim.dim_value for dim in made.graph.input[0].type.tensor_type.shape.dim] == [2, 5, 4]
+    fixed = ConstInputShape(input_shape={"x": [2, 5, 4]}).run(model)
+    assert [dim.dim_value for dim in fixed.graph.input[0].type.tensor_type.shape.dim] == [2, 5, 4]
 
 
 def test_a_fixed_extent_is_followed_through_any_operator_that_works_place_by_place() -> None:
@@ -53,8 +53,8 @@ def test_a_fixed_extent_is_followed_through_any_operator_that_works_place_by_pla
     for value in model.graph.input:
         for dim, extent in zip(value.type.tensor_type.shape.dim, (3, 9), strict=True):
             dim.dim_value = extent
-    made = Converter(pack_args={"max_valid_num": 6, "segment_max_size": 9}).convert(copy_of(model))
-    assert metadata(made)["shape_agnostic"]
+    converted = Converter(pack_args={"max_valid_num": 6, "segment_max_size": 9}).convert(copy_of(model))
+    assert metadata(converted)["shape_agnostic"]
 
 
 @pytest.mark.parametrize(("lambd", "neighbours"), [("-1.0, bias = 2.0", "same_length"), ("0.5", "any")])
@@ -75,18 +75,18 @@ def test_shape_arithmetic_folds_through_clip_and_sign() -> None:
     model = parse("""g (float[2, 5] x) => (int64[2] y) <int64 low = {1}, int64 high = {3}> {
         s = Shape (x)  c = Clip (s, low, high)  n = Sign (c)  m = Mul (c, n)  y = Identity (m)
     }""")
-    made = TraceFolding().run(model)
-    assert ops(made) == ["Identity"]
+    folded = TraceFolding().run(model)
+    assert ops(folded) == ["Identity"]
     np.testing.assert_array_equal(
-        ort.InferenceSession(made.SerializeToString()).run(None, {"x": np.zeros((2, 5), np.float32)})[0], [2, 3]
+        ort.InferenceSession(folded.SerializeToString()).run(None, {"x": np.zeros((2, 5), np.float32)})[0], [2, 3]
     )
 
 
 def test_bits_of_int64_inputs_become_int32_without_a_cast_back() -> None:
     model = parse("g (int64[3] x, int64[3] z) => (int64[3] y) { a = BitwiseAnd (x, z)  y = BitwiseNot (a) }", opset=18)
-    made = Int64ToInt32().run(copy_of(model))
-    assert "BitwiseAnd" in ops(made)
-    assert ops(made)[:2] == ["BitwiseAnd", "BitwiseNot"]
+    narrowed = Int64ToInt32().run(copy_of(model))
+    assert "BitwiseAnd" in ops(narrowed)
+    assert ops(narrowed)[:2] == ["BitwiseAnd", "BitwiseNot"]
     feeds = {"x": np.array([6, 5, 1], np.int32), "z": np.array([3, 4, 1], np.int32)}
-    got = ort.InferenceSession(made.SerializeToString()).run(None, feeds)[0]
+    got = ort.InferenceSession(narrowed.SerializeToString()).run(None, feeds)[0]
     np.testing.assert_array_equal(got, ~(feeds["x"] & feeds["z"]))

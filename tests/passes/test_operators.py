@@ -62,19 +62,19 @@ def allowed(op: str, index: int) -> set[str]:
 
 def operands(op: str, shapes: list[tuple[int, ...]], *, first: float | None = None, seed: int = 0) -> list[Array]:
     """Random operands of a type that the operator takes; the first all of one number where it is given."""
-    rng, made = np.random.default_rng(seed), []
+    rng, arrays = np.random.default_rng(seed), []
     for index, shape in enumerate(shapes):
         kinds = allowed(op, index)
         values: Array = rng.uniform(-3, 3, shape)
         if index == 0 and first is not None:
             values = np.full(shape, first)
         if "tensor(float)" in kinds:
-            made.append(values.astype(np.float32))
+            arrays.append(values.astype(np.float32))
         elif kinds == {"tensor(bool)"}:
-            made.append(values > 0)
+            arrays.append(values > 0)
         else:
-            made.append(np.abs(np.rint(values)).astype(np.uint32))
-    return made
+            arrays.append(np.abs(np.rint(values)).astype(np.uint32))
+    return arrays
 
 
 def apply(op: str, inputs: list[Array], opset: int = OPSET, **attributes: Any) -> Array:
@@ -307,13 +307,13 @@ def is_prose(text: str) -> bool:
 
 def copies(source: str) -> dict[int, str]:
     """Line -> the fact that a list there repeats."""
-    found: dict[int, str] = {}
+    facts: dict[int, str] = {}
     for line, few, named in lists(source):
         for fact, ops in {**_SHARED, **_FAMILIES}.items():
             own = named & ops
             if len(own) > few and (fact in _SHARED or len(own) >= 0.75 * len(ops)):
-                found[line] = f"{fact}: {', '.join(sorted(own))}"
-    return found
+                facts[line] = f"{fact}: {', '.join(sorted(own))}"
+    return facts
 
 
 @pytest.mark.parametrize(

@@ -53,12 +53,12 @@ def test_another_failure_is_not_hidden_by_the_full_disk(tmp_path: Path, small_di
 
 
 def test_an_executable_that_does_not_fit_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = make_executable()
+    executable = make_executable()
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
     try:
         with pytest.raises(OSError, match="too large"):
-            made.save(tmp_path / "m.popef")
+            executable.save(tmp_path / "m.popef")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert names(tmp_path) == []
@@ -133,9 +133,9 @@ def test_drafts_under_way_and_files_of_other_names_stay(tmp_path: Path) -> None:
 
 
 def test_a_draft_that_is_not_published_vanishes(tmp_path: Path) -> None:
-    with draft(tmp_path / "f") as made:
-        made.file.write(b"never mind")
-        assert made.path.exists()
+    with draft(tmp_path / "f") as unpublished:
+        unpublished.file.write(b"never mind")
+        assert unpublished.path.exists()
     assert names(tmp_path) == []
 
 

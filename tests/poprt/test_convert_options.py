@@ -51,13 +51,13 @@ def test_the_command_announces_what_steers_only_the_ipu() -> None:
 
 def test_the_command_hands_each_option_to_the_converter(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """Without arguments each is what the Converter takes by default."""
-    given: dict[str, Any] = {}
+    options: dict[str, Any] = {}
 
     class Stop(Exception):  # noqa: N818  (it is no error)
         pass
 
     def converter(**keywords: Any) -> None:
-        given.update(keywords)
+        options.update(keywords)
         raise Stop
 
     monkeypatch.setattr(convert_command, "Converter", converter)
@@ -65,9 +65,9 @@ def test_the_command_hands_each_option_to_the_converter(monkeypatch: pytest.Monk
     words = ["-i", "model.onnx", "--output_dir", str(tmp_path), "--passes", "sort_graph", "--batch_axis", "1"]
     with cli.make_context("poprt", words) as context, pytest.raises(Stop):
         convert_command.convert(context.params)
-    assert set(given) == set(CONVERTER_OPTIONS)
-    assert (given.pop("used_passes"), given.pop("batch_axis")) == (["sort_graph"], 1)
-    assert Converter(**given).options == Converter().options
+    assert set(options) == set(CONVERTER_OPTIONS)
+    assert (options.pop("used_passes"), options.pop("batch_axis")) == (["sort_graph"], 1)
+    assert Converter(**options).options == Converter().options
 
 
 def test_pack_args_are_read_once_and_at_once(caplog: pytest.LogCaptureFixture) -> None:

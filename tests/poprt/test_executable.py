@@ -73,12 +73,12 @@ def saved(tmp_path: Path) -> Path:
 
 
 def test_a_saved_executable_loads_as_it_was(saved: Path) -> None:
-    made, loaded = make_executable(), Executable(saved)
-    assert loaded.manifest == made.manifest
-    assert loaded.graph == made.graph
+    executable, loaded = make_executable(), Executable(saved)
+    assert loaded.manifest == executable.manifest
+    assert loaded.graph == executable.graph
     assert loaded.opaque_blobs == {"HostConcatRunnerConfig": "{}"}
-    for spec in made.manifest.weights:
-        np.testing.assert_array_equal(loaded.weight(spec.name), made.weight(spec.name), strict=True)
+    for spec in executable.manifest.weights:
+        np.testing.assert_array_equal(loaded.weight(spec.name), executable.weight(spec.name), strict=True)
 
 
 def test_saving_twice_gives_the_same_bytes(saved: Path, tmp_path: Path) -> None:
@@ -267,12 +267,12 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(saved: Path, monkeyp
 
 
 def test_weights_and_manifest_have_to_agree() -> None:
-    made = make_executable()
-    arrays = {spec.name: made.weight(spec.name) for spec in made.manifest.weights}
+    executable = make_executable()
+    arrays = {spec.name: executable.weight(spec.name) for spec in executable.manifest.weights}
     with pytest.raises(ValueError, match="other weights"):
-        Executable.build(made.manifest, b"", {})
+        Executable.build(executable.manifest, b"", {})
     with pytest.raises(ValueError, match="weight 'w'"):
-        Executable.build(made.manifest, b"", {**arrays, "w": np.zeros((3, 11), np.float64)})
+        Executable.build(executable.manifest, b"", {**arrays, "w": np.zeros((3, 11), np.float64)})
 
 
 def test_importing_the_runtime_loads_neither_onnx_nor_the_passes() -> None:
@@ -285,12 +285,12 @@ def test_importing_the_runtime_loads_neither_onnx_nor_the_passes() -> None:
 
 
 def test_weights_stay_readable_after_their_pages_went_back(tmp_path: Path) -> None:
-    made = make_executable()
-    made.save(tmp_path / "a.popef")
+    executable = make_executable()
+    executable.save(tmp_path / "a.popef")
     loaded = Executable(tmp_path / "a.popef")
     before = {spec.name: loaded.weight(spec.name).copy() for spec in loaded.manifest.weights}
     loaded.release_pages()
-    made.release_pages()  # in memory: nothing to give back
+    executable.release_pages()  # in memory: nothing to give back
     assert before
     for name, weight in before.items():
         np.testing.assert_array_equal(loaded.weight(name), weight)

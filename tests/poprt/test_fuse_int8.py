@@ -43,16 +43,16 @@ def quantised(rank: int, *, opset: int = 17, bias: bool = True) -> onnx.ModelPro
 def fuse_int8(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[int, int]]:
     """The model with its products fused, and how many quantisations and products were."""
     manager = PassManager([FuseInt8()])
-    made = manager.run(copy_of(model))
+    fused_model = manager.run(copy_of(model))
     counts = manager.records[0].result.counts
-    return made, (counts.get("quantisations fused", 0), counts.get("products fused", 0))
+    return fused_model, (counts.get("quantisations fused", 0), counts.get("products fused", 0))
 
 
 def fused(model: onnx.ModelProto) -> onnx.ModelProto:
-    made, _ = fuse_int8(model)
-    onnx.checker.check_model(made)
-    assert fuse_int8(made)[1] == (0, 0)
-    return made
+    fused_model, _ = fuse_int8(model)
+    onnx.checker.check_model(fused_model)
+    assert fuse_int8(fused_model)[1] == (0, 0)
+    return fused_model
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -172,10 +172,10 @@ def test_every_product_of_a_compiled_model_is_fused(dialect: str, packed: bool) 
     shapes = {value.name: [2, 32] for value in model.graph.input} if packed else None
     pack_args = {"max_valid_num": 8, "segment_max_size": 32} if packed else None
     converted = Converter(precision="int8", input_shape=shapes, pack_args=pack_args).convert(model)
-    found = ops(onnx.load_from_string(Compiler.compile(converted).graph))
-    assert found.count("MatMulIntegerToFloat") == 12
-    assert "MatMulInteger" not in found
-    assert found.count("QuantizeLinear") == found.count("Flatten") == 8
+    op_types = ops(onnx.load_from_string(Compiler.compile(converted).graph))
+    assert op_types.count("MatMulIntegerToFloat") == 12
+    assert "MatMulInteger" not in op_types
+    assert op_types.count("QuantizeLinear") == op_types.count("Flatten") == 8
 
 
 def test_replaceable_scales_take_part() -> None:

@@ -56,9 +56,9 @@ def identity(name: str = "x") -> onnx.NodeProto:
     return helper.make_node("Identity", [name], ["y"])
 
 
-def refused(made: onnx.ModelProto, text: str, weights: Sequence[WeightSpec] = (WEIGHT,)) -> None:
+def refused(proto: onnx.ModelProto, text: str, weights: Sequence[WeightSpec] = (WEIGHT,)) -> None:
     with pytest.raises(UnsafeGraphError, match=text):
-        check_graph(made.SerializeToString(), weights)
+        check_graph(proto.SerializeToString(), weights)
 
 
 def branch(*nodes: onnx.NodeProto, tensors: Any = ()) -> onnx.GraphProto:
@@ -79,7 +79,7 @@ def test_external_data_that_is_not_ours_is_refused_wherever_it_stands() -> None:
     sparse.graph.sparse_initializer.add().values.CopyFrom(other)
     several = helper.make_node("Custom", ["x"], ["y"], domain="d")
     several.attribute.add(name="a", type=onnx.AttributeProto.TENSORS).tensors.append(other)
-    for made in (
+    for proto in (
         model(identity("secret"), tensors=[other]),
         model(attribute),
         model(condition, tensors=[constant("c", True, bool)]),
@@ -87,7 +87,7 @@ def test_external_data_that_is_not_ours_is_refused_wherever_it_stands() -> None:
         sparse,
         model(several),
     ):
-        refused(made, "secret.*passwords")
+        refused(proto, "secret.*passwords")
 
 
 def test_a_weight_may_be_external_once_in_its_place_as_it_is() -> None:
@@ -105,10 +105,10 @@ def test_a_weight_may_be_external_once_in_its_place_as_it_is() -> None:
 def test_a_file_cannot_read_files_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("secret").write_bytes(bytes(1200))
-    made = model(identity("w"), tensors=[external(location="secret")])
+    proto = model(identity("w"), tensors=[external(location="secret")])
     spec = TensorSpec("x", (4,), "float32", "float32")
     manifest = Manifest((spec,), (TensorSpec("y", (300,), "float32", "float32"),), ())
-    Path("m.popef").write_bytes(sealed(dataclasses.asdict(manifest), made.SerializeToString()))
+    Path("m.popef").write_bytes(sealed(dataclasses.asdict(manifest), proto.SerializeToString()))
     with pytest.raises(UnsafeGraphError, match=r"m\.popef.*'w'.*'secret'"):
         Executable("m.popef")
 
@@ -302,6 +302,6 @@ def test_constants_that_would_grow_are_not_computed_while_loading() -> None:
         "executable = pickle.loads(sys.stdin.buffer.read()); EngineSession(executable)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)"
     )
-    made = Executable.build(manifest, model(*nodes, tensors=[shape]).SerializeToString())
-    ended = subprocess.run([sys.executable, "-c", script], input=pickle.dumps(made), capture_output=True, check=True)
+    built = Executable.build(manifest, model(*nodes, tensors=[shape]).SerializeToString())
+    ended = subprocess.run([sys.executable, "-c", script], input=pickle.dumps(built), capture_output=True, check=True)
     assert int(ended.stdout) < 1000  # computed, the constant alone takes 1024 MiB

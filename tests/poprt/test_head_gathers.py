@@ -55,9 +55,9 @@ def lower_packing(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
-    made = PassManager([FlipKeys(), GatherHeads()]).run(copy_of(model))
-    onnx.checker.check_model(made)
-    return made
+    result = PassManager([FlipKeys(), GatherHeads()]).run(copy_of(model))
+    onnx.checker.check_model(result)
+    return result
 
 
 def stream(lengths: list[int]) -> Arrays:
@@ -96,9 +96,9 @@ def test_of_five_transposes_a_layer_the_flip_of_the_keys_stays(dialect: str) -> 
 
 def test_the_indices_are_made_once_for_all_layers() -> None:
     few, many = (rewritten(lowered(original("new-torch", layers))) for layers in (1, 4))
-    made = [[node.output[0] for node in model.graph.node if node.output[0].startswith(HEADS)] for model in (few, many)]
-    assert made[0]
-    assert sorted(made[0]) == sorted(made[1])
+    names = [[node.output[0] for node in model.graph.node if node.output[0].startswith(HEADS)] for model in (few, many)]
+    assert names[0]
+    assert sorted(names[0]) == sorted(names[1])
 
 
 def test_a_second_run_and_a_model_that_is_not_packed_change_nothing() -> None:

@@ -47,10 +47,10 @@ MANIFEST = Manifest(
 
 
 def body(change: Callable[[dict[str, Any]], object] | None = None) -> dict[str, Any]:
-    made: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(MANIFEST)))
+    fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(MANIFEST)))
     if change is not None:
-        change(made)
-    return made
+        change(fields)
+    return fields
 
 
 def load(tmp_path: Path, data: bytes) -> Executable:
@@ -66,8 +66,8 @@ def test_what_the_tests_change_loads_unchanged(tmp_path: Path) -> None:
 def put(field: str, value: object) -> Callable[[dict[str, Any]], object]:
     *way, last = [int(part) if part.isdigit() else part for part in field.split(".")]
 
-    def change(made: dict[str, Any]) -> None:
-        place: Any = made
+    def change(fields: dict[str, Any]) -> None:
+        place: Any = fields
         for part in way:
             place = place[part]
         place[last] = value
@@ -120,10 +120,10 @@ def put(field: str, value: object) -> Callable[[dict[str, Any]], object]:
     ],
 )
 def test_a_manifest_that_lies_is_one_error_that_names_the_field(tmp_path: Path, field: str, value: object) -> None:
-    made = {**head({"model.onnx": GRAPH, "weights.bin": WEIGHTS}), **body()}
-    put(field, value)(made)
+    fields = {**head({"model.onnx": GRAPH, "weights.bin": WEIGHTS}), **body()}
+    put(field, value)(fields)
     with pytest.raises(DamagedExecutableError) as raised:
-        load(tmp_path, sealed(json.dumps(made).encode(), GRAPH, WEIGHTS))
+        load(tmp_path, sealed(json.dumps(fields).encode(), GRAPH, WEIGHTS))
     message = str(raised.value)
     assert len(message) < 1000
     assert field.split(".")[0].removesuffix("s") in message.replace("format version", "format_version")
@@ -131,12 +131,12 @@ def test_a_manifest_that_lies_is_one_error_that_names_the_field(tmp_path: Path, 
 
 def test_a_field_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(DamagedExecutableError, match=r"inputs\[1\]\.'?shape"):
-        load(tmp_path, sealed(body(lambda made: made["inputs"][1].pop("shape")), GRAPH, WEIGHTS))
+        load(tmp_path, sealed(body(lambda fields: fields["inputs"][1].pop("shape")), GRAPH, WEIGHTS))
 
 
 def test_fields_that_came_later_may_be_missing(tmp_path: Path) -> None:
-    made = body(lambda made: [made["packing"].pop(name) for name in ("neighbours", "isolation")])
-    assert load(tmp_path, sealed(made, GRAPH, WEIGHTS)).packing == MANIFEST.packing
+    fields = body(lambda fields: [fields["packing"].pop(name) for name in ("neighbours", "isolation")])
+    assert load(tmp_path, sealed(fields, GRAPH, WEIGHTS)).packing == MANIFEST.packing
 
 
 def test_a_weight_may_not_be_listed_twice_nor_lie_over_another(tmp_path: Path) -> None:
@@ -161,9 +161,9 @@ def test_what_could_not_be_loaded_is_not_written(tmp_path: Path) -> None:
         (dataclasses.replace(MANIFEST, passes=(1,)), GRAPH),  # type: ignore[arg-type]
         (MANIFEST, b"no graph"),
     ):
-        made = Executable.build(manifest, graph, {"w": np.zeros(4, np.float16)})
+        executable = Executable.build(manifest, graph, {"w": np.zeros(4, np.float16)})
         with pytest.raises(ExecutableError, match="not written"):
-            made.save(tmp_path / "m.popef")
+            executable.save(tmp_path / "m.popef")
     assert os.listdir(tmp_path) == []
 
 

@@ -86,9 +86,9 @@ def packed(model):
 
 @pytest.mark.parametrize("options", [{}, {"used_passes": ["insert_attention_mask"]}, {"precision": "int8"}])
 def test_a_converted_encoder_knows_its_tables(model, options):
-    made = convert(model, pack_args={"max_valid_num": MOST, "segment_max_size": COLUMNS}, **options)
-    found = {spec.name: spec.id_limit for spec in made.inputs if spec.id_limit}
-    assert found == {"input_ids": VOCAB, "token_type_ids": 2, "position_ids": SIZES["tiny"].get("positions", 512)}
+    executable = convert(model, pack_args={"max_valid_num": MOST, "segment_max_size": COLUMNS}, **options)
+    limited = {spec.name: spec.id_limit for spec in executable.inputs if spec.id_limit}
+    assert limited == {"input_ids": VOCAB, "token_type_ids": 2, "position_ids": SIZES["tiny"].get("positions", 512)}
 
 
 def test_the_limit_is_kept_in_the_file_and_files_without_it_have_none(packed, tmp_path):
@@ -128,14 +128,14 @@ def test_padding_that_is_removed_is_not_judged(packed):
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint64, np.dtype(">i4")])
 def test_ids_of_any_integer_type_are_judged(packed, dtype):
-    given = random_samples([3], position_ids=True)[0]
+    inputs = random_samples([3], position_ids=True)[0]
     with PackRunner(packed, PackRunnerConfig(token_budget=512), threads=1) as runner:
-        runner.execute(given | {"input_ids": np.array([1, 2, 3], dtype)}, {})
+        runner.execute(inputs | {"input_ids": np.array([1, 2, 3], dtype)}, {})
         with pytest.raises(InputError, match="token_type_ids': the value 2 in place 1"):
-            runner.execute(given | {"token_type_ids": np.array([1, 2, 0], dtype)}, {})
+            runner.execute(inputs | {"token_type_ids": np.array([1, 2, 0], dtype)}, {})
         if np.dtype(dtype).kind == "i":
             with pytest.raises(InputError, match="'input_ids': the value -1 in place 0"):
-                runner.execute(given | {"input_ids": np.array([-1, 2, 3], dtype)}, {})
+                runner.execute(inputs | {"input_ids": np.array([-1, 2, 3], dtype)}, {})
 
 
 def test_a_model_runner_refuses_bad_ids_where_samples_are_and_reads_nothing_behind_them(packed):
@@ -156,10 +156,10 @@ def test_a_model_runner_refuses_bad_ids_where_samples_are_and_reads_nothing_behi
 
 @pytest.mark.parametrize("axis", [None, 0])
 def test_a_model_runner_refuses_a_bad_id_in_its_own_request(model, axis):
-    made = convert(model)
-    feeds = {spec.name: np.ones(spec.shape, np.int64) for spec in made.inputs}
+    executable = convert(model)
+    feeds = {spec.name: np.ones(spec.shape, np.int64) for spec in executable.inputs}
     bad = feeds | {"input_ids": np.full((ROWS, COLUMNS), VOCAB)}
-    with ModelRunner(made, RuntimeConfig(batching_dim=axis), threads=1) as runner:
+    with ModelRunner(executable, RuntimeConfig(batching_dim=axis), threads=1) as runner:
         futures = [runner.execute_async(each, {}) for each in (feeds, bad, feeds)]
         with pytest.raises(InputError, match=f"'input_ids': the value {VOCAB} in place 0"):
             futures[1].wait(SOON)

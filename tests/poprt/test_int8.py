@@ -65,8 +65,8 @@ def test_an_executable_stores_int8_and_a_request_gives_the_same_alone_and_in_com
     path = tmp_path / "executable.popef"
     Compiler.compile(converted).save(path)
     stored = {spec.name: spec.dtype for spec in Executable(path).manifest.weights}
-    wanted = "uint8" if lacks_int8_dot_products() else "int8"
-    assert sum(dtype == wanted for dtype in stored.values()) == 12
+    weight_type = "uint8" if lacks_int8_dot_products() else "int8"
+    assert sum(dtype == weight_type for dtype in stored.values()) == 12
     engine_ops = [node.op_type for node in onnx.load_from_string(Executable(path).graph).graph.node]
     assert engine_ops.count("MatMulIntegerToFloat") == 12
     samples = random_samples(LENGTHS)

@@ -41,14 +41,14 @@ def keys(
 def rewritten(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     graph = import_graph(model)
     count = FlipKeys().apply(graph).counts.get("keys flipped in place", 0)
-    made = export_graph(graph)
-    onnx.checker.check_model(made)
-    return made, count
+    flipped = export_graph(graph)
+    onnx.checker.check_model(flipped)
+    return flipped, count
 
 
-def assert_same(model: onnx.ModelProto, made: onnx.ModelProto) -> None:
+def assert_same(model: onnx.ModelProto, flipped: onnx.ModelProto) -> None:
     x = RNG.standard_normal((BATCH, LENGTH, HEADS * SIZE)).astype(np.float32)
-    got = run(made, {"x": x})
+    got = run(flipped, {"x": x})
     for name, want in run(model, {"x": x}).items():
         np.testing.assert_array_equal(got[name], want)
 
@@ -70,11 +70,11 @@ def assert_same(model: onnx.ModelProto, made: onnx.ModelProto) -> None:
 )
 def test_keys_whose_targets_agree_are_flipped_once(targets: dict[str, str]) -> None:
     model = keys(**targets)
-    made, count = rewritten(model)
+    flipped, count = rewritten(model)
     assert count == 1
-    assert ops(made).count("Reshape") == 1
-    assert made.graph.node[-1].attribute[0].ints == [0, 1, 3, 2]
-    assert_same(model, made)
+    assert ops(flipped).count("Reshape") == 1
+    assert flipped.graph.node[-1].attribute[0].ints == [0, 1, 3, 2]
+    assert_same(model, flipped)
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,9 @@ def test_keys_whose_targets_agree_are_flipped_once(targets: dict[str, str]) -> N
 )
 def test_keys_whose_targets_prove_nothing_are_left_alone(targets: dict[str, str]) -> None:
     model = keys(**targets)
-    made, count = rewritten(model)
+    flipped, count = rewritten(model)
     assert count == 0
-    assert_same(model, made)
+    assert_same(model, flipped)
 
 
 @pytest.mark.parametrize("name", ["flat", "flipped"])
@@ -103,6 +103,6 @@ def test_a_tensor_with_another_reader_is_left_alone(name: str, how: str) -> None
     read = name if how == "output" else "z"
     more = "" if how == "output" else f"z = Identity ({name})"
     model = keys(more=more, outputs=f"float y, float[p, q, r] {read}")
-    made, count = rewritten(model)
+    flipped, count = rewritten(model)
     assert count == 0
-    assert_same(model, made)
+    assert_same(model, flipped)

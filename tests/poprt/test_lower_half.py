@@ -130,9 +130,9 @@ def test_type_attributes_and_sequence_types_are_widened() -> None:
     model.graph.output.append(helper.make_value_info("s", sequence))
     graph = import_graph(model)
     assert LowerHalf().apply(graph).counts == {"tensors widened": 2, "attributes widened": 1}
-    made = export_graph(graph)
-    assert made.graph.output[1].type.sequence_type.elem_type.tensor_type.elem_type == FLOAT
-    assert made.graph.node[0].attribute[0].i == FLOAT
+    widened = export_graph(graph)
+    assert widened.graph.output[1].type.sequence_type.elem_type.tensor_type.elem_type == FLOAT
+    assert widened.graph.node[0].attribute[0].i == FLOAT
     assert not LowerHalf().apply(graph).modified
 
 

@@ -46,12 +46,12 @@ def test_unsigned_weights_give_the_same_numbers(outside: bool) -> None:
     graph = import_graph(model)
     assert UnsignWeights(weights).apply(graph).counts == {"weights made unsigned": 1}
     assert not UnsignWeights(weights).apply(graph).modified
-    made = export_graph(graph)
-    stored = next(tensor for tensor in made.graph.initializer if tensor.name == "w")
+    unsigned = export_graph(graph)
+    stored = next(tensor for tensor in unsigned.graph.initializer if tensor.name == "w")
     assert stored.data_type == onnx.TensorProto.UINT8
     if outside:
         stored.CopyFrom(numpy_helper.from_array(weights["w"], "w"))
-    np.testing.assert_array_equal(run(made, {"x": X})["y"], expected)
+    np.testing.assert_array_equal(run(unsigned, {"x": X})["y"], expected)
 
 
 def test_a_weight_that_another_node_reads_keeps_its_sign() -> None:

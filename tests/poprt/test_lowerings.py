@@ -55,9 +55,9 @@ def test_narrow_arithmetic_is_widened_in_subgraphs_too_and_wide_is_left_alone() 
         y = Add (x, x)  w = Add (v, v)
         z = If (c) <then_branch = t () => (int8[2] p) { p = Mul (x, y) }, else_branch = e () => (int8[2] q)
         { q = Sub (y, x) }> }"""
-    made = rewritten(WidenNarrowArithmetic(), parse(text, opset=13))
-    assert ops(made) == ["Cast", "Cast", "Add", "Cast", "Add", "If"]
-    branches = [attribute.g for attribute in made.graph.node[-1].attribute]
+    widened = rewritten(WidenNarrowArithmetic(), parse(text, opset=13))
+    assert ops(widened) == ["Cast", "Cast", "Add", "Cast", "Add", "If"]
+    branches = [attribute.g for attribute in widened.graph.node[-1].attribute]
     assert [ops(branch).count("Cast") for branch in branches] == [3, 3]
     assert counts(WidenNarrowArithmetic(), parse(text, opset=13)) == {"nodes widened": 3}
     assert counts(WidenNarrowArithmetic(), parse(text, opset=14)) == {}
@@ -67,12 +67,12 @@ def test_declarations_are_mended_and_each_output_is_named(caplog: pytest.LogCapt
     model = parse("g (float[2] x) => (float16[3] y) <float16[2] a> { a = Relu (x)  y = Concat <axis = 0> (a, x) }")
     with caplog.at_level(logging.WARNING, "poprt"):
         graph = import_graph(model)
-        found = MendTypes().apply(graph).counts
-    assert found == {"output types corrected": 1, "output shapes corrected": 1, "inner types corrected": 1}
+        corrected = MendTypes().apply(graph).counts
+    assert corrected == {"output types corrected": 1, "output shapes corrected": 1, "inner types corrected": 1}
     assert "'y' is declared FLOAT16 but computed as FLOAT" in caplog.text
-    made = export_graph(graph)
-    onnx.checker.check_model(made, full_check=True)
-    assert [dim.dim_value for dim in made.graph.output[0].type.tensor_type.shape.dim] == [4]
+    mended = export_graph(graph)
+    onnx.checker.check_model(mended, full_check=True)
+    assert [dim.dim_value for dim in mended.graph.output[0].type.tensor_type.shape.dim] == [4]
     assert not MendTypes().apply(graph).modified
 
 
@@ -85,9 +85,9 @@ def test_bodies_are_attached_in_subgraphs_too_and_the_opset_is_raised_for_them()
     branch = model.graph.node[0].attribute[0].g
     del branch.node[:]
     branch.node.append(node)
-    made = rewritten(AttachBodies(), model, full_check=False)
-    assert [(function.domain, function.name) for function in made.functions] == [(DOMAIN, "AttentionMask")]
-    assert next(item.version for item in made.opset_import if item.domain == "") == 15
+    with_bodies = rewritten(AttachBodies(), model, full_check=False)
+    assert [(function.domain, function.name) for function in with_bodies.functions] == [(DOMAIN, "AttentionMask")]
+    assert next(item.version for item in with_bodies.opset_import if item.domain == "") == 15
     assert counts(AttachBodies(), parse(TWO)) == {}
 
 

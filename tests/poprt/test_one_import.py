@@ -39,9 +39,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     def counting(name: str) -> Callable[..., Any]:
         function = getattr(manager, name)
 
-        def call(*given: Any) -> Any:
+        def call(*args: Any) -> Any:
             counts[name] += 1
-            return function(*given)
+            return function(*args)
 
         return call
 
@@ -52,28 +52,28 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_converter_and_compiler_import_and_export_the_graph_once_each(counted: Counter[str], precision: str) -> None:
-    made: list[Executable] = []
+    executables: list[Executable] = []
 
     def compile_model(model: PartedModel) -> Executable:
         assert counted == {"import_graph": 1, "export_parted": 1}  # the converter's
         assert sum(tensor.ByteSize() for tensor in model.model.graph.initializer) < 20 * LARGE_TENSOR_BYTES
-        made.append(Compiler.compile(model))
-        return made[-1]
+        executables.append(Compiler.compile(model))
+        return executables[-1]
 
     converter(precision).convert(bert(), compile_model=compile_model)
     assert counted == {"import_graph": 2, "export_parted": 1, "export_graph": 1}
-    assert len(made) == 1
+    assert len(executables) == 1
 
 
 def test_the_weights_of_a_parted_model_are_its_executables_and_not_copied() -> None:
-    made: list[tuple[dict[str, Any], Executable]] = []
+    compiled: list[tuple[dict[str, Any], Executable]] = []
 
     def compile_model(model: PartedModel) -> Executable:
-        made.append((dict(model.weights), Compiler.compile(model)))
-        return made[-1][1]
+        compiled.append((dict(model.weights), Compiler.compile(model)))
+        return compiled[-1][1]
 
     converted = converter().convert(bert(), compile_model=compile_model)
-    ((weights, executable),) = made
+    ((weights, executable),) = compiled
     shared = [spec.name for spec in executable.manifest.weights]
     assert len(shared) > 5
     assert all(np.shares_memory(weights[name], executable.weight(name)) for name in shared)

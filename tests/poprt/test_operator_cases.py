@@ -24,8 +24,8 @@ EVERY = 10
 @pytest.fixture(scope="module")
 def cases() -> list[Any]:
     with np.errstate(all="ignore"):
-        found = sorted(operator_cases.collect_testcases(None), key=lambda case: str(case.name))
-    return [case for case in found if case.name not in EXCUSED][::EVERY]
+        every_case = sorted(operator_cases.collect_testcases(None), key=lambda case: str(case.name))
+    return [case for case in every_case if case.name not in EXCUSED][::EVERY]
 
 
 def run(model: onnx.ModelProto, arrays: list[Any]) -> list[Any] | None:

@@ -16,15 +16,15 @@ def constant(name: str, number: int) -> object:
     return helper.make_node("Constant", [], [name], value=initializer("", number))
 
 
-def branching(then: list[object], held: list[TensorProto]) -> object:
+def branching(then: list[object], tensors: list[TensorProto]) -> object:
     """An If; the first of its two branches holds the given nodes and initializers."""
-    given = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    branches = [helper.make_graph(then, "then", [], [given], held), helper.make_graph([], "else", [], [given])]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    branches = [helper.make_graph(then, "then", [], [output], tensors), helper.make_graph([], "else", [], [output])]
     return helper.make_node("If", ["c"], ["y"], then_branch=branches[0], else_branch=branches[1])
 
 
-def of(nodes: list[object], held: list[TensorProto], functions: list[object] | None = None) -> ModelProto:
-    return helper.make_model(helper.make_graph(nodes, "g", [], [], held), functions=functions or [])
+def of(nodes: list[object], tensors: list[TensorProto], functions: list[object] | None = None) -> ModelProto:
+    return helper.make_model(helper.make_graph(nodes, "g", [], [], tensors), functions=functions or [])
 
 
 def test_initializers_and_constants_of_the_main_graph_count() -> None:

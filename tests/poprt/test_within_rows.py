@@ -201,7 +201,7 @@ def test_the_packed_share_leaves_out_a_head_that_reads_the_unpack() -> None:
             used_passes=["insert_attention_mask"],
         )
         converter.convert(model)
-        found = [r.result.details for r in converter.records if r.name == "insert_attention_mask"]
-        shares[head] = found[0]["packed share of FLOPs"]
+        details = [r.result.details for r in converter.records if r.name == "insert_attention_mask"]
+        shares[head] = details[0]["packed share of FLOPs"]
     assert shares["token"] == 1
     assert 0.9 < shares["sequence"] < 1

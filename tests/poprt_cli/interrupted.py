@@ -81,7 +81,7 @@ def in_child(work: Callable[[], None]) -> int:
 
 def kill_at_each_line(path: Path) -> None:
     """After each SIGKILL the model is whole, and the next write leaves nothing else behind."""
-    number, found = 0, set()
+    number, values = 0, set()
     while True:
         write(path, 1)
         number += 1
@@ -91,11 +91,11 @@ def kill_at_each_line(path: Path) -> None:
         if not status:
             break
         assert os.WTERMSIG(status) == signal.SIGKILL
-        found.add(said(path))
+        values.add(said(path))
         write(path, 3)
         assert said(path) == 3
         assert len(list(path.parent.iterdir())) == 2, (number, sorted(path.parent.iterdir()))
-    assert found == {1, 2}
+    assert values == {1, 2}
     print("lines", number)
 
 

@@ -53,9 +53,9 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     counted: list[None] = []
     compile_model = Compiler.compile
 
-    def count(*given: object) -> Executable:
+    def count(*args: object) -> Executable:
         counted.append(None)
-        return compile_model(*given)  # type: ignore[arg-type]
+        return compile_model(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Compiler, "compile", staticmethod(count))
     return counted

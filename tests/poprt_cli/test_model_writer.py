@@ -38,19 +38,19 @@ def test_an_exception_at_any_line_leaves_the_old_model_or_the_new_one_and_nothin
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights_beside: bool
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)  # slow
-    path, number, found, more = tmp_path / "m.onnx", 0, set(), True
+    path, number, values, more = tmp_path / "m.onnx", 0, set(), True
     while more:
         write(path, 1)
         number += 1
         try:
             more = at_line(number, interrupt, lambda: write(path, 2, weights_beside=weights_beside))
         except KeyboardInterrupt:
-            found.add(said(path))
+            values.add(said(path))
             # The lock is an empty file, and may stay where the interruption comes at its very removal.
             left = {item.name for item in tmp_path.iterdir()} - {".m.onnx.poprt-lock"}
             drafts_and_spare_weights = [name for name in left if name.startswith(".")], len(left) > 3
             assert drafts_and_spare_weights == ([], False), (number, left)
-    assert found == {1, 2}
+    assert values == {1, 2}
     write(path, 3)
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -57,10 +57,10 @@ def shell(line: str, folder: Path, **env: str) -> subprocess.CompletedProcess[st
 
 
 def written(folder: Path) -> list[str]:
-    found = sorted(path.name for path in (folder / "out").iterdir())
+    file_names = sorted(path.name for path in (folder / "out").iterdir())
     onnx.load(str(folder / "out" / "m.optimized.onnx"))
     Executable(folder / "out" / "executable.popef")
-    return found
+    return file_names
 
 
 @pytest.mark.parametrize(

@@ -106,9 +106,9 @@ def test_a_long_weight_is_found_truncated_without_reading_it() -> None:
 
 def functions(*bodies: str) -> onnx.ModelProto:
     """A model that calls the last of the local functions f0, f1, … of these bodies."""
-    made = [f"{FUNCTION} f{number} (x) => (y) {{ {body} }}" for number, body in enumerate(bodies)]
+    texts = [f"{FUNCTION} f{number} (x) => (y) {{ {body} }}" for number, body in enumerate(bodies)]
     text = f"g (float[2] x) => (float[2] y) {{ y = local.f{len(bodies) - 1} (x) }}\n"
-    return onnx.parser.parse_model('<ir_version: 8, opset_import: ["" : 17, "local" : 1]>' + text + "\n".join(made))
+    return onnx.parser.parse_model('<ir_version: 8, opset_import: ["" : 17, "local" : 1]>' + text + "\n".join(texts))
 
 
 def test_a_function_that_calls_itself_is_refused() -> None:

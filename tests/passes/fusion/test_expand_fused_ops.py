@@ -61,10 +61,10 @@ DECLARED = {
 
 def model(inputs: str, body: str, outputs: str) -> onnx.ModelProto:
     declared = ", ".join(DECLARED[name.strip()] for name in outputs.split(",") if name.strip())
-    made = parse(f"fused ({inputs}) => ({declared}) {{ {body} }}")
-    read = {name for node in made.graph.node for name in node.input}
-    made.graph.initializer.extend(numpy_helper.from_array(WEIGHTS[name], name) for name in WEIGHTS if name in read)
-    return made
+    parsed = parse(f"fused ({inputs}) => ({declared}) {{ {body} }}")
+    read = {name for node in parsed.graph.node for name in node.input}
+    parsed.graph.initializer.extend(numpy_helper.from_array(WEIGHTS[name], name) for name in WEIGHTS if name in read)
+    return parsed
 
 
 def embedding(inputs: str, attributes: str = "", outputs: str = "y, counts") -> onnx.ModelProto:

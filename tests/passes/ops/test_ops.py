@@ -53,8 +53,8 @@ def repack_model(dtype, rank, segments, samples, opset=17):
 
 def mask_model(data_type, dtype="int64", opset=17):
     node = helper.make_node("AttentionMask", ["mask", "ref"], ["m"], domain=DOMAIN, dataType=data_type)
-    made = {"FLOAT": "float32", "FLOAT16": "float16"}[data_type]
-    return bare_model(node, [value("mask", dtype, 2), value("ref", "float32", 3)], [value("m", made, 4)], opset)
+    mask_dtype = {"FLOAT": "float32", "FLOAT16": "float16"}[data_type]
+    return bare_model(node, [value("mask", dtype, 2), value("ref", "float32", 3)], [value("m", mask_dtype, 4)], opset)
 
 
 @st.composite

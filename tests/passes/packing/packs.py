@@ -82,21 +82,21 @@ def around(body: str, *, opset: int = 17, functions: str = "", head: str = "") -
 
 
 def _nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    found = list(graph.node)
+    nodes = list(graph.node)
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                found += _nodes(attribute.g)
-    return found
+                nodes += _nodes(attribute.g)
+    return nodes
 
 
 def packed(model: onnx.ModelProto, **pack_args: Any) -> onnx.ModelProto:
     """The model packed, with the declared shapes of this file, and checked."""
     shapes = {value.name: [ROWS, COLUMNS] for value in model.graph.input}
     step = PackedTransformer({**PACK_ARGS, **pack_args}, shapes)
-    made = PassManager([*_BEFORE, step]).run(copy_of(model))
-    onnx.checker.check_model(made, full_check=True)
-    return made
+    packed_model = PassManager([*_BEFORE, step]).run(copy_of(model))
+    onnx.checker.check_model(packed_model, full_check=True)
+    return packed_model
 
 
 def samples(lengths: Sequence[int] = LENGTHS, seed: int = 0) -> list[Arrays]:
@@ -106,42 +106,42 @@ def samples(lengths: Sequence[int] = LENGTHS, seed: int = 0) -> list[Arrays]:
 
 
 def pack(
-    given: Sequence[Mapping[str, np.ndarray[Any, Any]]], rows: int = ROWS, columns: int = COLUMNS, most: int = MOST
+    batch: Sequence[Mapping[str, np.ndarray[Any, Any]]], rows: int = ROWS, columns: int = COLUMNS, most: int = MOST
 ) -> Arrays:
     """The samples laid end to end in [rows, columns], and their lengths."""
     feeds: Arrays = {}
-    for name in given[0]:
-        stream = np.concatenate([sample[name] for sample in given])
+    for name in batch[0]:
+        stream = np.concatenate([sample[name] for sample in batch])
         feeds[name] = np.pad(stream, (0, rows * columns - len(stream))).reshape(rows, columns)
     info = np.zeros((most, 1), np.int32)
-    info[: len(given), 0] = [len(next(iter(sample.values()))) for sample in given]
+    info[: len(batch), 0] = [len(next(iter(sample.values()))) for sample in batch]
     return {**feeds, "unpack_info": info}
 
 
-def run_declared(model: onnx.ModelProto, given: Sequence[Arrays]) -> Arrays:
+def run_declared(model: onnx.ModelProto, batch: Sequence[Arrays]) -> Arrays:
     """The packed model in stock onnxruntime, in its declared shapes."""
-    return run(model, pack(given))
+    return run(model, pack(batch))
 
 
-def run_ragged(model: onnx.ModelProto, given: Sequence[Arrays]) -> Arrays:
+def run_ragged(model: onnx.ModelProto, batch: Sequence[Arrays]) -> Arrays:
     """The original model converted, compiled and run on the real tokens alone."""
     shapes = {value.name: [ROWS, COLUMNS] for value in model.graph.input}
     converted = Converter(input_shape=shapes, pack_args=PACK_ARGS).convert(copy_of(model))
     session = DeclaredSession(Compiler.compile(converted), threads=1)
     names = [value.name for value in converted.graph.output]
-    feeds = {name: array.astype(np.int32) for name, array in pack(given).items()}
+    feeds = {name: array.astype(np.int32) for name, array in pack(batch).items()}
     return dict(zip(names, session.run(feeds), strict=True))
 
 
-def assert_each_is_right(got: Arrays, model: onnx.ModelProto, given: Sequence[Arrays]) -> None:
+def assert_each_is_right(got: Arrays, model: onnx.ModelProto, batch: Sequence[Arrays]) -> None:
     """Row i of each output begins with what the original model gives for sample i alone, unpadded."""
-    for row, want in enumerate(one_by_one(model, given)):
+    for row, want in enumerate(one_by_one(model, batch)):
         for name, values in want.items():
-            found = got[name][row]
-            assert found.ndim == values.ndim, f"{name} of sample {row}: {found.shape} for {values.shape}"
-            found = found[tuple(map(slice, values.shape))]
+            own = got[name][row]
+            assert own.ndim == values.ndim, f"{name} of sample {row}: {own.shape} for {values.shape}"
+            own = own[tuple(map(slice, values.shape))]
             np.testing.assert_allclose(
-                found, values, atol=TOLERANCE, rtol=TOLERANCE, err_msg=f"{name} of sample {row}, {len(values)} long"
+                own, values, atol=TOLERANCE, rtol=TOLERANCE, err_msg=f"{name} of sample {row}, {len(values)} long"
             )
 
 

@@ -121,10 +121,10 @@ def built(case: str | tuple[int, str], *, per_sample: bool = False) -> onnx.Mode
         pytest.skip(f"the installed onnx has no opset {opset}")
     if CRASHES_WITHOUT_BIAS and "(x, QKV, ," in body:
         pytest.skip("the installed onnxruntime crashes on an attention without a bias")
-    made = around(body, opset=opset, head="" if per_sample else "pooled = Add (y, y)")
-    read = {name for node in made.graph.node for name in node.input}
-    made.graph.initializer.extend(numpy_helper.from_array(WEIGHTS[name], name) for name in WEIGHTS if name in read)
-    return made
+    model = around(body, opset=opset, head="" if per_sample else "pooled = Add (y, y)")
+    read = {name for node in model.graph.node for name in node.input}
+    model.graph.initializer.extend(numpy_helper.from_array(WEIGHTS[name], name) for name in WEIGHTS if name in read)
+    return model
 
 
 def shares_rows(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -133,10 +133,10 @@ def shares_rows(model: onnx.ModelProto) -> onnx.ModelProto:
     return PassManager([*before, InsertAttentionMask(shapes)]).run(copy_of(model))
 
 
-def in_rows(given: Sequence[Arrays], mask: str) -> tuple[Arrays, list[tuple[int, int]]]:
+def in_rows(batch: Sequence[Arrays], mask: str) -> tuple[Arrays, list[tuple[int, int]]]:
     """The samples in shared rows, numbered by the mask, and where each begins."""
-    feeds = {name: np.zeros((ROWS, COLUMNS), np.int64) for name in [*given[0], "position_ids"]}
-    begins, left = [], iter(given)
+    feeds = {name: np.zeros((ROWS, COLUMNS), np.int64) for name in [*batch[0], "position_ids"]}
+    begins, left = [], iter(batch)
     for row, lengths in enumerate(ROW_LENGTHS):
         column = 0
         for number, length in enumerate(lengths, 1):
@@ -150,13 +150,13 @@ def in_rows(given: Sequence[Arrays], mask: str) -> tuple[Arrays, list[tuple[int,
     return feeds, begins
 
 
-def assert_rows_are_right(model: onnx.ModelProto, given: Sequence[Arrays], mask: str) -> None:
-    feeds, begins = in_rows(given, mask)
+def assert_rows_are_right(model: onnx.ModelProto, batch: Sequence[Arrays], mask: str) -> None:
+    feeds, begins = in_rows(batch, mask)
     got = run(shares_rows(model), feeds)
-    for (row, column), want in zip(begins, one_by_one(model, given), strict=True):
+    for (row, column), want in zip(begins, one_by_one(model, batch), strict=True):
         for name, values in want.items():
-            found = got[name][row, column : column + len(values)]
-            np.testing.assert_allclose(found, values, atol=TOLERANCE, rtol=TOLERANCE, err_msg=name)
+            own = got[name][row, column : column + len(values)]
+            np.testing.assert_allclose(own, values, atol=TOLERANCE, rtol=TOLERANCE, err_msg=name)
 
 
 def row_lengths() -> list[int]:
@@ -173,10 +173,10 @@ def unpacked_products(model: onnx.ModelProto) -> list[str]:
 @cases
 def test_samples_laid_end_to_end_give_what_each_gives_alone(case: str) -> None:
     model = built(case)
-    made = packed(model)
-    assert_each_is_right(run_declared(made, samples()), model, samples())
-    assert not unpacked_products(made)
-    assert "Unpack" in {node.op_type for node in made.graph.node}
+    packed_model = packed(model)
+    assert_each_is_right(run_declared(packed_model, samples()), model, samples())
+    assert not unpacked_products(packed_model)
+    assert "Unpack" in {node.op_type for node in packed_model.graph.node}
 
 
 @pytest.mark.parametrize("case", ["projecting, lengths", "heads, key mask and distances", "standard, boolean mask"])
@@ -200,8 +200,8 @@ def test_the_flops_of_a_fused_attention_are_those_of_its_scores_and_context(case
 
 
 def test_every_projection_of_a_projecting_attention_runs_packed() -> None:
-    made = packed(built("projecting, lengths"))
-    graph = import_graph(made)
+    packed_model = packed(built("projecting, lengths"))
+    graph = import_graph(packed_model)
     fused = next(node for node in graph.nodes if node.op == "MatMul" and node.inputs[1].name == "QKV")
     assert fused.inputs[0].inputs[0].op == "MatMul"  # x, straight from the packed side
 
@@ -229,16 +229,16 @@ def test_a_skip_that_holds_positions_is_read_by_place_in_shared_rows() -> None:
 
 
 def test_padding_masks_that_only_repeat_the_mask_are_dropped_where_rows_are_shared() -> None:
-    made = shares_rows(built("projecting, lengths"))
-    attention = next(node for node in made.graph.node if node.op_type == "MultiHeadAttention")
+    model = shares_rows(built("projecting, lengths"))
+    attention = next(node for node in model.graph.node if node.op_type == "MultiHeadAttention")
     assert attention.input[4] == ""
-    assert "ReduceSum" not in {node.op_type for node in made.graph.node}
+    assert "ReduceSum" not in {node.op_type for node in model.graph.node}
 
 
 def test_layers_that_share_a_mask_share_its_sum_with_the_attention_mask() -> None:
     body = f"{_HEADS} {_ADDED} a = Attention (qt, kt, vt, added) heads = Attention (a, kt, vt, added) {_JOIN}"
-    made = shares_rows(built((23, body)))
-    assert sum("_within_samples" in name for node in made.graph.node for name in node.output) == 1
+    model = shares_rows(built((23, body)))
+    assert sum("_within_samples" in name for node in model.graph.node for name in node.output) == 1
 
 
 @pytest.mark.parametrize(
@@ -291,12 +291,12 @@ def test_exports_fused_by_onnxruntime_pack_in_both_layouts(
     fused = optimizer.optimize_model(path, "bert", num_heads=4, hidden_size=64, optimization_options=options)
     original, model = onnx.load(path), fused.model
     assert {"SkipLayerNormalization"} <= {node.op_type for node in model.graph.node}
-    given = [
+    batch = [
         {name: sample[name] for name in (i.name for i in model.graph.input)} for sample in random_samples((5, 9, 1, 7))
     ]
-    made = packed(model)
-    assert_each_is_right(run_declared(made, given), original, given)
-    assert not unpacked_products(made)
+    packed_model = packed(model)
+    assert_each_is_right(run_declared(packed_model, batch), original, batch)
+    assert not unpacked_products(packed_model)
     shared = random_samples(row_lengths())
     shared = [{value.name: sample[value.name] for value in model.graph.input} for sample in shared]
     assert_rows_are_right(model, shared, "attention_mask")

@@ -46,17 +46,17 @@ def test_without_a_pattern_nothing_is_reported(caplog):
 
 
 @pytest.mark.parametrize(
-    "given", ["[Split:3->Squeeze:4, Split:3->Squeeze:6]", ["Split:3->Squeeze:4", "Split:3->Squeeze:6"]]
+    "head_pattern", ["[Split:3->Squeeze:4, Split:3->Squeeze:6]", ["Split:3->Squeeze:4", "Split:3->Squeeze:6"]]
 )
-def test_several_strings_are_one_pattern(given):
-    parsed = parse_pack_args({**PACK_ARGS, "head_pattern": given})
+def test_several_strings_are_one_pattern(head_pattern):
+    parsed = parse_pack_args({**PACK_ARGS, "head_pattern": head_pattern})
     assert parsed.head_pattern == ("Split:3->Squeeze:4", "Split:3->Squeeze:6")
 
 
-@pytest.mark.parametrize("given", ["Split->Squeeze:4", ["Split:3->", "Squeeze:4"], [3]])
-def test_a_malformed_pattern_is_an_error_that_names_the_option(given):
+@pytest.mark.parametrize("head_pattern", ["Split->Squeeze:4", ["Split:3->", "Squeeze:4"], [3]])
+def test_a_malformed_pattern_is_an_error_that_names_the_option(head_pattern):
     with pytest.raises(PackingError, match=r"pack_args head_pattern: (pattern 'Split|a pattern is a list of strings)"):
-        parse_pack_args({**PACK_ARGS, "head_pattern": given})
+        parse_pack_args({**PACK_ARGS, "head_pattern": head_pattern})
 
 
 def test_packing_within_rows_reports_the_pattern_too(caplog):

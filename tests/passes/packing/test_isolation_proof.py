@@ -125,8 +125,8 @@ def test_a_sample_in_company_gets_what_it_gets_alone(head: str) -> None:
         np.testing.assert_allclose(row, want, atol=1e-5, rtol=1e-5)
 
 
-def _run(session: DeclaredSession, given: list[Arrays]) -> np.ndarray:
-    feeds = {name: array.astype(np.int32) for name, array in pack(given).items()}
+def _run(session: DeclaredSession, batch: list[Arrays]) -> np.ndarray:
+    feeds = {name: array.astype(np.int32) for name, array in pack(batch).items()}
     result: np.ndarray = session.run(feeds, ["pooled"])[0]
     return result
 
@@ -212,9 +212,9 @@ def test_what_lies_behind_a_sample_in_a_pair_result_is_zero() -> None:
 def test_a_mask_that_only_multiplies_tokens_may_number_the_samples() -> None:
     body = """m = Mul (x, column)  t = Transpose <perm = [0, 2, 1]> (m)  c = Conv <pads = [1, 1]> (t, K3)
         y = Transpose <perm = [0, 2, 1]> (c)"""
-    made = packed(around(body, head="pooled = Gather <axis = 1> (x, scalar_zero)"))
-    assert metadata(made)["mask"] == "mask"
+    packed_model = packed(around(body, head="pooled = Gather <axis = 1> (x, scalar_zero)"))
+    assert metadata(packed_model)["mask"] == "mask"
     company = samples((3, 5, 2))
-    plain = run_declared(made, company)
-    numbered = run_declared(made, [{**s, "mask": s["mask"] * number} for number, s in enumerate(company, 1)])
+    plain = run_declared(packed_model, company)
+    numbered = run_declared(packed_model, [{**s, "mask": s["mask"] * number} for number, s in enumerate(company, 1)])
     np.testing.assert_array_equal(numbered["y"][:3], plain["y"][:3])

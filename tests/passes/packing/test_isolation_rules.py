@@ -225,7 +225,7 @@ def read() -> list[Any]:
         first, lines = row.split("\n", 1)
         name, verdict = first.strip("[").split("] ")
         while "$" in lines:
-            lines = re.sub(r"\$(\w+)", lambda found: SHARED[found[1]], lines)
+            lines = re.sub(r"\$(\w+)", lambda match: SHARED[match[1]], lines)
         rows.append(pytest.param(lines, verdict, id=name))
     return rows
 
@@ -272,13 +272,13 @@ def test_a_node_is_proved_or_the_reason_is_said(body: str, verdict: str) -> None
 
 @pytest.mark.parametrize(("body", "verdict"), PROVED)
 def test_what_is_proved_gives_a_sample_of_a_padded_batch_what_it_gets_alone(body: str, verdict: str) -> None:
-    model, given = build(body), samples((5, 9, 1, 7))
-    feeds: Arrays = {name: np.zeros((len(given), LONGEST), np.int64) for name in ("ids", "mask")}
-    for row, sample in enumerate(given):
+    model, batch = build(body), samples((5, 9, 1, 7))
+    feeds: Arrays = {name: np.zeros((len(batch), LONGEST), np.int64) for name in ("ids", "mask")}
+    for row, sample in enumerate(batch):
         for name, values in sample.items():
             feeds[name][row, : len(values)] = values
     got = run(model, feeds)
-    for row, want in enumerate(one_by_one(model, given)):
+    for row, want in enumerate(one_by_one(model, batch)):
         own = got["y"][row][tuple(map(slice, want["y"].shape))]
         np.testing.assert_allclose(own, want["y"], atol=TOLERANCE, rtol=1e-4, err_msg=f"sample {row}")
 

@@ -89,10 +89,10 @@ def test_real_values_of_any_size_are_ordinary_where_padding_is_computed() -> Non
 
 
 def test_facts_follow_their_axes() -> None:
-    known = Facts(v.UNIT, {1: v.ZERO, 2: v.ONE}, v.UNIT)
-    turned = moved(known, [2, 1, 0].index)
+    facts = Facts(v.UNIT, {1: v.ZERO, 2: v.ONE}, v.UNIT)
+    turned = moved(facts, [2, 1, 0].index)
     assert dict(turned.padded) == {1: v.ZERO, 0: v.ONE}
-    reduced = moved(known, lambda axis: None if axis == 1 else axis - 1)
+    reduced = moved(facts, lambda axis: None if axis == 1 else axis - 1)
     assert dict(reduced.padded) == {1: v.ONE}
 
 

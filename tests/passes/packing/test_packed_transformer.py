@@ -31,8 +31,8 @@ def apply(model, pack_args=PACK_ARGS, shapes=None, **options):
     if shapes is None:
         shapes = {value.name: [ROWS, COLUMNS] for value in model.graph.input}
     manager = PassManager([ConvertOpset(MINIMUM_OPSET), PackedTransformer(pack_args, shapes, **options)])
-    made = manager.run(copy_of(model))
-    return made, manager.records[-1].result
+    packed_model = manager.run(copy_of(model))
+    return packed_model, manager.records[-1].result
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_a_dynamic_group_that_names_no_input_is_an_error_that_lists_the_inputs(g
 
 
 def test_a_dynamic_group_may_name_an_input():
-    made, _ = apply(bert(), {**PACK_ARGS, "dynamic_groups": "[[attention_mask,]]"})
-    assert metadata(made)["dynamic_inputs"] == ["input_ids", "attention_mask", "token_type_ids"]
+    packed_model, _ = apply(bert(), {**PACK_ARGS, "dynamic_groups": "[[attention_mask,]]"})
+    assert metadata(packed_model)["dynamic_inputs"] == ["input_ids", "attention_mask", "token_type_ids"]
 
 
 def test_an_opset_that_is_too_old_is_an_error_that_says_what_to_run():
@@ -163,8 +163,8 @@ def test_the_same_model_gives_the_same_bytes():
 
 
 def test_the_packed_model_says_how_it_is_packed():
-    made, result = apply(bert())
-    said = metadata(made)
+    packed_model, result = apply(bert())
+    said = metadata(packed_model)
     share = said.pop("packed_flops") / said.pop("total_flops")
     assert 0.8 < share < 1
     assert result.details["packed share of FLOPs"] == round(share, 4)
@@ -196,12 +196,12 @@ def test_every_refusal_names_a_node_and_a_reason():
 @pytest.mark.parametrize("dialect", ["old-torch", "new-torch"])
 def test_a_mask_that_numbers_the_samples_gives_the_same_numbers(head, dialect):
     model = bert(head=head, dialect=dialect)
-    made, _ = apply(model)
-    given = random_samples([5, 9, 1, 7, 2, 9])
-    plain = run(made, pack(given))
-    for number, sample in enumerate(given, 1):
+    packed_model, _ = apply(model)
+    batch = random_samples([5, 9, 1, 7, 2, 9])
+    plain = run(packed_model, pack(batch))
+    for number, sample in enumerate(batch, 1):
         sample["attention_mask"] *= number
-    for name, values in run(made, pack(given)).items():
+    for name, values in run(packed_model, pack(batch)).items():
         np.testing.assert_array_equal(values, plain[name])
 
 
@@ -210,16 +210,16 @@ def test_segments_stand_in_their_own_columns(sizes):
     """A sample of segments (a, b) is one sequence whose tokens stand in the columns of their segments."""
     model = around(ATTENTION)
     parts = [3, 5] if sizes != "8" else [8]
-    made = packed(model, segment_max_size=sizes, max_valid_num=5)
+    packed_model = packed(model, segment_max_size=sizes, max_valid_num=5)
     lengths = np.array([[3, 5], [1, 2], [2, 4]]) if len(parts) == 2 else np.array([[8], [3], [6]])
     totals = lengths.sum(axis=1)
     rng = np.random.default_rng(0)
-    given: list[Arrays] = [{"ids": rng.integers(1, 64, n), "mask": np.ones(n, np.int64)} for n in totals]
-    feeds = pack(given, most=5)
+    batch: list[Arrays] = [{"ids": rng.integers(1, 64, n), "mask": np.ones(n, np.int64)} for n in totals]
+    feeds = pack(batch, most=5)
     feeds["unpack_info"] = np.zeros((5, len(parts)), np.int32)
     feeds["unpack_info"][: len(lengths)] = lengths
-    got = run(made, feeds)["y"]
+    got = run(packed_model, feeds)["y"]
     starts = np.cumsum([0, *parts[:-1]])
-    for row, counts, want in zip(got, lengths, one_by_one(model, given), strict=False):
+    for row, counts, want in zip(got, lengths, one_by_one(model, batch), strict=False):
         columns = np.concatenate([start + np.arange(count) for start, count in zip(starts, counts, strict=True)])
         np.testing.assert_allclose(row[columns], want["y"], atol=1e-5)

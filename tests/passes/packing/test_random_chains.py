@@ -87,12 +87,12 @@ def read_steps():
     steps = {}
     for line in STEPS.strip().splitlines():
         if line.startswith("["):
-            found = steps[line.strip("[]")] = []
+            layout_steps = steps[line.strip("[]")] = []
         elif line.startswith(" "):
-            found[-1] = (found[-1][0] + line, found[-1][1])
+            layout_steps[-1] = (layout_steps[-1][0] + line, layout_steps[-1][1])
         else:
             layout, text = line.split(maxsplit=1)
-            found.append((text, layout))
+            layout_steps.append((text, layout))
     return steps
 
 
@@ -102,21 +102,21 @@ READ = read_steps()
 @st.composite
 def chains(draw):
     """Lines of up to eight steps; each goes on from one of the last three tensors; two branches may be added."""
-    lines, made = [], [("x", "bsh")]
+    lines, tensors = [], [("x", "bsh")]
     for number in range(draw(st.integers(1, 8))):
         back = draw(st.sampled_from([1, 1, 1, 2, 3]))
-        name, layout = made[-min(back, len(made))]
+        name, layout = tensors[-min(back, len(tensors))]
         step, result = draw(st.sampled_from(READ[layout]))
         output = f"v{number}"
         lines.append(step.format(i=name, o=output, n=number))
-        same = [other for other, kind in made if kind == result]
+        same = [other for other, kind in tensors if kind == result]
         if same and draw(st.booleans()):
             lines.append(f"{output}_sum = Add ({output}, {draw(st.sampled_from(same))})")
             output = f"{output}_sum"
         scaled = f"{output}_small"  # so that no chain grows beyond what fp32 tells apart
         lines.append(f"{scaled} = Tanh ({output})")
-        made.append((scaled, result))
-    name, layout = made[-1]
+        tensors.append((scaled, result))
+    name, layout = tensors[-1]
     return BEFORE + "\n".join([*lines, HOME[layout].format(i=name)])
 
 

@@ -240,7 +240,7 @@ def read() -> list[Any]:
         first, lines = row.split("\n", 1)
         name, verdict = first.strip("[").split("] ")
         while "$" in lines:
-            lines = re.sub(r"\$(\w+)", lambda found: SHARED[found[1]], lines)
+            lines = re.sub(r"\$(\w+)", lambda match: SHARED[match[1]], lines)
         rows.append(pytest.param(lines, verdict, id=name))
     return rows
 
@@ -275,9 +275,9 @@ def said(refusal: Any) -> str:
 
 @pytest.mark.parametrize(("body", "state"), ACCEPTED)
 def test_what_keeps_samples_apart_has_a_state(body: str, state: str) -> None:
-    refusal, found = analyse(build(body), "t")
+    refusal, state_of_t = analyse(build(body), "t")
     assert said(refusal) == ""
-    assert found == state
+    assert state_of_t == state
 
 
 @pytest.mark.parametrize(("body", "reason"), REFUSED)
@@ -293,23 +293,23 @@ def shapes() -> dict[str, list[int]]:
 @pytest.mark.parametrize(("body", "state"), ACCEPTED)
 def test_samples_that_share_a_row_get_what_they_get_alone(body: str, state: str) -> None:
     model = build(body)
-    made = PassManager([*BEFORE, InsertAttentionMask(shapes())]).run(copy_of(model))
-    given = samples([length for row in LAYOUT for length in row])
+    converted = PassManager([*BEFORE, InsertAttentionMask(shapes())]).run(copy_of(model))
+    batch = samples([length for row in LAYOUT for length in row])
     feeds: Arrays = {name: np.zeros((ROWS, COLUMNS), np.int64) for name in ("ids", "mask", "position_ids")}
     places = [
         (row, sum(lengths[:number]), length, number + 1)
         for row, lengths in enumerate(LAYOUT)
         for number, length in enumerate(lengths)
     ]
-    for sample, (row, start, length, number) in zip(given, places, strict=True):
+    for sample, (row, start, length, number) in zip(batch, places, strict=True):
         own = slice(start, start + length)
         feeds["ids"][row, own], feeds["mask"][row, own] = sample["ids"], number
         feeds["position_ids"][row, own] = np.arange(length)
-    got = run(made, feeds)
-    for want, (row, start, length, _) in zip(one_by_one(model, given), places, strict=True):
+    got = run(converted, feeds)
+    for want, (row, start, length, _) in zip(one_by_one(model, batch), places, strict=True):
         for name, values in want.items():
-            found = got[name][row, start : start + length]
-            np.testing.assert_allclose(found, values, atol=TOLERANCE, rtol=TOLERANCE, err_msg=f"{name} of {length}")
+            part = got[name][row, start : start + length]
+            np.testing.assert_allclose(part, values, atol=TOLERANCE, rtol=TOLERANCE, err_msg=f"{name} of {length}")
 
 
 @pytest.mark.parametrize(("body", "reason"), REFUSED)

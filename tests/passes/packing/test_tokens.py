@@ -138,17 +138,17 @@ def test_extents_are_measured_on_one_tensor_and_made_once() -> None:
     measured = gs.Variable("grid", np.int64, ["b", "s"])
     graph = gs.Graph(inputs=[measured], opset=17)
     extents = Extents(graph, lambda: measured, "e")
-    made = extents.vector([BATCH, 2 * SEQ + 1, 3])
+    vector = extents.vector([BATCH, 2 * SEQ + 1, 3])
     alike = extents.vector([BATCH, 2 * SEQ + 1, 3])
     scalar = extents.known_scalar(BATCH * SEQ)
-    assert made is alike
+    assert vector is alike
     assert extents.known_vector([BATCH - SEQ**2 / 2]) is None
     assert isinstance(extents.vector([4, 5]), gs.Constant)
-    assert made is not None
+    assert vector is not None
     assert scalar is not None
-    for item in (made, scalar):
+    for item in (vector, scalar):
         item.shape = None
-    graph.outputs = [made, scalar]
+    graph.outputs = [vector, scalar]
     graph.cleanup().toposort()
     got = run(export_graph(graph), {"grid": np.zeros((5, 7), np.int64)})
     assert [value.tolist() for value in got.values()] == [[5, 15, 3], 35]
@@ -190,15 +190,15 @@ def test_the_mask_is_what_reaches_a_node_that_mixes_tokens(
 
 
 @pytest.mark.parametrize(
-    ("numbered", "given", "expected"), [(False, [2, -3, 0], [1, 1, 0]), (True, [2, -3, 0], [1, 0, 0])]
+    ("numbered", "values", "expected"), [(False, [2, -3, 0], [1, 1, 0]), (True, [2, -3, 0], [1, 0, 0])]
 )
-def test_a_mask_is_brought_to_zero_and_one(numbered: bool, given: list[int], expected: list[int]) -> None:
+def test_a_mask_is_brought_to_zero_and_one(numbered: bool, values: list[int], expected: list[int]) -> None:
     mask = gs.Variable("mask", np.int64, ["n"])
     output = gs.Variable("y", np.int64, ["n"])
     graph = gs.Graph([gs.Node("Identity", "reader", {}, [mask], [output])], [mask], [output], opset=17)
     binarise(graph, mask, numbered=numbered)
     graph.toposort()
-    assert run(export_graph(graph), {"mask": np.array(given)})["y"].tolist() == expected
+    assert run(export_graph(graph), {"mask": np.array(values)})["y"].tolist() == expected
 
 
 def test_a_mask_of_floats_may_say_more_than_yes_and_no() -> None:

@@ -206,7 +206,7 @@ def read_rows():
         first, lines = row.split("\n", 1)
         name, verdict = first.strip("[").split("] ")
         while "$" in lines:
-            lines = re.sub(r"\$(\w+)", lambda found: SHARED[found[1]], lines)
+            lines = re.sub(r"\$(\w+)", lambda match: SHARED[match[1]], lines)
         rows.append(pytest.param(lines, verdict, id=name))
     return rows
 
@@ -227,11 +227,11 @@ def test_an_operator_runs_packed_only_where_it_treats_every_token_alone(body, ve
 
 @pytest.mark.parametrize(("body", "verdict"), read_rows())
 def test_each_sample_gets_its_own_numbers_in_declared_shapes(body, verdict):
-    model, given = build(body), samples()
-    assert_each_is_right(run_declared(packed(model), given), model, given)
+    model, batch = build(body), samples()
+    assert_each_is_right(run_declared(packed(model), batch), model, batch)
 
 
 @pytest.mark.parametrize(("body", "verdict"), read_rows())
 def test_each_sample_gets_its_own_numbers_on_real_tokens_alone(body, verdict):
-    model, given = build(body), samples()
-    assert_each_is_right(run_ragged(model, given), model, given)
+    model, batch = build(body), samples()
+    assert_each_is_right(run_ragged(model, batch), model, batch)

@@ -33,9 +33,9 @@ BEFORE = ("extract_constant_to_initializer", "constant_folding", "eliminate_iden
 def fixed(model: onnx.ModelProto, rows: int, columns: int) -> onnx.ModelProto:
     """The model converted for one shape, without packing: its shape arithmetic has become constants."""
     shapes = {value.name: [rows, columns] for value in model.graph.input}
-    made = Converter(input_shape=shapes).convert(copy_of(model))
-    assert "Shape" not in {node.op_type for node in made.graph.node}, "nothing was baked: the test would show nothing"
-    return made
+    baked = Converter(input_shape=shapes).convert(copy_of(model))
+    assert "Shape" not in {node.op_type for node in baked.graph.node}, "nothing was baked: the test would show nothing"
+    return baked
 
 
 def packed(model: onnx.ModelProto, most: int, longest: int, **options: Any) -> onnx.ModelProto:
@@ -170,8 +170,8 @@ def padded_alone(model: onnx.ModelProto, sample: Arrays) -> Arrays:
     feeds = {name: np.zeros((3, 9), np.int64) for name in sample}
     for name, values in sample.items():
         feeds[name][0, : len(values)] = values
-    found = {name: array[0] for name, array in run(model, feeds).items()}
-    return {name: array[: len(sample["ids"])] if array.ndim > 1 else array for name, array in found.items()}
+    first_rows = {name: array[0] for name, array in run(model, feeds).items()}
+    return {name: array[: len(sample["ids"])] if array.ndim > 1 else array for name, array in first_rows.items()}
 
 
 def check_small(model: onnx.ModelProto, got: onnx.ModelProto, most: int, lengths: tuple[int, ...]) -> None:
@@ -179,8 +179,8 @@ def check_small(model: onnx.ModelProto, got: onnx.ModelProto, most: int, lengths
     for results in both_forms(got, pack(chosen, 3, 9, most)):
         for row, sample in enumerate(chosen):
             for name, want in padded_alone(model, sample).items():
-                found = results[name][row][tuple(map(slice, want.shape))]
-                np.testing.assert_allclose(found, want, atol=TOLERANCE, rtol=TOLERANCE, err_msg=f"{name}, sample {row}")
+                own = results[name][row][tuple(map(slice, want.shape))]
+                np.testing.assert_allclose(own, want, atol=TOLERANCE, rtol=TOLERANCE, err_msg=f"{name}, sample {row}")
 
 
 CAUSAL = np.triu(np.full((1, 9, 9), -1e9, np.float32), 1)
@@ -261,10 +261,10 @@ def test_a_reshape_keeps_the_order_of_its_atoms(source: list[Any], data: st.Data
     bounds = [0, *cuts, len(source)]
     groups = [source[a:b] for a, b in itertools.pairwise(bounds) if a < b]
     target = [int(np.prod([sizes.get(atom, atom) for atom in group])) for group in groups]
-    found = divide([(atom,) for atom in source], target, sizes)
-    assert found is not None
-    assert [int(np.prod([sizes.get(atom, atom) for atom in axis])) for axis in found] == target
-    assert [atom for axis in found for atom in axis if atom in sizes] == [atom for atom in source if atom in sizes]
+    axes = divide([(atom,) for atom in source], target, sizes)
+    assert axes is not None
+    assert [int(np.prod([sizes.get(atom, atom) for atom in axis])) for axis in axes] == target
+    assert [atom for axis in axes for atom in axis if atom in sizes] == [atom for atom in source if atom in sizes]
 
 
 def test_a_product_made_in_both_orders_is_not_divided() -> None:

@@ -102,7 +102,7 @@ LENGTHS_OF_MASK = "m = Cast <to = 6> (mask)  counts = ReduceSum <keepdims = 0> (
 
 
 @pytest.mark.parametrize(
-    ("made", "dropped"),
+    ("lines", "dropped"),
     [
         (f"{LENGTHS_OF_MASK}  k = Identity (counts)", 1),
         ("k = Cast <to = 6> (mask)", 1),
@@ -111,8 +111,8 @@ LENGTHS_OF_MASK = "m = Cast <to = 6> (mask)  counts = ReduceSum <keepdims = 0> (
     ],
     ids=["count of the mask", "the mask", "one more", "another input"],
 )
-def test_a_mask_of_keys_is_dropped_where_it_only_repeats_the_mask(made: str, dropped: int) -> None:
-    graph, axes = prepared(f"{made}  y = com.microsoft.MultiHeadAttention <num_heads = 2> (x, x, x, , k)")
+def test_a_mask_of_keys_is_dropped_where_it_only_repeats_the_mask(lines: str, dropped: int) -> None:
+    graph, axes = prepared(f"{lines}  y = com.microsoft.MultiHeadAttention <num_heads = 2> (x, x, x, , k)")
     mask = next(tensor for tensor in graph.inputs if tensor.name == "mask")
     assert drop_padding_masks(graph, axes, mask, COLUMNS) == dropped
     attention = next(node for node in graph.nodes if node.op == "MultiHeadAttention")
@@ -131,9 +131,9 @@ def head(read: str) -> UnpackedHead:
 
 
 def test_what_a_head_reads_is_unpacked_once_and_the_rest_stays_in_rows() -> None:
-    made = head("Mul (x, column)")
-    assert made.cut() == {"y": "packed", "q": "sample"}
-    assert made.count == 1
+    unpacked_head = head("Mul (x, column)")
+    assert unpacked_head.cut() == {"y": "packed", "q": "sample"}
+    assert unpacked_head.count == 1
 
 
 def test_a_head_that_reads_no_plain_tokens_is_refused_by_name() -> None:

@@ -36,11 +36,11 @@ QKV = ["s:0->MatMul:1->Add:2->Split:3->Squeeze:4->e:5", "Split:3->Squeeze:6->e:7
 
 
 def all_matches(matcher, graph):
-    found = []
+    matches = []
     while (match := matcher.next_pattern(graph)) is not None:
-        found.append(match)
-        assert len(found) < 1000
-    return found
+        matches.append(match)
+        assert len(matches) < 1000
+    return matches
 
 
 def positions(match, *labels):
@@ -89,8 +89,8 @@ def test_a_model_is_searched_as_its_graph():
 
 
 def test_a_loop_that_changes_nothing_gives_each_set_once_in_graph_order():
-    found = all_matches(PatternMatcher(["Split:a->Squeeze:b"]), qkv())
-    assert [positions(match, "a", "b") for match in found] == [(2, 3), (2, 4)]
+    matches = all_matches(PatternMatcher(["Split:a->Squeeze:b"]), qkv())
+    assert [positions(match, "a", "b") for match in matches] == [(2, 3), (2, 4)]
 
 
 def test_a_loop_that_sorts_the_nodes_anew_gives_each_set_once():
@@ -174,8 +174,8 @@ def random_graphs(draw):
         outputs = [f"t{index}_{k}" for k in range(draw(st.integers(1, 2)))]
         nodes.append(helper.make_node(draw(st.sampled_from(OPS)), inputs, outputs))
         names += outputs
-    made = names[2:]
-    graph = graph_of(nodes, outputs=draw(st.lists(st.sampled_from(made), unique=True, max_size=3)))
+    produced = names[2:]
+    graph = graph_of(nodes, outputs=draw(st.lists(st.sampled_from(produced), unique=True, max_size=3)))
     draw(st.randoms()).shuffle(order := list(range(len(nodes))))
     graph.ClearField("node")
     graph.node.extend(nodes[i] for i in order)
@@ -203,16 +203,16 @@ def brute_force(strings, graph):
     outputs = [output.name for output in graph.output]
 
     def feeds(producer, consumer):
-        made = list(nodes[producer].output) if isinstance(producer, int) else [producer]
+        produced = list(nodes[producer].output) if isinstance(producer, int) else [producer]
         read = list(nodes[consumer].input) if isinstance(consumer, int) else [consumer.removeprefix("out:")]
-        return bool(set(made) & set(read))
+        return bool(set(produced) & set(read))
 
     anything = [label for label in pattern.ops if pattern.is_any(label)]
     ends = {
         label: [*range(len(nodes)), *(inputs if pattern.ops[label] == "s" else [f"out:{name}" for name in outputs])]
         for label in anything
     }
-    found = set()
+    matches = set()
     for chosen in permutations(range(len(nodes)), len(pattern.node_labels)):
         bound = dict(zip(pattern.node_labels, chosen, strict=True))
         if any(nodes[position].op_type != pattern.ops[label] for label, position in bound.items()):
@@ -220,22 +220,22 @@ def brute_force(strings, graph):
         for others in product(*(ends[label] for label in anything)):
             full = {**bound, **dict(zip(anything, others, strict=True))}
             if all(feeds(full[a], full[b]) for a, b in pattern.edges):
-                found.add(tuple(sorted(bound.items())))
+                matches.add(tuple(sorted(bound.items())))
                 break
-    return found
+    return matches
 
 
 @settings(max_examples=300, deadline=None)
 @given(random_graphs(), random_patterns())
 def test_the_matches_are_those_of_trying_everything(graph, strings):
     pattern = parse_pattern(strings)
-    found = [
+    matches = [
         tuple(sorted((label, match[label]) for label in pattern.node_labels))
         for match in find_matches(pattern, Connections(graph))
     ]
-    assert len(found) == len(set(found))
+    assert len(matches) == len(set(matches))
     expected = brute_force(strings, graph)
-    assert set(found) == expected
+    assert set(matches) == expected
     reported = all_matches(PatternMatcher(strings), graph)
     sets = [frozenset(match[label].index for label in pattern.node_labels) for match in reported]
     assert len(sets) == len(set(sets))

@@ -141,9 +141,9 @@ def test_rows_are_looked_at_from_all_over_an_activation(shape: tuple[int, ...]) 
     x = RNG.standard_normal(shape).astype(np.float32)
     outputs, rows = observe(graph, find_products(graph, PassResult()), {"x": x})
     assert set(outputs) == {"y"}
-    flat, found = x.reshape(-1, 96), rows["x"]
-    assert min(len(flat), 86) <= len(found) <= 255
-    places = [int(np.flatnonzero((flat == row).all(axis=1))[0]) for row in found]
+    flat, observed = x.reshape(-1, 96), rows["x"]
+    assert min(len(flat), 86) <= len(observed) <= 255
+    places = [int(np.flatnonzero((flat == row).all(axis=1))[0]) for row in observed]
     assert len(set(places)) == len(places)
     if len(shape) == 3:
         assert len({place % 64 for place in places}) > 32

@@ -53,8 +53,8 @@ def chain(step: str, length: int) -> str:
     ids=["concat", "square", "constant", "reshape", "rank"],
 )
 def test_contents_that_grow_without_bound_are_forgotten(text: str) -> None:
-    found = infer_symbolic_shapes(import_graph(parse(text)))
-    assert all(is_shape_like(known) for known in found.contents.values())
+    shapes = infer_symbolic_shapes(import_graph(parse(text)))
+    assert all(is_shape_like(content) for content in shapes.contents.values())
 
 
 def test_fixing_shapes_does_not_trace_vectors_that_are_no_shapes() -> None:

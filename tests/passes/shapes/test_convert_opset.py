@@ -56,9 +56,9 @@ def test_large_weights_are_not_read() -> None:
     weight = onnx.numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
     model.graph.initializer.append(weight)
     graph = import_graph(model)
-    held = graph.tensors()["w"]._values
+    lazy_values = graph.tensors()["w"]._values
     ConvertOpset(17).apply(graph)
-    assert graph.tensors()["w"]._values is held
+    assert graph.tensors()["w"]._values is lazy_values
     assert [tensor.name for tensor in graph.inputs] == ["x"]
 
 

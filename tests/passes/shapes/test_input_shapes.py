@@ -46,9 +46,9 @@ def test_an_input_without_a_rank_that_nobody_names_has_none() -> None:
     assert InputShapes().fixed(gs.Variable("x", np.int64)) is None
 
 
-@pytest.mark.parametrize(("shapes", "given"), [(InputShapes(), False), (InputShapes({}, 1), True)], ids=str)
-def test_whether_anything_is_to_be_fixed(shapes: InputShapes, given: bool) -> None:
-    assert bool(shapes) == given
+@pytest.mark.parametrize(("shapes", "to_fix"), [(InputShapes(), False), (InputShapes({}, 1), True)], ids=str)
+def test_whether_anything_is_to_be_fixed(shapes: InputShapes, to_fix: bool) -> None:
+    assert bool(shapes) == to_fix
 
 
 def test_a_packing_pass_goes_by_what_const_input_shape_declares() -> None:

@@ -32,8 +32,8 @@ def swap(change=lambda shape: [shape[0], shape[2], shape[1]]):
             shape, dtype = get_shape(model.graph, node.input[0]), get_dtype(model.graph, node.input[0])
             if not shape or 0 in shape:
                 return model, False
-            made = helper.make_tensor_value_info(node.output[0], dtype, change(shape))
-            return self.update_value_info(model, made), True
+            value_info = helper.make_tensor_value_info(node.output[0], dtype, change(shape))
+            return self.update_value_info(model, value_info), True
 
     return Swap
 
@@ -70,8 +70,8 @@ def test_a_plain_function_may_read_constants_and_return_a_bool():
     def repeat(model, node):
         times = get_constant(model.graph, node.input[1]).int64_data[0]
         extents = get_shape(model.graph, node.input[0])
-        made = helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, [extents[0], extents[1] * times])
-        model.graph.value_info.append(made)
+        value_info = helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, [extents[0], extents[1] * times])
+        model.graph.value_info.append(value_info)
         return True
 
     model = parse("g (float[b, 3] x) => (float[?, ?] y) <int64[1] n = {4}> { r = local.Repeat(x, n) y = Relu(r) }")

@@ -56,7 +56,7 @@ def shapes_of(body: str, assumed: dict[str, list[int | str]] | None = None, valu
 def test_axes_keep_their_symbols(body, expected):
     got = shapes_of(body)["y"]
     assert len(got) == len(expected)
-    assert all(sympy.simplify(found - wanted) == 0 for found, wanted in zip(got, expected, strict=True))
+    assert all(sympy.simplify(extent - want) == 0 for extent, want in zip(got, expected, strict=True))
 
 
 def test_what_is_broadcast_is_not_taken_for_what_it_is_broadcast_to():
@@ -90,29 +90,29 @@ def test_without_assumptions_the_declared_names_are_the_symbols():
 
 
 def test_what_a_shape_tensor_holds_is_known():
-    found = shapes_of("s = Shape (x)  y = ConstantOfShape (s)")
-    assert list(found.contents["s"]) == [B, S, 8]
+    shapes = shapes_of("s = Shape (x)  y = ConstantOfShape (s)")
+    assert list(shapes.contents["s"]) == [B, S, 8]
 
 
 def test_an_operator_that_nobody_knows_leaves_no_symbol_of_the_inputs_behind():
-    found = shapes_of("y = local.Unknown (x)")
-    assert not any(extent in (B, S) for extent in found.get("y", ()))
+    shapes = shapes_of("y = local.Unknown (x)")
+    assert not any(extent in (B, S) for extent in shapes.get("y", ()))
 
 
 def test_what_was_found_before_inference_stopped_is_kept():
-    found = shapes_of("r = Relu (x)  u = local.Unknown (r)  y = local.Other (u)")
-    assert found["r"] == (B, S, 8)
+    shapes = shapes_of("r = Relu (x)  u = local.Unknown (r)  y = local.Other (u)")
+    assert shapes["r"] == (B, S, 8)
 
 
 def test_a_shape_that_the_exporter_left_in_the_model_stands_where_inference_knows_nothing():
-    found = shapes_of("t = local.Unknown (x)  y = Relu (t)", value_info="<float[batch, seq, 4] t>")
-    assert found["t"] == (B, S, 4)
+    shapes = shapes_of("t = local.Unknown (x)  y = Relu (t)", value_info="<float[batch, seq, 4] t>")
+    assert shapes["t"] == (B, S, 4)
 
 
 def test_shapes_left_by_an_export_of_a_fixed_size_do_not_contradict_an_open_one():
     text = "m (float[2, 16, 8] x) => (float[2, 16, 8] y) <float[2, 16, 8] r> { r = Relu (x)  y = Exp (r) }"
-    found = infer_symbolic_shapes(import_graph(parse(text)), {"x": ["B", "S", 8]})
-    assert found["r"] == (B, S, 8)
+    shapes = infer_symbolic_shapes(import_graph(parse(text)), {"x": ["B", "S", 8]})
+    assert shapes["r"] == (B, S, 8)
 
 
 def test_the_graph_is_left_as_it_was():

@@ -78,8 +78,8 @@ def expected(
 class FakeEngine:
     """Runs the executables above, records what it was fed, and fails or stops when told to."""
 
-    def __init__(self, made: Executable) -> None:
-        self.packing = made.packing
+    def __init__(self, compiled: Executable) -> None:
+        self.packing = compiled.packing
         self.calls: list[dict[str, np.ndarray]] = []
         self.gate = threading.Event()
         self.gate.set()

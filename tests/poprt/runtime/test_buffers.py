@@ -40,12 +40,12 @@ def test_known_names_are_no_warning(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_pack_runner_over_shared_rows_ignores_unpack_info(caplog: pytest.LogCaptureFixture) -> None:
-    made = executable(layout="within_rows", ragged=False, unpack=False)
+    compiled = executable(layout="within_rows", ragged=False, unpack=False)
     ids = np.array([4, 7, 1], np.int32)
-    given = {"input_ids": ids, "attention_mask": np.ones_like(ids), "unpack_info": np.zeros(6, np.int32)}
+    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "unpack_info": np.zeros(6, np.int32)}
     results = []
-    with PackRunner(made, session=FakeEngine(made)) as runner:
-        for feeds in (given, {name: given[name] for name in DYNAMIC if name in given}, given):
+    with PackRunner(compiled, session=FakeEngine(compiled)) as runner:
+        for feeds in (inputs, {name: inputs[name] for name in DYNAMIC if name in inputs}, inputs):
             results.append(np.zeros((3, HIDDEN), np.float32))
             runner.execute_async(feeds, {"hidden": results[-1]}).wait(SOON)
     assert results[0].any()
@@ -55,7 +55,7 @@ def test_a_pack_runner_over_shared_rows_ignores_unpack_info(caplog: pytest.LogCa
 
 
 def test_a_session_takes_no_unpack_info_that_it_would_have_to_drop() -> None:
-    made = executable(layout="within_rows", ragged=False, unpack=False)
+    compiled = executable(layout="within_rows", ragged=False, unpack=False)
     feeds = {name: np.zeros((3, 8), np.int32) for name in DYNAMIC}
     with pytest.raises(InputError, match="unknown input 'unpack_info'"):
-        DeclaredSession(made, session=FakeEngine(made)).run({**feeds, "unpack_info": np.zeros(6, np.int32)})
+        DeclaredSession(compiled, session=FakeEngine(compiled)).run({**feeds, "unpack_info": np.zeros(6, np.int32)})

@@ -19,9 +19,9 @@ def feeds(samples=SAMPLES, max_valid_num=6):
 
 
 def session(ragged=True, **options):
-    made = executable(ragged=ragged, **options)
-    engine = FakeEngine(made)
-    return DeclaredSession(made, session=engine), engine
+    compiled = executable(ragged=ragged, **options)
+    engine = FakeEngine(compiled)
+    return DeclaredSession(compiled, session=engine), engine
 
 
 @pytest.mark.parametrize("ragged", [True, False])
@@ -50,9 +50,9 @@ def test_a_ragged_engine_gets_real_tokens_only():
 
 def test_samples_of_length_zero_may_stand_anywhere():
     declared, engine = session()
-    given = feeds(SAMPLES[:2])
-    given["unpack_info"] = np.array([[0], [3], [0], [0], [4], [0]], np.int32)
-    _, _, pooled = declared.run(given)
+    inputs = feeds(SAMPLES[:2])
+    inputs["unpack_info"] = np.array([[0], [3], [0], [0], [4], [0]], np.int32)
+    _, _, pooled = declared.run(inputs)
     assert engine.calls[0]["unpack_info"].tolist() == [[3], [4]]
     np.testing.assert_array_equal(pooled[1], expected(SAMPLES[0])["pooled"])
     np.testing.assert_array_equal(pooled[4], expected(SAMPLES[1])["pooled"])
@@ -61,27 +61,27 @@ def test_samples_of_length_zero_may_stand_anywhere():
 
 def test_a_pack_without_samples_gives_zeros_and_does_not_run():
     declared, engine = session()
-    given = feeds() | {"unpack_info": np.zeros((6, 1), np.int32)}
-    assert not any(output.any() for output in declared.run(given))
+    inputs = feeds() | {"unpack_info": np.zeros((6, 1), np.int32)}
+    assert not any(output.any() for output in declared.run(inputs))
     assert engine.calls == []
 
 
 def test_unpack_info_may_leave_out_its_segment_axis():
     declared, _ = session()
-    given = feeds()
-    (want,) = declared.run(given, ["logits"])
-    (got,) = declared.run(given | {"unpack_info": given["unpack_info"][:, 0]}, ["logits"])
+    inputs = feeds()
+    (want,) = declared.run(inputs, ["logits"])
+    (got,) = declared.run(inputs | {"unpack_info": inputs["unpack_info"][:, 0]}, ["logits"])
     np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("ragged", [True, False])
 def test_segments_land_in_their_declared_columns(ragged):
     declared, _ = session(ragged, segments=(3, 5), max_valid_num=2)
-    given = {name: np.zeros((3, 8), np.int32) for name in DYNAMIC}
-    given["input_ids"].flat[:9] = range(1, 10)
-    given["attention_mask"].flat[:9] = 1
-    given["unpack_info"] = np.array([[2, 3], [0, 4]], np.int32)
-    (logits,) = declared.run(given, ["logits"])
+    inputs = {name: np.zeros((3, 8), np.int32) for name in DYNAMIC}
+    inputs["input_ids"].flat[:9] = range(1, 10)
+    inputs["attention_mask"].flat[:9] = 1
+    inputs["unpack_info"] = np.array([[2, 3], [0, 4]], np.int32)
+    (logits,) = declared.run(inputs, ["logits"])
     assert logits.tolist() == [[1, 2, 0, 3, 4, 5, 0, 0], [0, 0, 0, 6, 7, 8, 9, 0]]
 
 
@@ -107,12 +107,12 @@ def test_wrong_inputs_are_named(change, message, ragged):
 
 def test_a_missing_input_and_an_unknown_output_are_named():
     declared, _ = session()
-    given = feeds()
+    inputs = feeds()
     with pytest.raises(InputError, match="unknown output 'nope'"):
-        declared.run(given, ["nope"])
-    del given["attention_mask"]
+        declared.run(inputs, ["nope"])
+    del inputs["attention_mask"]
     with pytest.raises(InputError, match="missing input 'attention_mask'"):
-        declared.run(given)
+        declared.run(inputs)
 
 
 def test_a_sample_beyond_segment_max_size_is_refused():
@@ -122,20 +122,20 @@ def test_a_sample_beyond_segment_max_size_is_refused():
 
 
 def test_a_token_axis_inside_a_samples_row_is_filled_up_to_the_declared_extent():
-    made = executable()
+    compiled = executable()
     output = TensorSpec("scores", (6, 2, 8), "float32", "float32")
-    packing = dataclasses.replace(made.packing, outputs={"scores": "sample"})
-    manifest = dataclasses.replace(made.manifest, outputs=(output,), packing=packing)
+    packing = dataclasses.replace(compiled.packing, outputs={"scores": "sample"})
+    manifest = dataclasses.replace(compiled.manifest, outputs=(output,), packing=packing)
 
     class ScoresByToken(FakeEngine):
         def _outputs(self, feeds):
             logits = super()._outputs(feeds)["logits"]
             return {"scores": np.stack([logits, -logits], axis=1)}
 
-    made = Executable.build(manifest, b"")
-    (scores,) = DeclaredSession(made, session=ScoresByToken(made)).run(feeds())
+    compiled = Executable.build(manifest, b"")
+    (scores,) = DeclaredSession(compiled, session=ScoresByToken(compiled)).run(feeds())
     assert scores.shape == (6, 2, 8)
-    runner = PackRunner(made, session=ScoresByToken(made))
+    runner = PackRunner(compiled, session=ScoresByToken(compiled))
     for i, ids in enumerate(SAMPLES):
         want = np.zeros((2, 8), np.float32)
         want[:, : len(ids)] = np.stack([expected(ids)["logits"], -expected(ids)["logits"]])
@@ -147,16 +147,16 @@ def test_a_token_axis_inside_a_samples_row_is_filled_up_to_the_declared_extent()
 
 
 def test_an_extent_that_the_model_does_not_say_is_as_long_as_the_longest_result():
-    made = executable()
+    compiled = executable()
     output = TensorSpec("scores", (6, 0), "float32", "float32")
-    packing = dataclasses.replace(made.packing, outputs={"scores": "sample"}, neighbours="same_length")
-    made = Executable.build(dataclasses.replace(made.manifest, outputs=(output,), packing=packing), b"")
+    packing = dataclasses.replace(compiled.packing, outputs={"scores": "sample"}, neighbours="same_length")
+    compiled = Executable.build(dataclasses.replace(compiled.manifest, outputs=(output,), packing=packing), b"")
 
     class Scores(FakeEngine):
         def _outputs(self, feeds):
             return {"scores": super()._outputs(feeds)["logits"]}
 
-    (scores,) = DeclaredSession(made, session=Scores(made)).run(feeds())
+    (scores,) = DeclaredSession(compiled, session=Scores(compiled)).run(feeds())
     assert scores.shape == (6, 5)
     for row, ids in zip(scores, SAMPLES, strict=False):
         np.testing.assert_array_equal(row, np.pad(expected(ids)["logits"], (0, 5 - len(ids))))

@@ -41,8 +41,8 @@ def test_bad_requests_fail_with_their_own_errors_wherever_they_stand():
         recorder.errors = {i: ValueError(f"number {i}") for i in bad}
         futures = {i: batcher.submit(Request(i)) for i in range(1, 9)}
         recorder.gate.set()
-        found = {i: str(future.exception(SOON)) for i, future in futures.items()}
-        assert found == {i: f"number {i}" if i in bad else "None" for i in futures}
+        messages = {i: str(future.exception(SOON)) for i, future in futures.items()}
+        assert messages == {i: f"number {i}" if i in bad else "None" for i in futures}
         batcher.close()
 
 
@@ -120,9 +120,9 @@ def in_a_fork(body):
 
 
 def start():
-    made = executable()
-    engine = FakeEngine(made)
-    return PackRunner(made, with_budget(None), session=engine), engine
+    compiled = executable()
+    engine = FakeEngine(compiled)
+    return PackRunner(compiled, with_budget(None), session=engine), engine
 
 
 def sample():
@@ -182,8 +182,8 @@ def test_a_future_that_is_answered_can_be_read_in_a_fork():
 class WrongShapes(FakeEngine):
     """Answers with one of its outputs cut or stretched."""
 
-    def __init__(self, made, name, change):
-        super().__init__(made)
+    def __init__(self, compiled, name, change):
+        super().__init__(compiled)
         self.name, self.change = name, change
 
     def _outputs(self, feeds):
@@ -207,13 +207,13 @@ class WrongShapes(FakeEngine):
     "kind", [{}, {"ragged": False}, {"ragged": False, "layout": "within_rows"}], ids=["ragged", "fixed", "within_rows"]
 )
 def test_results_of_another_shape_than_the_declared_one_are_an_error(name, change, kind):
-    made = executable(**kind)
-    runner = PackRunner(made, with_budget(None), session=WrongShapes(made, name, change))
+    compiled = executable(**kind)
+    runner = PackRunner(compiled, with_budget(None), session=WrongShapes(compiled, name, change))
     out = {name: np.zeros((8, 3), np.float32)}
     with pytest.raises(ExecutableError, match=f"output '{name}': the engine answered with shape"):
         runner.execute(sample(), out)
     runner.close()
-    feeds = {spec.name: np.zeros(spec.shape, np.int32) for spec in made.inputs}
+    feeds = {spec.name: np.zeros(spec.shape, np.int32) for spec in compiled.inputs}
     feeds["unpack_info"][0] = 3
     with pytest.raises(ExecutableError, match=f"output '{name}': the engine answered with shape"):
-        DeclaredSession(made, session=WrongShapes(made, name, change)).run(feeds)
+        DeclaredSession(compiled, session=WrongShapes(compiled, name, change)).run(feeds)

@@ -38,8 +38,8 @@ class Adder:
 def start(config=None, shape=(4, 2), dtype="float32"):
     specs = [TensorSpec(name, shape, dtype, "float32") for name in "XYO"]
     engine = Adder(shape)
-    made = Executable.build(Manifest(tuple(specs[:2]), (specs[2],), ()), b"")
-    return ModelRunner(made, config, session=engine), engine
+    compiled = Executable.build(Manifest(tuple(specs[:2]), (specs[2],), ()), b"")
+    return ModelRunner(compiled, config, session=engine), engine
 
 
 def request(n, seed=0, shape=(0, 2), dtype=np.float32, axis=0):
@@ -186,14 +186,14 @@ def test_requests_fill_the_rows_that_the_oldest_leaves_free():
 def test_batching_along_an_axis_that_tensors_do_not_share_is_refused():
     with pytest.raises(PoprtError, match="batching_dim=2: 'X' of shape"):
         start(RuntimeConfig(batching_dim=2))
-    made = executable()
+    compiled = executable()
     with pytest.raises(PoprtError, match="same extent"):
-        ModelRunner(made, RuntimeConfig(batching_dim=0), session=FakeEngine(made))
+        ModelRunner(compiled, RuntimeConfig(batching_dim=0), session=FakeEngine(compiled))
 
 
 def test_a_packed_executable_takes_its_declared_arrays():
-    made = executable()
-    runner = ModelRunner(made, session=FakeEngine(made))
+    compiled = executable()
+    runner = ModelRunner(compiled, session=FakeEngine(compiled))
     samples = [{"input_ids": np.arange(n) + n, "position_ids": np.arange(n)} for n in (3, 4, 2)]
     pack = pack_data(samples, 0, 3, 8, 6, 1, True)
     for info in (pack.unpack_info, pack.unpack_info[:, 0]):

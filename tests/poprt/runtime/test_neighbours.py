@@ -18,9 +18,9 @@ LENGTHS = (3, 5, 3, 1, 5, 3, 8, 1, 2)
 
 
 def restricted(neighbours, **options):
-    made = executable(**{"rows": 6, "max_valid_num": 9, **options})
-    packing = dataclasses.replace(made.packing, neighbours=neighbours)
-    return Executable.build(dataclasses.replace(made.manifest, packing=packing), b"")
+    compiled = executable(**{"rows": 6, "max_valid_num": 9, **options})
+    packing = dataclasses.replace(compiled.packing, neighbours=neighbours)
+    return Executable.build(dataclasses.replace(compiled.manifest, packing=packing), b"")
 
 
 class LastPlace(FakeEngine):
@@ -54,15 +54,15 @@ def lengths_of(call):
 
 
 def start(neighbours, engine_class=LastPlace, config=None, **options):
-    made = restricted(neighbours, **options)
-    engine = engine_class(made)
-    return PackRunner(made, with_budget(config), session=engine), engine
+    compiled = restricted(neighbours, **options)
+    engine = engine_class(compiled)
+    return PackRunner(compiled, with_budget(config), session=engine), engine
 
 
 def submit(runner, samples):
     outs = [{"pooled": np.zeros(2, np.float32)} for _ in samples]
-    given = [{"input_ids": ids, "attention_mask": np.ones_like(ids)} for ids in samples]
-    return outs, [runner.execute_async(*pair) for pair in zip(given, outs, strict=True)]
+    requests = [{"input_ids": ids, "attention_mask": np.ones_like(ids)} for ids in samples]
+    return outs, [runner.execute_async(*pair) for pair in zip(requests, outs, strict=True)]
 
 
 def run_behind_one(runner, engine, samples):
@@ -105,12 +105,12 @@ def test_the_pack_is_the_oldest_and_all_of_its_length_oldest_first():
 
 def test_segments_are_of_one_length_each():
     runner, engine = start("same_length", FakeEngine, segments=(3, 5))
-    made = [(np.arange(4), np.array(split)) for split in ([1, 3], [2, 2], [1, 3], [3, 1])]
-    given = [{"input_ids": ids, "attention_mask": np.ones(4, int), "unpack_info": split} for ids, split in made]
+    pairs = [(np.arange(4), np.array(split)) for split in ([1, 3], [2, 2], [1, 3], [3, 1])]
+    requests = [{"input_ids": ids, "attention_mask": np.ones(4, int), "unpack_info": split} for ids, split in pairs]
     engine.gate.clear()
     futures = [runner.execute_async({"input_ids": np.arange(2), "attention_mask": np.ones(2, int)}, {})]
     assert engine.entered.wait(SOON)
-    futures += [runner.execute_async(each, {}) for each in given]
+    futures += [runner.execute_async(each, {}) for each in requests]
     engine.gate.set()
     for future in futures:
         future.wait(SOON)
@@ -170,33 +170,33 @@ def test_samples_that_share_rows_obey_as_well(neighbours, runs):
     ("neighbours", "engine_class", "runs"), [("same_length", LastPlace, 5), ("none", Mixing, len(LENGTHS))]
 )
 def test_packs_of_the_callers_making_are_divided(neighbours, engine_class, runs, ragged):
-    made = restricted(neighbours, ragged=ragged)
-    engine = engine_class(made)
+    compiled = restricted(neighbours, ragged=ragged)
+    engine = engine_class(compiled)
     samples = samples_of(LENGTHS)
     data = [{"input_ids": ids, "position_ids": np.arange(len(ids))} for ids in samples]
     pack = pack_data(data, 0, 6, 8, 9, 1, True)
     assert pack.count == len(samples)
     feeds = {**pack.data, "unpack_info": pack.unpack_info}
-    logits, pooled = DeclaredSession(made, session=engine).run(feeds, ["logits", "pooled"])
+    logits, pooled = DeclaredSession(compiled, session=engine).run(feeds, ["logits", "pooled"])
     assert len(engine.calls) == runs
     for row, ids in enumerate(samples):
         np.testing.assert_array_equal(logits[row, : len(ids)], expected(ids)["logits"].astype(np.float16))
         if ragged:  # a graph of fixed rows fills up to the declared length whatever it is fed
             np.testing.assert_array_equal(pooled[row], alone(engine_class, ids))
     out = {"pooled": np.zeros((9, 2), np.float32)}
-    with ModelRunner(made, session=engine) as runner:
+    with ModelRunner(compiled, session=engine) as runner:
         runner.execute(feeds, out)
     np.testing.assert_array_equal(out["pooled"], pooled)
 
 
 def test_a_divided_pack_keeps_empty_places_and_segments():
-    made = restricted("same_length", segments=(3, 5), ragged=False, max_valid_num=4)
-    engine = FakeEngine(made)
+    compiled = restricted("same_length", segments=(3, 5), ragged=False, max_valid_num=4)
+    engine = FakeEngine(compiled)
     feeds = {name: np.zeros((6, 8), np.int32) for name in DYNAMIC}
     feeds["input_ids"].flat[:9] = range(1, 10)
     feeds["attention_mask"].flat[:9] = 1
     feeds["unpack_info"] = np.array([[1, 2], [0, 0], [2, 1], [1, 2]], np.int32)
-    (logits,) = DeclaredSession(made, session=engine).run(feeds, ["logits"])
+    (logits,) = DeclaredSession(compiled, session=engine).run(feeds, ["logits"])
     assert [lengths_of(call) for call in engine.calls] == [[[1, 2], [1, 2]], [[2, 1]]]
     assert logits.tolist() == [
         [1, 0, 0, 2, 3, 0, 0, 0],

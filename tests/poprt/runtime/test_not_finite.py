@@ -39,14 +39,14 @@ def poisoned(head: str, layout: str, precision: str) -> Executable:
     return Compiler.compile(converted)
 
 
-def answers(made: Executable, samples: list[dict[str, np.ndarray]]) -> list[np.ndarray]:
+def answers(compiled: Executable, samples: list[dict[str, np.ndarray]]) -> list[np.ndarray]:
     """The first output of each sample, all in one pack."""
-    (name, kind), *_ = made.packing.outputs.items()
-    spec = next(spec for spec in made.outputs if spec.name == name)
+    (name, kind), *_ = compiled.packing.outputs.items()
+    spec = next(spec for spec in compiled.outputs if spec.name == name)
     shape = (COLUMNS, *spec.shape[2:]) if kind == "packed" else spec.shape[1:]
     config = PackRunnerConfig(token_budget=0, algorithm=PackAlgorithm.first_fit)
     outs = [{name: np.zeros(shape, spec.dtype)} for _ in samples]
-    with PackRunner(made, config, threads=1) as runner:
+    with PackRunner(compiled, config, threads=1) as runner:
         requests = [runner._request(sample, out) for sample, out in zip(samples, outs, strict=True)]
         assert set(runner._worker.choose(requests)) == set(requests)
         runner._worker.run(requests)
@@ -56,16 +56,16 @@ def answers(made: Executable, samples: list[dict[str, np.ndarray]]) -> list[np.n
 @pytest.mark.parametrize(("head", "precision"), [("hidden", "fp32"), ("mean", "fp32"), ("hidden", "int8")])
 @pytest.mark.parametrize("layout", ["across_rows", "within_rows"])
 def test_only_the_request_itself_is_not_finite(layout, head, precision):
-    made = poisoned(head, layout, precision)
+    compiled = poisoned(head, layout, precision)
     samples = random_samples(LENGTHS)
     for sample in samples:
         sample["input_ids"] = np.maximum(sample["input_ids"], INFINITE + 1)
     bad = {1: POISON, 6: INFINITE}
     for number, token in bad.items():
         samples[number]["input_ids"][-1] = token
-    together = answers(made, samples)
+    together = answers(compiled, samples)
     for number, (got, sample) in enumerate(zip(together, samples, strict=True)):
-        (want,) = answers(made, [sample])
+        (want,) = answers(compiled, [sample])
         assert np.isfinite(got).all() == (number not in bad)
         np.testing.assert_allclose(got, want, atol=2e-2 if precision == "int8" else 1e-5)
 
@@ -83,32 +83,32 @@ class Spreading(FakeEngine):
 
 
 def fake_runner(outputs=("logits", "hidden")):
-    made = executable(layout="within_rows", ragged=False, unpack=False, max_valid_num=9)
-    packing = dataclasses.replace(made.packing, outputs=dict.fromkeys((*outputs, "best"), "packed"))
-    best = dataclasses.replace(made.outputs[0], name="best", dtype="int64", engine_dtype="int64")
-    manifest = dataclasses.replace(made.manifest, packing=packing, outputs=(*made.outputs, best))
-    made = Executable.build(manifest, b"")
-    engine = Spreading(made)
-    return PackRunner(made, with_budget(None), session=engine), engine
+    compiled = executable(layout="within_rows", ragged=False, unpack=False, max_valid_num=9)
+    packing = dataclasses.replace(compiled.packing, outputs=dict.fromkeys((*outputs, "best"), "packed"))
+    best = dataclasses.replace(compiled.outputs[0], name="best", dtype="int64", engine_dtype="int64")
+    manifest = dataclasses.replace(compiled.manifest, packing=packing, outputs=(*compiled.outputs, best))
+    compiled = Executable.build(manifest, b"")
+    engine = Spreading(compiled)
+    return PackRunner(compiled, with_budget(None), session=engine), engine
 
 
 def run_ids(runner, name, all_ids):
     outs = [{name: np.zeros(8)} for _ in all_ids]
     requests = []
     for ids, out in zip(all_ids, outs, strict=True):
-        given = {"input_ids": np.array(ids), "attention_mask": np.ones(len(ids), int)}
-        requests.append(runner._request(given, out))
+        inputs = {"input_ids": np.array(ids), "attention_mask": np.ones(len(ids), int)}
+        requests.append(runner._request(inputs, out))
     runner._worker.run(requests)
     return [out[name].tolist() for out in outs]
 
 
 def test_only_the_row_that_is_not_finite_is_run_again_and_several_of_it_share_a_run():
     runner, engine = fake_runner()
-    found = run_ids(runner, "logits", [[1, 2, 3], [POISON], [4, 5], [8] * 6, [9, 9]])
+    logits = run_ids(runner, "logits", [[1, 2, 3], [POISON], [4, 5], [8] * 6, [9, 9]])
     assert [int((call["attention_mask"].max(axis=1) > 0).sum()) for call in engine.calls] == [2, 3]
-    assert found[0][:3] == [1, 2 + 1 / 16, 3 + 2 / 16]
-    assert np.isnan(found[1][0])
-    assert np.isfinite(found[2] + found[3] + found[4]).all()
+    assert logits[0][:3] == [1, 2 + 1 / 16, 3 + 2 / 16]
+    assert np.isnan(logits[1][0])
+    assert np.isfinite(logits[2] + logits[3] + logits[4]).all()
     runner.close()
 
 
@@ -130,7 +130,7 @@ def test_a_part_of_a_pack_that_needs_more_rows_than_the_whole_takes_another_run(
     runner, engine = fake_runner()
     runner._worker.max_count = 2
     runner._worker._shared.keywords["max_count"] = 2
-    found = run_ids(runner, "logits", [[1], [2], [3], [4], [5]])
-    assert [values[0] for values in found] == [1, 2, 3, 4, 5]
+    logits = run_ids(runner, "logits", [[1], [2], [3], [4], [5]])
+    assert [values[0] for values in logits] == [1, 2, 3, 4, 5]
     assert len(engine.calls) == 3
     runner.close()

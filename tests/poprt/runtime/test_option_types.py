@@ -37,9 +37,9 @@ SOON = 20
 def test_options_of_a_pack_runner(option, value, message):
     config = PackRunnerConfig()
     setattr(config, option, value)
-    made = executable()
+    compiled = executable()
     with pytest.raises(PoprtError, match=message):
-        PackRunner(made, config, session=FakeEngine(made))
+        PackRunner(compiled, config, session=FakeEngine(compiled))
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_options_of_a_pack_runner(option, value, message):
 def test_options_of_a_model_runner(option, value, message):
     config = RuntimeConfig()
     setattr(config, option, value)
-    made = executable()
+    compiled = executable()
     with pytest.raises(PoprtError, match=message):
-        ModelRunner(made, config, session=FakeEngine(made))
+        ModelRunner(compiled, config, session=FakeEngine(compiled))
 
 
 @pytest.mark.parametrize(
@@ -101,19 +101,19 @@ def test_the_arguments_of_the_modes():
     with pytest.raises(PoprtError, match="inputs: expected a string, got 5"):
         config.enable_padding_remove_mode("mask", [5])
     config.enable_input_single_row_mode("attention_mask", "lengths")
-    made = executable(layout="within_rows", ragged=False)
+    compiled = executable(layout="within_rows", ragged=False)
     with pytest.raises(PoprtError, match="unpack_info_name: 'lengths' is not the input of the lengths"):
-        PackRunner(made, config, session=FakeEngine(made))
+        PackRunner(compiled, config, session=FakeEngine(compiled))
 
 
 def test_numpy_numbers_and_endless_timeouts_are_taken():
-    made = executable()
+    compiled = executable()
     config = PackRunnerConfig(timeout_microseconds=math.inf, token_budget=np.int64(64), max_valid_num=np.int32(2))
-    with PackRunner(made, config, session=FakeEngine(made)) as runner:
+    with PackRunner(compiled, config, session=FakeEngine(compiled)) as runner:
         runner.execute(*request())
     for timeout in (2**63 - 1, 10**400, datetime.timedelta.max):
         config = RuntimeConfig(timeout_ns=timeout, send_when_idle=False, validate_io_params=np.bool_(True))
-        with ModelRunner(made, config, session=FakeEngine(made)):
+        with ModelRunner(compiled, config, session=FakeEngine(compiled)):
             pass
 
 
@@ -141,15 +141,15 @@ class Unreadable:
     ],
 )
 def test_every_error_of_a_request_is_in_its_future(inputs, outputs, message):
-    made = executable(segments=(3, 5))
-    given, _ = request()
-    given = given | inputs if isinstance(inputs, dict) else inputs
-    with PackRunner(made, PackRunnerConfig(token_budget=8), session=FakeEngine(made)) as runner:
-        future = runner.execute_async(given, outputs)
+    compiled = executable(segments=(3, 5))
+    feeds, _ = request()
+    feeds = feeds | inputs if isinstance(inputs, dict) else inputs
+    with PackRunner(compiled, PackRunnerConfig(token_budget=8), session=FakeEngine(compiled)) as runner:
+        future = runner.execute_async(feeds, outputs)
         with pytest.raises(InputError, match=message):
             future.wait(SOON)
         with pytest.raises(InputError, match=message):
-            runner.execute(given, outputs)
+            runner.execute(feeds, outputs)
 
 
 def test_whatever_a_callers_mapping_raises_is_in_the_future():
@@ -157,9 +157,9 @@ def test_whatever_a_callers_mapping_raises_is_in_the_future():
         def __contains__(self, name):
             raise RuntimeError("broken")
 
-    made = executable()
+    compiled = executable()
     for config in (PackRunnerConfig(token_budget=8), RuntimeConfig()):
-        with Runner(made, config, session=FakeEngine(made)) as runner:
+        with Runner(compiled, config, session=FakeEngine(compiled)) as runner:
             future = runner.execute_async(Broken(request()[0]), {})
             with pytest.raises(RuntimeError, match="broken"):
                 future.wait(SOON)

@@ -18,9 +18,9 @@ KINDS = {
 
 def start(kind="ragged", config=None, **shape):
     config = with_budget(config)
-    made = executable(**{**KINDS[kind], **shape})
-    engine = FakeEngine(made)
-    return PackRunner(made, config, session=engine), engine
+    compiled = executable(**{**KINDS[kind], **shape})
+    engine = FakeEngine(compiled)
+    return PackRunner(compiled, config, session=engine), engine
 
 
 def sample(ids, **extra):

@@ -17,9 +17,9 @@ KINDS = {
 
 def start(kind, config, **shape):
     config = with_budget(config)
-    made = executable(**{**KINDS[kind], **shape})
-    engine = FakeEngine(made)
-    return PackRunner(made, config, session=engine), engine
+    compiled = executable(**{**KINDS[kind], **shape})
+    engine = FakeEngine(compiled)
+    return PackRunner(compiled, config, session=engine), engine
 
 
 def sample(length):
@@ -79,11 +79,11 @@ def test_a_token_that_the_request_masks_stays_masked(kind):
 @pytest.mark.parametrize("kind", ["ragged", "fixed"])
 def test_segments_are_split_as_the_caller_says_else_filled_in_order(kind):
     runner, _ = start(kind, PackRunnerConfig(), segments=(3, 5))
-    given = sample(4) | {"input_ids": np.arange(1, 5), "position_ids": np.zeros(4, int)}
+    inputs = sample(4) | {"input_ids": np.arange(1, 5), "position_ids": np.zeros(4, int)}
     out = {"logits": np.zeros(8)}
-    runner.execute(given | {"unpack_info": np.array([1, 3])}, out)
+    runner.execute(inputs | {"unpack_info": np.array([1, 3])}, out)
     assert out["logits"].tolist() == [1, 0, 0, 2, 3, 4, 0, 0]
-    runner.execute(given, out)
+    runner.execute(inputs, out)
     assert out["logits"].tolist() == [1, 2, 3, 4, 0, 0, 0, 0]
     runner.close()
 

@@ -114,10 +114,10 @@ def test_across_rows_places_a_prefix_without_gaps_or_overlap(lengths, rows, most
 def test_within_rows_samples_neither_overlap_nor_cross_a_row(lengths, rows, most, algorithm, delimiter):
     places = place_within_rows(lengths, rows, 8, most, algorithm, delimiter)
     assert len(places) == len(lengths)
-    found = [place for place in places if place is not None]
-    assert 1 <= len(found) <= most
+    placed = [place for place in places if place is not None]
+    assert 1 <= len(placed) <= most
     by_row = {}
-    for place in found:
+    for place in placed:
         by_row.setdefault(place.row, []).append(place)
     for row, inside in by_row.items():
         assert 0 <= row < rows
@@ -125,8 +125,8 @@ def test_within_rows_samples_neither_overlap_nor_cross_a_row(lengths, rows, most
         for before, after in itertools.pairwise(inside):
             assert after.start == before.start + before.length + delimiter
     if algorithm is PackAlgorithm.next_fit:
-        assert places[: len(found)] == found
-        assert found == sorted(found, key=lambda p: (p.row, p.start))
+        assert places[: len(placed)] == placed
+        assert placed == sorted(placed, key=lambda p: (p.row, p.start))
 
 
 @given(lengths_in_rows, st.integers(0, 2))

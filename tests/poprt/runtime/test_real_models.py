@@ -68,9 +68,9 @@ def test_a_packed_request_may_leave_out_positions():
     samples = samples_for()
     with Runner(executable, PackRunnerConfig(), threads=1) as runner:
         for sample, want in zip(samples, one_by_one(model, samples), strict=True):
-            given = {name: value for name, value in sample.items() if name != "position_ids"}
+            inputs = {name: value for name, value in sample.items() if name != "position_ids"}
             out = {"start_logits": np.zeros(COLUMNS, np.float32)}
-            runner.execute(given, out)
+            runner.execute(inputs, out)
             assert_close(out["start_logits"], want["start_logits"], "fp32")
 
 
@@ -98,8 +98,8 @@ def test_an_id_outside_the_vocabulary_fails_alone():
     bad = dict(samples[2], input_ids=np.full_like(samples[2]["input_ids"], 10**6))
     runner = Runner(executable, PackRunnerConfig(), threads=1)
     outputs = [{"start_logits": np.zeros(COLUMNS, np.float32)} for _ in samples]
-    given = [*samples[:2], bad, *samples[3:]]
-    futures = [runner.execute_async(sample, out) for sample, out in zip(given, outputs, strict=True)]
+    requests = [*samples[:2], bad, *samples[3:]]
+    futures = [runner.execute_async(sample, out) for sample, out in zip(requests, outputs, strict=True)]
     for i, (future, want) in enumerate(zip(futures, one_by_one(model, samples), strict=True)):
         if i == 2:
             assert future.exception(SOON) is not None

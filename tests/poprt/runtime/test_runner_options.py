@@ -19,8 +19,8 @@ SOON = 20
 
 def start(config=None, **shape):
     config = with_budget(config)
-    made = executable(**shape)
-    return PackRunner(made, config, session=FakeEngine(made))
+    compiled = executable(**shape)
+    return PackRunner(compiled, config, session=FakeEngine(compiled))
 
 
 def sample(ids):
@@ -38,14 +38,14 @@ def test_names_that_the_executable_lacks_are_refused_at_the_start():
 
 
 def test_the_configuration_chooses_the_runner():
-    made = executable()
-    with Runner(made, PackRunnerConfig(), session=FakeEngine(made)) as runner:
+    compiled = executable()
+    with Runner(compiled, PackRunnerConfig(), session=FakeEngine(compiled)) as runner:
         assert type(runner) is PackRunner
     for config in (None, RuntimeConfig()):
-        with Runner(made, config, session=FakeEngine(made)) as runner:
+        with Runner(compiled, config, session=FakeEngine(compiled)) as runner:
             assert type(runner) is ModelRunner
     with pytest.raises(PoprtError, match="got dict"):
-        Runner(made, {}, session=FakeEngine(made))
+        Runner(compiled, {}, session=FakeEngine(compiled))
 
 
 def test_older_names_of_the_methods_work():

@@ -35,7 +35,7 @@ def feeds(**changes: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "dtype"),
+    ("name", "feed", "dtype"),
     [
         ("i", np.array([[1, -2], [3, 4]], np.int64), np.int32),
         ("i", np.array([[True, False], [True, True]]), np.int32),
@@ -48,15 +48,15 @@ def feeds(**changes: np.ndarray) -> dict[str, np.ndarray]:
     ],
 )
 def test_a_feed_of_another_safe_type_is_converted(
-    identity: EngineSession, name: str, given: np.ndarray, dtype: type
+    identity: EngineSession, name: str, feed: np.ndarray, dtype: type
 ) -> None:
-    others = {other: np.ones(given.shape, array.dtype) for other, array in feeds().items()}
-    (result,) = identity.run({**others, name: given}, [f"{name}_out"])
-    np.testing.assert_array_equal(result, given.astype(dtype), strict=True)
+    others = {other: np.ones(feed.shape, array.dtype) for other, array in feeds().items()}
+    (result,) = identity.run({**others, name: feed}, [f"{name}_out"])
+    np.testing.assert_array_equal(result, feed.astype(dtype), strict=True)
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "message"),
+    ("name", "feed", "message"),
     [
         ("i", np.ones((2, 3), np.float32), "input 'i' has type float32, expected int32"),
         ("i", np.full((2, 3), 1 << 40), "input 'i' has values from 1099511627776"),
@@ -68,17 +68,17 @@ def test_a_feed_of_another_safe_type_is_converted(
     ],
 )
 def test_a_feed_that_does_not_fit_is_an_error_that_names_it(
-    identity: EngineSession, name: str, given: np.ndarray, message: str
+    identity: EngineSession, name: str, feed: np.ndarray, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        identity.run(feeds(**{name: given}))
+        identity.run(feeds(**{name: feed}))
 
 
 def test_missing_and_unknown_inputs_are_named_beside_the_expected_ones(identity: EngineSession) -> None:
-    given = feeds(unpack_info=np.zeros((2, 1), np.int32))
-    del given["m"]
+    inputs = feeds(unpack_info=np.zeros((2, 1), np.int32))
+    del inputs["m"]
     with pytest.raises(InputError, match=r"missing input 'm', unknown input 'unpack_info'; expected i, f, m, u"):
-        identity.run(given)
+        identity.run(inputs)
 
 
 def test_an_unknown_output_is_named_beside_the_known_ones(identity: EngineSession) -> None:
