@@ -18,7 +18,9 @@ from passes.packing.isolation.company import isolate
 from passes.packing.isolation.values import ORDINARY, ZERO, hull
 from passes.packing.opening.axis_mapping import map_axes
 from passes.packing.opening.geometry import Geometry, GeometryFinder
+from passes.packing.opening.length_bound import LengthBound
 from passes.packing.opening.pack_args import PackArgs, parse_pack_args
+from passes.packing.opening.room import least_room
 from passes.packing.tokens.axes import AxisMap
 from passes.packing.tokens.flops import FlopShare, flop_share
 from passes.packing.tokens.masks import binarise, find_masks
@@ -71,9 +73,11 @@ class InsertAttentionMask(GraphPass):
             result.refuse("graph", "the model is packed already")
             return result
         geometry = self._checked_geometry(graph)
-        axes, unbaked = map_axes(graph, geometry)
+        axes, unbaked = map_axes(graph, geometry, self._bound(geometry))
         if self._args:
-            unbaked.check(self._args, geometry)
+            unbaked.check(self._args)
+            self._args.check_room(least_room(graph, axes))
+            self._args.check_samples(geometry.rows, geometry.columns)
         placed = place(graph, axes)
         report_head(placed, self._args.head_pattern if self._args else ())
         mask = _the_mask(graph, geometry, find_masks(placed, geometry.inputs).explicit)
@@ -101,6 +105,10 @@ class InsertAttentionMask(GraphPass):
         result.count("Unpacks", head.count if head else 0)
         result.details["packed share of FLOPs"] = round(share.share, 4)
         return result
+
+    def _bound(self, geometry: Geometry) -> LengthBound:
+        """A row is one sequence to the model, whatever samples share it; the head sees one sample."""
+        return LengthBound(max(geometry.columns, self._args.width if self._args else 0))
 
     def _analysed(
         self, graph: gs.Graph, axes: AxisMap, positional: Positional, geometry: Geometry, mask: gs.Variable
@@ -132,8 +140,6 @@ class InsertAttentionMask(GraphPass):
                 "samples that share a row need rows of known length; give --input_shape, for example "
                 f"--input_shape {geometry.names[0]}=16,256"
             )
-        if self._args:
-            self._args.check_samples(geometry.rows, geometry.columns)
         if self._args and len(self._args.segment_max_size) > 1:
             raise PackingError("samples that share a row have one segment each; give one segment_max_size")
         return geometry

@@ -22,6 +22,9 @@ from passes.packing.isolation.sharpen import Sharpener
 from passes.packing.opening.axis_mapping import map_axes
 from passes.packing.opening.geometry import Geometry, GeometryFinder
 from passes.packing.opening.pack_args import PackArgs, parse_pack_args
+from passes.packing.opening.room import least_room
+from passes.packing.opening.unbake import Unbaked
+from passes.packing.tokens.axes import AxisMap
 from passes.packing.tokens.flops import FlopShare, flop_share, node_flops
 from passes.packing.tokens.masks import find_masks
 from passes.packing.tokens.sides import PlacedGraph, place
@@ -74,10 +77,8 @@ class PackedTransformer(GraphPass):
             )
         graph.toposort(mode="nodes")
         geometry = self._finder.find(graph)
-        if geometry.rows and geometry.columns:
-            self._args.check_capacity(geometry.rows, geometry.columns)
-        axes, unbaked = map_axes(graph, geometry)
-        unbaked.check(self._args, geometry)
+        axes, unbaked = map_axes(graph, geometry, self._args.bound)
+        self._check_sizes(graph, geometry, axes, unbaked)
         placed = place(graph, axes)
         share = self._checked_share(placed, geometry)
         report_head(placed, self._args.head_pattern)
@@ -105,6 +106,13 @@ class PackedTransformer(GraphPass):
         result.count("masks strengthened", sharpened)
         result.details["packed share of FLOPs"] = round(share.share, 4)
         return result
+
+    def _check_sizes(self, graph: gs.Graph, geometry: Geometry, axes: AxisMap, unbaked: Unbaked) -> None:
+        """Refuse sizes that the model does not hold for, then those that the rows do not."""
+        unbaked.check(self._args)
+        self._args.check_room(least_room(graph, axes))
+        if geometry.rows and geometry.columns:
+            self._args.check_capacity(geometry.rows, geometry.columns)
 
     def _record(self, geometry: Geometry, masks: Sequence[str], agnostic: bool, share: FlopShare) -> PackedModel:
         """What holds of the pack whatever became of the graph."""

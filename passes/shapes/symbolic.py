@@ -19,7 +19,9 @@ from onnx import TensorProto, helper
 
 from passes.errors import RewriteError
 from passes.graph_io import export_weightless
+from passes.operators import BROADCASTING
 from passes.ops.common import DOMAIN
+from passes.refusal import NodeName
 from passes.shapes.contents import LARGEST_VALUE_READ, is_shape_like
 from passes.shapes.ort_inference import OrtShapeInference
 from passes.shapes.shape_functions import ask_shape_function, has_shape_function
@@ -40,6 +42,7 @@ class SymbolicShapes(dict[str, Shape]):
         contents: tensor name -> the list of extents (or the one extent) that an integer tensor is known to hold.
         dtypes: tensor name -> its ONNX element type, where that is known.
         guessed: names of tensors whose shape rests on a guess: to look at, not to be written down as a fact.
+        contradictions: node -> the assumed symbol and the number that it takes for the same extent.
     """
 
     def __init__(self) -> None:
@@ -47,6 +50,7 @@ class SymbolicShapes(dict[str, Shape]):
         self.contents: dict[str, Any] = {}
         self.dtypes: dict[str, int] = {}
         self.guessed: frozenset[str] = frozenset()
+        self.contradictions: dict[NodeName, tuple[str, int]] = {}
 
 
 def symbol(name: str) -> sympy.Symbol:
@@ -65,7 +69,8 @@ def infer_symbolic_shapes(
 
     Returns:
         The shapes that are known. Shapes that the graph's tensors carry already win over inferred ones, extent by
-        extent, where ``input_shapes`` does not contradict what they were made for.
+        extent, where ``input_shapes`` does not contradict what they were made for. A symbol of ``input_shapes`` is
+        never taken for a number or for another: what would be is among the contradictions.
     """
     assumed = dict(input_shapes or {})
     renamed, fixed_before = _reinterpret(graph, assumed)
@@ -73,7 +78,8 @@ def infer_symbolic_shapes(
     for value in model.graph.input:
         if value.name in assumed:
             assume(value, assumed[value.name])
-    inference = _run(model)
+    symbols = {extent for shape in assumed.values() for extent in shape if isinstance(extent, str)}
+    inference = _run(model, frozenset(symbols))
     shapes = SymbolicShapes()
     for name, value in inference.values.items():
         shape = _read(value, inference)
@@ -82,6 +88,7 @@ def infer_symbolic_shapes(
         if value.type.tensor_type.elem_type:
             shapes.dtypes[name] = value.type.tensor_type.elem_type
     shapes.guessed = frozenset(inference.guessed)
+    shapes.contradictions = inference.contradictions
     shapes.contents = {name: data for name, data in inference.contents.items() if data is not None}
     for name, tensor in graph.tensors().items():
         if isinstance(tensor, gs.Constant):
@@ -121,16 +128,57 @@ def assume(value: onnx.ValueInfoProto, shape: Sequence[int | str]) -> None:
 
 
 class _Inference(OrtShapeInference):
-    """Symbolic shape inference that asks the registered shape functions where onnx does not know an operator."""
+    """Symbolic shape inference that asks the registered shape functions where onnx does not know an operator.
+
+    Args:
+        model: what to infer.
+        symbols: names of extents that are neither numbers nor each other, whatever meets them.
+    """
+
+    def __init__(self, model: onnx.ModelProto, symbols: frozenset[str]) -> None:
+        super().__init__(model, int_max=2**31 - 1)
+        self._apart, self._node = symbols, onnx.NodeProto()
+        self.contradictions: dict[NodeName, tuple[str, int]] = {}
+
+    def suggest_merge(self, extents: Sequence[Any], apply: bool = False) -> None:
+        """Note that names mean the same extent, unless one is to be kept apart from another."""
+        if not self._contradicts(extents):
+            super().suggest_merge(extents, apply)
+
+    def merge_extents(self, extents: Sequence[Any]) -> Any:
+        """Choose one of several names for the same extent."""
+        if self._contradicts(extents):
+            return next(extent for extent in extents if extent in self._apart)
+        return super().merge_extents(extents)
+
+    def _contradicts(self, extents: Sequence[Any]) -> bool:
+        names = [extent for extent in extents if extent in self._apart]
+        numbers = [extent for extent in extents if isinstance(extent, int) and extent > 1]
+        if names and numbers:
+            name = NodeName(self._node.op_type, self._node.name or self._node.output[0])
+            self.contradictions.setdefault(name, (names[0], numbers[0]))
+        return bool(names) and (bool(numbers) or len(set(names)) > 1)
 
     def infer_node(self, node: onnx.NodeProto) -> None:
+        self._node = node
         super().infer_node(node)
+        if node.op_type in BROADCASTING:
+            self._keep_names(node)
         if node.domain == DOMAIN and node.op_type in ("Unpack", "Repack"):
             self._infer_crossing(node)
         if node.domain == DOMAIN and node.op_type == "AttentionMask":
             self._infer_attention_mask(node)
         if has_shape_function(node.op_type):
             self._ask_shape_function(node)
+
+    def _keep_names(self, node: onnx.NodeProto) -> None:
+        """[B, S] and [3, S] -> [B, S]: onnx takes the number, where a name is to be kept apart from it."""
+        shapes = [self.input_shape(node, index) for index in range(len(node.input))]
+        dims = self.values[node.output[0]].type.tensor_type.shape.dim
+        for axis, dim in enumerate(reversed(dims), 1):
+            names = [shape[-axis] for shape in shapes if len(shape) >= axis and shape[-axis] in self._apart]
+            if names and dim.HasField("dim_value"):
+                dim.dim_param = names[0]
 
     def _infer_crossing(self, node: onnx.NodeProto) -> None:
         """Unpack and Repack change the first two extents alone.
@@ -167,10 +215,10 @@ class _Inference(OrtShapeInference):
                 self.set_output(node, index, extents, dtype)
 
 
-def _run(model: onnx.ModelProto) -> OrtShapeInference:
+def _run(model: onnx.ModelProto, symbols: frozenset[str]) -> _Inference:
     # onnxruntime's public entry point raises when one tensor stays unknown and returns nothing; the shapes found up to
     # there are all we need.
-    inference = _Inference(model, int_max=2**31 - 1)
+    inference = _Inference(model, symbols)
     inference.limit_contents(is_shape_like)
     try:
         while not inference.complete:

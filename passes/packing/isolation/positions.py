@@ -59,32 +59,26 @@ class PositionFacts:
         if shape is None or len(seq) > 2 or any(BATCH in extent.free_symbols for extent in others):
             raise refused(f"{tensor.name!r} depends on the extents of the run", Cause.SAMPLES)
         if others:
-            self._check_samples(tensor, self._value(tensor, _LENGTHS[0], 1), (), batch)
+            self._check_samples(tensor, self._positional.value(tensor, _LENGTHS[0], 1), (), batch)
             raise refused(f"it reads the padded length from {tensor.name!r}", Cause.PADDING)
         longest = min(self._width, _LONGEST_PAIR) if len(seq) == 2 else self._width
-        whole = self._value(tensor, max(longest, *_LENGTHS), 1)
+        whole = self._positional.value(tensor, max(longest, *_LENGTHS), 1)
         self._check_lengths(tensor, whole, seq)
         self._check_samples(tensor, whole, seq, batch)
         return _by_place(np.asarray(whole, np.float64), seq)
 
     def _check_lengths(self, tensor: gs.Tensor, whole: Array, seq: tuple[int, ...]) -> None:
         for length in _LENGTHS:
-            if not _same(self._value(tensor, length, 1), _leading(whole, seq, length)):
+            if not _same(self._positional.value(tensor, length, 1), _leading(whole, seq, length)):
                 raise refused(f"it reads the padded length from {tensor.name!r}", Cause.PADDING)
 
     def _check_samples(self, tensor: gs.Tensor, whole: Array, seq: tuple[int, ...], batch: tuple[int, ...]) -> None:
-        several = self._value(tensor, _LENGTHS[0], _SAMPLES)
+        several = self._positional.value(tensor, _LENGTHS[0], _SAMPLES)
         alone = _leading(whole, seq, _LENGTHS[0])
         times = [_SAMPLES if axis in batch else 1 for axis in range(alone.ndim)]
         repeated = alone.repeat(_SAMPLES, axis=batch[0]) if batch else alone
         if not (_same(several, np.tile(alone, times)) or _same(several, repeated)):
             raise refused(f"it reads the number of samples in the run from {tensor.name!r}", Cause.SAMPLES)
-
-    def _value(self, tensor: gs.Tensor, length: int, samples: int) -> Array:
-        try:
-            return self._positional.value(tensor, length, samples)
-        except Exception as error:  # the engine has no one class for what it cannot run
-            raise refused(f"{tensor.name!r} cannot be computed ({error})", Cause.SAMPLES) from error
 
 
 def _by_place(values: Array, seq: tuple[int, ...]) -> Facts:

@@ -20,8 +20,10 @@ from passes.node_protos import subgraphs
 from passes.operators import BROADCASTING, ELEMENTWISE, Family, members
 from passes.packing.opening.axis_atoms import AxisOrders
 from passes.packing.opening.baked_rules import INT_MAX, RULES, attribute
+from passes.packing.opening.length_bound import LengthBound
+from passes.packing.opening.room import Room, room_in
 from passes.packing.tokens.axes import BATCH, SEQ, mentions_tokens
-from passes.refusal import NodeName, Refusal, because, first_refusal
+from passes.refusal import Cause, NodeName, Refusal, because, first_refusal
 from passes.shapes.ort_inference import OrtShapeInference
 
 _MOST_ROUNDS = 10  # of onnxruntime, which starts again after it merges two extents
@@ -58,6 +60,7 @@ class Findings:
         early: (output name of the reader, input index) -> {axis: extent} of constants that must be cut because a later
             node shows what their extent means.
         refusals: why the model holds for its own shapes alone, by node.
+        rooms: the nodes that have no room for the longest sequence.
     """
 
     targets: dict[str, list[Any]] = field(default_factory=dict)
@@ -66,6 +69,7 @@ class Findings:
     grown: dict[tuple[str, int], Any] = field(default_factory=dict)
     early: dict[tuple[str, int], dict[int, Any]] = field(default_factory=dict)
     refusals: dict[NodeName, Refusal] = field(default_factory=dict)
+    rooms: list[Room] = field(default_factory=list)
 
     def refuse(self, node: NodeName, refusal: Refusal) -> None:
         """Note why the model holds for its own shapes alone; a node's first refusal stays."""
@@ -81,6 +85,7 @@ class BakedInference(OrtShapeInference):
         dependent: names of the tensors that depend on an input.
         same_along: tells whether a constant tensor is the same everywhere along an axis.
         findings: what earlier walks found.
+        bound: the longest sequence, which decides what is the smaller of it and a number.
     """
 
     def __init__(
@@ -90,9 +95,11 @@ class BakedInference(OrtShapeInference):
         dependent: set[str],
         same_along: Callable[[str, int], bool],
         findings: Findings,
+        bound: LengthBound,
     ) -> None:
         super().__init__(model, INT_MAX)
         self._sizes, self._dependent, self._same_along, self.findings = sizes, dependent, same_along, findings
+        self.bound = bound
         self._producers = {name: node for node in model.graph.node for name in node.output}
         self.orders = AxisOrders()
         self._borrowed: list[tuple[dict[str, Any], str, Any]] = []
@@ -112,6 +119,7 @@ class BakedInference(OrtShapeInference):
         """Look at the constants that the node reads first."""
         self._give_back()
         self._node = node
+        self._decide_bounds(node)
         if any(name in self._dependent for name in node.input):
             self._refuse(self._look_at(node))
         super().infer_node(node)
@@ -138,8 +146,26 @@ class BakedInference(OrtShapeInference):
     def _refuse(self, refusal: Refusal | None) -> None:
         """Note why the present node holds for its own shapes alone, if it does."""
         if refusal is not None:
-            node = self._node
-            self.findings.refuse(NodeName(node.op_type, node.name or node.output[0]) if node else THE_MODEL, refusal)
+            self.findings.refuse(_name_of(self._node) if self._node else THE_MODEL, refusal)
+
+    def _decide_bounds(self, node: onnx.NodeProto) -> None:
+        """Let inference read plain extents where the bound decides a Min or a Max."""
+        for name in filter(None, node.input):
+            if name in self.contents:
+                self.contents[name] = self.bound.decide_contents(self.contents[name])
+            value = self.values.get(name)
+            for dim in value.type.tensor_type.shape.dim if value is not None else ():
+                decided = self.bound.decide(self.symbols.get(dim.dim_param))
+                if isinstance(decided, int):
+                    dim.dim_value = decided
+                elif str(decided) in self.symbols:
+                    dim.dim_param = str(decided)
+
+    def note_room(self, extent: Any, needed: Any) -> None:
+        """Note that the present node takes Min(512, seq) for seq: it has no room for the longest sequence."""
+        places = room_in(extent)
+        if places is not None and needed == SEQ and self._node is not None:
+            self.findings.rooms.append(Room(_name_of(self._node), places))
 
     def lend(self, table: dict[str, Any], name: str, value: Any) -> None:
         """Let the present node see ``value``; other readers of the same constant do not."""
@@ -166,7 +192,7 @@ class BakedInference(OrtShapeInference):
             if dim.HasField("dim_value"):
                 shape.append(int(dim.dim_value))
             else:
-                shape.append(self.symbols.get(dim.dim_param))
+                shape.append(self.bound.decide(self.symbols.get(dim.dim_param)))
         return None if None in shape else shape
 
     def size(self, extent: Any) -> int | None:
@@ -260,7 +286,7 @@ class BakedInference(OrtShapeInference):
                 return None
             return because(f"reads {name!r}, whose extent {number} cannot be shown to be {extent}")
         if extent == BATCH and not self._same_along(name, axis):
-            return because(f"reads {name!r}, which differs from row to row of the batch")
+            return because(f"reads {name!r}, which differs from row to row of the batch", Cause.BATCH)
         self.findings.cuts.setdefault((node.output[0], index), {})[axis] = extent
         value = onnx.ValueInfoProto.FromString(self.values[name].SerializeToString())  # as cut so far
         if extent == BATCH:
@@ -319,6 +345,10 @@ class BakedInference(OrtShapeInference):
             taken = {int(item) % rank for item in added}
             return None if axis in taken else axis - sum(item < axis for item in taken)
         return None
+
+
+def _name_of(node: onnx.NodeProto) -> NodeName:
+    return NodeName(node.op_type, node.name or node.output[0])
 
 
 def _is_understood(extent: Any) -> bool:

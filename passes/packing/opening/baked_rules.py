@@ -111,6 +111,7 @@ def _expand(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[li
         if mentions_tokens(extent):
             if item not in (1, extent, inference.size(extent)):
                 refusals.append(because(f"spreads {extent} to {item}"))
+                inference.note_room(extent, item)
             extents.append(extent)
         else:
             extents.append(inference.findings.grown.get((output, axis), item))

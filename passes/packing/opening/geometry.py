@@ -33,6 +33,12 @@ class Geometry:
         return [tensor.name for tensor in self.inputs]
 
     @property
+    def fixed(self) -> tuple[int, int]:
+        """The first two extents as the first input itself declares them; 0 where one is open."""
+        rows, columns = map(_number, self.inputs[0].shape[:2])
+        return rows, columns
+
+    @property
     def shape_agnostic(self) -> bool:
         """Whether the model came with variable extents, so that none of them can be baked into its constants."""
         return not any(_fixed(extent) for tensor in self.inputs for extent in tensor.shape[:2])

@@ -11,6 +11,8 @@ from typing import Any
 
 from passes.errors import PackingError, RewriteError
 from passes.numbers import LARGEST_EXTENT, whole_number
+from passes.packing.opening.length_bound import LengthBound
+from passes.packing.opening.room import Room
 from passes.pattern import parse_pattern
 
 logger = logging.getLogger("poprt")
@@ -48,6 +50,16 @@ class PackArgs:
         """Columns of an unpacked row."""
         return sum(self.segment_max_size)
 
+    @property
+    def sizes(self) -> str:
+        """``segment_max_size`` as the user writes it: 13+51."""
+        return "+".join(map(str, self.segment_max_size))
+
+    @property
+    def bound(self) -> LengthBound:
+        """The longest sequence of the unpacked side."""
+        return LengthBound(self.width)
+
     def check_capacity(self, rows: int, columns: int) -> None:
         """Refuse packs that could not use the declared rows.
 
@@ -61,6 +73,18 @@ class PackArgs:
             raise PackingError(
                 f"pack_args are too small for inputs of shape [{rows}, {columns}]: {self.max_valid_num} samples "
                 f"of at most {self.width} tokens never fill {rows * columns} places; use max_valid_num={needed} or more"
+            )
+
+    def check_room(self, room: Room | None) -> None:
+        """Refuse samples that are longer than the model has room for.
+
+        Raises:
+            PackingError: it names the node and the longest sample.
+        """
+        if room is not None and self.width > room.places:
+            raise PackingError(
+                f"{room.node} has room for {room.places} tokens, and segment_max_size={self.sizes} is longer; use "
+                f"segment_max_size={room.places} or less"
             )
 
     def check_samples(self, rows: int, columns: int) -> None:

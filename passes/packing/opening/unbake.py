@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,12 @@ from passes.errors import PackingError
 from passes.graph_io import export_weightless
 from passes.packing.opening.baked_inference import THE_MODEL, BakedInference, Findings, RestartError
 from passes.packing.opening.geometry import Geometry
+from passes.packing.opening.length_bound import LengthBound
 from passes.packing.opening.pack_args import PackArgs
+from passes.packing.opening.room import Room
 from passes.packing.tokens.axes import BATCH, SEQ, input_dependent, is_known, show
 from passes.packing.tokens.extents import Extents
-from passes.refusal import MOST_NAMED, Refusal, because
+from passes.refusal import MOST_NAMED, Cause, Refusal, because
 from passes.shapes.contents import LARGEST_VALUE_READ
 from passes.shapes.symbolic import SymbolicShapes, assume, infer_symbolic_shapes
 
@@ -44,59 +46,85 @@ class Unbaked:
         changes: nodes that now read the actual extents.
         refusals: why the model holds for its declared shapes alone; empty where it holds for any.
         longest: the longest sequence that its tables have room for; None where none was cut from a fixed length.
+        rows, columns: the extents that the model itself declares; 0 where they are open.
+        room: the node that has room for the fewest tokens; None where that is no reason to refuse anything.
     """
 
     changes: int = 0
     refusals: tuple[Refusal, ...] = ()
     longest: int | None = None
+    rows: int = 0
+    columns: int = 0
+    room: Room | None = None
 
     def then(self, later: Unbaked) -> Unbaked:
         """This and what a second look made of the same graph."""
-        return Unbaked(self.changes + later.changes, later.refusals, self.longest or later.longest)
+        return replace(later, changes=self.changes + later.changes, longest=self.longest or later.longest)
 
-    def check(self, args: PackArgs, geometry: Geometry) -> None:
+    def check(self, args: PackArgs) -> None:
         """Refuse packs of other shapes than those that the model was fixed to.
 
         Raises:
             PackingError: the model does not hold for ``max_valid_num`` samples of ``segment_max_size`` tokens.
         """
-        if self.refusals and (args.max_valid_num, args.width) != (geometry.rows, geometry.columns):
+        args.check_room(self.room)
+        by_row = next((refusal for refusal in self.refusals if refusal.cause is Cause.BATCH), None)
+        if by_row is not None:
             raise PackingError(
-                f"this model was fixed to the shape [{geometry.rows}, {geometry.columns}], which cannot be undone "
-                f"({_as_clauses(self.refusals[:MOST_NAMED])}); export it with dynamic axes, or use "
-                f"max_valid_num={geometry.rows} segment_max_size={geometry.columns}",
+                f"a sample's answer depends on its row in the batch, so it cannot be packed: {by_row}", [by_row]
+            )
+        if self.refusals and not self._holds_for(args.max_valid_num, args.width):
+            raise PackingError(
+                f"this model was fixed to {self._fixed_to()}, which cannot be undone "
+                f"({_as_clauses(self.refusals[:MOST_NAMED])}); export it with dynamic axes{self._else()}",
                 self.refusals,
             )
         if self.longest is not None and args.width > self.longest:
             raise PackingError(
-                f"this model was fixed to sequences of {self.longest} tokens; segment_max_size={args.width} is longer"
+                f"this model was fixed to sequences of {self.longest} tokens; segment_max_size={args.sizes} is longer"
             )
 
+    def _holds_for(self, samples: int, width: int) -> bool:
+        return self.rows in (0, samples) and self.columns in (0, width)
 
-def unbake(graph: gs.Graph, geometry: Geometry) -> Unbaked:
-    """Change ``graph``, whose nodes must be in topological order, in place.
+    def _fixed_to(self) -> str:
+        if not self.rows:
+            return f"sequences of {self.columns} tokens"
+        if not self.columns:
+            return f"a batch of {self.rows}"
+        return f"the shape [{self.rows}, {self.columns}]"
+
+    def _else(self) -> str:
+        """What the options may be instead; a batch of one cannot be packed."""
+        if self.rows == 1:
+            return ""
+        samples = f" max_valid_num={self.rows}" if self.rows else ""
+        return f", or use{samples}" + (f" segment_max_size={self.columns}" if self.columns else "")
+
+
+def unbake(graph: gs.Graph, geometry: Geometry, bound: LengthBound) -> Unbaked:
+    """Change ``graph``, whose nodes must be in topological order, in place, for sequences within ``bound``.
 
     Does nothing to a model with variable extents. Where something cannot be shown, nothing is changed.
     """
     if geometry.shape_agnostic:
         return Unbaked()
-    shape = geometry.inputs[0].shape
-    sizes = {
-        BATCH: shape[0] if isinstance(shape[0], int) and shape[0] > 0 else _OPEN_BATCH,
-        SEQ: shape[1] if isinstance(shape[1], int) and shape[1] > 0 else _OPEN_SEQ,
-    }
-    if any(tuple(tensor.shape[:2]) != tuple(shape[:2]) for tensor in geometry.inputs):
-        return Unbaked(refusals=(because("its inputs declare different shapes"),))
-    findings = _walk(graph, geometry, sizes)
+    rows, columns = geometry.fixed
+    unbaked = Unbaked(rows=rows, columns=columns)
+    sizes = {BATCH: rows or _OPEN_BATCH, SEQ: columns or _OPEN_SEQ}
+    if any(tensor.shape[:2] != geometry.inputs[0].shape[:2] for tensor in geometry.inputs):
+        return replace(unbaked, refusals=(because("its inputs declare different shapes"),))
+    findings = _walk(graph, geometry, sizes, bound)
     if findings.refusals:
         refusals = tuple(findings.refusals.values())
         logger.debug("baked extents stay: %s", _as_clauses(refusals))
-        return Unbaked(refusals=refusals)
-    declared = infer_symbolic_shapes(graph)
+        room = min(findings.rooms, key=lambda item: item.places, default=None)
+        return replace(unbaked, refusals=refusals, room=room)
+    before = infer_symbolic_shapes(graph)
     cuts = any(extent == SEQ for axes in findings.cuts.values() for extent in axes.values())
-    changes = _Changes(graph, geometry).apply(findings)
-    _check_shapes(declared, infer_symbolic_shapes(graph, geometry.symbolic_shapes()), sizes)
-    return Unbaked(changes, longest=sizes[SEQ] if cuts else None)
+    count = _Changes(graph, geometry).apply(findings)
+    _check_shapes(before, infer_symbolic_shapes(graph, geometry.symbolic_shapes()), sizes)
+    return replace(unbaked, changes=count, longest=sizes[SEQ] if cuts else None)
 
 
 def _as_clauses(refusals: Sequence[Refusal]) -> str:
@@ -104,7 +132,7 @@ def _as_clauses(refusals: Sequence[Refusal]) -> str:
     return "; ".join(f"{item.node} {item.reason}" if item.node else item.reason for item in refusals)
 
 
-def _walk(graph: gs.Graph, geometry: Geometry, sizes: dict[Any, int]) -> Findings:
+def _walk(graph: gs.Graph, geometry: Geometry, sizes: dict[Any, int], bound: LengthBound) -> Findings:
     assumed = geometry.symbolic_shapes()
     model = export_weightless(graph, LARGEST_VALUE_READ)
     for value in model.graph.input:
@@ -115,7 +143,7 @@ def _walk(graph: gs.Graph, geometry: Geometry, sizes: dict[Any, int]) -> Finding
     early: dict[tuple[str, int], dict[int, Any]] = {}
     for _ in range(_MOST_WALKS):
         findings = Findings(grown=grown, early=early)
-        inference = BakedInference(model, sizes, dependent, constants.same, findings)
+        inference = BakedInference(model, sizes, dependent, constants.same, findings, bound)
         try:
             inference.walk()
         except RestartError:

@@ -18,6 +18,7 @@ import sympy
 from passes.base import subgraphs
 from passes.packing.tokens.axes import BATCH, SEQ, AxisMap, mentions_tokens
 from passes.packing.tokens.evaluation import evaluate
+from passes.refusal import Cause, refused
 
 Extents: TypeAlias = Mapping[sympy.Symbol, int]
 
@@ -39,10 +40,18 @@ class Positional:
         return tensor.name in self._names
 
     def value(self, tensor: gs.Tensor, seq: int, batch: int = 1) -> np.ndarray[Any, Any]:
-        """The tensor's value for a batch of ``batch`` and a sequence of ``seq`` places."""
+        """The tensor's value for a batch of ``batch`` and a sequence of ``seq`` places.
+
+        Raises:
+            RefusedError: the model cannot compute it, as where a table is shorter than the sequence.
+        """
         key = (tensor.name, seq, batch)
         if key not in self._cache:
-            self._cache[key] = self._evaluate(tensor, {BATCH: batch, SEQ: seq})
+            try:
+                self._cache[key] = self._evaluate(tensor, {BATCH: batch, SEQ: seq})
+            except Exception as error:  # the engine has no one class for what it cannot run
+                reason = f"{tensor.name!r} cannot be computed for a sequence of {seq} places ({error})"
+                raise refused(reason, Cause.SAMPLES) from error
         return self._cache[key]
 
     def table(self, tensor: gs.Tensor, axis: int, seq: int) -> np.ndarray[Any, Any] | None:

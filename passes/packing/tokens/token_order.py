@@ -15,6 +15,7 @@ from passes.node_values import constant
 from passes.operators import Family, members
 from passes.packing.tokens.axes import AxisMap, blocks
 from passes.packing.tokens.positional import Positional
+from passes.refusal import RefusedError
 
 #: Operators that move values of their first input along an axis.
 _REORDERING = members(Family.PICK) | {"ReverseSequence", "ScatterElements", "ScatterND", "TopK"}
@@ -65,7 +66,10 @@ def _takes_each_place(node: gs.Node, axes: AxisMap, positional: Positional) -> b
         return False
     if taken is None or taken.flat or indices[0] not in positional:
         return False
-    picked = positional.value(indices[0], _PLACES, batch=_SAMPLES)
+    try:
+        picked = positional.value(indices[0], _PLACES, batch=_SAMPLES)
+    except RefusedError:
+        return False
     if picked.shape[-1] != 2 or picked.shape[taken.batch] != _SAMPLES or picked.shape[taken.seq] != _PLACES:
         return False
     own = np.indices(picked.shape[:-1])

@@ -214,6 +214,7 @@ class RowAnalysis:
                     "anywhere in a row"
                 )
         else:
+            self._positional.value(tensor, self._columns)  # a table may be too short for a row
             self.plan.placed.append((node, index, own[0]))
 
 

@@ -14,6 +14,7 @@ from passes.packing.opening.axis_mapping import map_axes
 from passes.packing.opening.branches import resolve_branches
 from passes.packing.opening.geometry import Geometry, GeometryFinder
 from passes.packing.opening.known_extents import fold_known_extents
+from passes.packing.opening.length_bound import LengthBound
 from passes.packing.tokens.axes import BATCH, SEQ, TokenAxes
 from passes.shapes.input_shapes import InputShapes
 from passes.shapes.symbolic import infer_symbolic_shapes
@@ -118,7 +119,7 @@ def test_axes_are_mapped_behind_a_branch_that_is_decided() -> None:
     graph = import_graph(around(BRANCH.format(axis=1, end=2, condition="c = Squeeze (e, zero)")))
     graph.toposort(mode="nodes")
     geometry = found(graph)
-    axes, unbaked = map_axes(graph, geometry)
+    axes, unbaked = map_axes(graph, geometry, LengthBound(9))
     assert axes.axes(graph.outputs[0]) == TokenAxes(0, 1)
     assert unbaked.changes == 0
 
@@ -129,4 +130,4 @@ def test_an_attention_that_goes_on_from_an_earlier_run_is_refused() -> None:
     }""")
     graph = import_graph(model)
     with pytest.raises(PackingError, match="'k'; packing runs whole samples"):
-        map_axes(graph, Geometry((graph.inputs[0],), 0, 0))
+        map_axes(graph, Geometry((graph.inputs[0],), 0, 0), LengthBound(9))
