@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
-from passes.operators import ELEMENTWISE, Family, members
+from passes.operators import ELEMENTWISE, QUANTISATION, Family, members
 from passes.packing.isolation.facts import Facts
 from passes.packing.isolation.proof import IsolationProof, Unproved
 from passes.packing.isolation.rules import RULES
@@ -18,7 +18,7 @@ from passes.refusal import Cause, Refusal, explain
 #: Samples that may share a run, from all to none: any others, those of the same length, no other.
 ANY, SAME_LENGTH, NONE = "any", "same_length", "none"
 #: Operators that may apply a mask: they compute or move each place alone.
-_CHEAP = ELEMENTWISE | members(Family.ORDER, Family.AXES) | {"Expand"}
+_CHEAP = ELEMENTWISE | QUANTISATION | members(Family.ORDER, Family.AXES) | {"Expand"}
 
 
 @dataclass(frozen=True)
