@@ -16,7 +16,7 @@ from passes.refusal import Refusal, because
 
 
 def refuse_scales(node: gs.Node, axes: AxisMap) -> Refusal | None:
-    """Why the scales of a (de)quantisation are not the same in every run, or have more than one axis; None otherwise."""
+    """Why the scales of a (de)quantisation are not those of every run, or have more than one axis; None otherwise."""
     computed = next((t for t in node.inputs[1:] if not t.is_empty() and not axes.is_free(t)), None)
     if computed is not None:
         return because(f"its scale {computed.name!r} depends on the inputs, so all samples of a run share it")
@@ -64,5 +64,5 @@ def _parameters(node: gs.Node) -> list[gs.Tensor]:
 def _equal(left: gs.Tensor, right: gs.Tensor) -> bool:
     if left is right:
         return True
-    values = constant(left), constant(right)
-    return values[0] is not None and values[1] is not None and np.array_equal(*values)
+    ours, theirs = constant(left), constant(right)
+    return ours is not None and theirs is not None and np.array_equal(ours, theirs)
