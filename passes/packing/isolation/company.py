@@ -102,12 +102,16 @@ def mask_application(placed: PlacedGraph, sink: gs.Node, masks: Sequence[str]) -
 
 
 def _packed_ancestors(sink: gs.Node, placed: PlacedGraph) -> set[int]:
-    """Ids of the packed nodes that lead to ``sink`` with nothing but cheap ones, and none unpacked, between."""
+    """Ids of the packed nodes that lead to ``sink`` with nothing but cheap ones, and none unpacked, between.
+
+    A DequantizeLinear stands on the side of what reads it, and is passed on either.
+    """
     seen: set[int] = set()
     todo = list(sink.inputs)
     while todo:
         for node in todo.pop().inputs:
-            if id(node) in seen or not placed.runs_packed(node) or node.op not in _CHEAP:
+            side = placed.runs_packed(node) or node.op == "DequantizeLinear"
+            if id(node) in seen or not side or node.op not in _CHEAP:
                 continue
             seen.add(id(node))
             todo.extend(node.inputs)
