@@ -29,6 +29,23 @@ def constant(tensor: gs.Tensor) -> np.ndarray | None:
     return None
 
 
+def known_values(tensor: gs.Tensor, most: int) -> np.ndarray | None:
+    """The constant, or the numbers that a DequantizeLinear makes of constants of at most ``most`` elements.
+
+    None for anything else, and where a weight has more elements.
+    """
+    values = constant(tensor)
+    node = tensor.inputs[0] if values is None and tensor.inputs else None
+    if node is None or node.op != "DequantizeLinear":
+        return values
+    parameters = [constant(item) for item in node.inputs if not item.is_empty()]
+    levels, scale, *point = parameters
+    if levels is None or scale is None or any(item is None for item in point) or levels.size > most or scale.size != 1:
+        return None
+    shift = point[0].astype(np.float64) if point and point[0] is not None else 0.0
+    return ((levels.astype(np.float64) - shift) * scale.astype(np.float64)).astype(scale.dtype)
+
+
 def constant_or_empty(tensor: gs.Tensor) -> list[Any]:
     """The constant's elements, or an empty list."""
     values = constant(tensor)

@@ -27,6 +27,7 @@ class Family(enum.Enum):
     CLAMP = "keeps values within bounds"
     COMPARISON = "compares"
     CONVERSION = "changes the type alone"
+    QUANTISATION = "rounds to whole numbers by a scale and a zero point, or gives back the numbers that these stand for"
     ORDER = "[a, b] -> [a * b]: keeps each value and their row-major order"
     AXES = "[a, b] -> [b, a]: keeps each value, moves axes"
     REPEAT = "[a, 1] -> [a, b]: repeats values"
@@ -151,6 +152,8 @@ _STANDARD: Mapping[str, OperatorFacts] = {
     # What keeps its values.
     "Cast": _each(family=Family.CONVERSION, keeps_zero=True),
     "CastLike": _each(15, family=Family.CONVERSION, first_alone=True, keeps_zero=True),
+    "DequantizeLinear": OperatorFacts(10, family=Family.QUANTISATION),
+    "QuantizeLinear": OperatorFacts(10, family=Family.QUANTISATION),
     "Identity": _each(family=Family.ORDER, keeps_zero=True),
     "Flatten": _order(),
     "Reshape": _order(shape_input=1),
@@ -242,6 +245,8 @@ WHOLE = _standard(lambda facts: facts.whole)
 ARGUED = _standard(lambda facts: facts.argued)
 #: Those that hand on the values that they read, in their order, if in another shape or type.
 KEEPS_VALUES = members(Family.ORDER, Family.CONVERSION)
+#: Those that turn numbers into levels of a scale, and levels into numbers.
+QUANTISATION = members(Family.QUANTISATION)
 #: Those that move values without computing.
 MOVES = members(Family.ORDER, Family.AXES, Family.REPEAT, Family.CUT, Family.PICK, Family.JOIN)
 CONTRIB_ELEMENTWISE = frozenset(op for op, facts in _CONTRIB.items() if facts.elementwise)

@@ -30,11 +30,13 @@ from poprt.convert_options import (
     read_options,
 )
 from poprt.errors import PoprtError
+from poprt.executable import Executable
 from poprt.isolation import Compile, IsolationTrial, try_isolation
 from poprt.load_check import check_loads
 from poprt.progress import pass_progress
 from poprt.sample_data import Array, InputInfo, model_inputs
 from poprt.verify import Verification, sample_case, verify
+from poprt.verify_served import compile_quietly
 
 #: The least opset that the passes work on, and the one that packing needs.
 LEAST_OPSET, PACKING_OPSET = 13, 17
@@ -58,7 +60,8 @@ class Converter(ConvertKeywords):
         fp16_skip_op_types: operator types that stay in fp32.
         skip_passes, used_passes: default passes to leave out; passes to add after the default ones, in order. Only
             ``insert_attention_mask`` runs earlier, instead of ``packed_transformer``: it works on open axes.
-        check: compare the numbers of both models afterwards; see ``verification``.
+        check: compare the numbers of both models afterwards, the converted one as it is written and compiled, as it is
+            served; see ``verification``.
         skip_isolation_check: do not try, on the compiled model, whether samples of one run leave each other's answers
             alone. Every conversion with packing does; see ``isolation``.
         skip_check_load: do not open onnxruntime on the converted model to see that it loads it; see ``load_check``.
@@ -105,8 +108,20 @@ class Converter(ConvertKeywords):
         """
         work = onnx.ModelProto()
         work.CopyFrom(model)
-        converted = self.convert_in_place(work, compile_model=compile_model)
-        self.verification = verify(model, converted, self.options.precision) if self.options.check else None
+        if not self.options.check:
+            self.verification = None
+            return self.convert_in_place(work, compile_model=compile_model)
+        made: list[Executable] = []
+
+        def compile_and_keep(parted: PartedModel) -> Executable:
+            made.append((compile_model or compile_quietly)(parted))
+            return made[-1]
+
+        converted = self.convert_in_place(work, compile_model=compile_and_keep)
+        if self.isolation is not None and self.isolation.fell_back:
+            made.clear()  # it says that more samples may share a run than now do
+        executable = made[-1] if made else None
+        self.verification = verify(model, converted, self.options.precision, executable=executable)
         return converted
 
     def convert_in_place(self, model: onnx.ModelProto, *, compile_model: Compile | None = None) -> onnx.ModelProto:

@@ -19,7 +19,6 @@ import onnx
 from passes.errors import PackingError
 from passes.packed_model import PackedModel
 from passes.parted import PartedModel
-from poprt.compiler import Compiler, CompilerOptions
 from poprt.compiler.versions import versions
 from poprt.errors import PoprtError
 from poprt.executable import Executable, PackingSpec
@@ -28,6 +27,7 @@ from poprt.sample_data import InputInfo, other_array
 from poprt.sizes import weight_bytes
 from poprt.verify import differences
 from poprt.verify_packed import draw_sample
+from poprt.verify_served import compile_quietly
 from poprt_format.packing import ANY, NONE, SAME_LENGTH
 
 #: Set on the log record of a failed trial, so that a program (and the test suite) can tell it from other warnings.
@@ -113,7 +113,7 @@ def try_isolation(
     if weight_bytes(model.model) > _LARGE:
         gc.collect()  # graphs of the passes refer to themselves: their weights would stay beside the engine's
     try:
-        bench = Bench((compile_model or _compile)(model))
+        bench = Bench((compile_model or compile_quietly)(model))
         trial = _try(bench, packed.neighbours, inputs)
     except PoprtError as error:
         logger.warning("whether samples of one run are independent could not be tried: %s", error)
@@ -121,10 +121,6 @@ def try_isolation(
     if trial.fell_back:
         _fall_back(model.model, packed, trial, operators(bench.executable), logger)
     return trial
-
-
-def _compile(model: PartedModel) -> Executable:
-    return Compiler.compile(model, None, CompilerOptions.from_dict({"show_compilation_progress_bar": False}))
 
 
 def _try(bench: Bench, neighbours: str, inputs: Sequence[InputInfo]) -> IsolationTrial:

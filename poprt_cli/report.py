@@ -140,9 +140,11 @@ def _add_check(table: Table, verification: Verification | None) -> None:
     if verification is None:
         return
     for output in verification.outputs:
+        served = "" if output.served_abs_diff is None else f" (as served {output.served_abs_diff:.3g})"
         figures = (
-            f"{output.name}: {'pass' if output.passed else 'FAIL'}, max abs diff {output.max_abs_diff:.3g}, "
-            f"mean {output.mean_abs_diff:.3g}, tolerance {output.tolerance:.3g}"
+            f"{output.name}: {'pass' if output.passed else 'FAIL'}, max abs diff {output.max_abs_diff:.3g}{served}, "
+            f"mean {output.mean_abs_diff:.3g}, tolerance {output.tolerance:.3g}; "
+            f"onnxruntime's optimiser moves the original by {output.optimiser_abs_diff:.3g}"
         )
         table.add_row("check", escape(figures), "", "")
     table.add_section()

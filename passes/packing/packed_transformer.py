@@ -18,6 +18,7 @@ from passes.packing.across_rows.head_pattern import report_head
 from passes.packing.across_rows.rewrite import rewrite, sample_token_axes
 from passes.packing.across_rows.unpack_reasons import explain_unpacks
 from passes.packing.isolation.company import ANY, NONE, SAME_LENGTH, Isolation, isolate
+from passes.packing.isolation.quantised_scores import hide_quantised_padding
 from passes.packing.isolation.sharpen import Sharpener
 from passes.packing.opening.axis_mapping import map_axes
 from passes.packing.opening.geometry import Geometry, GeometryFinder
@@ -83,6 +84,7 @@ class PackedTransformer(GraphPass):
         share = self._checked_share(placed, geometry)
         report_head(placed, self._args.head_pattern)
         masks = find_masks(placed, geometry.inputs)
+        hidden = hide_quantised_padding(placed, [*masks.explicit, *masks.derived], geometry.inputs[0])
         isolation = isolate(placed, masks.explicit, self._args.width)
         sharpened = Sharpener(placed, isolation.facts, geometry.inputs[0]).run()
         agnostic = not unbaked.refusals
@@ -103,7 +105,7 @@ class PackedTransformer(GraphPass):
         self.logger.debug("packed %d of %d nodes", len(placed.placement.packed), original_ops)
         result.count("Unpacks", _count(graph, "Unpack"))
         result.count("Repacks", _count(graph, "Repack"))
-        result.count("masks strengthened", sharpened)
+        result.count("masks strengthened", sharpened + hidden)
         result.details["packed share of FLOPs"] = round(share.share, 4)
         return result
 

@@ -19,6 +19,7 @@ from passes.errors import RewriteError
 from passes.fusion.erf_gelu_pattern import ErfGeluPattern
 from passes.manager import PassManager
 from passes.parted import PartedModel
+from passes.precision.unsign_dequantised import UnsignDequantised
 from passes.precision.unsign_weights import UnsignWeights
 from poprt.compiler.cache import cached
 from poprt.compiler.fuse_int8 import FuseInt8
@@ -129,7 +130,8 @@ def _compile(source: Source, outputs: list[str], options: CompilerOptions, progr
         weights_elsewhere=True,
     )
     model = manager.run(source.model)
-    if any(record.name == UnsignWeights.name and record.result.modified for record in manager.records):
+    unsigning = (UnsignWeights.name, UnsignDequantised.name)
+    if any(record.name in unsigning and record.result.modified for record in manager.records):
         logger.warning(
             "this CPU has no 8-bit dot products: int8 weights are stored unsigned, exact here and slow on other CPUs"
         )
@@ -157,7 +159,7 @@ def _lowerings(
         steps += [FlipKeys(), GatherHeads()]  # in this order: the first looks at reshapes that the second takes out
     steps.append(ErfGeluPattern())  # the engine knows GELU in fewer spellings than exporters have
     if lacks_int8_dot_products():
-        steps.append(UnsignWeights(source.weights))
+        steps += [UnsignWeights(source.weights), UnsignDequantised(source.weights)]
     steps.append(FuseInt8())
     return steps
 

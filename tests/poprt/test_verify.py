@@ -52,9 +52,9 @@ def spoil(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def test_a_model_equals_itself() -> None:
-    outcome = verify(bert(), bert())
-    assert outcome.passed
-    assert outcome.outputs[0].max_abs_diff == 0
+    check = verify(bert(), bert()).outputs[0]
+    assert check.passed
+    assert check.max_abs_diff == check.served_abs_diff == check.optimiser_abs_diff < 1e-6  # its rewrites add otherwise
 
 
 def test_int8_is_judged_without_the_overflow_of_some_kernels(caplog: pytest.LogCaptureFixture) -> None:

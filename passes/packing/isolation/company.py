@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
-from passes.operators import ELEMENTWISE, Family, members
+from passes.operators import ELEMENTWISE, QUANTISATION, Family, members
 from passes.packing.isolation.facts import Facts
 from passes.packing.isolation.proof import IsolationProof, Unproved
 from passes.packing.isolation.rules import RULES
@@ -18,7 +18,7 @@ from passes.refusal import Cause, Refusal, explain
 #: Samples that may share a run, from all to none: any others, those of the same length, no other.
 ANY, SAME_LENGTH, NONE = "any", "same_length", "none"
 #: Operators that may apply a mask: they compute or move each place alone.
-_CHEAP = ELEMENTWISE | members(Family.ORDER, Family.AXES) | {"Expand"}
+_CHEAP = ELEMENTWISE | QUANTISATION | members(Family.ORDER, Family.AXES) | {"Expand"}
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,16 @@ def mask_application(placed: PlacedGraph, sink: gs.Node, masks: Sequence[str]) -
 
 
 def _packed_ancestors(sink: gs.Node, placed: PlacedGraph) -> set[int]:
-    """Ids of the packed nodes that lead to ``sink`` with nothing but cheap ones, and none unpacked, between."""
+    """Ids of the packed nodes that lead to ``sink`` with nothing but cheap ones, and none unpacked, between.
+
+    A DequantizeLinear stands on the side of what reads it, and is passed on either.
+    """
     seen: set[int] = set()
     todo = list(sink.inputs)
     while todo:
         for node in todo.pop().inputs:
-            if id(node) in seen or not placed.runs_packed(node) or node.op not in _CHEAP:
+            side = placed.runs_packed(node) or node.op == "DequantizeLinear"
+            if id(node) in seen or not side or node.op not in _CHEAP:
                 continue
             seen.add(id(node))
             todo.extend(node.inputs)

@@ -10,13 +10,14 @@ import onnx
 import onnx_graphsurgeon as gs
 import sympy
 
-from passes.node_values import constant
+from passes.node_values import known_values
 from passes.operators import ARGUED, KEEPS_VALUES
 from passes.packing.isolation.facts import Facts, facts_of
 from passes.packing.isolation.positions import PositionFacts
 from passes.packing.isolation.values import NUMBER, ORDINARY, UNIT, UNKNOWN, ZERO, Values
 from passes.packing.tokens.axes import BATCH, SEQ, AxisMap, show
 from passes.packing.tokens.positional import Positional
+from passes.packing.tokens.quantised import refuse_scales, scaled_axis
 from passes.packing.tokens.sides import PlacedGraph
 from passes.refusal import Cause, Refusal, RefusedError, because, refused
 from passes.shapes.symbolic import Shape
@@ -77,6 +78,13 @@ class View:
     def is_boolean(self, tensor: gs.Tensor) -> bool:
         """Whether the tensor holds truth values."""
         return element_type(self._proof.axes, tensor) == onnx.TensorProto.BOOL
+
+    def refuse_scales(self) -> Refusal | None:
+        """Why the scales of the node, a (de)quantisation, differ from run to run or from place to place."""
+        refusal = refuse_scales(self.node, self._proof.axes)
+        if refusal is None and scaled_axis(self.node, self._proof.axes) in self.seq(self.node.inputs[0]):
+            return because("its scales differ from place to place")
+        return refusal
 
     @property
     def graph_outputs(self) -> list[gs.Tensor]:
@@ -172,7 +180,7 @@ class IsolationProof:
             RefusedError: it is a number that depends on how far the samples are padded.
         """
         if self.axes.is_free(tensor):
-            return Facts(_range(constant(tensor)))
+            return Facts(_range(known_values(tensor, _LARGEST_LOOKED_AT)))
         if tensor in self.positional:
             return self._positions.facts(tensor)
         facts = self._facts.get(tensor.name, Facts())

@@ -1,7 +1,9 @@
 """Which nodes run packed: all that treat every token alone, less those that save nothing there.
 
 A crossing costs a copy. A node that only moves axes, or whose result is a few numbers a token, is run on the side
-where its neighbours are, so that the tensor that crosses is the smaller or the better laid out one.
+where its neighbours are, so that the tensor that crosses is the smaller or the better laid out one. QuantizeLinear goes
+with what makes its input, DequantizeLinear with what reads its result: levels of 8 bits cross, and the engine, which
+fuses a product with those around it, finds them beside the product.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from passes.refusal import Refusal
 
 #: Nodes whose work is worth a crossing by itself.
 HEAVY_OPS = members(Family.PRODUCT)
-_LAYOUT_OPS = members(Family.ORDER, Family.AXES) | {"Cast", "Expand"}
+_LAYOUT_OPS = members(Family.ORDER, Family.AXES) | {"Cast", "Expand", "DequantizeLinear"}
 _NARROW = 8  # numbers a token: ids, masks, logits of small heads
 
 
@@ -90,6 +92,8 @@ def _saves_nothing(node: gs.Node, placed: PlacedGraph, outputs: set[int]) -> boo
     if any(id(tensor) in outputs for tensor in node.outputs):
         return False
     from_unpacked = [tensor for tensor in node.inputs if axes.axes(tensor) and not placed.comes_packed(tensor)]
+    if node.op == "QuantizeLinear" and from_unpacked:
+        return True
     if node.op in _LAYOUT_OPS and any(not _canonical(tensor, axes) for tensor in from_unpacked):
         return True
     consumers = [consumer for tensor in node.outputs for consumer in tensor.outputs]

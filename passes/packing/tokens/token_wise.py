@@ -12,9 +12,19 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.node_values import axes_argument, constant, constant_or_empty
-from passes.operators import CONTRIB, CONTRIB_ELEMENTWISE, ELEMENTWISE, FIRST_ALONE, Family, default_axis, members
+from passes.operators import (
+    CONTRIB,
+    CONTRIB_ELEMENTWISE,
+    ELEMENTWISE,
+    FIRST_ALONE,
+    QUANTISATION,
+    Family,
+    default_axis,
+    members,
+)
 from passes.packing.tokens.axes import AxisMap, TokenAxes, blocks, is_known, show
 from passes.packing.tokens.broadcasting import refuse_operand
+from passes.packing.tokens.quantised import refuse_scales, scaled_axis
 from passes.refusal import Refusal, because
 from passes.shapes.symbolic import Shape
 
@@ -68,6 +78,14 @@ def _elementwise(node: gs.Node, axes: AxisMap) -> Verdict:
 @_rule(*FIRST_ALONE)
 def _first_operand_elementwise(node: gs.Node, axes: AxisMap) -> Verdict:
     return _broadcast(node.inputs[:1], node, axes) or _must_not_carry(node.inputs[1:], axes)
+
+
+# [B, S, H] by a constant scale, or by [H] scales on axis 2 -> [B, S, H]: token-wise. By [S] on axis 1 it is not.
+@_rule(*QUANTISATION)
+def _quantisation(node: gs.Node, axes: AxisMap) -> Verdict:
+    refusal = _broadcast(node.inputs[:1], node, axes) or refuse_scales(node, axes)
+    axis = None if refusal else scaled_axis(node, axes)
+    return refusal if axis is None else _untouched(node.inputs[0], [axis], axes)
 
 
 # [B, S, H] -> [B, S, H]: token-wise, for it does nothing outside training.

@@ -25,6 +25,7 @@ from passes.errors import PackingError
 from passes.operators import Family, members
 from passes.packing.tokens.axes import AxisMap, show
 from passes.packing.tokens.positional import Positional, sequence_axes
+from passes.packing.tokens.quantised import refuse_scales, scaled_axis
 from passes.packing.tokens.token_wise import why_not_token_wise
 from passes.refusal import Cause, Refusal, RefusedError, because, explain, refused
 from passes.shapes.symbolic import Shape
@@ -175,6 +176,14 @@ class RowAnalysis:
         if len(axes) == 2:
             return State.BLOCK if block else State.PAIR
         raise refused(f"its result {show(self.shape(node.outputs[0]))} does not belong to one place or a pair of them")
+
+    def check_scales(self, node: gs.Node) -> None:
+        """Check that a (de)quantisation has the same scales at every place of a row, and in every run."""
+        refusal = refuse_scales(node, self._axes)
+        if refusal is not None:
+            raise RefusedError(refusal)
+        if scaled_axis(node, self._axes) in self.seq(node.inputs[0]):
+            raise refused("its scales differ from place to place of a row")
 
     def operands(self, node: gs.Node, indices: range | None = None) -> None:
         """Check that operands that broadcast to the result line up with its sequence axes; note positional ones."""

@@ -8,11 +8,15 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.fusion.attention_ops import input_at, require_attention_inputs
-from passes.node_values import axes_argument, constant
-from passes.operators import CONTRIB, CONTRIB_ELEMENTWISE, ELEMENTWISE, Family, lookup, members
+from passes.node_values import axes_argument, constant, known_values
+from passes.operators import CONTRIB, CONTRIB_ELEMENTWISE, ELEMENTWISE, QUANTISATION, Family, lookup, members
 from passes.packing.tokens.axes import show
+from passes.packing.tokens.quantised import keeps_zero, rounded_by
 from passes.packing.within_rows.row_analysis import RowAnalysis, Rule, State
 from passes.refusal import refused
+
+#: Elements of a quantised constant up to which its numbers are looked at.
+_FEW = 1 << 10
 
 #: Domain and operator -> rule. An operator without a rule must treat every token alone.
 ROW_RULES: dict[tuple[str, str], Rule] = {}
@@ -51,8 +55,18 @@ def _keeps_zero(analysis: RowAnalysis, node: gs.Node) -> bool:
 
 
 def _is_zero(tensor: gs.Tensor) -> bool:
-    values = constant(tensor)
+    values = known_values(tensor, _FEW)
     return values is not None and not values.any()
+
+
+# [B, S, S] BLOCK by a constant scale -> [B, S, S] BLOCK, where zero stays zero. [B, S, H] by [S] scales: refused.
+@_rule(*QUANTISATION)
+def _quantisation(analysis: RowAnalysis, node: gs.Node) -> State:
+    analysis.check_scales(node)
+    # Levels of what is zero are the zero point; read as numbers again, they are zero.
+    source = rounded_by(node)
+    zero = analysis.of(node.inputs[0]) is State.BLOCK and keeps_zero(node)
+    return analysis.by_rank(node, block=zero or (source is not None and analysis.of(source) is State.BLOCK))
 
 
 # [B, S, S] BLOCK @ [B, S, H] TOKEN -> [B, S, H] TOKEN. [B, S, S] PAIR @ [B, S, H] TOKEN mixes samples.
