@@ -17,14 +17,15 @@ from passes.packed_model import PackedModel
 from poprt.compiler.lower_int8 import with_exact_products
 from poprt.engine.plain import plain_session
 from poprt.errors import PoprtError
+from poprt.own_precision import own_precision
 from poprt.sample_data import Array, InputInfo, model_inputs, random_array
 from poprt.sizes import LARGEST_MESSAGE, weight_bytes
 from poprt.verify_packed import PackedCase, pack_samples
 
 #: Largest difference relative to the largest magnitude of an output, by precision. For the floats a magnitude below 1
 #: counts as 1. int8's tolerance is too wide for that: it would let pass any embedding of unit length.
-TOLERANCE = {"fp32": 1e-5, "fp16": 2e-2, "int8": 1.5e-1}
-_LEAST_MAGNITUDE = {"fp32": 1.0, "fp16": 1.0, "int8": 1e-3}
+TOLERANCE = {"fp32": 1e-5, "fp16": 2e-2, "bf16": 1e-1, "int8": 1.5e-1}
+_LEAST_MAGNITUDE = {"fp32": 1.0, "fp16": 1.0, "bf16": 1.0, "int8": 1e-3}
 
 logger = logging.getLogger("poprt")
 
@@ -64,11 +65,13 @@ def verify(
     """Run both models on the same random data and compare the outputs that both have.
 
     A packed model gets samples of random lengths, packed; each is compared with its own unpadded run of the original.
-    Integer products are exact on every CPU, as they are in an executable compiled on it.
+    Integer products are exact on every CPU, as they are in an executable compiled on it. The tolerance is that of
+    ``precision``, or of the half precision in which the original computes by itself, whichever is wider.
 
     Raises:
         PoprtError: a model cannot be run, or the two have no output in common.
     """
+    precision = max(precision, own_precision(original), key=TOLERANCE.__getitem__)
     names = _common_outputs(original, converted)
     case = sample_case(model_inputs(original), converted, seed)
     session = engine_session(with_exact_products(original))  # one session at a time: each holds a copy of the weights
