@@ -1,4 +1,4 @@
-"""What the installed engine says of operators: the schemas of its own, in onnx's form, and which have a float16 kernel."""
+"""What the installed engine says of operators: the schemas, in onnx's form, and which have a float16 kernel."""
 
 from __future__ import annotations
 

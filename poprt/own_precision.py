@@ -13,7 +13,7 @@ _HALVES = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
 
 
 def own_precision(model: onnx.ModelProto) -> str:
-    """"bf16" or "fp16" where some node computes in that type (bf16 where both are), else "fp32".
+    """ "bf16" or "fp16" where some node computes in that type (bf16 where both are), else "fp32".
 
     Weights in half precision that are cast before anything computes with them do not count.
     """
@@ -25,7 +25,9 @@ def own_precision(model: onnx.ModelProto) -> str:
 
 def _computed(graph: onnx.GraphProto, outer: Mapping[str, str]) -> set[str]:
     halves = dict(outer)
-    halves.update((tensor.name, _HALVES[tensor.data_type]) for tensor in graph.initializer if tensor.data_type in _HALVES)
+    halves.update(
+        (tensor.name, _HALVES[tensor.data_type]) for tensor in graph.initializer if tensor.data_type in _HALVES
+    )
     for value in graph.input:
         if value.type.tensor_type.elem_type in _HALVES:
             halves[value.name] = _HALVES[value.type.tensor_type.elem_type]

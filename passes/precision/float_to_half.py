@@ -68,7 +68,7 @@ class FloatToHalf(GraphPass):
     def _keep_what_half_cannot(
         self, root: gs.Graph, kept: set[int], rules: HalfRules, values: HalfValues, result: PassResult
     ) -> None:
-        """Grow ``kept``, which ``rules`` read, by what the engine refuses in float16, and what would lose its weights."""
+        """Grow ``kept``, which ``rules`` read, by what the engine refuses in float16 and what would lose weights."""
         nodes = all_nodes(root)
         for node in list(refused_in_half(nodes, rules, opset_imports(root))):
             kept.add(id(node))
@@ -77,10 +77,13 @@ class FloatToHalf(GraphPass):
         lost = list(losses(plain, lambda node, i: rules.input(node, i) is Precision.HALF, values.fills))
         for loss in lost:
             result.refuse(loss.node, f"stays float32: {loss.reason}")
-        kept.update(id(node) for node in (*(loss.node for loss in lost), *beyond_half(lost)))
+        reach = beyond_half(nodes, lost)
+        kept.update(id(node) for node in (*(loss.node for loss in lost), *reach.nodes))
         add_bridges(nodes, kept)
         if lost:
             self.logger.warning("%s", _say_lost(lost))
+        for name in (tensor.name for tensor in root.outputs if tensor.name in reach.large):
+            self.logger.warning("output %r is float16 and may overflow: it is about %.2g", name, reach.large[name])
 
     def _report_unused_skips(self, graph: gs.Graph) -> None:
         present = {node.op for scope in walk_graphs(graph) for node in scope.nodes}
@@ -107,7 +110,7 @@ class FloatToHalf(GraphPass):
 def _say_lost(lost: Sequence[Loss]) -> str:
     named = "; ".join(f"{node_label(loss.node)}: {loss.reason}" for loss in lost[:_MOST_NAMED])
     more = f"; and {len(lost) - _MOST_NAMED} more, see the report" if len(lost) > _MOST_NAMED else ""
-    return f"nodes stay float32 whose weights float16 cannot hold: {named}{more}"
+    return f"{len(lost)} node{'s' * (len(lost) > 1)} left in float32 because of the weights: {named}{more}"
 
 
 def _own_functions(graph: gs.Graph) -> list[gs.Function]:

@@ -1,6 +1,6 @@
 """Which nodes read weights that float16 cannot hold: numbers beyond its range, or lost below it.
 
-A mask's fill is no such weight. It is there to be lower (or higher) than every score, and any large number is.
+A mask's fill is no such weight (half_fills.py).
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.operators import MOVES, Family, members
-from passes.precision.half_values import LARGEST_HALF, read_values
+from passes.precision.half_fills import is_fill
+from passes.precision.half_values import LARGEST_HALF, float_constant
 from passes.shapes.dtypes import FLOAT, has_dtype
 
 Array = np.ndarray[Any, Any]
 
 #: A relative error that shows in results; float16's own rounding is 2^-11.
 LARGEST_ERROR = 2.0**-7
-#: No measured quantity: float32's own limits, and what programs write for infinity.
-_SENTINEL = 1e30
 #: Where the root mean square of a tensor lies lower, float16's step of 2^-24 below 2^-14 makes a larger error.
 _LEAST_RMS = 2.0**-18
 #: By operator, the inputs that others are multiplied by. Elsewhere a tiny number is added, and its loss is as tiny.
@@ -41,14 +39,6 @@ _FACTORS = {
     "LSTM": (1, 2),
     "Attention": (1,),
 }
-_PASSING = MOVES | members(Family.ARITHMETIC, Family.CLAMP, Family.CONVERSION, Family.SIGN) | {"Where", "Sum"}
-_LOOKS_FOR_LARGEST = frozenset(
-    """Softmax LogSoftmax Hardmax ReduceMax ReduceMin ReduceLogSumExp ArgMax ArgMin TopK Max Min MaxPool GlobalMaxPool
-    Exp Sigmoid Tanh HardSigmoid Attention MultiHeadAttention GroupQueryAttention BiasSoftmax PackedAttention
-    DecoderMaskedMultiHeadAttention""".split()
-)
-_FILLS = frozenset(["Where", "ScatterElements", "ScatterND", "Pad"])
-_BOUNDS = members(Family.CLAMP)
 _DEVIATIONS = 4  # from the mean: further away lies next to nothing
 
 
@@ -59,12 +49,12 @@ class Loss:
     Attributes:
         node: what reads it.
         reason: for people, to follow the node's name.
-        wide_input: whether it says that what it is combined with may be beyond float16 as well.
+        input_too: whether it says that what the node computes with may be lost in float16 as well.
     """
 
     node: gs.Node
     reason: str
-    wide_input: bool = False
+    input_too: bool = False
 
 
 def losses(nodes: Iterable[gs.Node], reads_half: Callable[[gs.Node, int], bool], fills: set[str]) -> Iterator[Loss]:
@@ -90,30 +80,17 @@ def losses(nodes: Iterable[gs.Node], reads_half: Callable[[gs.Node, int], bool],
                 break
 
 
-def float_constant(tensor: gs.Tensor) -> Array | None:
-    """The numbers of a float32 initializer, or of what Constant and ConstantOfShape make; None for anything else."""
-    if isinstance(tensor, gs.Constant):
-        return read_values(tensor)
-    maker = tensor.inputs[0] if tensor.inputs else None
-    if maker is None or maker.op not in ("Constant", "ConstantOfShape"):
-        return None
-    value = maker.attrs.get("value", maker.attrs.get("value_float", maker.attrs.get("value_floats")))
-    if value is None or isinstance(value, gs.Node.AttributeRef):
-        return None
-    return np.asarray(value.values if isinstance(value, gs.Constant) else value, np.float32)
-
-
 def _loss(node: gs.Node, index: int, name: str, values: Array, fills: set[str]) -> Loss | None:
     beyond = _beyond(values)
     if beyond.size:
-        if _is_fill(node, beyond):
+        if is_fill(node, beyond):
             fills.add(name)
             return None
         worst = float(beyond[np.abs(beyond).argmax()])
-        return Loss(node, f"{name!r} holds {worst:.3g}, beyond float16", wide_input=node.op == "Div" and index == 1)
+        return Loss(node, f"{name!r} holds {worst:.3g}, beyond float16", input_too=node.op == "Div" and index == 1)
     if index in _FACTORS.get(node.op, ()) and _vanishes(values):
         reason = f"the factor {name!r} is too small for float16: at most {np.abs(values).max():.3g}"
-        return Loss(node, reason, wide_input=node.op == "Mul")
+        return Loss(node, reason, input_too=node.op == "Mul")
     if node.op == "Div" and index == 1 and _relative_error(values) > LARGEST_ERROR:
         least = np.abs(values[values != 0]).min()
         return Loss(node, f"the divisor {name!r} is too small for float16: at least {least:.3g}")
@@ -141,35 +118,10 @@ def _relative_error(values: Array) -> float:
     return float((np.abs(exact.astype(np.float16) - exact) / np.abs(exact)).max(initial=0.0))
 
 
-def _is_fill(node: gs.Node, beyond: Array) -> bool:
-    """Whether numbers beyond float16 stand for "lower than all others", or are a bound that nothing reaches."""
-    if node.op == "Div":
-        return False
-    below, above = bool((beyond < 0).all()), bool((beyond > 0).all())
-    if (np.abs(beyond) >= _SENTINEL).all() or (node.op in _FILLS and below):
-        return True
-    if node.op in _BOUNDS:
-        return node.op == "Clip" or (below if node.op == "Max" else above)
-    return node.op in _PASSING and _is_compared(node)
-
-
-def _is_compared(node: gs.Node) -> bool:
-    """Whether what ``node`` makes ends, added to or moved, where the largest number wins."""
-    stack, seen = [node], {id(node)}
-    while stack:
-        for reader in (reader for tensor in stack.pop().outputs for reader in tensor.outputs):
-            if reader.op in _LOOKS_FOR_LARGEST:
-                return True
-            if reader.op in _PASSING and id(reader) not in seen:
-                seen.add(id(reader))
-                stack.append(reader)
-    return False
-
-
 def _lost_statistics(node: gs.Node) -> Iterator[Loss]:
     """A BatchNormalization whose factor and offset a channel, made from rounded statistics, are others.
 
-    Its mean and variance tell the range of what it reads, too.
+    Mean and variance tell the range of what it reads, too: beyond float16, or too far from zero for its steps.
     """
     arrays = [array for tensor in node.inputs[1:5] if (array := float_constant(tensor)) is not None]
     if len(arrays) < 4 or len({array.shape for array in arrays}) > 1:
@@ -179,16 +131,17 @@ def _lost_statistics(node: gs.Node) -> Iterator[Loss]:
     factor, offset = _line(exact, epsilon)
     with np.errstate(all="ignore"):
         rounded_factor, rounded_offset = _line(exact.astype(np.float16).astype(np.float64), epsilon)
-        deviation = np.sqrt(exact[3] + epsilon)
-        error = np.abs(rounded_factor - factor) * deviation + np.abs(rounded_offset - offset)
-    size = float((np.abs(exact[0]) + np.abs(exact[1])).max(initial=0.0))
-    if (error <= LARGEST_ERROR * size).all():
+        error = np.abs(rounded_factor - factor) * np.sqrt(exact[3] + epsilon) + np.abs(rounded_offset - offset)
+    largest = np.abs(exact[2]) + _DEVIATIONS * np.sqrt(np.maximum(exact[3], 0))
+    input_error = np.where(largest > LARGEST_HALF, np.inf, np.maximum(largest * 2.0**-12, 2.0**-25) * np.abs(factor))
+    bound = LARGEST_ERROR * float((np.abs(exact[0]) + np.abs(exact[1])).max(initial=0.0))
+    worst = np.nan_to_num(np.maximum(error, input_error), nan=np.inf)
+    if (worst <= bound).all():
         return
-    channel = int(np.nan_to_num(error, nan=np.inf).argmax())
+    channel = int(worst.argmax())
     _, _, mean, variance = exact[:, channel]
-    wide = bool((np.abs(exact[2]) + _DEVIATIONS * deviation > LARGEST_HALF).any())
-    reason = f"float16 cannot hold its statistics (channel {channel}: mean {mean:.3g}, variance {variance:.3g})"
-    yield Loss(node, reason, wide_input=wide)
+    reason = f"float16 loses its statistics: channel {channel} has mean {mean:.3g} and variance {variance:.3g}"
+    yield Loss(node, reason, input_too=not (input_error <= bound).all())
 
 
 def _line(statistics: Array, epsilon: float) -> tuple[Array, Array]:

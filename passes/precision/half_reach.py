@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.operators import MOVES, Family, members
-from passes.precision.half_losses import Loss, float_constant
-from passes.precision.half_values import LARGEST_HALF
+from passes.precision.half_losses import Loss
+from passes.precision.half_values import LARGEST_HALF, float_constant
 from passes.shapes.dtypes import FLOAT, has_dtype
 
 #: Data without a known size count as 1; they may be some times that, and results a little smaller.
@@ -23,31 +24,39 @@ _ENDS = members(Family.REDUCTION, Family.PRODUCT)
 _NO_PRECISION = frozenset(["If", "Loop", "Scan", "SequenceMap"])
 
 
-def beyond_half(losses: Iterable[Loss]) -> list[gs.Node]:
-    """The other nodes whose operands or results are likely to be beyond float16, given what was lost.
+@dataclass(frozen=True)
+class Reach:
+    """What is likely to be beyond float16, given the weights that are.
 
-    Below a node they are those that read a result out of range; above it, the arithmetic up to a product or a sum,
-    where the weight says that it reads large numbers.
+    Attributes:
+        nodes: those that read a result out of range, and above a node whose weight says that it reads large numbers
+            the arithmetic up to a product or a sum.
+        large: name -> magnitude of the results above float16's range.
     """
-    found: dict[int, gs.Node] = {}
-    sizes: dict[int, float] = {}
-    waiting = []
-    for loss in losses:
-        waiting.append(loss.node)
-        if loss.wide_input:
-            found.update((id(node), node) for node in _above(loss.node))
-    while waiting:
-        node = waiting.pop()
-        size = _size(node, sizes)
-        if _TINY <= size <= _WIDE:
-            continue
-        for tensor in node.outputs:
-            if has_dtype(tensor, FLOAT) and id(tensor) not in sizes:
-                sizes[id(tensor)] = size
-                readers = [reader for reader in tensor.outputs if reader.op not in _NO_PRECISION]
-                found.update((id(reader), reader) for reader in readers)
-                waiting.extend(readers)
-    return list(found.values())
+
+    nodes: list[gs.Node]
+    large: dict[str, float]
+
+
+def beyond_half(nodes: Iterable[gs.Node], losses: Iterable[Loss]) -> Reach:
+    """Follow what was lost up and down the graph whose ``nodes`` these are, in topological order."""
+    lost = {id(loss.node): loss for loss in losses}
+    reached: dict[int, gs.Node] = {}
+    sizes: dict[int, float] = {}  # id of a tensor out of range -> its magnitude
+    large: dict[str, float] = {}
+    for node in nodes:
+        loss = lost.get(id(node))
+        if loss is not None and loss.input_too:
+            reached.update((id(above), above) for above in _above(node))
+        reads = node.op not in _NO_PRECISION and any(id(tensor) in sizes for tensor in node.inputs)
+        if reads:
+            reached[id(node)] = node
+        size = _size(node, sizes) if reads or loss is not None else 1.0
+        if not _TINY <= size <= _WIDE:
+            outputs = [tensor for tensor in node.outputs if has_dtype(tensor, FLOAT)]
+            sizes.update((id(tensor), size) for tensor in outputs)
+            large.update((tensor.name, size) for tensor in outputs if size > _WIDE)
+    return Reach(list(reached.values()), large)
 
 
 def _size(node: gs.Node, sizes: dict[int, float]) -> float:
@@ -75,13 +84,13 @@ def _operand(tensor: gs.Tensor, sizes: dict[int, float]) -> float:
 
 
 def _above(node: gs.Node) -> list[gs.Node]:
-    found: dict[int, gs.Node] = {}
+    above: dict[int, gs.Node] = {}
     waiting = [node]
     while waiting:
         for tensor in waiting.pop().inputs:
             for maker in tensor.inputs if has_dtype(tensor, FLOAT) else ():
-                if maker.op in _ABOVE and id(maker) not in found:
-                    found[id(maker)] = maker
+                if maker.op in _ABOVE and id(maker) not in above:
+                    above[id(maker)] = maker
                     if maker.op not in _ENDS:
                         waiting.append(maker)
-    return list(found.values())
+    return list(above.values())

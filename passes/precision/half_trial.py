@@ -101,7 +101,7 @@ def _declared(name: str, tensor: gs.Tensor, shape: Any, halves: set[str]) -> onn
 
 
 def _proto(node: gs.Node, halves: set[str]) -> onnx.NodeProto:
-    proto = OnnxExporter.export_node(node)
+    proto: onnx.NodeProto = OnnxExporter.export_node(node)
     proto.ClearField("name")
     proto.input[:] = [_name("i", i, tensor) for i, tensor in enumerate(node.inputs)]
     proto.output[:] = [_name("o", i, tensor) for i, tensor in enumerate(node.outputs)]

@@ -82,3 +82,16 @@ def read_values(tensor: gs.Constant) -> np.ndarray[Any, Any]:
         return onnx.numpy_helper.to_array(source.tensor)
     values: np.ndarray[Any, Any] = tensor.values
     return values
+
+
+def float_constant(tensor: gs.Tensor) -> np.ndarray[Any, Any] | None:
+    """The numbers of a float32 initializer, or of what Constant and ConstantOfShape make; None for anything else."""
+    if isinstance(tensor, gs.Constant):
+        return read_values(tensor)
+    maker = tensor.inputs[0] if tensor.inputs else None
+    if maker is None or maker.op not in ("Constant", "ConstantOfShape"):
+        return None
+    value = maker.attrs.get("value", maker.attrs.get("value_float", maker.attrs.get("value_floats")))
+    if value is None or isinstance(value, gs.Node.AttributeRef):
+        return None
+    return np.asarray(value.values if isinstance(value, gs.Constant) else value, np.float32)
