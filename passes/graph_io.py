@@ -154,6 +154,9 @@ def signature(graph: gs.Graph) -> onnx.ModelProto:
 
 def _export(graph: gs.Graph, *, constants: Iterable[gs.Constant], extra_inputs: Iterable[gs.Tensor]) -> onnx.ModelProto:
     """The graph with ``constants`` as its initializers. graphsurgeon's own export copies every weight three times."""
+    for part in (subgraph for node in graph.nodes for subgraph in node.subgraphs(recursive=True)):
+        for tensor in (*part.tensors().values(), *part.inputs, *part.outputs):
+            _check_kind(tensor)
     named = {tensor.name for tensor in [*graph.inputs, *graph.outputs]}
     interior = [
         tensor
@@ -183,10 +186,14 @@ def value_info(tensor: gs.Tensor) -> onnx.ValueInfoProto:
     Raises:
         RewriteError: it is of a kind that graphsurgeon does not export.
     """
-    if isinstance(tensor, gs.Variable) and tensor.type not in ("tensor_type", "sequence_type", "sparse_tensor_type"):
-        raise RewriteError(f"tensor {tensor.name!r} is of the kind {tensor.type}, which no rewrite can carry")
+    _check_kind(tensor)
     value: onnx.ValueInfoProto = OnnxExporter.export_value_info_proto(tensor, False)
     return value
+
+
+def _check_kind(tensor: gs.Tensor) -> None:
+    if isinstance(tensor, gs.Variable) and tensor.type not in ("tensor_type", "sequence_type", "sparse_tensor_type"):
+        raise RewriteError(f"tensor {tensor.name!r} is of the kind {tensor.type}, which no rewrite can carry")
 
 
 def _drop_captured(graph: onnx.GraphProto, outer: set[str]) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import onnx
 import onnxruntime as ort
 
+#: Severities of the messages that onnxruntime prints by itself: errors, and what ends the process alone.
+ERRORS, SILENT = 3, 4
 
-def reference_session(model: onnx.ModelProto) -> ort.InferenceSession:
+
+def reference_session(model: onnx.ModelProto | bytes, *, log_severity: int = ERRORS) -> ort.InferenceSession:
     """A session on the CPU with the optimiser off.
 
     Raises:
@@ -14,5 +17,6 @@ def reference_session(model: onnx.ModelProto) -> ort.InferenceSession:
     """
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = log_severity
+    source = model if isinstance(model, bytes) else model.SerializeToString()
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])

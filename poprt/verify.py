@@ -23,6 +23,7 @@ from poprt.compiler.lower_int8 import with_exact_products
 from poprt.engine.plain import plain_session
 from poprt.errors import CompileError, PoprtError
 from poprt.executable import Executable
+from poprt.own_precision import own_precision
 from poprt.sample_data import Array, InputInfo, model_inputs, random_array
 from poprt.sizes import LARGEST_MESSAGE, weight_bytes
 from poprt.verify_packed import PackedCase, pack_samples
@@ -31,8 +32,8 @@ from poprt.verify_served import compile_quietly, run_served
 #: Largest difference relative to the largest magnitude of an output, by precision. For the floats a magnitude below 1
 #: counts as 1. int8's tolerance is too wide for that: it would let pass any embedding of unit length. "rounded" is that
 #: of a model which rounds activations itself: one bit at the end of a float tips such a rounding over.
-TOLERANCE = {"fp32": 1e-5, "rounded": 5e-2, "fp16": 2e-2, "int8": 1.5e-1}
-_LEAST_MAGNITUDE = {"fp32": 1.0, "rounded": 1e-3, "fp16": 1.0, "int8": 1e-3}
+TOLERANCE = {"fp32": 1e-5, "rounded": 5e-2, "fp16": 2e-2, "bf16": 1e-1, "int8": 1.5e-1}
+_LEAST_MAGNITUDE = {"fp32": 1.0, "rounded": 1e-3, "fp16": 1.0, "bf16": 1.0, "int8": 1e-3}
 _ROUNDING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
 
 logger = logging.getLogger("poprt")
@@ -86,7 +87,8 @@ def verify(
 
     The converted model runs twice: as it is written, with the engine's optimiser off, and compiled, as it is served. A
     packed model gets samples of random lengths, packed; each is compared with its own unpadded run of the original.
-    Integer products are exact on every CPU, as they are in an executable compiled on it.
+    Integer products are exact on every CPU, as they are in an executable compiled on it. The tolerance is that of
+    ``precision``, or of the half precision in which the original computes by itself, whichever is wider.
 
     Args:
         original, converted: the two models.
@@ -97,6 +99,8 @@ def verify(
     Raises:
         PoprtError: a model cannot be run, or the two have no output in common.
     """
+    rounding = "rounded" if _rounds(original) else "fp32"
+    precision = max(precision, own_precision(original), rounding, key=TOLERANCE.__getitem__)
     names = _common_outputs(original, converted)
     case = sample_case(model_inputs(original), converted, seed)
     exact = with_exact_products(original)
@@ -104,8 +108,6 @@ def verify(
     del exact
     written = _run_written(converted, names, case)
     served = _run_served(converted, executable, names, case)
-    if precision == "fp32" and _rounds(original):
-        precision = "rounded"
     checks = []
     for name in names:
         alone = _compare(name, [(mine[name], theirs[name]) for mine, theirs in zip(expected, optimised, strict=True)])

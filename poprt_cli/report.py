@@ -22,7 +22,11 @@ from poprt.verify import Verification
 
 _MOST_REASONS = 12
 #: Passes whose figures and refusals are printed: how a figure's line starts, and a refusal's.
-_DETAILED = {"packed_transformer": ("packing", "unpacked"), "float_to_int8": ("int8", "float32")}
+_DETAILED = {
+    "packed_transformer": ("packing", "unpacked"),
+    "float_to_int8": ("int8", "float32"),
+    "float_to_half": ("fp16", "float32"),
+}
 
 
 @dataclass(frozen=True)

@@ -17,33 +17,45 @@ CONTROL_FLOW = frozenset(["If", "Loop", "Scan", "SequenceMap"])
 
 _BRIDGES = members(Family.ARITHMETIC, Family.CLAMP, Family.SIGN) | {"Identity"}
 _INDEX_OPS = ELEMENTWISE | MOVES
+#: An angle of some hundred radians has a step of a quarter in float16.
+_ANGLE_READERS = frozenset(["Cos", "Sin"])
+_ANGLE_OPS = _INDEX_OPS | {"Einsum", "Gemm", "MatMul"}
 _SCORE_OPS = members(Family.ARITHMETIC, Family.ORDER, Family.AXES) | {"Where"}
 
 
 def float_nodes(graph: gs.Graph, skip_op_types: Collection[str], *, avoid_overflow: bool) -> set[int]:
     """The ids of the nodes of ``graph`` and its subgraphs that stay float32.
 
-    They are: those of ``skip_op_types``; :data:`FLOAT_OPS`; the arithmetic between them (the epsilon of a
-    normalisation, so that it cannot become 0); and float arithmetic on indices that becomes integer again. With
-    ``avoid_overflow`` also wide sums, exponentials, squares, and attention scores from MatMul to Softmax.
+    They are: those of ``skip_op_types``; :data:`FLOAT_OPS`; and float arithmetic on indices that becomes integer
+    again, or an angle. With ``avoid_overflow`` also wide sums, exponentials, squares, and attention scores from MatMul
+    to Softmax. :func:`add_bridges` adds what lies between them.
     """
-    nodes = [node for scope in walk_graphs(graph, functions=False) for node in scope.nodes]
+    nodes = all_nodes(graph)
     plain = [node for node in nodes if node.op not in CONTROL_FLOW]
     kept = {id(node) for node in plain if node.op in skip_op_types or (not node.domain and node.op in FLOAT_OPS)}
     for node in nodes:
         if _casts_float_to_int(node):
-            kept |= _index_arithmetic(node)
+            kept |= _index_arithmetic(node, _INDEX_OPS)
+        elif node.op in _ANGLE_READERS and (angle := _index_arithmetic(node, _ANGLE_OPS)):
+            kept |= {id(node), *angle}
     if avoid_overflow:
         kept |= {id(node) for node in nodes if node.op in OVERFLOW_OPS or _is_square(node)}
         for node in nodes:
             if node.op in ("Softmax", "LogSoftmax"):
                 kept |= _scores(node)
-    _add_bridges(nodes, kept)
     return kept
 
 
-def _add_bridges(nodes: list[gs.Node], kept: set[int]) -> None:
-    """Grow ``kept`` by the arithmetic from one kept node to the next, and by divisions by a kept result."""
+def all_nodes(graph: gs.Graph) -> list[gs.Node]:
+    """The nodes of ``graph`` and its subgraphs."""
+    return [node for scope in walk_graphs(graph, functions=False) for node in scope.nodes]
+
+
+def add_bridges(nodes: list[gs.Node], kept: set[int]) -> None:
+    """Grow ``kept`` by the arithmetic from one kept node to the next, and by divisions by a kept result.
+
+    So the epsilon of a normalisation cannot become 0.
+    """
     grown = True
     while grown:
         grown = False
@@ -72,15 +84,15 @@ def _casts_float_to_int(node: gs.Node) -> bool:
     return isinstance(to, np.dtype) and np.issubdtype(to, np.integer)
 
 
-def _index_arithmetic(cast: gs.Node) -> set[int]:
-    """The float nodes above ``cast`` where all of them lead back to integers or constants, else none."""
+def _index_arithmetic(reader: gs.Node, ops: Collection[str]) -> set[int]:
+    """The float nodes above ``reader`` where all of them are ``ops`` that lead back to integers or constants."""
     index_nodes: set[int] = set()
-    stack = list(_producers(cast))
+    stack = list(_producers(reader))
     while stack:
         node = stack.pop()
         if id(node) in index_nodes or node.op in ("Cast", "Constant", "ConstantOfShape", "Shape"):
             continue
-        if node.op not in _INDEX_OPS and node.op not in FLOAT_OPS:
+        if node.op not in ops and node.op not in FLOAT_OPS:
             return set()
         floats = [tensor for tensor in node.inputs if has_dtype(tensor, np.float32)]
         if any(isinstance(tensor, gs.Variable) and not tensor.inputs for tensor in floats):

@@ -6,14 +6,19 @@ from collections.abc import Sequence
 
 import onnx_graphsurgeon as gs
 
-from passes.base import GraphPass, PassResult, walk_graphs
+from passes.base import GraphPass, PassResult, node_label, walk_graphs
 from passes.graph_io import opset_imports
-from passes.precision.float_islands import CONTROL_FLOW, float_nodes
-from passes.precision.half_rules import HalfRules
+from passes.precision.float_islands import CONTROL_FLOW, add_bridges, all_nodes, float_nodes
+from passes.precision.half_losses import Loss, losses
+from passes.precision.half_reach import beyond_half
+from passes.precision.half_rules import HalfRules, Precision
 from passes.precision.half_scope import HalfWriter
+from passes.precision.half_trial import refused_in_half
 from passes.precision.half_values import HalfValues
 from passes.registry import register
 from passes.shapes.dtypes import infer_dtypes
+
+_MOST_NAMED = 3
 
 
 @register("float_to_half")
@@ -21,8 +26,11 @@ class FloatToHalf(GraphPass):
     """Make float32 inputs, outputs, weights and computations float16.
 
     Operators that lose too much in float16, or do not have it, stay float32 with a Cast on each edge between the two
-    worlds; neighbours in float32 share theirs. A tensor keeps its name: where both forms are needed the float32 one
-    is called ``<name>_float``. Finite values beyond float16 are clamped and reported in one warning. Epsilons stay.
+    worlds; neighbours in float32 share theirs. So do nodes that the engine refuses in float16, and those whose weights
+    float16 cannot hold: beyond its range, or lost below it. One warning names the latter, the report all of them.
+    A mask's fill beyond float16 becomes ±60000, which hides as well. Epsilons stay.
+
+    A tensor keeps its name: where both forms are needed the float32 one is called ``<name>_float``.
 
     Covers subgraphs and local functions. Functions of domain ai.graphcore are generic in dtype and left as they are.
     float64 is not touched.
@@ -51,10 +59,31 @@ class FloatToHalf(GraphPass):
             _refuse_untyped(root, result)
             kept = float_nodes(root, self.skip_op_types, avoid_overflow=self.avoid_overflow)
             rules = HalfRules(opset_imports(root), kept, functions)
+            self._keep_what_half_cannot(root, kept, rules, values, result)
             HalfWriter(root, rules, values, result).run()
         result.count("values clamped", sum(values.clamped.values()))
         values.report()
         return result
+
+    def _keep_what_half_cannot(
+        self, root: gs.Graph, kept: set[int], rules: HalfRules, values: HalfValues, result: PassResult
+    ) -> None:
+        """Grow ``kept``, which ``rules`` read, by what the engine refuses in float16 and what would lose weights."""
+        nodes = all_nodes(root)
+        for node in list(refused_in_half(nodes, rules, opset_imports(root))):
+            kept.add(id(node))
+            result.refuse(node, "stays float32: onnxruntime does not take it in float16")
+        plain = [node for node in nodes if node.op not in CONTROL_FLOW and rules.is_operator(node)]
+        lost = list(losses(plain, lambda node, i: rules.input(node, i) is Precision.HALF, values.fills))
+        for loss in lost:
+            result.refuse(loss.node, f"stays float32: {loss.reason}")
+        reach = beyond_half(nodes, lost)
+        kept.update(id(node) for node in (*(loss.node for loss in lost), *reach.nodes))
+        add_bridges(nodes, kept)
+        if lost:
+            self.logger.warning("%s", _say_lost(lost))
+        for name in (tensor.name for tensor in root.outputs if tensor.name in reach.large):
+            self.logger.warning("output %r is float16 and may overflow: it is about %.2g", name, reach.large[name])
 
     def _report_unused_skips(self, graph: gs.Graph) -> None:
         present = {node.op for scope in walk_graphs(graph) for node in scope.nodes}
@@ -76,6 +105,12 @@ class FloatToHalf(GraphPass):
                         result.refuse(label, f"{node.op} takes its type from attribute {value.name!r}: stays float32")
                         return False
         return True
+
+
+def _say_lost(lost: Sequence[Loss]) -> str:
+    named = "; ".join(f"{node_label(loss.node)}: {loss.reason}" for loss in lost[:_MOST_NAMED])
+    more = f"; and {len(lost) - _MOST_NAMED} more, see the report" if len(lost) > _MOST_NAMED else ""
+    return f"{len(lost)} node{'s' * (len(lost) > 1)} left in float32 because of the weights: {named}{more}"
 
 
 def _own_functions(graph: gs.Graph) -> list[gs.Function]:

@@ -1,4 +1,4 @@
-"""Which floats of a node become float16: tables, and the schema where no table speaks.
+"""Which floats of a node become float16: tables, and the schema (onnx's or the engine's) where no table speaks.
 
 Three answers for an input or output: HALF, FLOAT (stays float32, a Cast on the edge where needed), EITHER (the node
 takes what there is, a Cast or Shape for example).
@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
+import onnx
 import onnx_graphsurgeon as gs
 
-from passes.operators import CONTRIB_ELEMENTWISE, Family, members
-from passes.shapes.dtypes import DTYPE_ATTRIBUTES, allowed_types, find_schema, type_variable
+from passes.engine_operators import engine_schema
+from passes.operators import Family, members
+from passes.shapes.dtypes import allowed_types, find_schema, type_variable
 
 
 class Precision(Enum):
@@ -27,43 +29,12 @@ _STATISTICS = """LRN LpNormalization LpPool MeanVarianceNormalization ReduceL2 R
 ReduceProd ReduceSumSquare"""
 _INDEX_ARITHMETIC = "CumSum Range"  # float16 counts to 2048 only
 _QUANTISATION = """DequantizeLinear DynamicQuantizeLinear MatMulInteger QLinearConv QLinearMatMul QuantizeLinear"""
-# Made from nothing or from a shape: onnxruntime has no float16 kernel, and no input by which it would notice.
-_SOURCES = frozenset(DTYPE_ATTRIBUTES) - {"SequenceEmpty"}
+_BITS = "BitCast"  # it reads the bits of a float32 as another type
 #: Operators of the default domain that stay float32: squares, sums of squares and their roots lose most.
-FLOAT_OPS = (_SOURCES | members(Family.POWER)).union(f"{_STATISTICS} {_INDEX_ARITHMETIC} {_QUANTISATION}".split())
+FLOAT_OPS = members(Family.POWER).union(f"{_STATISTICS} {_INDEX_ARITHMETIC} {_QUANTISATION} {_BITS}".split())
 
 #: Reductions and exponentials that leave float16's range first; float32 where overflow patterns are avoided.
 OVERFLOW_OPS = frozenset(["Exp", "ReduceL1", "ReduceSum", "Softplus", "Softmax", "LogSoftmax"])
-
-#: onnxruntime's operators that exist in float16. The schema of com.microsoft is not in the onnx package.
-CONTRIB_HALF_OPS = CONTRIB_ELEMENTWISE.union(
-    [
-        "Attention",
-        "BiasSplitGelu",
-        "BiasSoftmax",
-        "DecoderMaskedMultiHeadAttention",
-        "EmbedLayerNormalization",
-        "FusedConv",
-        "FusedGemm",
-        "FusedMatMul",
-        "GemmFastGelu",
-        "GroupNorm",
-        "GroupQueryAttention",
-        "Inverse",
-        "MultiHeadAttention",
-        "PackedAttention",
-        "PackedMultiHeadAttention",
-        "RelativePositionBias",
-        "RemovePadding",
-        "RestorePadding",
-        "RotaryEmbedding",
-        "SkipGroupNorm",
-        "SkipLayerNormalization",
-        "SkipSimplifiedLayerNormalization",
-        "TransposeMatMul",
-        "SimplifiedLayerNormalization",
-    ]
-)
 
 _EITHER_OPS = members(Family.EXTENT) | {"Cast"}
 
@@ -94,6 +65,15 @@ class HalfRules:
             return Precision.EITHER
         return self._place(node, index, output=True)
 
+    def is_operator(self, node: gs.Node) -> bool:
+        """Whether onnx or the engine knows the node, and no local function stands behind it."""
+        return (node.domain or "", node.op) not in self._functions and self._schema(node) is not None
+
+    def _schema(self, node: gs.Node) -> onnx.defs.OpSchema | None:
+        if node.domain == "ai.graphcore":
+            return None
+        return find_schema(node, self._opsets) or engine_schema(node.domain or "", node.op)
+
     def _place(self, node: gs.Node, index: int, *, output: bool) -> Precision:
         if id(node) in self._float_nodes:
             return Precision.FLOAT
@@ -102,9 +82,9 @@ class HalfRules:
             return Precision.HALF if self._functions[domain, node.op] else Precision.FLOAT
         if domain == "ai.graphcore":
             return Precision.HALF
-        schema = find_schema(node, self._opsets)
+        schema = self._schema(node)
         if schema is None:
-            return Precision.HALF if node.op in CONTRIB_HALF_OPS else Precision.FLOAT
+            return Precision.FLOAT
         variable = type_variable(schema.outputs if output else schema.inputs, index)
         if not variable:
             return Precision.HALF  # a variadic parameter of any types: If, Loop, Scan

@@ -16,7 +16,8 @@ LARGEST_FILL = np.float32(6e4)
 #: float16's smallest positive number (a subnormal). A scalar below it is an epsilon and must not become 0.
 SMALLEST = np.float32(2.0**-24)
 
-_MAX = np.float32(np.finfo(np.float16).max)
+#: The largest finite float16.
+LARGEST_HALF = np.float32(np.finfo(np.float16).max)
 _NAMES_LOGGED = 5
 
 logger = logging.getLogger("poprt")
@@ -28,9 +29,11 @@ class HalfValues:
 
     Attributes:
         clamped: tensor name -> how many of its finite values were beyond float16.
+        fills: names of masks' fills, of which any large number is as good.
     """
 
     clamped: dict[str, int] = field(default_factory=dict)
+    fills: set[str] = field(default_factory=set)
 
     def constant(self, tensor: gs.Constant) -> np.ndarray[Any, Any]:
         """The values of a float32 constant as float16."""
@@ -43,12 +46,12 @@ class HalfValues:
         a mask's fill. Infinities and NaN stay. A single number that would round to 0 becomes the smallest float16.
         """
         scalar = values.size == 1
-        if values.size == 0 or (not scalar and values.min() >= -_MAX and values.max() <= _MAX):
+        if values.size == 0 or (not scalar and values.min() >= -LARGEST_HALF and values.max() <= LARGEST_HALF):
             return values.astype(np.float16)
         finite = np.isfinite(values)
-        limit = LARGEST_FILL if scalar else _MAX
+        limit = LARGEST_FILL if scalar else LARGEST_HALF
         beyond = finite & (np.abs(values) > limit)
-        count = int(np.count_nonzero(finite & (np.abs(values) > _MAX)))
+        count = int(np.count_nonzero(finite & (np.abs(values) > LARGEST_HALF)))
         if count:
             self.clamped[name] = count
         safe = np.where(beyond, np.copysign(LARGEST_FILL, values), values)
@@ -58,14 +61,15 @@ class HalfValues:
         return safe.astype(np.float16).reshape(values.shape)
 
     def report(self) -> None:
-        """Log once how many values were clamped, and where most of them are."""
-        if not self.clamped:
+        """Log once how many values other than fills were clamped, and where most of them are."""
+        changed = {name: count for name, count in self.clamped.items() if name not in self.fills}
+        if not changed:
             return
-        worst = sorted(self.clamped.items(), key=lambda item: (-item[1], item[0]))[:_NAMES_LOGGED]
+        worst = sorted(changed.items(), key=lambda item: (-item[1], item[0]))[:_NAMES_LOGGED]
         logger.warning(
             "%d finite values beyond float16 in %d tensors became +-%d, most of them in %s",
-            sum(self.clamped.values()),
-            len(self.clamped),
+            sum(changed.values()),
+            len(changed),
             int(LARGEST_FILL),
             ", ".join(f"{name} ({count})" for name, count in worst),
         )
@@ -78,3 +82,16 @@ def read_values(tensor: gs.Constant) -> np.ndarray[Any, Any]:
         return onnx.numpy_helper.to_array(source.tensor)
     values: np.ndarray[Any, Any] = tensor.values
     return values
+
+
+def float_constant(tensor: gs.Tensor) -> np.ndarray[Any, Any] | None:
+    """The numbers of a float32 initializer, or of what Constant and ConstantOfShape make; None for anything else."""
+    if isinstance(tensor, gs.Constant):
+        return read_values(tensor)
+    maker = tensor.inputs[0] if tensor.inputs else None
+    if maker is None or maker.op not in ("Constant", "ConstantOfShape"):
+        return None
+    value = maker.attrs.get("value", maker.attrs.get("value_float", maker.attrs.get("value_floats")))
+    if value is None or isinstance(value, gs.Node.AttributeRef):
+        return None
+    return np.asarray(value.values if isinstance(value, gs.Constant) else value, np.float32)

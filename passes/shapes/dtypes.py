@@ -14,6 +14,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.base import subgraphs
+from passes.engine_operators import engine_schema
 from passes.graph_io import opset_imports
 
 #: numpy's type, or the ONNX enumeration value where numpy has none; None where unknown.
@@ -48,7 +49,8 @@ _CONSTANT_ATTRIBUTES = {"value_float": FLOAT, "value_floats": FLOAT, "value_int"
 
 def has_dtype(tensor: gs.Tensor, dtype: Any) -> bool:
     """Whether the tensor is known to have this numpy type."""
-    return tensor.dtype is not None and not isinstance(tensor.dtype, int) and np.dtype(tensor.dtype) == np.dtype(dtype)
+    known = isinstance(tensor.dtype, (np.dtype, type))  # not onnx's number of a type, or the type of an optional
+    return known and np.dtype(tensor.dtype) == np.dtype(dtype)
 
 
 def as_dtype(value: Any) -> Dtype:
@@ -141,7 +143,7 @@ def _outputs(node: gs.Node, opsets: Mapping[str, int]) -> list[Dtype]:
     special = _outputs_by_attribute(node)
     if special is not None:
         return special
-    schema = find_schema(node, opsets)
+    schema = find_schema(node, opsets) or engine_schema(node.domain or "", node.op)
     if schema is None:
         return _outputs_of_unknown(node)
     bound: dict[str, Dtype] = {}
