@@ -17,7 +17,7 @@ from passes.packed_model import PackedModel
 from poprt.compiler.lower_int8 import with_exact_products
 from poprt.engine.plain import plain_session
 from poprt.errors import PoprtError
-from poprt.sample_data import Array, InputInfo, model_inputs, random_array
+from poprt.sample_data import Array, InputInfo, model_inputs, sample_feeds
 from poprt.sizes import LARGEST_MESSAGE, weight_bytes
 from poprt.verify_packed import PackedCase, pack_samples
 
@@ -139,13 +139,11 @@ def _common_outputs(original: onnx.ModelProto, converted: onnx.ModelProto) -> li
 def _plain_case(originals: list[InputInfo], converted: list[InputInfo], rng: np.random.Generator) -> PackedCase:
     """One batch for both models; the converted one says the extents that it fixes."""
     declared = {info.name: info for info in converted}
-    feeds: dict[str, Array] = {}
+    shapes = {info.name: declared.get(info.name, info).concrete() for info in originals}
+    feeds = sample_feeds(originals, shapes, rng)
     for info in originals:
-        shape = declared.get(info.name, info).concrete()
-        array = random_array(info, shape, rng)
         if info.name in declared and declared[info.name].dtype == np.float16:
-            array = array.astype(np.float16).astype(info.dtype)  # both models see what fp16 can say
-        feeds[info.name] = array
+            feeds[info.name] = feeds[info.name].astype(np.float16).astype(info.dtype)  # both see what fp16 can say
     cast = {name: array.astype(declared[name].dtype) for name, array in feeds.items() if name in declared}
     return PackedCase([feeds], cast, {})
 
