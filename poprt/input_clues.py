@@ -218,26 +218,26 @@ def _look_for_comparison(clues: Clues, trail: Trail, step: Step, index: int, gra
             clues.constants.append(original)
     clues.add(Clue.CONSTANT, f"{step} compares it with {', '.join(map(str, constants[:4]))}")
     if set(constants) <= {0, 1}:
-        clues.add(Clue.FLAG, f"{step} compares it with {constants[0]}")
+        clues.add(Clue.FLAG, f"a mask: {step} compares it with {constants[0]}")
 
 
 def _look_for_mask(clues: Clues, trail: Trail, step: Step, index: int, graph: _Knowledge) -> None:
     op = step.node.op_type
     if _MASKS.get(step.op) == index:
         one_a_sample = step.op[0] == CONTRIB and trail.rank == 1
-        clues.add(Clue.LENGTH if one_a_sample else Clue.MASK, f"{step} reads it so")
+        clues.add(Clue.LENGTH if one_a_sample else Clue.MASK, f"{'lengths' if one_a_sample else 'a mask'} of {step}")
     if step.op[0]:
         return
     if trail.exact and (casts_to_bool(step) or op in _LOGIC):
-        clues.add(Clue.MASK, f"{step} takes it for true or false")
+        clues.add(Clue.MASK, f"a mask: {step} takes it for true or false")
     elif trail.complement and op == "Mul" and _hides(graph.flat.values(step.read(1 - index))):
-        clues.add(Clue.MASK, f"1 minus it hides scores ({step})")
+        clues.add(Clue.MASK, f"a mask: 1 minus it hides scores ({step})")
     elif op == "Sub" and index == 1 and trail.exact and graph.whole_constants(step.read(0)) == [1]:
-        clues.add(Clue.FLAG, f"{step} subtracts it from 1")
+        clues.add(Clue.FLAG, f"a mask: {step} subtracts it from 1")
     elif op == "Mul" and trail.exact and step.read(1 - index) not in graph.flat.constants:
-        clues.add(Clue.FLAG, f"{step} multiplies with it")
+        clues.add(Clue.FLAG, f"a mask: {step} multiplies with it")
     elif trail.exact and op in _TOGETHER and index == 0:
-        clues.add(Clue.FLAG, f"{step} adds it up" if "Sum" in op else f"{step} looks for its largest or smallest")
+        clues.add(Clue.FLAG, f"a mask: {step} adds it up" if "Sum" in op else f"a mask: {step} looks for its largest or smallest")
 
 
 def _hides(values: Array | None) -> bool:

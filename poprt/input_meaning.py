@@ -80,7 +80,7 @@ def _rows(name: str, clues: Clues) -> Meaning:
     low, rows = clues.rows
     reason = clues.reasons[Clue.ROW]
     if rows <= 2 and "mask" in name.lower():
-        return Meaning("mask", f"two {reason}, by its name a mask")
+        return Meaning("mask", f"two {reason}; by its name a mask")
     positions = Clue.POSITION in clues.reasons or "position" in name.lower()
     return Meaning("positions" if positions else "ids", f"{rows - low} {reason}", low, rows)
 
@@ -100,7 +100,7 @@ def _used_whole(clues: Clues, dtype: np.dtype[Any], rank: int | None, per_sample
     if Clue.MASK in reasons:
         return Meaning("mask", reasons[Clue.MASK])
     if clues.computed_rows:
-        return Meaning("ids", f"computed to {reasons[Clue.COMPUTED_ROW]}", rows=clues.computed_rows)
+        return Meaning("ids", f"an index is computed from it, {reasons[Clue.COMPUTED_ROW]}", rows=clues.computed_rows)
     if Clue.PLACE in reasons:
         return Meaning("places", reasons[Clue.PLACE])
     if Clue.COUNT in reasons:
@@ -129,7 +129,7 @@ def _named_whole(name: str, per_sample: bool) -> Meaning | None:
 def _unknown(clues: Clues) -> Meaning:
     if Clue.FLAG in clues.reasons:
         return Meaning("mask", clues.reasons[Clue.FLAG])
-    return Meaning("mask", "nothing is known of it: 1, then 0")
+    return Meaning("mask", "nothing is known of it")
 
 
 def _floats(name: str, clues: Clues, rank: int | None) -> Meaning:

@@ -74,7 +74,7 @@ class InputInfo:
         what = {
             "ids": f"ids {self.low} to {highest}",
             "positions": f"positions {self.low} to {highest}" if self.rows else "positions 0, 1, 2 ...",
-            "mask": "a mask: 1, then 0 to the end",
+            "mask": "1, then 0 to the end",
             "lengths": "lengths of a sequence",
             "places": "places of a sequence",
             "setting": " or ".join(map(str, self.values)),
@@ -82,7 +82,7 @@ class InputInfo:
             "factors": "factors 0.5 to 1.5",
             "numbers": "normal numbers",
         }.get(self.kind, self.kind)
-        return f"{self.name}: {what}" + (f" ({self.reason})" if self.reason else "")
+        return f"{self.name}: {what}" + (f"; {self.reason}" if self.reason else "")
 
 
 def model_inputs(model: onnx.ModelProto) -> list[InputInfo]:

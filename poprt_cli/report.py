@@ -16,7 +16,7 @@ from passes import PassRecord
 from passes.node_protos import opset_of
 from passes.precision.float_to_int8 import KINDS, PRODUCTS
 from poprt.isolation import IsolationTrial
-from poprt.sample_data import element_type, tensor_shape
+from poprt.sample_data import InputInfo, element_type, tensor_shape
 from poprt.sizes import weight_bytes
 from poprt.verify import Verification
 
@@ -59,8 +59,12 @@ def print_summary(
     records: Sequence[PassRecord],
     isolation: IsolationTrial | None,
     verification: Verification | None,
+    sample_inputs: Sequence[InputInfo] = (),
 ) -> None:
-    """Print the one table at the end: the model before and after, the passes, packing, and the numeric checks."""
+    """Print the one table at the end: the model before and after, the passes, packing, and the numeric checks.
+
+    ``sample_inputs`` are the inputs that sample data was made for: the table says what they were fed, and why.
+    """
     table = Table("step", "result", "nodes", "seconds", box=box.SIMPLE_HEAD)
     table.columns[2].justify = table.columns[3].justify = "right"
     for column in table.columns:
@@ -71,6 +75,7 @@ def print_summary(
         table.add_row(record.name, _done(record), _change(record), f"{record.seconds:.3f}")
     table.add_section()
     _add_details(table, records)
+    _add_sample_data(table, sample_inputs)
     _add_isolation(table, isolation)
     _add_check(table, verification)
     table.add_row("after", f"opset {after.opset}, {_bytes(after.nbytes)} of weights", str(after.nodes), "")
@@ -118,6 +123,17 @@ def _add_details(table: Table, records: Sequence[PassRecord]) -> None:
             table.add_row(refused, escape(str(refusal)), "", "")
         if len(refusals) > _MOST_REASONS:
             table.add_row(refused, f"and {len(refusals) - _MOST_REASONS} more nodes", "", "")
+        table.add_section()
+
+
+def _add_sample_data(table: Table, inputs: Sequence[InputInfo]) -> None:
+    """What each input was fed, and how that is known. Plain numbers are the rule and not listed."""
+    guessed = [info for info in inputs if info.kind != "numbers"]
+    for info in guessed[:_MOST_REASONS]:
+        table.add_row("sample data", escape(str(info)), "", "")
+    if len(guessed) > _MOST_REASONS:
+        table.add_row("sample data", f"and {len(guessed) - _MOST_REASONS} more inputs", "", "")
+    if guessed:
         table.add_section()
 
 

@@ -291,7 +291,7 @@ def test_a_picture_of_bytes_has_all_their_values(body: str) -> None:
         ("attention_mask", "mask", "by its name"),
         ("sr", "setting", "by its name a sample rate"),
         ("position_ids", "positions", "by its name; no table was found"),
-        ("thing", "mask", "nothing is known of it: 1, then 0"),
+        ("thing", "mask", "nothing is known of it"),
     ],
 )
 def test_a_name_is_the_last_resort(name: str, kind: str, reason: str) -> None:
@@ -302,3 +302,11 @@ def test_a_name_is_the_last_resort(name: str, kind: str, reason: str) -> None:
 def test_a_table_tells_more_than_a_name() -> None:
     model = model_of("g (int64[B,S] mask_ids) => (float y) { y = Gather (w, mask_ids) }", w=FLOATS)
     assert input_of(model, "mask_ids").rows == 60
+
+
+def test_an_input_says_what_it_is_fed_and_why() -> None:
+    model = model_of("g (int64[B,S] a, int64[B,S] thing) => (float y) { e = Gather (w, a)  y = ai.x.F (e, thing) }", w=FLOATS)
+    assert [str(info) for info in model_inputs(model)] == [
+        "a: ids 0 to 59; 60 rows of 'w' (Gather 'e')",
+        "thing: 1, then 0 to the end; nothing is known of it",
+    ]
