@@ -237,7 +237,10 @@ def _look_for_mask(clues: Clues, trail: Trail, step: Step, index: int, graph: _K
     elif op == "Mul" and trail.exact and step.read(1 - index) not in graph.flat.constants:
         clues.add(Clue.FLAG, f"a mask: {step} multiplies with it")
     elif trail.exact and op in _TOGETHER and index == 0:
-        clues.add(Clue.FLAG, f"a mask: {step} adds it up" if "Sum" in op else f"a mask: {step} looks for its largest or smallest")
+        clues.add(
+            Clue.FLAG,
+            f"a mask: {step} adds it up" if "Sum" in op else f"a mask: {step} looks for its largest or smallest",
+        )
 
 
 def _hides(values: Array | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from poprt.engine.plain import plain_session
 from poprt.errors import PoprtError
 from poprt.sample_data import Array, InputInfo, model_inputs, sample_feeds
 from poprt.sizes import LARGEST_MESSAGE, weight_bytes
+from poprt.value_dependence import Dependence, dependences
 from poprt.verify_packed import PackedCase, pack_samples
 
 #: Largest difference relative to the largest magnitude of an output, by precision. For the floats a magnitude below 1
@@ -36,6 +38,8 @@ class OutputCheck:
     Attributes:
         max_abs_diff, mean_abs_diff: over all compared values; inf where one side is NaN or infinite alone.
         tolerance: the largest difference that passes; 0 for whole numbers.
+        passed: whether the difference is within the tolerance, or nothing can be said.
+        not_comparable: why nothing can be said; "" where the outputs were compared.
     """
 
     name: str
@@ -43,6 +47,7 @@ class OutputCheck:
     mean_abs_diff: float
     tolerance: float
     passed: bool
+    not_comparable: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether every output is within its tolerance."""
+        """Whether every output that can be compared is within its tolerance."""
         return all(output.passed for output in self.outputs)
 
 
@@ -64,7 +69,8 @@ def verify(
     """Run both models on the same random data and compare the outputs that both have.
 
     A packed model gets samples of random lengths, packed; each is compared with its own unpadded run of the original.
-    Integer products are exact on every CPU, as they are in an executable compiled on it.
+    Integer products are exact on every CPU, as they are in an executable compiled on it. An output whose extents differ
+    because they depend on values, or that holds random numbers, is not comparable: a warning says so, and it passes.
 
     Raises:
         PoprtError: a model cannot be run, or the two have no output in common.
@@ -84,7 +90,9 @@ def verify(
     pairs = {
         name: [case.pair(name, mine[name], got[name], index) for index, mine in enumerate(expected)] for name in names
     }
-    return Verification(tuple(_compare(name, pairs[name], precision) for name in names), len(expected))
+    decided = dependences(original)
+    checks = tuple(_judge(name, pairs[name], precision, decided[name]) for name in names)
+    return Verification(checks, len(expected))
 
 
 def sample_case(originals: list[InputInfo], converted: onnx.ModelProto, seed: int) -> PackedCase:
@@ -146,6 +154,26 @@ def _plain_case(originals: list[InputInfo], converted: list[InputInfo], rng: np.
             feeds[info.name] = feeds[info.name].astype(np.float16).astype(info.dtype)  # both see what fp16 can say
     cast = {name: array.astype(declared[name].dtype) for name, array in feeds.items() if name in declared}
     return PackedCase([feeds], cast, {})
+
+
+def _judge(name: str, pairs: list[tuple[Array, Array]], precision: str, decided: Dependence) -> OutputCheck:
+    """Compare one output, or say why two right models may differ in it."""
+    other_extents = next(((mine.shape, theirs.shape) for mine, theirs in pairs if mine.size != theirs.size), None)
+    if other_extents is not None and decided.extents and len(other_extents[0]) == len(other_extents[1]):
+        mine, theirs = map(list, other_extents)
+        why = (
+            f"its extents depend on values ({decided.extents}): {mine} in the original, {theirs} in the converted model"
+        )
+        return _not_comparable(name, why)
+    check = _compare(name, pairs, precision)
+    if not check.passed and decided.chance:
+        return _not_comparable(name, f"it holds random numbers ({decided.chance})")
+    return check
+
+
+def _not_comparable(name: str, why: str) -> OutputCheck:
+    logger.warning("check: output %r is not comparable: %s", name, why)
+    return OutputCheck(name, math.nan, math.nan, 0.0, passed=True, not_comparable=why)
 
 
 def _compare(name: str, pairs: list[tuple[Array, Array]], precision: str) -> OutputCheck:

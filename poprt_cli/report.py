@@ -156,6 +156,9 @@ def _add_check(table: Table, verification: Verification | None) -> None:
     if verification is None:
         return
     for output in verification.outputs:
+        if output.not_comparable:
+            table.add_row("check", escape(f"{output.name}: not comparable, {output.not_comparable}"), "", "")
+            continue
         figures = (
             f"{output.name}: {'pass' if output.passed else 'FAIL'}, max abs diff {output.max_abs_diff:.3g}, "
             f"mean {output.mean_abs_diff:.3g}, tolerance {output.tolerance:.3g}"

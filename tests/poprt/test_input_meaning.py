@@ -305,7 +305,8 @@ def test_a_table_tells_more_than_a_name() -> None:
 
 
 def test_an_input_says_what_it_is_fed_and_why() -> None:
-    model = model_of("g (int64[B,S] a, int64[B,S] thing) => (float y) { e = Gather (w, a)  y = ai.x.F (e, thing) }", w=FLOATS)
+    body = "e = Gather (w, a)  y = ai.x.F (e, thing)"
+    model = model_of(f"g (int64[B,S] a, int64[B,S] thing) => (float y) {{ {body} }}", w=FLOATS)
     assert [str(info) for info in model_inputs(model)] == [
         "a: ids 0 to 59; 60 rows of 'w' (Gather 'e')",
         "thing: 1, then 0 to the end; nothing is known of it",
