@@ -16,6 +16,7 @@ from passes.check.external import check_loaded
 from passes.check.sparse import densify
 from passes.check.structure import check_structure
 from passes.errors import RewriteError
+from passes.extents import declare_ranks
 from passes.node_protos import opset_of
 from passes.packed_model import PackedModel
 from passes.parted import PartedModel
@@ -128,6 +129,7 @@ class Converter(ConvertKeywords):
         check_structure(model)
         check_loaded(model)
         densify(model)
+        declare_ranks(model, self.options.input_shape)
         steps = [_make(step) for step in self._steps(model)]
         quantisers = [step for step in steps if isinstance(step, FloatToInt8)]
         sampled = self.options.packs or self.options.check or quantisers

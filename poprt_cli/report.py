@@ -49,7 +49,8 @@ def show_inputs_and_outputs(model: onnx.ModelProto) -> None:
     for kind, values in groups:
         for value in values:
             dtype = element_type(value)
-            shape = [extent if isinstance(extent, int) else 0 for extent in tensor_shape(value)]
+            extents = [extent if isinstance(extent, int) else 0 for extent in tensor_shape(value)]
+            shape = extents if value.type.tensor_type.HasField("shape") else "of any rank"
             click.echo(f"{kind} {value.name}: dtype - {dtype}, shape - {shape}")
 
 
