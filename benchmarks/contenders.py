@@ -139,7 +139,7 @@ class Packed:
         packing = runner.executable.packing
         assert packing is not None, "the executable is not packed"
         self._outputs = [
-            (desc.name, packing.outputs[desc.name] != "sample", desc.shape, desc.numpy_data_type())
+            (desc.name, packing.outputs[desc.name] != "sample", desc.shape or [], desc.numpy_data_type())
             for desc in runner.get_execute_outputs()
         ]
 

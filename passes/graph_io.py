@@ -87,9 +87,10 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
 
 
 def _open_unnamed_extents(graph: gs.Graph) -> None:
-    """Read the marks of exporters for an open extent as one without a name, in subgraphs too."""
-    nested = [subgraph for node in graph.nodes for subgraph in node.subgraphs(recursive=True)]
-    for part in [graph, *nested]:
+    """Read the marks of exporters for an open extent as one without a name, in subgraphs and local functions too."""
+    bodies = [graph, *graph.functions]
+    nested = [subgraph for body in bodies for node in body.nodes for subgraph in node.subgraphs(recursive=True)]
+    for part in [*bodies, *nested]:
         # a graph's own list of tensors lacks the outputs and inputs that no node touches
         for tensor in [*part.tensors().values(), *part.inputs, *part.outputs]:
             if isinstance(tensor, gs.Variable) and tensor.shape is not None:

@@ -23,6 +23,7 @@ from poprt.engine.providers import default_providers
 from poprt.engine.session import engine_error
 from poprt.errors import InputError, PoprtError
 from poprt.executable import Executable
+from poprt.model_file import read_proto
 from poprt.runtime.declared import DeclaredSession
 from poprt.utils import onnx_tensor_dtype_to_np_dtype
 
@@ -32,8 +33,8 @@ logger = logging.getLogger("poprt")
 
 Array = npt.NDArray[Any]
 
-#: Name -> (shape with 0 for an open extent, numpy type), in the model's order.
-IoInfo = OrderedDict[str, tuple[list[int], "np.dtype[Any]"]]
+#: Name -> (shape with 0 for an open extent, None for one of unknown rank; numpy type), in the model's order.
+IoInfo = OrderedDict[str, tuple[list[int] | None, "np.dtype[Any]"]]
 
 
 class Backend(ABC):
@@ -59,6 +60,8 @@ class Backend(ABC):
     @abstractmethod
     def get_io_info(self) -> tuple[IoInfo, IoInfo]:
         """Inputs and outputs: name -> (shape, with 0 for an open extent, and numpy type).
+
+        The shape is None where the model does not say the rank.
 
         Raises:
             PoprtError: the model is not loaded.
@@ -98,7 +101,9 @@ class PoprtBackend(Backend):
         """See :meth:`Backend.get_io_info`."""
         executable, _ = self._ready()
         inputs, outputs = (
-            OrderedDict((spec.name, (list(spec.shape), np.dtype(spec.dtype))) for spec in specs)
+            OrderedDict(
+                (spec.name, (None if spec.any_rank else list(spec.shape), np.dtype(spec.dtype))) for spec in specs
+            )
             for specs in (executable.inputs, executable.outputs)
         )
         return inputs, outputs
@@ -145,11 +150,22 @@ class OnnxRuntimeBackend(Backend):
     def get_io_info(self) -> tuple[IoInfo, IoInfo]:
         """See :meth:`Backend.get_io_info`."""
         session = self._ready()
+        groups = session.get_inputs(), session.get_outputs()
+        of_any_rank = self._of_any_rank() if any(not item.shape for items in groups for item in items) else frozenset()
         inputs, outputs = (
-            OrderedDict((item.name, (_extents(item.shape), _numpy_type(item.type))) for item in items)
-            for items in (session.get_inputs(), session.get_outputs())
+            OrderedDict(
+                (item.name, (None if item.name in of_any_rank else _extents(item.shape), _numpy_type(item.type)))
+                for item in items
+            )
+            for items in groups
         )
         return inputs, outputs
+
+    def _of_any_rank(self) -> frozenset[str]:
+        """The inputs and outputs that declare no rank. onnxruntime does not tell them from scalars."""
+        model = self._model if isinstance(self._model, onnx.ModelProto) else read_proto(self._model)
+        values = [*model.graph.input, *model.graph.output]
+        return frozenset(value.name for value in values if not value.type.tensor_type.HasField("shape"))
 
     def _ready(self) -> ort.InferenceSession:
         if self._session is None:

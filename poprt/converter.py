@@ -16,6 +16,7 @@ from passes.check.external import check_loaded
 from passes.check.sparse import densify
 from passes.check.structure import check_structure
 from passes.errors import RewriteError
+from passes.extents import declare_ranks
 from passes.node_protos import opset_of
 from passes.packed_model import PackedModel
 from passes.parted import PartedModel
@@ -82,6 +83,8 @@ class Converter(ConvertKeywords):
         records: what each pass of the last :meth:`convert` did.
         verification: the numeric comparison of the last :meth:`convert`; None without ``check``.
         isolation: what was tried with samples that share a run; None for a model that is not packed.
+        sample_inputs: which values the sample data of the last :meth:`convert` holds, an entry an input of the model;
+            empty where none was made.
 
     Raises:
         RewriteError: a value is wrong, or asks for something that this version lacks.
@@ -93,6 +96,7 @@ class Converter(ConvertKeywords):
         self.records: list[PassRecord] = []
         self.verification: Verification | None = None
         self.isolation: IsolationTrial | None = None
+        self.sample_inputs: tuple[InputInfo, ...] = ()
 
     def convert(self, model: onnx.ModelProto, *, compile_model: Compile | None = None) -> onnx.ModelProto:
         """Return the converted model. The given one is left as it is.
@@ -140,8 +144,13 @@ class Converter(ConvertKeywords):
         check_structure(model)
         check_loaded(model)
         densify(model)
-        inputs = model_inputs(model) if self.options.packs else []  # now: the passes may consume the model
-        steps = [_with_data(_make(step), model) for step in self._steps(model)]
+        declare_ranks(model, self.options.input_shape)
+        steps = [_make(step) for step in self._steps(model)]
+        quantisers = [step for step in steps if isinstance(step, FloatToInt8)]
+        sampled = self.options.packs or self.options.check or quantisers
+        inputs = model_inputs(model) if sampled else []  # now: the passes may consume the model
+        self.sample_inputs = tuple(inputs)
+        steps = [_with_data(step, inputs) for step in steps]
         with pass_progress(len(steps), disabled=self.options.disable_progress_bar) as on_pass:
             manager = PassManager(steps, on_pass=on_pass, dump_dir=self.options.dump_passes or None)
             try:
@@ -248,11 +257,10 @@ def _middle(options: ConvertOptions, shapes: InputShapes) -> list[Step]:
     return steps + [(name, {} if value is None else {"value": value}) for name, value in options.keyword_passes]
 
 
-def _with_data(step: Any, model: onnx.ModelProto) -> Any:
+def _with_data(step: Any, inputs: list[InputInfo]) -> Any:
     """float_to_int8 with random data to measure on: other data than `check` compares with, of the same kind."""
     if not isinstance(step, FloatToInt8):
         return step
-    inputs = model_inputs(model)  # now: the passes may consume the model
 
     def feeds(converted: onnx.ModelProto) -> dict[str, Array]:
         try:

@@ -19,13 +19,13 @@ import onnx
 from passes.errors import PackingError
 from passes.packed_model import PackedModel
 from passes.parted import PartedModel
+from poprt.comparison import differences
 from poprt.compiler.versions import versions
 from poprt.errors import PoprtError
 from poprt.executable import Executable, PackingSpec
 from poprt.isolation_bench import Answers, Bench, Finding, Sample, operators
 from poprt.sample_data import InputInfo, other_array
 from poprt.sizes import weight_bytes
-from poprt.verify import differences
 from poprt.verify_packed import draw_sample
 from poprt.verify_served import compile_quietly
 from poprt_format.packing import ANY, NONE, SAME_LENGTH

@@ -37,7 +37,9 @@ def get_model_flops(model: onnx.ModelProto, verbose: bool = False) -> int:
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     for value in model.graph.input:
-        if value.name not in weights and not all(dim.dim_value > 0 for dim in value.type.tensor_type.shape.dim):
+        declared = value.type.tensor_type
+        known = declared.HasField("shape") and all(dim.dim_value > 0 for dim in declared.shape.dim)
+        if value.name not in weights and not known:
             raise PoprtError(
                 f"input {value.name!r} has an open extent, so the work of a run is not known; fix it first: "
                 f"Converter(input_shape={{{value.name!r}: [...]}})"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,11 @@ import numpy.typing as npt
 import onnx
 
 from passes.extents import declared_extent
-from passes.operators import Family, members
 from poprt.errors import PoprtError
+from poprt.input_meaning import Meaning, input_meanings, unread_meaning
 
 Array = npt.NDArray[Any]
 
-#: Operators that hand an index on to a Gather without changing its value.
-_PASSING = members(Family.ORDER, Family.AXES) | {"Cast", "Expand", "Slice"}
 #: Common vocabularies keep padding and other marks in their first places; a real token is none of them.
 _SPECIAL_IDS = 5
 #: Values of a string input.
@@ -35,8 +32,13 @@ class InputInfo:
 
     Attributes:
         shape: extents; a name or None where the model leaves one open.
-        kind: "ids" (0 <= value < rows), "positions", "mask" (0 or 1) or "numbers" (normal).
-        rows: for ids, the rows of the smallest table that the input indexes.
+        kind: which values mean something to it, see :class:`poprt.input_meaning.Meaning`.
+        rows: for ids and positions, one more than the highest value that every table has; 0 where none is known. For
+            lengths and places, the extent of the sequence; 0 before it is known.
+        low: for ids and positions, the lowest value.
+        values: what a setting may be.
+        reason: what the input was followed to in the graph, or how its values were guessed.
+        any_rank: the model does not say the rank; ``shape`` is empty then.
     """
 
     name: str
@@ -44,31 +46,73 @@ class InputInfo:
     shape: tuple[int | str | None, ...]
     kind: str
     rows: int = 0
+    low: int = 0
+    values: tuple[int, ...] = ()
+    reason: str = ""
+    any_rank: bool = False
 
     def concrete(self, sizes: Mapping[str, int] | None = None) -> tuple[int, ...]:
-        """The shape, open extents filled in: by name from ``sizes``, else 2 for the first axis and 16 for others."""
+        """The shape, open extents filled in: by name from ``sizes``, else 2 for the first axis and 16 for others.
+
+        Raises:
+            PoprtError: the model does not say the rank.
+        """
+        if self.any_rank:
+            raise PoprtError(
+                f"input {self.name!r}: the model does not say its rank, so no sample data can be made; give its shape "
+                f"with --input_shape {self.name}=..., or leave out what runs the model (check, run, int8)"
+            )
         sizes = sizes or {}
         return tuple(
             extent if isinstance(extent, int) else sizes.get(extent or "", 2 if axis == 0 else 16)
             for axis, extent in enumerate(self.shape)
         )
 
+    def __str__(self) -> str:
+        """What is fed, and why."""
+        highest = self.rows - 1
+        what = {
+            "ids": f"ids {self.low} to {highest}",
+            "positions": f"positions {self.low} to {highest}" if self.rows else "positions 0, 1, 2 ...",
+            "mask": "1, then 0 to the end",
+            "lengths": "lengths of a sequence",
+            "places": "places of a sequence",
+            "setting": " or ".join(map(str, self.values)),
+            "bytes": f"any {self.dtype.name}",
+            "factors": "factors 0.5 to 1.5",
+            "numbers": "normal numbers",
+        }.get(self.kind, self.kind)
+        return f"{self.name}: {what}" + (f"; {self.reason}" if self.reason else "")
+
 
 def model_inputs(model: onnx.ModelProto) -> list[InputInfo]:
-    """The inputs that a caller has to feed, and what values mean something to each."""
-    weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    """The inputs that a caller has to feed, and what values mean something to each.
+
+    Raises:
+        PoprtError: an input is no tensor of a known type.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    values = {value.name: value for value in model.graph.input if value.name not in weights}
+    dtypes = {name: element_type(value) for name, value in values.items()}
     try:
-        tables = _indexed_tables(model, weights)
-    except IndexError:  # nodes without inputs, axes beyond the rank: the model is not valid, and its reader will say so
-        tables = {}
-    infos = []
-    for value in model.graph.input:
-        if value.name in weights:
-            continue
-        dtype = element_type(value)
-        rows = min(tables.get(value.name, [0]))
-        infos.append(InputInfo(value.name, dtype, tensor_shape(value), _kind(value.name, dtype, rows), rows))
-    return infos
+        meanings = input_meanings(model, dtypes)
+    except (IndexError, ValueError):  # the model is not valid, and its reader will say so
+        meanings = {name: unread_meaning(name, dtype) for name, dtype in dtypes.items()}
+    return [_info(value, dtypes[name], meanings[name]) for name, value in values.items()]
+
+
+def _info(value: onnx.ValueInfoProto, dtype: np.dtype[Any], meaning: Meaning) -> InputInfo:
+    return InputInfo(
+        value.name,
+        dtype,
+        tensor_shape(value),
+        meaning.kind,
+        meaning.rows,
+        meaning.low,
+        meaning.values,
+        meaning.reason,
+        any_rank=not value.type.tensor_type.HasField("shape"),
+    )
 
 
 def element_type(value: onnx.ValueInfoProto) -> np.dtype[Any]:
@@ -88,22 +132,132 @@ def tensor_shape(value: onnx.ValueInfoProto) -> tuple[int | str | None, ...]:
     return tuple(declared_extent(dim) for dim in value.type.tensor_type.shape.dim)
 
 
+def sample_feeds(
+    infos: Sequence[InputInfo], shapes: Mapping[str, Sequence[int]], rng: np.random.Generator
+) -> dict[str, Array]:
+    """Values for all inputs of one run, which fit each other: masks and lengths of the same samples agree.
+
+    Args:
+        infos: the inputs.
+        shapes: the shape of each.
+        rng: where the values come from.
+    """
+    drawn: dict[tuple[int, int], Array] = {}
+    return {info.name: _agreeing(info, infos, shapes, drawn, rng) for info in infos}
+
+
+def _agreeing(
+    info: InputInfo,
+    infos: Sequence[InputInfo],
+    shapes: Mapping[str, Sequence[int]],
+    drawn: dict[tuple[int, int], Array],
+    rng: np.random.Generator,
+) -> Array:
+    """One input of :func:`sample_feeds`; ``drawn`` has the lengths of the samples by their number and the extent."""
+    shape = tuple(shapes[info.name])
+    if info.kind in ("lengths", "places"):
+        info = replace(info, rows=info.rows or _sequence_extent(info, infos, shapes))
+    of_samples = (math.prod(shape), info.rows) if info.kind == "lengths" else shape
+    if info.kind not in ("mask", "lengths") or len(of_samples) != 2:
+        return random_array(info, shape, rng)
+    samples, extent = of_samples
+    check_size(info.name, of_samples)
+    lengths = drawn.setdefault((samples, extent), _draw_lengths(samples, extent, rng))
+    if info.kind == "lengths":
+        return lengths.reshape(shape).astype(info.dtype)
+    return np.asarray(np.arange(extent) < lengths[:, None]).astype(info.dtype)
+
+
+def _draw_lengths(samples: int, extent: int, rng: np.random.Generator) -> Array:
+    """How many places of each sample count, int [samples]. The first has all: a batch is as long as its longest."""
+    lengths = rng.integers(1, max(extent, 1) + 1, size=samples)
+    lengths[:1] = extent
+    return np.minimum(lengths, extent)
+
+
+def _sequence_extent(info: InputInfo, infos: Sequence[InputInfo], shapes: Mapping[str, Sequence[int]]) -> int:
+    """The extent that lengths count to: the smallest one that the other inputs leave open behind the first axis.
+
+    Where none is open, the smallest of those that are fixed: no sequence is shorter.
+    """
+    others = [other for other in infos if other.name != info.name]
+    behind = [
+        (extent, declared)
+        for other in others
+        for extent, declared in zip(tuple(shapes[other.name])[1:], other.shape[1:], strict=False)
+    ]
+    extents = [extent for extent, declared in behind if not isinstance(declared, int)] or [e for e, _ in behind]
+    return min(extents, default=1)
+
+
 def random_array(info: InputInfo, shape: Sequence[int], rng: np.random.Generator) -> Array:
-    """Values for ``info`` in ``shape``. A mask is 1 up to a random length along its last axis, then 0."""
+    """Values for ``info`` in ``shape``. A mask is 1 up to a random length along its last axis, then 0.
+
+    Of several samples the first has no padding, as in a batch that is padded to its longest.
+    """
     shape = tuple(shape)
     check_size(info.name, shape)
     if info.dtype == object:
         return np.asarray(rng.choice(np.array(_WORDS, object), size=shape), object)
-    if info.kind == "mask":
-        if not shape:
-            return np.ones(shape, info.dtype)
-        lengths = rng.integers(1, shape[-1] + 1, size=(*shape[:-1], 1)) if shape[-1] else np.zeros((*shape[:-1], 1))
-        return np.asarray(np.arange(shape[-1]) < lengths).astype(info.dtype)
-    if info.kind == "positions":
-        return np.broadcast_to(np.arange(shape[-1] if shape else 1) % max(info.rows, 1), shape).astype(info.dtype)
-    if info.kind == "ids":
-        return rng.integers(_least_id(info), info.rows, size=shape).astype(info.dtype)
+    make = _MAKERS.get(info.kind)
+    if make is not None:
+        return make(info, shape, rng).astype(info.dtype)
     return rng.standard_normal(shape).astype(info.dtype)
+
+
+_Shape = tuple[int, ...]
+
+
+def _mask(_: InputInfo, shape: _Shape, rng: np.random.Generator) -> Array:
+    if not shape or not shape[-1]:
+        return np.ones(shape)
+    lengths = rng.integers(1, shape[-1] + 1, size=(*shape[:-1], 1))
+    if len(shape) > 1 and shape[0] > 1:
+        lengths[0] = shape[-1]
+    return np.asarray(np.arange(shape[-1]) < lengths)
+
+
+def _positions(info: InputInfo, shape: _Shape, _: np.random.Generator) -> Array:
+    last = shape[-1] if shape else 1
+    count = max(info.rows - info.low, 1) if info.rows else max(last, 1)
+    return np.broadcast_to(info.low + np.arange(last) % count, shape) if shape else np.full(shape, info.low)
+
+
+def _ids(info: InputInfo, shape: _Shape, rng: np.random.Generator) -> Array:
+    return np.asarray(rng.integers(_least_id(info), info.rows, size=shape))
+
+
+def _lengths(info: InputInfo, shape: _Shape, rng: np.random.Generator) -> Array:
+    return _draw_lengths(math.prod(shape), max(info.rows, 1), rng).reshape(shape)
+
+
+def _places(info: InputInfo, shape: _Shape, rng: np.random.Generator) -> Array:
+    return np.asarray(rng.integers(0, max(info.rows, 1), size=shape))
+
+
+def _setting(info: InputInfo, shape: _Shape, _: np.random.Generator) -> Array:
+    return np.full(shape, info.values[0] if info.values else 1)
+
+
+def _bytes(info: InputInfo, shape: _Shape, rng: np.random.Generator) -> Array:
+    bounds = np.iinfo(info.dtype)
+    return np.asarray(rng.integers(bounds.min, bounds.max, size=shape, dtype=info.dtype, endpoint=True))
+
+
+def _factors(_: InputInfo, shape: _Shape, rng: np.random.Generator) -> Array:
+    return np.asarray(rng.uniform(0.5, 1.5, size=shape))
+
+
+_MAKERS: Mapping[str, Callable[[InputInfo, _Shape, np.random.Generator], Array]] = {
+    "mask": _mask,
+    "positions": _positions,
+    "ids": _ids,
+    "lengths": _lengths,
+    "places": _places,
+    "setting": _setting,
+    "bytes": _bytes,
+    "factors": _factors,
+}
 
 
 def other_array(info: InputInfo, array: Array, rng: np.random.Generator) -> Array:
@@ -118,7 +272,7 @@ def other_array(info: InputInfo, array: Array, rng: np.random.Generator) -> Arra
 
 
 def _least_id(info: InputInfo) -> int:
-    return _SPECIAL_IDS if info.rows > 4 * _SPECIAL_IDS else 0
+    return info.low + (_SPECIAL_IDS if info.rows - info.low > 4 * _SPECIAL_IDS else 0)
 
 
 def check_size(name: str, shape: Sequence[int]) -> None:
@@ -132,42 +286,3 @@ def check_size(name: str, shape: Sequence[int]) -> None:
             f"input {name!r}: sample data of shape {list(shape)} would not fit in memory; give it smaller extents, or "
             "leave out what runs the model (check, run, int8)"
         )
-
-
-def _kind(name: str, dtype: np.dtype[Any], rows: int) -> str:
-    if rows:
-        return "positions" if "position" in name.lower() else "ids"
-    if "mask" in name.lower() or dtype.kind in "biu":
-        return "mask"
-    return "numbers"
-
-
-def _indexed_tables(model: onnx.ModelProto, weights: Mapping[str, tuple[int, ...]]) -> dict[str, list[int]]:
-    """Input name -> rows of each constant table that it indexes, found by following the input to its Gathers."""
-    constants = dict(weights)
-    readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-    for node in model.graph.node:
-        for name in node.input:
-            readers[name].append(node)
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-            constants[node.output[0]] = tuple(node.attribute[0].t.dims)
-        elif node.op_type in ("Identity", "Cast") and node.input[0] in constants:
-            constants[node.output[0]] = constants[node.input[0]]
-    return {value.name: rows for value in model.graph.input if (rows := _rows_behind(value.name, readers, constants))}
-
-
-def _rows_behind(
-    start: str, readers: Mapping[str, list[onnx.NodeProto]], constants: Mapping[str, tuple[int, ...]]
-) -> list[int]:
-    rows: list[int] = []
-    waiting, seen = [start], {start}
-    while waiting:
-        name = waiting.pop()
-        for node in readers.get(name, []):
-            if node.op_type == "Gather" and node.input[1] == name and node.input[0] in constants:
-                axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
-                rows.append(constants[node.input[0]][axis])
-            elif node.op_type in _PASSING and node.input[0] == name and node.output[0] not in seen:
-                seen.add(node.output[0])
-                waiting.append(node.output[0])
-    return rows

@@ -29,14 +29,19 @@ def onnx_tensor_dtype_to_np_dtype(tensor_dtype: int) -> np.dtype[Any]:
 
 def get_input_info_from_model_proto(
     model: onnx.ModelProto,
-) -> tuple[dict[str, list[int]], dict[str, np.dtype[Any]]]:
-    """Shapes (0 where one is open) and numpy types of a model's inputs, each by name; initializers are no inputs."""
+) -> tuple[dict[str, list[int] | None], dict[str, np.dtype[Any]]]:
+    """Shapes (0 where one is open) and numpy types of a model's inputs, each by name; initializers are no inputs.
+
+    The shape is None where the model does not say the rank.
+    """
     initializers = {tensor.name for tensor in model.graph.initializer}
-    shapes, dtypes = {}, {}
+    shapes: dict[str, list[int] | None] = {}
+    dtypes = {}
     for item in model.graph.input:
         if item.name not in initializers:
             tensor_type = item.type.tensor_type
-            shapes[item.name] = [max(int(dim.dim_value), 0) for dim in tensor_type.shape.dim]
+            extents = [max(int(dim.dim_value), 0) for dim in tensor_type.shape.dim]
+            shapes[item.name] = extents if tensor_type.HasField("shape") else None
             dtypes[item.name] = onnx_tensor_dtype_to_np_dtype(tensor_type.elem_type)
     return shapes, dtypes
 

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -19,47 +18,21 @@ import onnxruntime as ort
 
 from passes.node_protos import walk_nodes
 from passes.packed_model import PackedModel
+from poprt.comparison import TOLERANCE, OutputCheck, judge
 from poprt.compiler.lower_int8 import with_exact_products
 from poprt.engine.plain import plain_session
 from poprt.errors import CompileError, PoprtError
 from poprt.executable import Executable
 from poprt.own_precision import own_precision
-from poprt.sample_data import Array, InputInfo, model_inputs, random_array
+from poprt.sample_data import Array, InputInfo, model_inputs, sample_feeds
 from poprt.sizes import LARGEST_MESSAGE, weight_bytes
+from poprt.value_dependence import dependences
 from poprt.verify_packed import PackedCase, pack_samples
 from poprt.verify_served import compile_quietly, run_served
 
-#: Largest difference relative to the largest magnitude of an output, by precision. For the floats a magnitude below 1
-#: counts as 1. int8's tolerance is too wide for that: it would let pass any embedding of unit length. "rounded" is that
-#: of a model which rounds activations itself: one bit at the end of a float tips such a rounding over.
-TOLERANCE = {"fp32": 1e-5, "rounded": 5e-2, "fp16": 2e-2, "bf16": 1e-1, "int8": 1.5e-1}
-_LEAST_MAGNITUDE = {"fp32": 1.0, "rounded": 1e-3, "fp16": 1.0, "bf16": 1.0, "int8": 1e-3}
 _ROUNDING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
 
 logger = logging.getLogger("poprt")
-
-
-@dataclass(frozen=True)
-class OutputCheck:
-    """How one output of the converted model compares with the original's.
-
-    Attributes:
-        max_abs_diff, mean_abs_diff: over all compared values; inf where one side is NaN or infinite alone. The larger
-            of those of the model as it is written and as it is served.
-        tolerance: the largest difference that passes. Of whole numbers 0, else what the precision allows, and what the
-            engine's optimiser alone does to the original.
-        served_abs_diff: the largest one of the compiled model in packs, with the engine's optimiser on; None where it
-            could not be compiled.
-        optimiser_abs_diff: the largest one between the original with and without the engine's optimiser.
-    """
-
-    name: str
-    max_abs_diff: float
-    mean_abs_diff: float
-    tolerance: float
-    passed: bool
-    served_abs_diff: float | None = None
-    optimiser_abs_diff: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +44,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether every output is within its tolerance."""
+        """Whether every output that can be compared is within its tolerance."""
         return all(output.passed for output in self.outputs)
 
 
@@ -89,6 +62,8 @@ def verify(
     packed model gets samples of random lengths, packed; each is compared with its own unpadded run of the original.
     Integer products are exact on every CPU, as they are in an executable compiled on it. The tolerance is that of
     ``precision``, or of the half precision in which the original computes by itself, whichever is wider.
+    An output whose extents differ because they depend on values, or that holds random numbers, is not comparable: a
+    warning says so, and it passes.
 
     Args:
         original, converted: the two models.
@@ -108,11 +83,12 @@ def verify(
     del exact
     written = _run_written(converted, names, case)
     served = _run_served(converted, executable, names, case)
+    decided = dependences(original)
     checks = []
     for name in names:
-        alone = _compare(name, [(mine[name], theirs[name]) for mine, theirs in zip(expected, optimised, strict=True)])
-        runs = [_compare(name, _pairs(case, name, expected, got)) for got in (written, served) if got is not None]
-        checks.append(_judged(runs, alone, _tolerance([mine[name] for mine in expected], precision)))
+        alone = [(mine[name], theirs[name]) for mine, theirs in zip(expected, optimised, strict=True)]
+        runs = [_pairs(case, name, expected, got) for got in (written, served) if got is not None]
+        checks.append(judge(name, runs, alone, precision, decided[name]))
     return Verification(tuple(checks), len(expected))
 
 
@@ -208,64 +184,10 @@ def _common_outputs(original: onnx.ModelProto, converted: onnx.ModelProto) -> li
 def _plain_case(originals: list[InputInfo], converted: list[InputInfo], rng: np.random.Generator) -> PackedCase:
     """One batch for both models; the converted one says the extents that it fixes."""
     declared = {info.name: info for info in converted}
-    feeds: dict[str, Array] = {}
+    shapes = {info.name: declared.get(info.name, info).concrete() for info in originals}
+    feeds = sample_feeds(originals, shapes, rng)
     for info in originals:
-        shape = declared.get(info.name, info).concrete()
-        array = random_array(info, shape, rng)
         if info.name in declared and declared[info.name].dtype == np.float16:
-            array = array.astype(np.float16).astype(info.dtype)  # both models see what fp16 can say
-        feeds[info.name] = array
+            feeds[info.name] = feeds[info.name].astype(np.float16).astype(info.dtype)  # both see what fp16 can say
     cast = {name: array.astype(declared[name].dtype) for name, array in feeds.items() if name in declared}
     return PackedCase([feeds], cast, {})
-
-
-@dataclass(frozen=True)
-class _Difference:
-    name: str
-    largest: float
-    mean: float
-
-
-def _judged(runs: list[_Difference], alone: _Difference, tolerance: float) -> OutputCheck:
-    """The verdict on the model as it is written and, where there are two ``runs``, as it is served.
-
-    What the optimiser ``alone`` does to the original is not the conversion's.
-    """
-    worst = max(runs, key=lambda run: run.largest)
-    if tolerance and np.isfinite(alone.largest):
-        tolerance += alone.largest
-    served = runs[1].largest if len(runs) > 1 else None
-    passed = worst.largest <= tolerance
-    return OutputCheck(worst.name, worst.largest, worst.mean, tolerance, passed, served, alone.largest)
-
-
-def _compare(name: str, pairs: list[tuple[Array, Array]]) -> _Difference:
-    expected = np.concatenate([np.ravel(mine) for mine, _ in pairs])
-    got = np.concatenate([np.ravel(theirs) for _, theirs in pairs])
-    if expected.size != got.size:
-        raise PoprtError(
-            f"output {name!r}: the shapes differ, {[(mine.shape, theirs.shape) for mine, theirs in pairs]}"
-        )
-    if expected.dtype == object:  # strings are equal or not: the difference is 0 or 1
-        difference = (expected != got).astype(np.float64)
-    else:
-        difference = differences(expected.astype(np.float64), got.astype(np.float64))
-    mean = float(difference.mean()) if difference.size else 0.0
-    return _Difference(name, float(difference.max(initial=0.0)), mean)
-
-
-def _tolerance(expected: list[Array], precision: str) -> float:
-    """0 for whole numbers and strings."""
-    values = np.concatenate([np.ravel(item) for item in expected])
-    if values.dtype == object or values.dtype.kind in "biu":
-        return 0.0
-    finite = np.abs(values[np.isfinite(values)].astype(np.float64))
-    return TOLERANCE[precision] * max(_LEAST_MAGNITUDE[precision], float(finite.max(initial=0.0)))
-
-
-def differences(expected: Any, got: Any) -> Any:
-    """The magnitude of each difference; NaN equals NaN, and infinite is what is not finite on one side alone."""
-    with np.errstate(invalid="ignore"):
-        difference = np.abs(expected - got)
-    same = (expected == got) | (np.isnan(expected) & np.isnan(got))
-    return np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference))

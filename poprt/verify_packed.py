@@ -161,7 +161,8 @@ def draw_sample(
     feeds = {}
     for info in originals:
         if info.name not in packing.dynamic_inputs:
-            feeds[info.name] = random_array(info, (1, *info.concrete()[1:]), rng)
+            of_sample = replace(info, rows=info.rows or width) if info.kind in ("lengths", "places") else info
+            feeds[info.name] = random_array(of_sample, (1, *info.concrete()[1:]), rng)
         elif info.name == packing.mask:
             mask = np.zeros((1, width), info.dtype)  # ids serve as the mask where the model derives it from them
             mask[0, columns] = random_array(info, (1, width), rng)[0, columns] if info.kind == "ids" else 1

@@ -16,7 +16,7 @@ from passes import PassRecord
 from passes.node_protos import opset_of
 from passes.precision.float_to_int8 import KINDS, PRODUCTS
 from poprt.isolation import IsolationTrial
-from poprt.sample_data import element_type, tensor_shape
+from poprt.sample_data import InputInfo, element_type, tensor_shape
 from poprt.sizes import weight_bytes
 from poprt.verify import Verification
 
@@ -53,7 +53,8 @@ def show_inputs_and_outputs(model: onnx.ModelProto) -> None:
     for kind, values in groups:
         for value in values:
             dtype = element_type(value)
-            shape = [extent if isinstance(extent, int) else 0 for extent in tensor_shape(value)]
+            extents = [extent if isinstance(extent, int) else 0 for extent in tensor_shape(value)]
+            shape = extents if value.type.tensor_type.HasField("shape") else "of any rank"
             click.echo(f"{kind} {value.name}: dtype - {dtype}, shape - {shape}")
 
 
@@ -63,8 +64,12 @@ def print_summary(
     records: Sequence[PassRecord],
     isolation: IsolationTrial | None,
     verification: Verification | None,
+    sample_inputs: Sequence[InputInfo] = (),
 ) -> None:
-    """Print the one table at the end: the model before and after, the passes, packing, and the numeric checks."""
+    """Print the one table at the end: the model before and after, the passes, packing, and the numeric checks.
+
+    ``sample_inputs`` are the inputs that sample data was made for: the table says what they were fed, and why.
+    """
     table = Table("step", "result", "nodes", "seconds", box=box.SIMPLE_HEAD)
     table.columns[2].justify = table.columns[3].justify = "right"
     for column in table.columns:
@@ -75,6 +80,7 @@ def print_summary(
         table.add_row(record.name, _done(record), _change(record), f"{record.seconds:.3f}")
     table.add_section()
     _add_details(table, records)
+    _add_sample_data(table, sample_inputs)
     _add_isolation(table, isolation)
     _add_check(table, verification)
     table.add_row("after", f"opset {after.opset}, {_bytes(after.nbytes)} of weights", str(after.nodes), "")
@@ -125,6 +131,17 @@ def _add_details(table: Table, records: Sequence[PassRecord]) -> None:
         table.add_section()
 
 
+def _add_sample_data(table: Table, inputs: Sequence[InputInfo]) -> None:
+    """What each input was fed, and how that is known. Plain numbers are the rule and not listed."""
+    guessed = [info for info in inputs if info.kind != "numbers"]
+    for info in guessed[:_MOST_REASONS]:
+        table.add_row("sample data", escape(str(info)), "", "")
+    if len(guessed) > _MOST_REASONS:
+        table.add_row("sample data", f"and {len(guessed) - _MOST_REASONS} more inputs", "", "")
+    if guessed:
+        table.add_section()
+
+
 def _add_isolation(table: Table, trial: IsolationTrial | None) -> None:
     """What was tried with samples that share a run, and how far an answer moved."""
     if trial is None:
@@ -144,6 +161,9 @@ def _add_check(table: Table, verification: Verification | None) -> None:
     if verification is None:
         return
     for output in verification.outputs:
+        if output.not_comparable:
+            table.add_row("check", escape(f"{output.name}: not comparable, {output.not_comparable}"), "", "")
+            continue
         served = "" if output.served_abs_diff is None else f" (as served {output.served_abs_diff:.3g})"
         figures = (
             f"{output.name}: {'pass' if output.passed else 'FAIL'}, max abs diff {output.max_abs_diff:.3g}{served}, "

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from poprt.engine.protocol import Session
 from poprt.errors import PoprtError
 from poprt.executable import Executable, PackingSpec, TensorSpec
 from poprt.runtime import ModelRunner, PackRunner, PackRunnerConfig, RuntimeConfig
+from poprt.runtime.declared import DeclaredSession, open_session
 
 Array = npt.NDArray[Any]
 Request = tuple[dict[str, Array], dict[str, Array]]
@@ -72,7 +74,8 @@ def run_model(popef: Path, *, iteration: int, threads: int, batch_size: int | No
         batch_size: extent of the batch axis of a request; None takes the declared one.
 
     Raises:
-        PoprtError: the executable cannot be loaded, or leaves open an extent that ``batch_size`` does not say.
+        PoprtError: the executable cannot be loaded, or does not say the rank of an input, or leaves open an extent that
+            ``batch_size`` does not say.
     """
     executable = Executable(popef)
     manifest = executable.manifest
@@ -84,9 +87,10 @@ def run_model(popef: Path, *, iteration: int, threads: int, batch_size: int | No
         else _random(spec, _request_shape(spec, axis, batch_size), rng)
         for spec in manifest.inputs
     }
-    shapes = {spec.name: _request_shape(spec, axis, batch_size) for spec in manifest.outputs}
     size = batch_size or next((array.shape[axis] for array in inputs.values() if array.ndim > axis), 1)
-    with ModelRunner(executable, config) as runner:
+    session = open_session(executable, None, None)
+    with ModelRunner(executable, config, session=session) as runner:
+        shapes = _output_shapes(executable, session, inputs, batch_size)
 
         def send() -> None:
             outputs = {spec.name: np.empty(shapes[spec.name], spec.dtype) for spec in manifest.outputs}
@@ -159,7 +163,25 @@ def _time(send: Callable[[], None], iteration: int, threads: int, batch_size: in
         return Timing(seconds, time.perf_counter() - start, batch_size)
 
 
+def _output_shapes(
+    executable: Executable, session: Session, inputs: dict[str, Array], batch_size: int | None
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of the results. What the executable does not say of them is seen in a run."""
+    manifest = executable.manifest
+    unsaid = [spec.name for spec in manifest.outputs if spec.any_rank or 0 in spec.shape]
+    if batch_size is not None or not unsaid:
+        return {spec.name: _request_shape(spec, manifest.batch_axis, batch_size) for spec in manifest.outputs}
+    results = DeclaredSession(executable, session=session).run(inputs, unsaid)
+    seen = {name: result.shape for name, result in zip(unsaid, results, strict=True)}
+    return {spec.name: seen.get(spec.name, spec.shape) for spec in manifest.outputs}
+
+
 def _request_shape(spec: TensorSpec, axis: int, batch_size: int | None) -> tuple[int, ...]:
+    if spec.any_rank:
+        raise PoprtError(
+            f"{spec.name!r}: the executable does not say its rank, so no request can be made up; convert the model "
+            f"with --input_shape {spec.name}=..."
+        )
     shape = list(spec.shape)
     if batch_size is not None and len(shape) > axis:
         shape[axis] = batch_size

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from passes.packed_model import PackedModel
-from poprt.sample_data import model_inputs, random_array
+from poprt.sample_data import model_inputs, sample_feeds
 from poprt.verify import engine_session, run_session
 from poprt.verify_packed import pack_samples
 
@@ -30,10 +30,9 @@ def run_once(original: onnx.ModelProto, converted: onnx.ModelProto) -> None:
         feeds, size = case.converted_feeds, len(case.original_feeds)
     else:
         infos = model_inputs(converted)
-        feeds = {
-            info.name: random_array(meaning.get(info.name, info), info.concrete(), rng).astype(info.dtype)
-            for info in infos
-        }
+        meant = [meaning.get(info.name, info) for info in infos]
+        arrays = sample_feeds(meant, {info.name: info.concrete() for info in infos}, rng)
+        feeds = {info.name: arrays[info.name].astype(info.dtype) for info in infos}
         size = next((array.shape[0] for array in feeds.values() if array.ndim), 1)
     session = engine_session(converted, optimise=True)
     names = [value.name for value in converted.graph.output]

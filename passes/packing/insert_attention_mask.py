@@ -35,6 +35,7 @@ from passes.packing.within_rows.unpacked_head import UnpackedHead
 from passes.refusal import Cause, Refusal, because, explain
 from passes.registry import register
 from passes.shapes.input_shapes import InputShapes
+from passes.shapes.shape_inference import Extent
 from poprt_format.packing import WITHIN_ROWS
 
 
@@ -98,6 +99,9 @@ class InsertAttentionMask(GraphPass):
             result.count("position inputs added")
         rewriter.apply(plan)
         declare_operators(graph, ["AttentionMask", *(["Unpack"] if head else [])])
+        for tensor in graph.outputs:
+            if outputs[tensor.name] == "packed" and tensor.shape is not None:
+                tensor.shape = _in_rows(geometry, mask, tensor.shape)
         token_axes = {name: own for name, own in token_axes.items() if outputs[name] == "sample"}
         self._record(graph, geometry, mask, outputs, share, token_axes).write(graph)
         graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
@@ -240,7 +244,21 @@ def _refuse_pairs(packed_outputs: Sequence[str], token_axes: Mapping[str, list[i
 def _positions(geometry: Geometry, mask: gs.Variable) -> gs.Variable:
     """The input that places each token in its sample; a new one where the model has none."""
     positions = next((tensor for tensor in geometry.inputs if tensor.name == POSITION_IDS), None)
-    return positions if positions is not None else gs.Variable(POSITION_IDS, np.int64, list(mask.shape))
+    if positions is not None:
+        return positions
+    return gs.Variable(POSITION_IDS, np.int64, _in_rows(geometry, mask, mask.shape))
+
+
+def _in_rows(geometry: Geometry, mask: gs.Variable, shape: Sequence[Extent]) -> list[Extent]:
+    """``shape``, which starts with the extents of ``mask``, with the numbers that these will be fixed to.
+
+    A named extent is fixed by its name, later. One without a name is fixed in the inputs that the user named, and
+    nowhere else.
+    """
+    numbers = (geometry.rows, geometry.columns)
+    pairs = zip(shape, mask.shape, numbers, strict=False)
+    lead = [number or None if named is None else extent for extent, named, number in pairs]
+    return [*lead, *shape[2:]]
 
 
 def _the_mask(graph: gs.Graph, geometry: Geometry, masks: Sequence[str]) -> gs.Variable:

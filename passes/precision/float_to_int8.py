@@ -215,5 +215,8 @@ def _constant_bytes(graph: gs.Graph) -> int:
 
 def _report_accuracy(compared: Mapping[str, tuple[float, float]], result: PassResult) -> None:
     for name, (cosine, difference) in compared.items():
+        if math.isnan(cosine):
+            result.details[f"cosine of {name}"] = "not comparable: its extents depend on values"
+            continue
         result.details[f"cosine of {name}"] = f"{cosine:.6f}"
         result.details[f"largest difference of {name}"] = f"{difference:.3g}"

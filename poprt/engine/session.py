@@ -250,7 +250,7 @@ def _prepare(value: Array, spec: TensorSpec, shape: Sequence[int | str | None]) 
     fits = len(shape) == array.ndim and all(
         not isinstance(declared, int) or declared == extent for declared, extent in zip(shape, array.shape, strict=True)
     )
-    if not fits:
+    if not fits and not spec.any_rank:
         expected = [extent if isinstance(extent, int) else "any" for extent in shape]
         raise InputError(f"input {spec.name!r} has shape {list(array.shape)}, expected {expected}")
     return np.asarray(array, order="C")

@@ -110,6 +110,11 @@ def _declared_batch(manifest: Manifest, axis: int) -> int:
     """Return the extent that every input and output declares along the batch axis; raise PoprtError if they differ."""
     extents: dict[str, int] = {}
     for spec in (*manifest.inputs, *manifest.outputs):
+        if spec.any_rank:
+            raise PoprtError(
+                f"batching_dim={axis}: the model does not say the rank of {spec.name!r}, so its rows cannot be told "
+                "apart; declare its shape in the model, or leave batching_dim out"
+            )
         if axis < 0 or axis >= len(spec.shape):
             raise PoprtError(f"batching_dim={axis}: {spec.name!r} of shape {list(spec.shape)} has no such axis")
         extents[spec.name] = spec.shape[axis]

@@ -90,7 +90,9 @@ class GeometryFinder:
             return named[0]
         ids = [t for t in candidates if len(t.shape) == 2 and _is_whole(t.dtype)]
         if not candidates:
-            raise PackingError(f"no input has the axes [batch, sequence]; inputs: {names}")
+            unranked = next((tensor.name for tensor in graph.inputs if tensor.shape is None), None)
+            advice = f"; the model does not say the rank of {unranked!r}: give its input_shape" if unranked else ""
+            raise PackingError(f"no input has the axes [batch, sequence]; inputs: {names}{advice}")
         return ids[0] if ids else candidates[0]
 
     def _declared(self, tensor: gs.Variable) -> tuple[int, int]:
