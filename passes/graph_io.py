@@ -19,8 +19,10 @@ from onnx_graphsurgeon.ir.tensor import SparseValues
 import passes.ops  # noqa: F401  (registers the schemas: any pass may get a model that holds these operators)
 from passes.check.sparse import densify
 from passes.check.structure import check_structure
+from passes.declared_types import carry_types, declared_type
 from passes.errors import RewriteError
 from passes.extents import open_unnamed
+from passes.node_attributes import export_function, export_node, import_model
 
 #: What to write for a constant instead of its values; None for the values.
 StandIn: TypeAlias = Callable[[gs.Constant], "onnx.TensorProto | None"]
@@ -65,7 +67,8 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
     """
     check_structure(model)
     densify(model)
-    graph = gs.import_onnx(model)
+    graph = import_model(model)
+    carry_types(model, graph)
     _open_unnamed_extents(graph)
     graph.model_header = ModelHeader(
         ir_version=model.ir_version,
@@ -161,7 +164,7 @@ def _export(graph: gs.Graph, *, constants: Iterable[gs.Constant], extra_inputs: 
     ]
     model: onnx.ModelProto = onnx.helper.make_model(
         onnx.helper.make_graph(
-            nodes=[OnnxExporter.export_node(node) for node in graph.nodes],
+            nodes=[export_node(node) for node in graph.nodes],
             name=graph.name,
             inputs=[value_info(tensor) for tensor in [*graph.inputs, *extra_inputs]],
             outputs=[value_info(tensor) for tensor in graph.outputs],
@@ -170,7 +173,7 @@ def _export(graph: gs.Graph, *, constants: Iterable[gs.Constant], extra_inputs: 
             value_info=[value_info(tensor) for tensor in interior],
         ),
         opset_imports=[onnx.helper.make_opsetid(*item) for item in opset_imports(graph).items()],
-        functions=[OnnxExporter.export_function(function) for function in graph.functions],
+        functions=[export_function(function) for function in graph.functions],
         ir_version=10,
     )
     return model
@@ -182,6 +185,9 @@ def value_info(tensor: gs.Tensor) -> onnx.ValueInfoProto:
     Raises:
         RewriteError: it is of a kind that graphsurgeon does not export.
     """
+    carried = declared_type(tensor)
+    if carried is not None:
+        return onnx.ValueInfoProto(name=tensor.name, type=carried)
     if isinstance(tensor, gs.Variable) and tensor.type not in ("tensor_type", "sequence_type", "sparse_tensor_type"):
         raise RewriteError(f"tensor {tensor.name!r} is of the kind {tensor.type}, which no rewrite can carry")
     value: onnx.ValueInfoProto = OnnxExporter.export_value_info_proto(tensor, False)

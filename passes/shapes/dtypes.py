@@ -40,7 +40,7 @@ DTYPE_ATTRIBUTES: Mapping[str, tuple[str, Dtype]] = {
     "SequenceEmpty": ("dtype", FLOAT),
 }
 _MAKE_SEQUENCES = frozenset(
-    ["SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SplitToSequence"]
+    ["SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap", "SplitToSequence"]
 )
 _INT64: Dtype = np.dtype(np.int64)
 _CONSTANT_ATTRIBUTES = {"value_float": FLOAT, "value_floats": FLOAT, "value_int": _INT64, "value_ints": _INT64}
@@ -107,11 +107,22 @@ def _infer(graph: gs.Graph, opsets: Mapping[str, int], functions: Mapping[tuple[
             _infer(nested, opsets, functions)
         called = functions.get((node.domain or "", node.op))
         output_dtypes = _call(node, called, functions) if called is not None else _outputs(node, opsets)
-        for output, dtype in zip(node.outputs, output_dtypes, strict=False):
+        for index, (output, dtype) in enumerate(zip(node.outputs, output_dtypes, strict=False)):
             if isinstance(output, gs.Variable) and output.name and output.dtype is None:
                 output.dtype = dtype
-                if node.op in _MAKE_SEQUENCES or (node.op == "Identity" and _is_sequence(node.inputs[0])):
+                if _gives_sequence(node, index, called):
                     output.type = "sequence_type"
+
+
+def _gives_sequence(node: gs.Node, index: int, called: gs.Function | None) -> bool:
+    """Whether an output is a sequence of tensors."""
+    if called is not None:
+        return _is_sequence(called.outputs[index])
+    if node.op == "If":
+        return _is_sequence(node.attrs["then_branch"].outputs[index])
+    if node.op == "Loop":
+        return _is_sequence(node.attrs["body"].outputs[index + 1])
+    return node.op in _MAKE_SEQUENCES or (node.op == "Identity" and _is_sequence(node.inputs[0]))
 
 
 def _is_sequence(tensor: gs.Tensor) -> bool:
@@ -123,16 +134,22 @@ def _bind_body_inputs(node: gs.Node) -> None:
         return
     body, skipped = node.attrs["body"], 2 if node.op == "Loop" else 0
     for outer, inner in zip(node.inputs[skipped:], body.inputs[skipped:], strict=False):
-        if inner.dtype is None:
-            inner.dtype = outer.dtype
+        _bind(inner, outer)
+
+
+def _bind(inner: gs.Tensor, outer: gs.Tensor) -> None:
+    """Give an input of a body the type of what it is called with."""
+    if inner.dtype is None:
+        inner.dtype = outer.dtype
+        if _is_sequence(outer):
+            inner.type = "sequence_type"
 
 
 def _call(node: gs.Node, function: gs.Function, functions: Mapping[tuple[str, str], gs.Function]) -> list[Dtype]:
     if node.domain == "ai.graphcore":  # generic in dtype: one body serves calls of different types
         return _outputs(node, {})
     for outer, inner in zip(node.inputs, function.inputs, strict=False):
-        if inner.dtype is None:
-            inner.dtype = outer.dtype
+        _bind(inner, outer)
     _infer(function, opset_imports(function), functions)
     return [output.dtype for output in function.outputs]
 
