@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
-from onnx_graphsurgeon.ir.tensor import SparseValues
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 import passes.ops  # noqa: F401  (registers the schemas: any pass may get a model that holds these operators)
 from passes.check.sparse import densify
@@ -88,10 +89,22 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
     return graph
 
 
+def _hold_strings(graph: gs.Graph) -> None:
+    """Hold strings as ONNX does: graphsurgeon writes arrays as raw bytes, which strings are not."""
+    for part in _with_subgraphs(graph):
+        for tensor in part.tensors().values():
+            values = tensor._values if isinstance(tensor, gs.Constant) else None
+            if isinstance(values, np.ndarray) and values.dtype.kind in "OUS":
+                tensor._values = LazyValues(onnx.numpy_helper.from_array(values.astype(object), tensor.name))
+
+
+def _with_subgraphs(graph: gs.Graph) -> list[gs.Graph]:
+    return [graph, *(nested for node in graph.nodes for nested in node.subgraphs(recursive=True))]
+
+
 def _open_unnamed_extents(graph: gs.Graph) -> None:
     """Read the marks of exporters for an open extent as one without a name, in subgraphs too."""
-    nested = [subgraph for node in graph.nodes for subgraph in node.subgraphs(recursive=True)]
-    for part in [graph, *nested]:
+    for part in _with_subgraphs(graph):
         # a graph's own list of tensors lacks the outputs and inputs that no node touches
         for tensor in [*part.tensors().values(), *part.inputs, *part.outputs]:
             if isinstance(tensor, gs.Variable) and tensor.shape is not None:
@@ -106,6 +119,7 @@ def export_graph(graph: gs.Graph, stand_in: StandIn | None = None) -> onnx.Model
         stand_in: gives the initializer to write in place of a constant of the main graph, or None to write its own.
     """
     info = header(graph)
+    _hold_strings(graph)
     constants = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
     model = _export(graph, constants=(), extra_inputs=())
     for tensor in constants:
@@ -138,6 +152,7 @@ def export_weightless(graph: gs.Graph, largest: int) -> onnx.ModelProto:
 
     For tools that look at shapes and would otherwise copy the weights. Weights inside subgraphs stay.
     """
+    _hold_strings(graph)
     constants = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
     large = [tensor for tensor in constants if math.prod(tensor.shape) > largest]
     small = [tensor for tensor in constants if math.prod(tensor.shape) <= largest]

@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 
 from passes.base import GraphPass, PassResult, walk_graphs
 from passes.cleanup.determinism import is_deterministic
-from passes.cleanup.extract_constant_to_initializer import constant_values
+from passes.cleanup.extract_constant_to_initializer import STAYS, constant_values
 from passes.cleanup.folding_size import SPARE_BYTES, constant_bytes, is_too_much_work, outputs_bytes
 from passes.cleanup.rewiring import drop_nodes, is_op
 from passes.node_attributes import export_node
@@ -130,7 +130,7 @@ def _is_readable_constant(tensor: gs.Tensor) -> bool:
 def _fold_constant_node(node: gs.Node) -> Refusal | None:
     values = constant_values(node)
     if values is None:
-        return because("a sparse constant stays a node")
+        return because(STAYS)
     tensor = node.outputs[0]
     node.outputs.clear()
     tensor.to_constant(values)

@@ -118,3 +118,11 @@ def test_the_command_converts_around_it(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     again = onnx.load(str(tmp_path / "m.optimized.onnx"))
     assert [_attributes(node) for node in _places(again)] == [_attributes(node) for node in _places(_custom_model())]
+
+
+def test_a_constant_of_binary_strings_stays_a_node() -> None:
+    words = helper.make_node("Constant", [], ["w"], value_strings=[_BINARY, b"b"])
+    model = parse("g (string[2] x) => (bool[2] y) { v = Identity (w)  y = Equal (x, v) }", opset=19)
+    model.graph.node.insert(0, words)
+    converted = Converter().convert(model)
+    assert _attributes(converted.graph.node[0]) == _attributes(words)
