@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+from contextvars import ContextVar
+
 import onnx
 import onnxruntime as ort
 
+#: Paths of the libraries of custom operators that are registered with each session.
+CUSTOM_LIBRARIES: ContextVar[tuple[str, ...]] = ContextVar("custom_libraries", default=())
+
+_WARNINGS, _NOTHING = 2, 4
+
+logger = logging.getLogger("poprt")
+
 
 def reference_session(model: onnx.ModelProto) -> ort.InferenceSession:
-    """A session on the CPU with the optimiser off.
+    """A session on the CPU with the optimiser off. It prints nothing by itself, warnings at the level DEBUG.
 
     Raises:
         Exception: onnxruntime refuses the model. Its exceptions share no base class of their own.
     """
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
+    options.log_severity_level = _WARNINGS if logger.isEnabledFor(logging.DEBUG) else _NOTHING
+    for path in CUSTOM_LIBRARIES.get():
+        options.register_custom_ops_library(path)
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
