@@ -61,12 +61,12 @@ def how_to_register(operators: Iterable[str]) -> str:
     """One sentence on the library that ``operators`` ("domain.Name") need."""
     if any(operator.rpartition(".")[0] in EXTENSION_DOMAINS for operator in operators):
         return (
-            "the engine needs the library of the package onnxruntime-extensions for them: pip install "
-            f"onnxruntime-extensions, then --custom_ops {EXTENSIONS} (custom_ops=['{EXTENSIONS}'] in Python)"
+            "the engine needs the library of onnxruntime-extensions: pip install onnxruntime-extensions, then "
+            f"--custom_ops {EXTENSIONS} (custom_ops=['{EXTENSIONS}'] in Python)"
         )
     return (
-        "the engine needs the library that brings them: --custom_ops LIBRARY (custom_ops=['LIBRARY'] in Python) "
-        "registers it"
+        "the engine needs the library that brings it: --custom_ops LIBRARY (custom_ops=['LIBRARY'] in Python) "
+        "registers one"
     )
 
 
