@@ -13,7 +13,7 @@ from passes.base import GraphPass, PassResult, walk_graphs
 from passes.cleanup.determinism import is_deterministic
 from passes.cleanup.extract_constant_to_initializer import STAYS, constant_values
 from passes.cleanup.folding_size import SPARE_BYTES, constant_bytes, is_too_much_work, outputs_bytes
-from passes.cleanup.rewiring import drop_nodes, is_op
+from passes.cleanup.rewiring import drop_nodes, is_op, onnx_dtype
 from passes.node_attributes import export_node
 from passes.refusal import Refusal, because
 from passes.registry import register
@@ -86,10 +86,10 @@ class ConstantFolding(GraphPass):
         for tensor, values in zip(outputs, results, strict=True):
             if not isinstance(values, (np.ndarray, np.generic)):
                 return because(f"{tensor.name!r} is no tensor")
-            if tensor.dtype is not None and np.dtype(tensor.dtype) != values.dtype:
-                return because(
-                    f"{tensor.name!r} is declared as {np.dtype(tensor.dtype)} and evaluates to {values.dtype}"
-                )
+            declared = onnx_dtype(tensor)
+            if declared not in (None, onnx.helper.np_dtype_to_tensor_dtype(values.dtype)):
+                kind = onnx.helper.tensor_dtype_to_np_dtype(declared)
+                return because(f"{tensor.name!r} is declared as {kind} and evaluates to {values.dtype}")
         node.outputs.clear()
         for tensor, values in zip(outputs, results, strict=True):
             tensor.to_constant(np.asarray(values))

@@ -143,7 +143,8 @@ def _known_input(tensor: gs.Tensor, traced: Mapping[int, _Known]) -> _Known | No
     if id(tensor) in traced:
         return traced[id(tensor)]
     if isinstance(tensor, gs.Constant):
-        small = math.prod(tensor.shape) <= _LARGEST and np.dtype(tensor.dtype).kind in "iub"
+        whole = not isinstance(tensor.dtype, int) and np.dtype(tensor.dtype).kind in "iub"
+        small = whole and math.prod(tensor.shape) <= _LARGEST
         return _constant(np.asarray(tensor.values)) if small else None
     ints = constant_ints(tensor)
     if ints is None:
