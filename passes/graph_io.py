@@ -11,16 +11,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
-from onnx_graphsurgeon.ir.tensor import SparseValues
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 import passes.ops  # noqa: F401  (registers the schemas: any pass may get a model that holds these operators)
 from passes.check.sparse import densify
 from passes.check.structure import check_structure
+from passes.declared_types import carry_types, declared_type
 from passes.errors import RewriteError
 from passes.extents import open_unnamed
+from passes.node_attributes import export_function, export_node, import_model
 from passes.node_protos import subgraphs, walk_graphs
 
 #: What to write for a constant instead of its values; None for the values.
@@ -66,7 +69,8 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
     """
     check_structure(model)
     densify(model)
-    graph = gs.import_onnx(model)
+    graph = import_model(model)
+    carry_types(model, graph)
     _open_unnamed_extents(graph)
     graph.model_header = ModelHeader(
         ir_version=model.ir_version,
@@ -86,11 +90,22 @@ def import_graph(model: onnx.ModelProto) -> gs.Graph:
     return graph
 
 
+def _hold_strings(graph: gs.Graph) -> None:
+    """Hold strings as ONNX does: graphsurgeon writes arrays as raw bytes, which strings are not."""
+    for part in _with_subgraphs(graph):
+        for tensor in part.tensors().values():
+            values = tensor._values if isinstance(tensor, gs.Constant) else None
+            if isinstance(values, np.ndarray) and values.dtype.kind in "OUS":
+                tensor._values = LazyValues(onnx.numpy_helper.from_array(values.astype(object), tensor.name))
+
+
+def _with_subgraphs(graph: gs.Graph) -> list[gs.Graph]:
+    return [graph, *(nested for node in graph.nodes for nested in node.subgraphs(recursive=True))]
+
+
 def _open_unnamed_extents(graph: gs.Graph) -> None:
     """Read the marks of exporters for an open extent as one without a name, in subgraphs and local functions too."""
-    bodies = [graph, *graph.functions]
-    nested = [subgraph for body in bodies for node in body.nodes for subgraph in node.subgraphs(recursive=True)]
-    for part in [*bodies, *nested]:
+    for part in (part for body in [graph, *graph.functions] for part in _with_subgraphs(body)):
         # a graph's own list of tensors lacks the outputs and inputs that no node touches
         for tensor in [*part.tensors().values(), *part.inputs, *part.outputs]:
             if isinstance(tensor, gs.Variable) and tensor.shape is not None:
@@ -105,6 +120,7 @@ def export_graph(graph: gs.Graph, stand_in: StandIn | None = None) -> onnx.Model
         stand_in: gives the initializer to write in place of a constant of the main graph, or None to write its own.
     """
     info = header(graph)
+    _hold_strings(graph)
     constants = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
     model = _export(graph, constants=(), extra_inputs=())
     for tensor in constants:
@@ -137,6 +153,7 @@ def export_weightless(graph: gs.Graph, largest: int) -> onnx.ModelProto:
 
     For tools that look at shapes and would otherwise copy the weights. Weights inside subgraphs stay.
     """
+    _hold_strings(graph)
     constants = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
     large = [tensor for tensor in constants if math.prod(tensor.shape) > largest]
     small = [tensor for tensor in constants if math.prod(tensor.shape) <= largest]
@@ -166,7 +183,7 @@ def _export(graph: gs.Graph, *, constants: Iterable[gs.Constant], extra_inputs: 
     ]
     model: onnx.ModelProto = onnx.helper.make_model(
         onnx.helper.make_graph(
-            nodes=[OnnxExporter.export_node(node) for node in graph.nodes],
+            nodes=[export_node(node) for node in graph.nodes],
             name=graph.name,
             inputs=[value_info(tensor) for tensor in [*graph.inputs, *extra_inputs]],
             outputs=[value_info(tensor) for tensor in graph.outputs],
@@ -175,7 +192,7 @@ def _export(graph: gs.Graph, *, constants: Iterable[gs.Constant], extra_inputs: 
             value_info=[value_info(tensor) for tensor in interior],
         ),
         opset_imports=[onnx.helper.make_opsetid(*item) for item in opset_imports(graph).items()],
-        functions=[OnnxExporter.export_function(function) for function in graph.functions],
+        functions=[export_function(function) for function in graph.functions],
         ir_version=10,
     )
     return model
@@ -187,6 +204,9 @@ def value_info(tensor: gs.Tensor) -> onnx.ValueInfoProto:
     Raises:
         RewriteError: it is of a kind that graphsurgeon does not export.
     """
+    carried = declared_type(tensor)
+    if carried is not None:
+        return onnx.ValueInfoProto(name=tensor.name, type=carried)
     _check_kind(tensor)
     value: onnx.ValueInfoProto = OnnxExporter.export_value_info_proto(tensor, False)
     return value

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+from contextvars import ContextVar
+
 import onnx
 import onnxruntime as ort
 
-#: Severities of the messages that onnxruntime prints by itself: errors, and what ends the process alone.
-ERRORS, SILENT = 3, 4
+#: Paths of the libraries of custom operators that are registered with each session.
+CUSTOM_LIBRARIES: ContextVar[tuple[str, ...]] = ContextVar("custom_libraries", default=())
+
+_WARNINGS, SILENT = 2, 4  # severities of the messages that onnxruntime prints by itself
+
+logger = logging.getLogger("poprt")
 
 
-def reference_session(model: onnx.ModelProto | bytes, *, log_severity: int = ERRORS) -> ort.InferenceSession:
-    """A session on the CPU with the optimiser off.
+def reference_session(model: onnx.ModelProto | bytes) -> ort.InferenceSession:
+    """A session on the CPU with the optimiser off. It prints nothing by itself, warnings at the level DEBUG.
 
     Raises:
         Exception: onnxruntime refuses the model. Its exceptions share no base class of their own.
     """
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = log_severity
+    options.log_severity_level = _WARNINGS if logger.isEnabledFor(logging.DEBUG) else SILENT
+    for path in CUSTOM_LIBRARIES.get():
+        options.register_custom_ops_library(path)
     source = model if isinstance(model, bytes) else model.SerializeToString()
     return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -90,7 +90,8 @@ class PoprtBackend(Backend):
             if self._export_path is not None:
                 Path(self._export_path).parent.mkdir(parents=True, exist_ok=True)
                 executable.save(self._export_path)
-            self._loaded = executable, DeclaredSession(executable)
+            libraries = self._options.libraries() if self._options is not None else ()
+            self._loaded = executable, DeclaredSession(executable, custom_ops=libraries)
         return self
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:

@@ -15,6 +15,7 @@ from passes.packing.opening.pack_args import PackArgs
 from poprt.option_kinds import (
     FLAG,
     FLAG_OR_TEXT,
+    LIBRARIES,
     NAMES,
     PACK_ARGS,
     PATH,
@@ -131,6 +132,12 @@ class ConvertKeywords:
         False, FLAG, "Do not try whether packed samples leave each other's answers alone."
     )
     skip_check_load: bool | None = _option(False, FLAG, "Write the model without trying whether onnxruntime loads it.")
+    custom_ops: str | PathLike[str] | Sequence[str | PathLike[str]] | None = _option(  # noqa: RUF009  (a field)
+        None,
+        LIBRARIES,
+        "A library of operators that onnxruntime lacks, registered wherever a model is loaded; also the name "
+        "onnxruntime_extensions. May be given again.",
+    )
     dump_passes: str | PathLike[str] | None = _option(  # noqa: RUF009  (a field)
         None, PATH, "Write the model after each pass that changed it."
     )
@@ -203,6 +210,7 @@ class ConvertOptions:
     check: bool
     skip_isolation_check: bool
     skip_check_load: bool
+    custom_ops: list[str]
     dump_passes: str | None
     pack_args: PackArgs | None
     max_tensor_size: int
@@ -243,7 +251,7 @@ def read_options(keywords: ConvertKeywords, logger: logging.Logger) -> ConvertOp
 
 def not_default(keywords: ConvertKeywords) -> dict[str, Any]:
     """The keywords that ask for something of the model, with their values as they were given. Paths do not."""
-    values = {name: getattr(keywords, name) for name, option in OPTIONS.items() if option.kind is not PATH}
+    values = {name: getattr(keywords, name) for name, option in OPTIONS.items() if option.kind not in (PATH, LIBRARIES)}
     return {name: value for name, value in values.items() if value and value != OPTIONS[name].default}
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -21,6 +22,7 @@ from passes.node_protos import opset_of
 from passes.packed_model import PackedModel
 from passes.parted import PartedModel
 from passes.precision.float_to_int8 import FloatToInt8
+from passes.reference_session import CUSTOM_LIBRARIES
 from passes.shapes.input_shapes import InputShapes
 from poprt.convert_options import (
     IPU_ONLY_PASSES,
@@ -30,6 +32,7 @@ from poprt.convert_options import (
     not_default,
     read_options,
 )
+from poprt.engine.custom_ops import custom_ops
 from poprt.errors import PoprtError
 from poprt.executable import Executable
 from poprt.isolation import Compile, IsolationTrial, try_isolation
@@ -66,6 +69,8 @@ class Converter(ConvertKeywords):
         skip_isolation_check: do not try, on the compiled model, whether samples of one run leave each other's answers
             alone. Every conversion with packing does; see ``isolation``.
         skip_check_load: do not open onnxruntime on the converted model to see that it loads it; see ``load_check``.
+        custom_ops: libraries of operators that onnxruntime lacks (paths, or "onnxruntime_extensions"), registered
+            with every session that is opened for this conversion.
         dump_passes: a folder for the model after each pass that changed it, numbered, without its large weights.
         pack_args: pack samples of many lengths (pass ``packed_transformer``; with ``insert_attention_mask`` among
             the ``used_passes``, within rows and with one final Unpack).
@@ -112,20 +117,21 @@ class Converter(ConvertKeywords):
         """
         work = onnx.ModelProto()
         work.CopyFrom(model)
-        if not self.options.check:
-            self.verification = None
-            return self.convert_in_place(work, compile_model=compile_model)
-        made: list[Executable] = []
+        with self._custom_ops():
+            if not self.options.check:
+                self.verification = None
+                return self._convert(work, compile_model)
+            executables: list[Executable] = []
 
-        def compile_and_keep(parted: PartedModel) -> Executable:
-            made.append((compile_model or compile_quietly)(parted))
-            return made[-1]
+            def compile_and_keep(parted: PartedModel) -> Executable:
+                executables.append((compile_model or compile_quietly)(parted))
+                return executables[-1]
 
-        converted = self.convert_in_place(work, compile_model=compile_and_keep)
-        if self.isolation is not None and self.isolation.fell_back:
-            made.clear()  # it says that more samples may share a run than now do
-        executable = made[-1] if made else None
-        self.verification = verify(model, converted, self.options.precision, executable=executable)
+            converted = self._convert(work, compile_and_keep)
+            if self.isolation is not None and self.isolation.fell_back:
+                executables.clear()  # it says that more samples may share a run than now do
+            executable = executables[-1] if executables else None
+            self.verification = verify(model, converted, self.options.precision, executable=executable)
         return converted
 
     def convert_in_place(self, model: onnx.ModelProto, *, compile_model: Compile | None = None) -> onnx.ModelProto:
@@ -141,6 +147,22 @@ class Converter(ConvertKeywords):
         Raises:
             RewriteError: as for :meth:`convert`.
         """
+        models = [model]  # so that nothing here keeps alive what is converted in place
+        del model
+        with self._custom_ops():
+            return self._convert(models.pop(), compile_model)
+
+    @contextmanager
+    def _custom_ops(self) -> Iterator[None]:
+        """The libraries of ``custom_ops`` in force, for passes as well."""
+        with custom_ops(self.options.custom_ops) as libraries:
+            token = CUSTOM_LIBRARIES.set(libraries)
+            try:
+                yield
+            finally:
+                CUSTOM_LIBRARIES.reset(token)
+
+    def _convert(self, model: onnx.ModelProto, compile_model: Compile | None) -> onnx.ModelProto:
         check_structure(model)
         check_loaded(model)
         densify(model)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from poprt.engine.plain import NOTHING
 from poprt.engine.providers import has_fast_half, runs_on_cpu
 from poprt.engine.session import EngineSession
 from poprt.errors import PoprtError
@@ -110,8 +109,7 @@ class Bench:
         """A session at these extents; one is open at a time."""
         if self._open is None or self._open[0] != packing:
             self._open = None  # first: each holds a copy of the weights
-            # In silence: that a graph insists on its extents is for us to know.
-            self._open = packing, EngineSession(resized(self.executable, packing), log_severity=NOTHING)
+            self._open = packing, EngineSession(resized(self.executable, packing))
         return self._open[1]
 
     def fitting(self, packing: PackingSpec, samples: Sequence[Sample]) -> list[Sample]:

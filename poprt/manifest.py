@@ -74,6 +74,9 @@ class Manifest:
         versions: version of poprt, onnx and onnxruntime that compiled it.
         opaque_blobs: texts that the caller gave to the compiler to be kept with the file.
         metadata: the model's ``metadata_props``.
+        custom_ops: operators of the graph that onnxruntime does not have, as "domain.Name".
+        custom_libraries: what the libraries are called that it was compiled with; a runner has to be given them, no
+            executable has one loaded.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -86,3 +89,5 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     opaque_blobs: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
+    custom_ops: tuple[str, ...] = ()
+    custom_libraries: tuple[str, ...] = ()

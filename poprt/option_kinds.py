@@ -90,6 +90,16 @@ def _path(name: str, value: Any) -> None:
         raise _wrong(name, value, "a path")
 
 
+def _libraries(name: str, value: Any) -> None:
+    listed = [value] if isinstance(value, (str, PathLike)) else value
+    if not isinstance(listed, (list, tuple)) or not all(isinstance(part, (str, PathLike)) for part in listed):
+        raise _wrong(name, value, "paths of libraries, or onnxruntime_extensions")
+
+
+def _listed(libraries: Any) -> list[str]:
+    return [fspath(part) for part in ([libraries] if isinstance(libraries, (str, PathLike)) else libraries)]
+
+
 def _steps(name: str, value: Any) -> None:
     good = isinstance(value, (str, list, tuple)) and all(isinstance(part, str) or callable(part) for part in value)
     if not good:
@@ -133,6 +143,7 @@ def _precision(name: str, value: Any) -> None:
 FLAG = Kind(_flag)
 TEXT = Kind(_text)
 PATH = Kind(_path, fspath)
+LIBRARIES = Kind(_libraries, _listed, list)
 NAMES = Kind(_names, split_names, list)
 STEPS = Kind(_steps, lambda steps: split_names(steps) if isinstance(steps, str) else list(steps), list)
 SHAPES = Kind(_shapes, lambda shapes: {name: list(shape) for name, shape in shapes.items()}, dict)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from poprt.converter import Converter
+from poprt.engine.custom_ops import custom_ops
 from poprt.errors import PoprtError
 from poprt.verify import Verification
 from poprt_cli.export import PopefExporter
@@ -33,11 +36,17 @@ def convert(options: dict[str, Any]) -> None:
     original = load_model(source, outputs=outputs.by_option)
     outputs.prepare()
     converter = Converter(**{name: options[option.parameter] for name, option in CONVERTER_OPTIONS.items()})
-    before = ModelSize.of(original)
-    exporter = PopefExporter(options["compiler_options"], not options["disable_compilation_progress_bar"])
-    compile_model = exporter.compile if options["export_popef"] else None
     originals = [original]  # a list, so that nothing here keeps alive what is converted in place
     del original
+    with custom_ops(converter.options.custom_ops):
+        _convert(options, converter, originals, outputs)
+
+
+def _convert(options: dict[str, Any], converter: Converter, originals: list[onnx.ModelProto], outputs: Outputs) -> None:
+    """Convert the one model in ``originals``, which is empty afterwards; try, write and report what came of it."""
+    before = ModelSize.of(originals[0])
+    exporter = PopefExporter(options["compiler_options"], not options["disable_compilation_progress_bar"])
+    compile_model = exporter.compile if options["export_popef"] else None
     kept = options["check"] or options["run"]  # only these two still need the original
     converted = (
         converter.convert(originals[0], compile_model=compile_model)

@@ -36,6 +36,7 @@ def cli() -> None:
 @click.option("--packTimeout", "pack_timeout", type=click.IntRange(0), default=0, help="Pack runner: microseconds.")
 @click.option("--dynamicInputName", "dynamic_input", default="", help="Pack runner: the input that gives the length.")
 @click.option("--maskName", "mask", default="", help="Pack runner: the mask input.")
+@click.option("--custom_ops", multiple=True, metavar="LIB", help="A library of operators that onnxruntime lacks.")
 @click.option("--isolated", is_flag=True, help="In a process of its own, with limits: for files of strangers.")
 @click.option(
     "--memory_limit",
@@ -84,8 +85,8 @@ def _words(popef: Path, runner: str, options: dict[str, Any]) -> list[str]:
     words = ["poprt_run_popef", "--popef", str(popef), "--runner", runner]
     for param in run_popef.params:
         value = options.get(param.name or "")
-        if value not in (None, ""):
-            words += [param.opts[0], str(value)]
+        for item in value if isinstance(value, tuple) else (value,):
+            words += [param.opts[0], str(item)] if item not in (None, "") else []
     return words
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from poprt.convert_options import OPTIONS, Option
-from poprt.option_kinds import FLAG, NAMES, PACK_ARGS, PATH, SHAPES, STEPS, Choice, Kind, Whole
+from poprt.option_kinds import FLAG, LIBRARIES, NAMES, PACK_ARGS, PATH, SHAPES, STEPS, Choice, Kind, Whole
 from poprt_cli.commands import KeyValue, ShapeValue, as_dict, as_names
 
 #: An option decorator, or a group of them.
@@ -23,7 +23,7 @@ CONVERTER_OPTIONS = {name: option for name, option in OPTIONS.items() if option.
 #: Where they stand on the help page. One that is named nowhere here comes last among the rewrites.
 _SHAPES = ("input_shape", "batch_size", "batch_axis", "convert_version")
 _PACKING = ("precision", "pack_args", "used_passes", "skip_passes")
-_ACTIONS = ("check", "skip_isolation_check", "skip_check_load", "dump_passes")
+_ACTIONS = ("check", "skip_isolation_check", "skip_check_load", "custom_ops", "dump_passes")
 _LOOKS = ("disable_progress_bar",)
 _REWRITES = (
     *("checkpoints", "remove_outputs", "fp16_skip_op_types", "enable_avoid_overflow_patterns", "enable_erf_gelu"),
@@ -66,6 +66,8 @@ def _from_table(option: Option) -> Decorator:
         return _names(flag, option.help)
     if kind in (SHAPES, PACK_ARGS):
         return _pairs(flag, ShapeValue() if kind is SHAPES else KeyValue(), option.help)
+    if kind is LIBRARIES:
+        return click.option(flag, type=click.Path(), multiple=True, metavar="LIB", help=option.help)
     if kind is PATH:
         return click.option(flag, type=click.Path(), metavar="DIR", help=option.help)
     shown = isinstance(kind, Choice)

@@ -64,7 +64,9 @@ class Timing:
         return len(self.seconds) * self.batch_size / self.total
 
 
-def run_model(popef: Path, *, iteration: int, threads: int, batch_size: int | None, **_: Any) -> Timing:
+def run_model(
+    popef: Path, *, iteration: int, threads: int, batch_size: int | None, custom_ops: Sequence[str] = (), **_: Any
+) -> Timing:
     """Time a model runner.
 
     Args:
@@ -72,6 +74,7 @@ def run_model(popef: Path, *, iteration: int, threads: int, batch_size: int | No
         iteration: timed requests.
         threads: threads that send requests at once.
         batch_size: extent of the batch axis of a request; None takes the declared one.
+        custom_ops: libraries of operators that onnxruntime lacks.
 
     Raises:
         PoprtError: the executable cannot be loaded, or does not say the rank of an input, or leaves open an extent that
@@ -80,7 +83,7 @@ def run_model(popef: Path, *, iteration: int, threads: int, batch_size: int | No
     executable = Executable(popef)
     manifest = executable.manifest
     axis, rng = manifest.batch_axis, np.random.default_rng(0)
-    config = RuntimeConfig(batching_dim=None if batch_size is None else axis)
+    config = RuntimeConfig(batching_dim=None if batch_size is None else axis, custom_ops=custom_ops)
     inputs = {
         spec.name: _lengths(spec, manifest.packing)
         if manifest.packing is not None and spec.name == manifest.packing.unpack_info
@@ -108,6 +111,7 @@ def run_packed(
     pack_timeout: int,
     dynamic_input: str,
     mask: str,
+    custom_ops: Sequence[str] = (),
     **_: Any,
 ) -> Timing:
     """Time a pack runner. An iteration sends as many samples of random lengths as a pack holds, and waits for all.
@@ -120,6 +124,7 @@ def run_packed(
         pack_timeout: how long a sample may wait for company, in microseconds.
         dynamic_input: the input that gives a sample's length; "" leaves the choice to the runner.
         mask: the mask input; "" takes the executable's.
+        custom_ops: libraries of operators that onnxruntime lacks.
 
     Raises:
         PoprtError: the executable cannot be loaded, is not packed, or lacks a named input.
@@ -130,7 +135,7 @@ def run_packed(
         raise PoprtError(f"{str(popef)!r} is not packed: convert its model with --pack_args, or leave --runner out")
     if mask and mask not in packing.dynamic_inputs:
         raise PoprtError(f"--maskName {mask!r} is no dynamic input; there are {list(packing.dynamic_inputs)}")
-    config = PackRunnerConfig(pack_timeout, max_valid_num or 0, dynamic_input)
+    config = PackRunnerConfig(pack_timeout, max_valid_num or 0, dynamic_input, custom_ops=custom_ops)
     if packing.within_rows:
         config.enable_input_single_row_mode(mask or packing.mask)
     size = max_valid_num or packing.max_valid_num

@@ -11,9 +11,10 @@ from onnx.reference import ReferenceEvaluator
 
 from passes.base import GraphPass, PassResult, walk_graphs
 from passes.cleanup.determinism import is_deterministic
-from passes.cleanup.extract_constant_to_initializer import constant_values
+from passes.cleanup.extract_constant_to_initializer import STAYS, constant_values
 from passes.cleanup.folding_size import SPARE_BYTES, constant_bytes, is_too_much_work, outputs_bytes
-from passes.cleanup.rewiring import drop_nodes, is_op
+from passes.cleanup.rewiring import drop_nodes, is_op, onnx_dtype
+from passes.node_attributes import export_node
 from passes.refusal import Refusal, because
 from passes.registry import register
 
@@ -74,7 +75,7 @@ class ConstantFolding(GraphPass):
         if is_op(node, "Constant"):
             return _fold_constant_node(node)
         try:
-            nbytes = outputs_bytes(node, _model(node, _proto(node), opset, with_values=True))
+            nbytes = outputs_bytes(node, _model(node, export_node(node), opset, with_values=True))
             reason = self._too_large(node, nbytes)
             if reason is not None:
                 return reason
@@ -85,10 +86,10 @@ class ConstantFolding(GraphPass):
         for tensor, values in zip(outputs, results, strict=True):
             if not isinstance(values, (np.ndarray, np.generic)):
                 return because(f"{tensor.name!r} is no tensor")
-            if tensor.dtype is not None and np.dtype(tensor.dtype) != values.dtype:
-                return because(
-                    f"{tensor.name!r} is declared as {np.dtype(tensor.dtype)} and evaluates to {values.dtype}"
-                )
+            declared = onnx_dtype(tensor)
+            if declared not in (None, onnx.helper.np_dtype_to_tensor_dtype(values.dtype)):
+                kind = onnx.helper.tensor_dtype_to_np_dtype(declared)
+                return because(f"{tensor.name!r} is declared as {kind} and evaluates to {values.dtype}")
         node.outputs.clear()
         for tensor, values in zip(outputs, results, strict=True):
             tensor.to_constant(np.asarray(values))
@@ -129,7 +130,7 @@ def _is_readable_constant(tensor: gs.Tensor) -> bool:
 def _fold_constant_node(node: gs.Node) -> Refusal | None:
     values = constant_values(node)
     if values is None:
-        return because("a sparse constant stays a node")
+        return because(STAYS)
     tensor = node.outputs[0]
     node.outputs.clear()
     tensor.to_constant(values)
@@ -137,17 +138,10 @@ def _fold_constant_node(node: gs.Node) -> Refusal | None:
 
 
 def _evaluate(node: gs.Node, opset: int) -> list[np.ndarray]:
-    proto = _proto(node)
+    proto = export_node(node)
     feeds = {tensor.name: tensor.values for tensor in node.inputs if not tensor.is_empty()}
     with np.errstate(all="ignore"):  # infinities are values like others
         return list(ReferenceEvaluator(_model(node, proto, opset)).run(None, feeds))
-
-
-def _proto(node: gs.Node) -> onnx.NodeProto:
-    from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
-
-    exported: onnx.NodeProto = OnnxExporter.export_node(node)
-    return exported
 
 
 def _model(node: gs.Node, proto: onnx.NodeProto, opset: int, *, with_values: bool = False) -> onnx.ModelProto:

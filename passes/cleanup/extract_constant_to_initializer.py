@@ -13,6 +13,9 @@ from passes.base import GraphPass, PassResult, walk_graphs
 from passes.cleanup.rewiring import drop_nodes, is_op
 from passes.registry import register
 
+#: Why a constant is left where it is.
+STAYS = "a sparse constant, or one of strings that are no UTF-8, stays a node"
+
 
 @register("extract_constant_to_initializer")
 class ExtractConstantToInitializer(GraphPass):
@@ -32,7 +35,7 @@ class ExtractConstantToInitializer(GraphPass):
                 tensor = node.outputs[0]
                 values = constant_values(node)
                 if values is None:
-                    result.refuse(node, "a sparse constant stays a node")
+                    result.refuse(node, STAYS)
                 elif tensor in scope.outputs:
                     result.refuse(node, f"{tensor.name!r} is a graph output")
                 else:
@@ -45,7 +48,10 @@ class ExtractConstantToInitializer(GraphPass):
 
 
 def constant_values(node: gs.Node) -> Any | None:
-    """The values of a ``Constant`` node as gs.Constant takes them (an array or not yet loaded); None where sparse."""
+    """The values of a ``Constant`` node as gs.Constant takes them (an array or not yet loaded).
+
+    None for a sparse constant, and for strings that are no UTF-8: numpy could not hold them.
+    """
     (attribute, value), *_ = node.attrs.items()
     if attribute == "value":
         return value._values if isinstance(value, gs.Constant) else None
@@ -55,6 +61,8 @@ def constant_values(node: gs.Node) -> Any | None:
         return np.array(value, dtype=np.float32)
     if attribute in ("value_string", "value_strings"):
         words = [value] if attribute == "value_string" else list(value)
+        if any(isinstance(word, bytes) for word in words):
+            return None
         dims = [] if attribute == "value_string" else [len(words)]
         return LazyValues(onnx.helper.make_tensor("", onnx.TensorProto.STRING, dims, words))
     return None

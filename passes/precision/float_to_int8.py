@@ -23,6 +23,7 @@ from passes.precision.int8_sites import Product, Table, find_products, find_tabl
 from passes.precision.int8_values import FULL_RANGE, MIDDLE, REDUCED_RANGE, Floats, QuantisedWeights, relative_error
 from passes.precision.int8_writer import Int8Writer
 from passes.registry import register
+from passes.shapes.dtypes import as_dtype
 
 #: Feeds for a model of which only the inputs and the metadata are given.
 SampleData = Callable[[onnx.ModelProto], Arrays]
@@ -210,7 +211,12 @@ def _table_error(site: Table, weights: QuantisedWeights) -> float:
 
 def _constant_bytes(graph: gs.Graph) -> int:
     constants = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
-    return sum(math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize for tensor in constants)
+    return sum(math.prod(tensor.shape) * _item_bytes(tensor) for tensor in constants)
+
+
+def _item_bytes(tensor: gs.Constant) -> int:
+    dtype = as_dtype(tensor.dtype)
+    return dtype.itemsize if isinstance(dtype, np.dtype) else 1  # numpy lacks types of a byte and of fewer bits alone
 
 
 def _report_accuracy(compared: Mapping[str, tuple[float, float]], result: PassResult) -> None:

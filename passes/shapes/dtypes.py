@@ -6,14 +6,15 @@ schemas is local (an output has the type of the inputs with the same type variab
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.base import subgraphs
+from passes.base import subgraphs, walk_graphs
+from passes.declared_types import declared_type
 from passes.engine_operators import engine_schema
 from passes.graph_io import opset_imports
 
@@ -41,8 +42,10 @@ DTYPE_ATTRIBUTES: Mapping[str, tuple[str, Dtype]] = {
     "SequenceEmpty": ("dtype", FLOAT),
 }
 _MAKE_SEQUENCES = frozenset(
-    ["SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SplitToSequence"]
+    ["SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap", "SplitToSequence"]
 )
+#: Domains whose operators onnx does not know and that give the type that they take.
+_GUESSED_DOMAINS = frozenset(["", None, "ai.onnx", "ai.graphcore", "com.microsoft"])
 _INT64: Dtype = np.dtype(np.int64)
 _CONSTANT_ATTRIBUTES = {"value_float": FLOAT, "value_floats": FLOAT, "value_int": _INT64, "value_ints": _INT64}
 
@@ -95,11 +98,48 @@ def allowed_types(schema: onnx.defs.OpSchema, variable: str) -> frozenset[str]:
 def infer_dtypes(graph: gs.Graph) -> None:
     """Set the dtype of every tensor whose type is missing and follows from the schemas.
 
+    What a custom operator gives follows from its readers alone: an Add reads two tensors of one type.
     Covers subgraphs, and those local functions that are called, with the types of their first call.
     The nodes must be in topological order. What does not follow stays None.
     """
     functions = {(function.domain, function.name): function for function in graph.functions}
-    _infer(graph, opset_imports(graph), functions)
+    opsets = opset_imports(graph)
+    _infer(graph, opsets, functions)
+    while _infer_from_readers(graph, opsets):
+        _infer(graph, opsets, functions)
+
+
+def _infer_from_readers(graph: gs.Graph, opsets: Mapping[str, int]) -> bool:
+    """Set the dtypes of what no known operator gives; say whether there were any to set."""
+    nodes = [node for scope in walk_graphs(graph, functions=False) for node in scope.nodes]
+    made = [tensor for node in nodes for tensor in node.outputs if tensor.name and tensor.dtype is None]
+    unknown = [tensor for tensor in made if declared_type(tensor) is None]
+    for tensor in unknown:
+        wanted = (_read_as(tensor, reader, opsets) for reader in tensor.outputs)
+        tensor.dtype = next((dtype for dtype in wanted if dtype is not None), None)
+    return any(tensor.dtype is not None for tensor in unknown)
+
+
+def _read_as(tensor: gs.Tensor, reader: gs.Node, opsets: Mapping[str, int]) -> Dtype:
+    """The type that ``tensor`` must have for ``reader`` to take it: that of its other operands of the same variable."""
+    schema = find_schema(reader, opsets)
+    if schema is None:
+        return None
+    inputs = [(type_variable(schema.inputs, index), operand) for index, operand in enumerate(reader.inputs)]
+    outputs = [(type_variable(schema.outputs, index), result) for index, result in enumerate(reader.outputs)]
+    variable = next(name for name, operand in inputs if operand is tensor)
+    allowed = allowed_types(schema, variable)
+    if not variable or not all(kind.startswith("tensor(") for kind in allowed):
+        return None
+    if len(allowed) == 1:
+        return _tensor_dtype(allowed)
+    alike = (other.dtype for name, other in [*inputs, *outputs] if name == variable and other.name)
+    return next((dtype for dtype in alike if dtype is not None), None)
+
+
+def _tensor_dtype(kinds: Iterable[str]) -> Dtype:
+    """The type of the first of ``kinds`` ("tensor(float)")."""
+    return _BY_NAME.get(next(iter(kinds)).removeprefix("tensor(").removesuffix(")"))
 
 
 def _infer(graph: gs.Graph, opsets: Mapping[str, int], functions: Mapping[tuple[str, str], gs.Function]) -> None:
@@ -109,11 +149,22 @@ def _infer(graph: gs.Graph, opsets: Mapping[str, int], functions: Mapping[tuple[
             _infer(nested, opsets, functions)
         called = functions.get((node.domain or "", node.op))
         output_dtypes = _call(node, called, functions) if called is not None else _outputs(node, opsets)
-        for output, dtype in zip(node.outputs, output_dtypes, strict=False):
+        for index, (output, dtype) in enumerate(zip(node.outputs, output_dtypes, strict=False)):
             if isinstance(output, gs.Variable) and output.name and output.dtype is None:
                 output.dtype = dtype
-                if node.op in _MAKE_SEQUENCES or (node.op == "Identity" and _is_sequence(node.inputs[0])):
+                if _gives_sequence(node, index, called):
                     output.type = "sequence_type"
+
+
+def _gives_sequence(node: gs.Node, index: int, called: gs.Function | None) -> bool:
+    """Whether an output is a sequence of tensors."""
+    if called is not None:
+        return _is_sequence(called.outputs[index])
+    if node.op == "If":
+        return _is_sequence(node.attrs["then_branch"].outputs[index])
+    if node.op == "Loop":
+        return _is_sequence(node.attrs["body"].outputs[index + 1])
+    return node.op in _MAKE_SEQUENCES or (node.op == "Identity" and _is_sequence(node.inputs[0]))
 
 
 def _is_sequence(tensor: gs.Tensor) -> bool:
@@ -125,16 +176,22 @@ def _bind_body_inputs(node: gs.Node) -> None:
         return
     body, skipped = node.attrs["body"], 2 if node.op == "Loop" else 0
     for outer, inner in zip(node.inputs[skipped:], body.inputs[skipped:], strict=False):
-        if inner.dtype is None:
-            inner.dtype = outer.dtype
+        _bind(inner, outer)
+
+
+def _bind(inner: gs.Tensor, outer: gs.Tensor) -> None:
+    """Give an input of a body the type of what it is called with."""
+    if inner.dtype is None:
+        inner.dtype = outer.dtype
+        if _is_sequence(outer):
+            inner.type = "sequence_type"
 
 
 def _call(node: gs.Node, function: gs.Function, functions: Mapping[tuple[str, str], gs.Function]) -> list[Dtype]:
     if node.domain == "ai.graphcore":  # generic in dtype: one body serves calls of different types
         return _outputs(node, {})
     for outer, inner in zip(node.inputs, function.inputs, strict=False):
-        if inner.dtype is None:
-            inner.dtype = outer.dtype
+        _bind(inner, outer)
     _infer(function, opset_imports(function), functions)
     return [output.dtype for output in function.outputs]
 
@@ -160,7 +217,7 @@ def _output(schema: onnx.defs.OpSchema, index: int, bound: Mapping[str, Dtype], 
         return bound[variable]
     allowed = allowed_types(schema, variable)
     if len(allowed) == 1:
-        return _BY_NAME.get(next(iter(allowed)).removeprefix("tensor(").removesuffix(")"))
+        return _tensor_dtype(allowed)
     if "Sequence" in node.op:  # the element type of the sequence is that of its tensors
         return node.inputs[0].dtype if node.inputs else None
     return None
@@ -192,6 +249,8 @@ def _outputs_by_attribute(node: gs.Node) -> list[Dtype] | None:
 
 
 def _outputs_of_unknown(node: gs.Node) -> list[Dtype]:
+    if node.domain not in _GUESSED_DOMAINS:
+        return []
     floating = [t.dtype for t in node.inputs if any(has_dtype(t, kind) for kind in (np.float32, np.float16))]
     if floating and node.domain != "ai.graphcore":
         return [floating[0]]

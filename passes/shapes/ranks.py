@@ -13,10 +13,10 @@ from typing import TypeAlias
 
 import onnx
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from passes.base import subgraphs
 from passes.graph_io import opset_imports
+from passes.node_attributes import export_node
 from passes.shapes.dtypes import find_schema
 
 #: An extent, or None where it is open.
@@ -101,7 +101,7 @@ class ProvedShapes:
         schema = find_schema(node, self._opsets)
         if schema is None or any(True for _ in subgraphs(node)):
             return {}
-        inputs, proto = [tensor for tensor in node.inputs if tensor.name], OnnxExporter.export_node(node)
+        inputs, proto = [tensor for tensor in node.inputs if tensor.name], export_node(node)
         as_they_are = {tensor.name: _type(tensor.dtype, self.shape(tensor)) for tensor in inputs}
         as_floats = {tensor.name: _type(None, self.shape(tensor)) for tensor in inputs}
         answers = self._answers(schema, proto, as_they_are) or self._answers(schema, proto, as_floats)

@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx.reference import ReferenceEvaluator
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from passes.base import GraphPass, PassResult, node_label, subgraphs, walk_graphs
 from passes.errors import RewriteError
 from passes.graph_io import opset_imports
+from passes.node_attributes import export_node
 from passes.operators import WHOLE, Family, members
 from passes.registry import register
 from passes.shapes.baked_shapes import constant_ints
@@ -143,7 +143,8 @@ def _known_input(tensor: gs.Tensor, traced: Mapping[int, _Known]) -> _Known | No
     if id(tensor) in traced:
         return traced[id(tensor)]
     if isinstance(tensor, gs.Constant):
-        small = math.prod(tensor.shape) <= _LARGEST and np.dtype(tensor.dtype).kind in "iub"
+        whole = not isinstance(tensor.dtype, int) and np.dtype(tensor.dtype).kind in "iub"
+        small = whole and math.prod(tensor.shape) <= _LARGEST
         return _constant(np.asarray(tensor.values)) if small else None
     ints = constant_ints(tensor)
     if ints is None:
@@ -166,7 +167,7 @@ def _result_size(node: gs.Node, values: list[_Known]) -> int:
 
 def _run(node: gs.Node, inputs: list[Array], opsets: Mapping[str, int]) -> Array:
     """The node's result, by onnx's reference implementation."""
-    proto = OnnxExporter.export_node(node)
+    proto = export_node(node)
     del proto.input[:]
     proto.input.extend(f"input_{index}" for index in range(len(inputs)))
     feeds: dict[str, Array] = dict(zip(proto.input, inputs, strict=True))

@@ -14,6 +14,7 @@ from passes.folders import make_folder
 from poprt.compiler.options import CompilerOptions
 from poprt.compiler.source import Source
 from poprt.compiler.versions import versions
+from poprt.engine.custom_ops import library_names
 from poprt.engine.providers import default_providers
 from poprt.errors import CompileError, ExecutableError
 from poprt.executable import FORMAT_VERSION, Executable
@@ -65,5 +66,6 @@ def _key(source: Source, outputs: list[str], options: CompilerOptions) -> str:
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     context = [outputs, options.to_note(), versions(), FORMAT_VERSION, default_providers(), sorted(source.variable)]
+    context.append(library_names())
     digest.update(json.dumps(context, sort_keys=True).encode())
     return digest.hexdigest()

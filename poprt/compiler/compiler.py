@@ -38,9 +38,11 @@ from poprt.compiler.source import ModelLike, Source, read_model
 from poprt.compiler.validate import validate
 from poprt.compiler.versions import versions
 from poprt.engine.cpu import lacks_int8_dot_products
+from poprt.engine.custom_ops import custom_ops, library_names
 from poprt.engine.providers import has_fast_half
 from poprt.errors import CompileError
 from poprt.executable import Executable, Manifest, PackingSpec, TensorSpec, WeightSpec, place_weights
+from poprt.foreign_operators import foreign_operators
 
 logger = logging.getLogger("poprt")
 
@@ -69,7 +71,7 @@ class Compiler:
         """
         options = options or CompilerOptions()
         options.announce()
-        with Progress(options.show_compilation_progress_bar) as progress:
+        with custom_ops(options.libraries()), Progress(options.show_compilation_progress_bar) as progress:
             progress.step("reading the model")
             source = read_model(model, constant_weights=options.constant_weights)
             chosen = _chosen_outputs(source.model, outputs)
@@ -172,6 +174,7 @@ def _manifest(
     options: CompilerOptions,
 ) -> Manifest:
     metadata = {item.key: item.value for item in model.metadata_props}
+    foreign = foreign_operators(model)
     return Manifest(
         inputs=_with_engine_types(interface.inputs, model.graph.input),
         outputs=_with_engine_types(interface.outputs, model.graph.output),
@@ -182,6 +185,8 @@ def _manifest(
         versions=versions(),
         opaque_blobs=dict(options.opaque_blobs),
         metadata=metadata,
+        custom_ops=foreign,
+        custom_libraries=library_names() if foreign else (),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ _EFFECTIVE = {
     "cache_path": _Option((str,), "", True),
     "show_compilation_progress_bar": _Option((bool,), True, True),
     "dump_passes": _Option((str, Path), "", True),
+    "custom_ops": _Option((str, Path, list, tuple), (), True),
 }
 
 
@@ -111,7 +112,7 @@ _IPU_ONLY = {
 }
 
 #: Options that do not change the executable.
-ASIDE = frozenset({"enable_engine_caching", "cache_path", "show_compilation_progress_bar", "dump_passes"})
+ASIDE = frozenset({"enable_engine_caching", "cache_path", "show_compilation_progress_bar", "dump_passes", "custom_ops"})
 
 _OPTIONS: dict[str, _Option] = {**_EFFECTIVE, **_IPU_ONLY}
 
@@ -129,6 +130,8 @@ class CompilerOptions:
         show_compilation_progress_bar: show progress where standard error is a terminal.
         dump_passes: a folder for the graph after each lowering that changed something, without its large weights. An
             executable that comes from the cache was not lowered again and writes none.
+        custom_ops: libraries of operators that onnxruntime lacks: paths, or "onnxruntime_extensions". The executable
+            notes what they are called, not where they are.
 
     The other documented options steer an IPU. They are checked for their type, kept, and announced once, when a model
     is compiled, as having no effect here. An unknown option is kept with a warning that names the nearest known one.
@@ -140,6 +143,7 @@ class CompilerOptions:
     cache_path: str
     show_compilation_progress_bar: bool
     dump_passes: str | Path
+    custom_ops: str | Path | Sequence[str | Path]
     _given: dict[str, Any]
     _own: dict[str, dict[str, Any]]
     _announced: set[str]
@@ -176,6 +180,11 @@ class CompilerOptions:
         noted: dict[str, Any] = json.loads(json.dumps(kept, sort_keys=True, default=str))
         return noted
 
+    def libraries(self) -> list[str | Path]:
+        """``custom_ops`` as a list."""
+        given = self.custom_ops
+        return [given] if isinstance(given, (str, Path)) else list(given)
+
     def announce(self) -> None:
         """Say once for this object which of the set options have no effect here."""
         idle = [name for name in self.to_dict() if name in _IPU_ONLY and name not in self._announced]
@@ -203,5 +212,7 @@ def _check_type(name: str, value: Any, option: _Option) -> None:
     if not fits:
         expected = " or ".join(kind.__name__ for kind in option.types)
         raise CompileError(f"compiler option {name!r} is {value!r}; expected {expected}")
+    if name == "custom_ops" and not all(isinstance(item, (str, Path)) for item in value):
+        raise CompileError(f"compiler option 'custom_ops' is {value!r}; expected paths of libraries")
     if name == "opaque_blobs" and not all(isinstance(item, str) for pair in value.items() for item in pair):
         raise CompileError("compiler option 'opaque_blobs' must map texts to texts")

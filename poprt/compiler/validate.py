@@ -7,7 +7,7 @@ import logging
 import onnx
 from onnx import external_data_helper, helper
 
-from poprt.engine.plain import NOTHING, plain_session
+from poprt.engine.plain import plain_session
 from poprt.engine.providers import default_providers
 from poprt.engine.session import EngineSession
 from poprt.errors import CompileError, ExecutableError
@@ -33,7 +33,7 @@ def validate(model: onnx.ModelProto, executable: Executable) -> None:
             probe.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
             del probe.graph.initializer[index]
     try:
-        plain_session(probe.SerializeToString(), optimise=False, providers=default_providers(), log_severity=NOTHING)
+        plain_session(probe.SerializeToString(), optimise=False, providers=default_providers())
     except Exception as error:
         logger.debug("the engine refuses the graph without its weights: %s", error)
         try:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+
 import onnxruntime as ort
 
 from poprt.engine.cpu import usable_cores
+from poprt.engine.custom_ops import registered_libraries
 from poprt.graph_reader import GraphReader, Node, Scope, Tensor
 from poprt.wire import WireError
 
 #: How severe a message must be for onnxruntime to print it by itself.
-ERRORS, NOTHING = 3, 4
+WARNINGS, NOTHING = 2, 4
+
+logger = logging.getLogger("poprt")
 
 #: The engine computes what the graph says. Some of these are its defaults, and are said so that they stay.
 PRECISE = {
@@ -26,19 +31,29 @@ PRECISE = {
 _FEW_BITS = frozenset({21, 22, 25, 26})
 
 
-def session_options(threads: int | None = None, log_severity: int = ERRORS) -> ort.SessionOptions:
-    """New options, to be added to.
+def session_options(threads: int | None = None) -> ort.SessionOptions:
+    """New options, to be added to. The libraries of custom operators that are in force are registered.
 
     Args:
         threads: for one operator; None takes the usable cores.
-        log_severity: the least severe messages that onnxruntime prints by itself.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = usable_cores() if threads is None else threads
-    options.log_severity_level = log_severity
+    options.log_severity_level = log_severity()
     for name, value in PRECISE.items():
         options.add_session_config_entry(name, value)
+    for path in registered_libraries():
+        options.register_custom_ops_library(path)
     return options
+
+
+def log_severity() -> int:
+    """What onnxruntime prints by itself: its warnings and errors at the level DEBUG, nothing else.
+
+    It prints errors in red about what it then does another way: shapes that it merges, rewrites that it leaves out. A
+    real failure is an exception that tells the cause.
+    """
+    return WARNINGS if logger.isEnabledFor(logging.DEBUG) else NOTHING
 
 
 def unfold_weights(options: ort.SessionOptions, graph: bytes) -> None:
@@ -52,12 +67,12 @@ def unfold_weights(options: ort.SessionOptions, graph: bytes) -> None:
         options: get the entry.
         graph: a serialised model.
     """
-    found = _Quantisation()
+    quantisation = _Quantisation()
     try:
-        GraphReader(graph, found).read()
+        GraphReader(graph, quantisation).read()
     except WireError:  # more nodes than any encoder has; the engine will say what it thinks of it
         return
-    if found.operators == {"DequantizeLinear"} and not found.few_bits & found.dequantised:
+    if quantisation.operators == {"DequantizeLinear"} and not quantisation.few_bits & quantisation.dequantised:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
 
 

@@ -11,10 +11,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
-from poprt.engine.options import ERRORS, NOTHING, session_options
+from poprt.engine.options import session_options
 from poprt.engine.providers import CPU_ONLY
-
-__all__ = ["ERRORS", "NOTHING", "has_operator", "plain_session"]
 
 
 def plain_session(
@@ -23,7 +21,6 @@ def plain_session(
     optimise: bool = True,
     threads: int | None = None,
     providers: Sequence[str] = CPU_ONLY,
-    log_severity: int = ERRORS,
     weights: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> ort.InferenceSession:
     """Open onnxruntime on a model.
@@ -33,14 +30,13 @@ def plain_session(
         optimise: with onnxruntime's own rewrites. Without, the graph runs as it is written.
         threads: for one operator; None takes the usable cores.
         providers: onnxruntime's execution providers, best first.
-        log_severity: the least severe messages that onnxruntime prints by itself.
         weights: the initializers that the model marks as external, contiguous. They are packed into no other layout,
             which is for a session that is opened to be run once or never.
 
     Raises:
         Exception: onnxruntime refuses the model. Its exceptions share no base class of their own.
     """
-    options = session_options(threads, log_severity)
+    options = session_options(threads)
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in (weights or {}).values()]

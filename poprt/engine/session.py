@@ -13,7 +13,8 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
 from poprt.container import ALIGNMENT
-from poprt.engine.options import ERRORS, session_options, unfold_weights
+from poprt.engine.custom_ops import how_to_register
+from poprt.engine.options import session_options, unfold_weights
 from poprt.engine.providers import chosen_providers, runs_on_cpu
 from poprt.errors import DamagedExecutableError, ExecutableError, InputError, PoprtError, UnsupportedOperatorError
 from poprt.executable import WEIGHT_DTYPES, Executable, Manifest, TensorSpec, WeightSpec
@@ -60,7 +61,6 @@ class EngineSession:
         executable: what to run.
         threads: threads for one operator; by default the cores that this process may use.
         providers: onnxruntime execution providers, best first; by default CUDA where there is one, then the CPU.
-        log_severity: the least severe messages that onnxruntime prints by itself, 3 for errors.
 
     Raises:
         UnsupportedOperatorError: the executable needs an operator that the installed onnxruntime lacks.
@@ -75,14 +75,13 @@ class EngineSession:
         *,
         threads: int | None = None,
         providers: Sequence[str] | None = None,
-        log_severity: int = ERRORS,
     ) -> None:
         self.executable = executable
         self.providers = chosen_providers(providers)
         self._variable = {
             spec.name: _engine_array(executable, spec) for spec in executable.manifest.weights if not spec.constant
         }
-        self._session = self._start(threads, log_severity)
+        self._session = self._start(threads)
         _check_interface(executable.manifest, self._session)
         shapes = {item.name: item.shape for item in self._session.get_inputs()}
         self._inputs = {spec.name: (spec, shapes[spec.name]) for spec in executable.inputs}
@@ -90,8 +89,8 @@ class EngineSession:
         self.output_shapes = {item.name: list(item.shape) for item in self._session.get_outputs()}
         self._outputs = list(self.output_shapes)
 
-    def _start(self, threads: int | None, log_severity: int) -> ort.InferenceSession:
-        options = session_options(threads, log_severity)
+    def _start(self, threads: int | None) -> ort.InferenceSession:
+        options = session_options(threads)
         _bound(options, self.executable)
         unfold_weights(options, self.executable.graph)
         self.executable.check_unchanged()
@@ -106,10 +105,22 @@ class EngineSession:
                 self.executable.graph, options, providers=self.providers, disabled_optimizers=self._unwanted()
             )
         except Exception as error:
-            raise engine_error(error) from error
+            raise self._refused(error) from error
         self.executable.check_unchanged()
         self.executable.release_pages()
         return started
+
+    def _refused(self, error: Exception) -> ExecutableError:
+        """What the engine's ``error`` means; a missing library comes first."""
+        manifest = self.executable.manifest
+        if not manifest.custom_ops or not is_missing_operator(error):
+            return engine_error(error)
+        libraries = " and ".join(manifest.custom_libraries)
+        origin = f" (it was compiled with {libraries})" if libraries else ""
+        return UnsupportedOperatorError(
+            f"this executable needs the operators {', '.join(manifest.custom_ops)}, which onnxruntime "
+            f"{ort.__version__} does not have{origin}; {how_to_register(manifest.custom_ops)}"
+        )
 
     def _unwanted(self) -> list[str]:
         return list(SLOWER_ON_CPU) if runs_on_cpu(self.providers) else []
@@ -213,10 +224,15 @@ def _check_interface(manifest: Manifest, session: ort.InferenceSession) -> None:
             )
 
 
+def is_missing_operator(error: Exception) -> bool:
+    """Whether onnxruntime's ``error`` says that it has no such operator."""
+    return any(sign in str(error) for sign in _MISSING_OPERATOR)
+
+
 def engine_error(error: Exception) -> ExecutableError:
     """The error of ours that says what onnxruntime's ``error`` means."""
     text = str(error)
-    if any(sign in text for sign in _MISSING_OPERATOR):
+    if is_missing_operator(error):
         return UnsupportedOperatorError(
             f"onnxruntime {ort.__version__} lacks an operator that this executable needs: {text}; update onnxruntime"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import operator
+import os
 import threading
 from collections.abc import Sequence
 
@@ -40,6 +41,13 @@ def check_text(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise PoprtError(f"{name}: expected a string, got {value!r}")
     return value
+
+
+def check_libraries(name: str, value: object) -> None:
+    """Refuse what is no list of paths."""
+    listed = isinstance(value, Sequence) and not isinstance(value, str)
+    if not listed or not all(isinstance(part, (str, os.PathLike)) for part in value):  # type: ignore[attr-defined]
+        raise PoprtError(f"{name}: expected a list of paths of libraries, got {value!r}")
 
 
 def check_seconds(name: str, value: object, unit: float, what: str) -> float:

@@ -6,12 +6,13 @@ import datetime
 import difflib
 import enum
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from poprt.errors import PoprtError
-from poprt.runtime.checks import check_flag, check_int, check_seconds, check_text
+from poprt.runtime.checks import check_flag, check_int, check_libraries, check_seconds, check_text
 
 logger = logging.getLogger("poprt")
 
@@ -57,6 +58,8 @@ class RuntimeConfig(_Options):
         ring_buffer_size_multiplier: scales the bound of the request queue (1024 requests each).
         send_when_idle: send what is there whenever the engine is free; off, wait for company up to ``timeout_ns``.
         check_package_hash: compare the digests of an executable that is read from a file.
+        custom_ops: libraries of operators that onnxruntime lacks, for the session that the runner opens: paths, or
+            "onnxruntime_extensions". No executable has a library loaded by itself.
 
     The remaining options steer an IPU. They are accepted and announced as having no effect.
     """
@@ -76,6 +79,7 @@ class RuntimeConfig(_Options):
     is_batch_size_timeout_enabled: bool = False
     batch_size_timeout_ns: int | datetime.timedelta = 0
     data_parallel_timeout_ns: int | datetime.timedelta = 0
+    custom_ops: Sequence[str | os.PathLike[str]] = ()
 
     no_effect: ClassVar[frozenset[str]] = frozenset(
         {
@@ -112,6 +116,7 @@ class RuntimeConfig(_Options):
                 check_flag(name, getattr(self, name))
         if self.batching_dim is not None:
             check_int("batching_dim", self.batching_dim, 0)
+        check_libraries("custom_ops", self.custom_ops)
         self.queue_limit()
         return self
 
@@ -152,6 +157,7 @@ class PackRunnerConfig(_Options):
             is a CPU and takes any number of tokens, and 1 elsewhere.
         queue_limit: how many requests may wait; a submitter blocks while the queue is full.
         send_when_idle: send what is there whenever the engine is free; off, wait for company up to the timeout.
+        custom_ops: libraries of operators that onnxruntime lacks, as for ``RuntimeConfig``.
         single_row_mode, padding_remove_mode: set by the methods below.
     """
 
@@ -166,6 +172,7 @@ class PackRunnerConfig(_Options):
     send_when_idle: bool = True
     single_row_mode: SingleRowMode | None = field(default=None, repr=False)
     padding_remove_mode: PaddingRemoveMode | None = field(default=None, repr=False)
+    custom_ops: Sequence[str | os.PathLike[str]] = ()
 
     def enable_input_single_row_mode(self, mask_name: str, unpack_info_name: str = "", delimiter_num: int = 0) -> None:
         """Let samples share rows and never cross one (graphs with AttentionMask).
@@ -212,6 +219,7 @@ class PackRunnerConfig(_Options):
         for name in ("window", "queue_limit"):
             check_int(name, getattr(self, name), 1)
         check_flag("send_when_idle", self.send_when_idle)
+        check_libraries("custom_ops", self.custom_ops)
         self._check_modes()
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,11 +15,22 @@ from poprt.runtime.buffers import Array, InputNames, as_array, check_dtype, chec
 from poprt.runtime.shapes import fits, wrong_result
 
 
-def open_session(executable: Executable, threads: int | None, providers: Sequence[str] | None) -> Session:
-    """Open the engine on an executable. onnxruntime is loaded here and no earlier."""
+def open_session(
+    executable: Executable,
+    threads: int | None,
+    providers: Sequence[str] | None,
+    custom_ops: Sequence[str | os.PathLike[str]] = (),
+) -> Session:
+    """Open the engine on an executable, with libraries of custom operators. onnxruntime is loaded here and no earlier.
+
+    Raises:
+        PoprtError: there is no such library, or the engine refuses the executable.
+    """
+    from poprt.engine.custom_ops import custom_ops as in_force
     from poprt.engine.session import EngineSession
 
-    return EngineSession(executable, threads=threads, providers=providers)
+    with in_force(custom_ops):
+        return EngineSession(executable, threads=threads, providers=providers)
 
 
 class DeclaredSession:
@@ -31,7 +43,7 @@ class DeclaredSession:
     Args:
         executable: what to run.
         session: an engine session to use; None opens one.
-        threads, providers: passed to the engine session that is opened.
+        threads, providers, custom_ops: passed to the engine session that is opened.
     """
 
     def __init__(
@@ -41,9 +53,10 @@ class DeclaredSession:
         session: Session | None = None,
         threads: int | None = None,
         providers: Sequence[str] | None = None,
+        custom_ops: Sequence[str | os.PathLike[str]] = (),
     ) -> None:
         manifest: Manifest = executable.manifest
-        self._session = open_session(executable, threads, providers) if session is None else session
+        self._session = open_session(executable, threads, providers, custom_ops) if session is None else session
         self._inputs = {spec.name: spec for spec in manifest.inputs}
         self._outputs = {spec.name: spec for spec in manifest.outputs}
         self._input_names = InputNames(self._inputs)

@@ -154,7 +154,8 @@ class ModelRunner(Runner, configured_by=RuntimeConfig):
         self._axis = self._config.batching_dim
         batch = 0 if self._axis is None else _declared_batch(manifest, self._axis)
         timeout, limit = self._config.timeout_seconds(), self._config.queue_limit()
-        worker = _BatchWorker(DeclaredSession(self.executable, **options), self._axis, batch)
+        session = DeclaredSession(self.executable, custom_ops=self._config.custom_ops, **options)
+        worker = _BatchWorker(session, self._axis, batch)
         self._batcher = Batcher(worker, timeout=timeout, send_when_idle=self._config.send_when_idle, limit=limit)
 
     def _request(self, inputs: Mapping[str, Array], outputs: Outputs) -> _Rows:

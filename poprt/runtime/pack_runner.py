@@ -99,7 +99,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         if session is not None:
             return lanes or 1, session
         chosen = choose_lanes(lanes, threads, providers, any_size=self._packing.ragged)
-        return chosen.count, open_session(self.executable, chosen.threads, providers)
+        return chosen.count, open_session(self.executable, chosen.threads, providers, self._config.custom_ops)
 
     def stats(self) -> PackStats:
         """Return what has been run so far: ``packs``, ``samples``, ``tokens``, ``engine_seconds``."""

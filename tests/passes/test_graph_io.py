@@ -7,6 +7,7 @@ import pytest
 
 from passes.errors import RewriteError
 from passes.graph_io import export_graph, import_graph
+from poprt.converter import Converter
 from tests.numerics import run
 from tests.passes.rewrites import copy_of, parse
 
@@ -30,3 +31,22 @@ def test_a_tensor_with_two_producers_is_named() -> None:
     model.graph.node[1].output[0] = "y"
     with pytest.raises(RewriteError, match="tensor 'y' is made by Abs '' and by Neg ''"):
         import_graph(model)
+
+
+def test_strings_that_were_computed_or_read_stay_strings() -> None:
+    model = parse(
+        """g (string[2] x, bool c) => (bool[2] y) <string[2] w = {"a", "b"}> {
+        v = Identity (w)
+        y = If (c) <then_branch = t () => (bool[2] p) { p = Equal (x, v) },
+                    else_branch = e () => (bool[2] q) <string[2] u = {"c", "b"}> { n = Identity (u) q = Equal (x, n) }>
+        }""",
+        opset=19,
+    )
+    converted = Converter().convert(copy_of(model))
+    assert [node.op_type for node in converted.graph.node] == ["If"]
+    for flag in (True, False):
+        feeds = {"c": np.array(flag), "x": np.array(["a", "c"], object)}
+        np.testing.assert_array_equal(run(converted, feeds)["y"], run(model, feeds)["y"])
+    graph = import_graph(copy_of(model))
+    assert list(graph.tensors()["w"].values) == ["a", "b"]
+    assert list(export_graph(graph).graph.initializer[0].string_data) == [b"a", b"b"]

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from passes.graph_io import opset_imports
+from passes.node_attributes import export_node
 from passes.reference_session import reference_session
 
 
@@ -34,7 +35,7 @@ def evaluate(
     weights = [exporter.export_tensor_proto(constant) for constant in constants.values()]
     weights += [onnx.numpy_helper.from_array(value, start) for start, value in values.items()]
     result = onnx.helper.make_tensor_value_info(name, element, None)
-    part = onnx.helper.make_graph([exporter.export_node(node) for node in nodes], "part", [], [result], weights)
+    part = onnx.helper.make_graph([export_node(node) for node in nodes], "part", [], [result], weights)
     opsets = [onnx.helper.make_opsetid(*item) for item in opset_imports(graph).items()]
     model = onnx.helper.make_model(part, opset_imports=opsets, ir_version=8)
     return np.asarray(reference_session(model).run(None, {})[0])

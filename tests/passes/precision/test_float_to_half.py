@@ -252,7 +252,7 @@ def test_the_body_of_a_loop_is_converted() -> None:
 def test_a_tensor_of_unknown_type_is_named() -> None:
     graph = import_graph(
         parse("""g (float[n] x) => (float[n] y) {
-        a, b = com.microsoft.Mystery (x)  y = Add (a, b)
+        a, b = com.microsoft.Mystery (x)  y = com.microsoft.Mystery (a, b)
     }""")
     )
     result = FloatToHalf().apply(graph)
