@@ -126,12 +126,19 @@ def test_int8_that_quantised_nothing_is_said_on_the_last_line(poprt: Poprt, mode
     last = "int8: no product was quantised; products by constant matrices: "
     done = poprt("-i", model_path, "--precision", "int8", "--output_model", "int8.onnx")
     assert last not in done.stdout
+    result = poprt("-i", "int8.onnx", "--precision", "int8")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1].startswith(last)
+    assert "already quantised" in result.stdout.splitlines()[-1]
+
+
+def test_a_float16_model_is_quantised_too(poprt: Poprt, model_path: Path) -> None:
     assert poprt("-i", model_path, "--precision", "fp16", "--output_model", "half.onnx").exit_code == 0
-    for source, kind in (("half.onnx", "with float16 weights"), ("int8.onnx", "already quantised")):
-        result = poprt("-i", source, "--precision", "int8")
-        assert result.exit_code == 0, result.output
-        assert result.stdout.splitlines()[-1].startswith(last)
-        assert kind in result.stdout.splitlines()[-1]
+    result = poprt("-i", "half.onnx", "--precision", "int8", "--check")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"float_to_int8 +products in int8: 12", result.stdout)
+    assert re.search(r"int8 +cosine of start_logits: (0\.99|1\.000)", result.stdout)
+    assert re.search(r"check +start_logits: pass", result.stdout)
 
 
 def test_show_prints_inputs_then_outputs_and_stops(poprt: Poprt, model_path: Path, tmp_path: Path) -> None:
