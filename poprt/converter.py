@@ -20,6 +20,8 @@ from passes.node_protos import opset_of
 from passes.packed_model import PackedModel
 from passes.parted import PartedModel
 from passes.precision.float_to_int8 import FloatToInt8
+from passes.precision.shared_scales import shared_scales
+from passes.refusal import MOST_NAMED
 from passes.shapes.input_shapes import InputShapes
 from poprt.convert_options import (
     IPU_ONLY_PASSES,
@@ -59,6 +61,9 @@ class Converter(ConvertKeywords):
         skip_passes, used_passes: default passes to leave out; passes to add after the default ones, in order. Only
             ``insert_attention_mask`` runs earlier, instead of ``packed_transformer``: it works on open axes.
         check: compare the numbers of both models afterwards; see ``verification``.
+        requantize: give products that are quantised as they run, with one scale for the whole tensor, a scale a token,
+            so that an answer does not depend on its company. Their integer weights stay.
+        pack_shared_scales: pack such a model with the scales that it has. Otherwise packing refuses it.
         skip_isolation_check: do not try, on the compiled model, whether samples of one run leave each other's answers
             alone. Every conversion with packing does; see ``isolation``.
         skip_check_load: do not open onnxruntime on the converted model to see that it loads it; see ``load_check``.
@@ -78,6 +83,7 @@ class Converter(ConvertKeywords):
     Attributes:
         records: what each pass of the last :meth:`convert` did.
         verification: the numeric comparison of the last :meth:`convert`; None without ``check``.
+        shared_scales: the nodes of the converted model whose scale spans the samples of a run, by operator and name.
         isolation: what was tried with samples that share a run; None for a model that is not packed.
 
     Raises:
@@ -89,6 +95,7 @@ class Converter(ConvertKeywords):
         self.options = read_options(self, self.logger)
         self.records: list[PassRecord] = []
         self.verification: Verification | None = None
+        self.shared_scales: tuple[str, ...] = ()
         self.isolation: IsolationTrial | None = None
 
     def convert(self, model: onnx.ModelProto, *, compile_model: Compile | None = None) -> onnx.ModelProto:
@@ -106,7 +113,7 @@ class Converter(ConvertKeywords):
         work = onnx.ModelProto()
         work.CopyFrom(model)
         converted = self.convert_in_place(work, compile_model=compile_model)
-        self.verification = verify(model, converted, self.options.precision) if self.options.check else None
+        self.verification = verify(model, converted, self.options.compared_as) if self.options.check else None
         return converted
 
     def convert_in_place(self, model: onnx.ModelProto, *, compile_model: Compile | None = None) -> onnx.ModelProto:
@@ -134,10 +141,12 @@ class Converter(ConvertKeywords):
             finally:
                 self.records = manager.records
         del model, steps  # the trial needs room for the weights
+        self.shared_scales = shared_scales(converted.model)
         self._sign(converted.model)
         if not self.options.skip_check_load:
             check_loads(converted)
         self.isolation = self._tried(converted, inputs, compile_model)
+        self._announce_shared_scales()
         return converted.whole()
 
     def _tried(
@@ -147,9 +156,25 @@ class Converter(ConvertKeywords):
         packed = PackedModel.read(model.model) if self.options.packs else None
         if packed is None:
             return None
+        if self.shared_scales:
+            return IsolationTrial(packed.neighbours, not_tried="the samples of a run share scales")
         if self.options.skip_isolation_check:
             return IsolationTrial(packed.neighbours, not_tried="left out by skip_isolation_check")
         return try_isolation(model, packed, inputs, compile_model=compile_model, logger=self.logger)
+
+    def _announce_shared_scales(self) -> None:
+        """Warn where an answer depends on its company by what the model itself does."""
+        if self.shared_scales:
+            more = len(self.shared_scales) - MOST_NAMED
+            self.logger.warning(
+                "%d nodes quantise with one scale for all samples of a run, so an answer moves with its company, by up "
+                "to a tenth of its range: %s. %s",
+                len(self.shared_scales),
+                ", ".join(self.shared_scales[:MOST_NAMED]) + (f" and {more} more" if more > 0 else ""),
+                "They are none that requantize can change"
+                if self.options.requantize
+                else "--requantize gives each token a scale of its own",
+            )
 
     def _steps(self, model: onnx.ModelProto) -> list[Step | Any]:
         """The passes in order: the default ones without the skipped, the user's, the closing ones."""
@@ -222,10 +247,15 @@ def _middle(options: ConvertOptions, shapes: InputShapes) -> list[Step]:
         )
     ]
     steps = [*fixing, *cleaning] if options.infer_shape_ahead else [*cleaning, *fixing]
+    opened: list[Step] = [("lift_dynamic_int8", {})] if options.lifts_dynamic_int8 else []
     if options.packs:
-        steps.insert(len(cleaning), _packing(options, shapes))  # before the shapes are fixed
+        opened.append(_packing(options, shapes))
+    where = len(steps) if options.infer_shape_ahead else len(cleaning)  # before the shapes are fixed
+    steps[where:where] = opened
     if not options.pack_args:  # known types and shapes show more that changes nothing; Unpack makes declared ones stale
         steps += [(name, {}) for name in ("trace_folding", "eliminate_nop_cast", "eliminate_nop_reshape")]
+    if options.lifts_dynamic_int8:
+        steps.append(("lower_dynamic_int8", {"a_token": options.requantize}))
     steps.append(("int64_to_int32", {}))
     if options.precision == "fp16":
         overflow = {"enable_avoid_overflow_patterns": options.enable_avoid_overflow_patterns}

@@ -25,6 +25,7 @@ from passes.packing.opening.pack_args import PackArgs, parse_pack_args
 from passes.packing.tokens.flops import FlopShare, flop_share, node_flops
 from passes.packing.tokens.masks import find_masks
 from passes.packing.tokens.sides import PlacedGraph, place
+from passes.precision.dynamic_products import refuse_shared_scales
 from passes.refusal import MOST_NAMED, explain
 from passes.registry import register
 from passes.shapes.input_shapes import InputShapes
@@ -67,6 +68,7 @@ class PackedTransformer(GraphPass):
         if is_packed(graph):
             result.refuse("graph", "the model is packed already")
             return result
+        refuse_shared_scales(graph)
         if graph.opset < MINIMUM_OPSET:
             raise PackingError(
                 f"packing needs opset {MINIMUM_OPSET} or newer, the model has {graph.opset}; "

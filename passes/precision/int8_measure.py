@@ -84,7 +84,7 @@ def observe(
 
 
 def _some_rows(graph: gs.Graph, tensor: gs.Tensor, dtype: np.dtype[Any], taken: set[str]) -> gs.Variable:
-    """Every n-th row of ``tensor``, in its type; n is odd: they come from all columns of a batch of [2^a, 2^b] tokens."""
+    """Every n-th row of ``tensor``, in its type; n is odd: rows from all columns of a batch of [2^a, 2^b] tokens."""
 
     def add(op: str, *inputs: gs.Tensor, dtype: Any = np.int64, **attrs: Any) -> gs.Variable:
         return add_node(graph.nodes, op, unique_name(f"{tensor.name}_{op}", taken), inputs, dtype, **attrs)

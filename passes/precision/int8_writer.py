@@ -8,6 +8,7 @@ is widened first, and the result rounded to float16 at the end.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,18 +44,36 @@ class Int8Writer:
     def product(self, site: Product, zero_point: int, output: gs.Tensor) -> list[gs.Node]:
         """Nodes that compute ``site`` in int8 and give ``output``."""
         self._nodes = []
-        point = self._constant(f"int8_zero_point_{zero_point}", np.uint8(zero_point))
         half = site.weight.dtype == _F16
-        levels, steps = self._activation(self._float(site.activation, half), zero_point, point)
         weight, scale = self._product_weight(site)
         name = output.name
-        sums = self._add("MatMulInteger", [levels, weight, point], f"{name}_int32", _I32)
-        floats = self._add("Cast", [sums], f"{name}_sums", _F32, to=onnx.TensorProto.FLOAT)
-        columns = self._add("Mul", [floats, scale], f"{name}_columns", _F32)
+        columns, steps = self._columns(self._float(site.activation, half), zero_point, [weight], scale, name)
         rows = output if site.bias is None else self._variable(f"{name}_rows", _F16 if half else _F32)
         self._product_of(columns, steps, rows, half)
         if site.bias is not None:
             self._node("Add", [rows, site.bias], output)
+        return self._nodes
+
+    def integer_product(
+        self,
+        activation: gs.Tensor,
+        zero_point: int,
+        weight: Sequence[gs.Constant],
+        scale: gs.Constant,
+        output: gs.Tensor,
+    ) -> list[gs.Node]:
+        """Nodes that multiply a float32 activation by integers and give ``output``.
+
+        Args:
+            activation: any rank.
+            zero_point: of the activation in uint8.
+            weight: int8 or uint8 [rows, columns], and its zero point where that is not 0.
+            scale: float32 [columns].
+            output: float32.
+        """
+        self._nodes = []
+        columns, steps = self._columns(activation, zero_point, weight, scale, output.name)
+        self._node("Mul", [columns, steps], output)
         return self._nodes
 
     def table(self, site: Table, output: gs.Tensor) -> list[gs.Node]:
@@ -68,6 +87,16 @@ class Int8Writer:
         steps = self._add("Gather", [scale, indices], f"{name}_steps", _F32, axis=0)
         self._product_of(floats, steps, output, half)
         return self._nodes
+
+    def _columns(
+        self, activation: gs.Tensor, zero_point: int, weight: Sequence[gs.Constant], scale: gs.Constant, name: str
+    ) -> tuple[gs.Tensor, gs.Tensor]:
+        """The product in steps of each row, and these steps."""
+        point = self._constant(f"int8_zero_point_{zero_point}", np.uint8(zero_point))
+        levels, steps = self._activation(activation, zero_point, point)
+        sums = self._add("MatMulInteger", [levels, weight[0], point, *weight[1:]], f"{name}_int32", _I32)
+        floats = self._add("Cast", [sums], f"{name}_sums", _F32, to=onnx.TensorProto.FLOAT)
+        return self._add("Mul", [floats, scale], f"{name}_columns", _F32), steps
 
     def _float(self, tensor: gs.Tensor, half: bool) -> gs.Tensor:
         """``tensor`` as float32: a step that float16 rounds would be another one than the levels were made with."""

@@ -19,6 +19,7 @@ from passes.errors import RewriteError
 from passes.fusion.erf_gelu_pattern import ErfGeluPattern
 from passes.manager import PassManager
 from passes.parted import PartedModel
+from passes.precision.shared_scales import shared_scales
 from passes.precision.unsign_weights import UnsignWeights
 from poprt.compiler.cache import cached
 from poprt.compiler.fuse_int8 import FuseInt8
@@ -180,6 +181,7 @@ def _manifest(
         versions=versions(),
         opaque_blobs=dict(options.opaque_blobs),
         metadata=metadata,
+        shared_scales=shared_scales(source.model),
     )
 
 
