@@ -44,7 +44,8 @@ def convert(options: dict[str, Any]) -> None:
         if kept
         else converter.convert_in_place(originals.pop(), compile_model=compile_model)
     )
-    summary = before, ModelSize.of(converted), converter.records, converter.isolation, converter.verification
+    findings = converter.isolation, converter.verification, converter.shared_scales
+    summary = before, ModelSize.of(converted), converter.records, *findings
     if converter.verification is not None and not converter.verification.passed:
         try:
             print_summary(*summary)

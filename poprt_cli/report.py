@@ -15,6 +15,7 @@ from rich.table import Table
 from passes import PassRecord
 from passes.node_protos import opset_of
 from passes.precision.float_to_int8 import KINDS, PRODUCTS
+from passes.precision.lift_dynamic_int8 import LIFTED
 from poprt.isolation import IsolationTrial
 from poprt.sample_data import element_type, tensor_shape
 from poprt.sizes import weight_bytes
@@ -22,7 +23,12 @@ from poprt.verify import Verification
 
 _MOST_REASONS = 12
 #: Passes whose figures and refusals are printed: how a figure's line starts, and a refusal's.
-_DETAILED = {"packed_transformer": ("packing", "unpacked"), "float_to_int8": ("int8", "float32")}
+_DETAILED = {
+    "packed_transformer": ("packing", "unpacked"),
+    "float_to_int8": ("int8", "float32"),
+    "lift_dynamic_int8": ("requantize", "as it was"),
+    "lower_dynamic_int8": ("requantize", "float32"),
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ def print_summary(
     records: Sequence[PassRecord],
     isolation: IsolationTrial | None,
     verification: Verification | None,
+    shared_scales: Sequence[str] = (),
 ) -> None:
     """Print the one table at the end: the model before and after, the passes, packing, and the numeric checks."""
     table = Table("step", "result", "nodes", "seconds", box=box.SIMPLE_HEAD)
@@ -71,6 +78,7 @@ def print_summary(
         table.add_row(record.name, _done(record), _change(record), f"{record.seconds:.3f}")
     table.add_section()
     _add_details(table, records)
+    _add_shared_scales(table, shared_scales)
     _add_isolation(table, isolation)
     _add_check(table, verification)
     table.add_row("after", f"opset {after.opset}, {_bytes(after.nbytes)} of weights", str(after.nodes), "")
@@ -79,6 +87,7 @@ def print_summary(
         console = Console(width=160)  # a file has no width; do not fold its lines
     console.print(table)
     _say_where_int8_did_nothing(records)
+    _say_where_nothing_was_requantised(records)
 
 
 def _say_where_int8_did_nothing(records: Sequence[PassRecord]) -> None:
@@ -87,6 +96,13 @@ def _say_where_int8_did_nothing(records: Sequence[PassRecord]) -> None:
     if asked and not any(PRODUCTS in result.counts for result in asked):
         kinds = asked[0].details.get(KINDS, "not counted")  # a quantiser of the user's own may count nothing
         click.echo(f"int8: no product was quantised; products by constant matrices: {kinds}")
+
+
+def _say_where_nothing_was_requantised(records: Sequence[PassRecord]) -> None:
+    """One last line where a scale a token was asked for and there was no scale a tensor to replace."""
+    asked = [record.result for record in records if record.name == "lift_dynamic_int8"]
+    if asked and not any(LIFTED in result.counts for result in asked):
+        click.echo("requantize: no product is quantised with a scale a tensor as it runs; nothing was requantised")
 
 
 def _done(record: PassRecord) -> str:
@@ -119,6 +135,15 @@ def _add_details(table: Table, records: Sequence[PassRecord]) -> None:
         if len(refusals) > _MOST_REASONS:
             table.add_row(refused, f"and {len(refusals) - _MOST_REASONS} more nodes", "", "")
         table.add_section()
+
+
+def _add_shared_scales(table: Table, nodes: Sequence[str]) -> None:
+    """Which nodes let the samples of a run have a say in each other's answers."""
+    for node in nodes[:_MOST_REASONS]:
+        table.add_row("company", escape(f"{node}: one scale for all samples of a run"), "", "")
+    if len(nodes) > _MOST_REASONS:
+        table.add_row("company", f"and {len(nodes) - _MOST_REASONS} more nodes", "", "")
+    table.add_section()
 
 
 def _add_isolation(table: Table, trial: IsolationTrial | None) -> None:

@@ -89,10 +89,11 @@ def refuse_shared_scales(graph: gs.Graph) -> None:
     if products:
         refusals = [because("its activation has one scale a tensor").at(product.node) for product in products]
         named = ", ".join(str(refusal.node) for refusal in refusals[:MOST_NAMED])
+        more = ", …" if len(products) > MOST_NAMED else ""
         raise PackingError(
-            f"{len(products)} products ({named}{', …' if len(products) > MOST_NAMED else ''}) quantise their activation "
-            "with one scale for the whole tensor: in a pack an answer would move with its company. Give --requantize for "
-            "a scale a token, or --pack_shared_scales to pack the model with the scales that it has",
+            f"{len(products)} products ({named}{more}) quantise their activation with one scale for the whole tensor: "
+            "in a pack an answer would move with its company. Give --requantize for a scale a token, or "
+            "--pack_shared_scales to pack the model with the scales that it has",
             refusals,
         )
 

@@ -15,6 +15,7 @@ from passes.fusion.expand_fused_ops import expand_fused_ops
 from passes.graph_io import header
 from passes.operators import CONTRIB
 from passes.precision.dynamic_products import DynamicProduct, IntegerWeight, find_dynamic_products
+from passes.precision.lift_embeddings import lift_embeddings
 from passes.precision.names import tensor_names, unique_name
 from passes.precision.shared_scales import shares_scale
 from passes.registry import register
@@ -37,7 +38,8 @@ class LiftDynamicInt8(GraphPass):
 
     Matches the products of a DynamicQuantizeLinear in onnxruntime's forms: MatMulInteger, Cast and Mul,
     MatMulIntegerToFloat, DynamicQuantizeMatMul, and QAttention, which becomes Attention and is taken apart
-    (``expand_fused_ops``). A product of two activations becomes a MatMul of floats and stays one.
+    (``expand_fused_ops``). QEmbedLayerNormalization becomes lookups of integer rows, so that shapes are known past it.
+    A product of two activations becomes a MatMul of floats and stays one.
 
     Leaves alone, with a reason: convolutions, recurrences, products whose weight is computed or has other scales than
     one a column, and what lies in subgraphs and local functions. Needs opset 13.
@@ -49,6 +51,7 @@ class LiftDynamicInt8(GraphPass):
         if graph.opset < _LEAST_OPSET:
             result.refuse("the model", f"lifting needs opset {_LEAST_OPSET} or newer, the model has {graph.opset}")
             return result
+        result.count("embeddings taken apart", lift_embeddings(graph))
         products = find_dynamic_products(graph)
         if products:
             _Lifter(graph).lift(products)
