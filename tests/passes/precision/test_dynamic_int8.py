@@ -212,8 +212,8 @@ KEPT = {
         "(MatMulInteger, Mul) is no product",
     ),
     "a subgraph": (
-        f"y = If (u) <then_branch = t () => (float[a,b,96] m) {{ {QUANTISED}  m = DequantizeLinear (q, s, p) }},"
-        " else_branch = e () => (float[a,b,96] n) { n = Identity (x) }>",
+        f"""y = If (u) <then_branch = t () => (float[a,b,96] m) {{ {QUANTISED}  m = DequantizeLinear (q, s, p) }},
+            else_branch = e () => (float[a,b,96] n) {{ n = Identity (x) }}>""",
         "it lies in a subgraph",
     ),
 }
