@@ -167,8 +167,8 @@ class Converter(ConvertKeywords):
         if self.shared_scales:
             more = len(self.shared_scales) - MOST_NAMED
             self.logger.warning(
-                "%d nodes quantise with one scale for all samples of a run, so an answer moves with its company, by up "
-                "to a tenth of its range: %s. %s",
+                "%d nodes quantise with one scale for all samples of a run, so an answer moves with its company (by a "
+                "tenth of its range and more was seen): %s. %s",
                 len(self.shared_scales),
                 ", ".join(self.shared_scales[:MOST_NAMED]) + (f" and {more} more" if more > 0 else ""),
                 "They are none that requantize can change"

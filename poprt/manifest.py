@@ -75,7 +75,7 @@ class Manifest:
         opaque_blobs: texts that the caller gave to the compiler to be kept with the file.
         metadata: the model's ``metadata_props``.
         shared_scales: the nodes that quantise with one scale for all samples of a run, by operator and name: an answer
-            then moves with its company (up to a tenth of its range was seen). Empty where there is none.
+            then moves with its company (a tenth of its range and more was seen). Empty where there is none.
     """
 
     inputs: tuple[TensorSpec, ...]
