@@ -1,7 +1,7 @@
 """Products that quantise their activation as the model runs, with one scale for the whole tensor.
 
-onnxruntime's quantiser writes them as DynamicQuantizeLinear, MatMulInteger, Cast and Mul; its optimiser fuses these to
-MatMulIntegerToFloat, DynamicQuantizeMatMul and QAttention.
+onnxruntime's quantiser writes them as DynamicQuantizeLinear, MatMulInteger or ConvInteger, Cast and Mul; its optimiser
+fuses products by matrices to MatMulIntegerToFloat, DynamicQuantizeMatMul and QAttention.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class IntegerWeight:
-    """A constant matrix of integers and what they stand for: ``(levels - zero_point) * scale``.
+    """A constant of integers and what they stand for: ``(levels - zero_point) * scale``.
 
     Attributes:
-        levels: int8 or uint8 [rows, columns].
-        scale, zero_point: float32, and the type of ``levels``; each [] or [columns].
+        levels: int8 or uint8, a matrix [rows, columns] or of more axes.
+        scale, zero_point: float32, and the type of ``levels``; each [], or [columns] of a matrix.
     """
 
     levels: gs.Constant
@@ -46,8 +46,13 @@ class IntegerWeight:
         return id(self.levels), self.scale.tobytes(), self.zero_point.tobytes()
 
     @property
+    def is_matrix(self) -> bool:
+        """Whether there are rows and columns, and nothing else."""
+        return len(self.levels.shape) == 2
+
+    @property
     def columns(self) -> int:
-        """How many columns there are."""
+        """How many columns a matrix has."""
         return int(self.levels.shape[1])
 
 
@@ -102,7 +107,8 @@ def _may_be_product(node: gs.Node) -> bool:
     return (node.domain or "", node.op) in _FINDERS
 
 
-def _matmul_integer(node: gs.Node, outputs: frozenset[str]) -> DynamicProduct | None:
+def _product_of_integers(node: gs.Node, outputs: frozenset[str]) -> DynamicProduct | None:
+    """A MatMulInteger or ConvInteger with the Cast and Mul behind it."""
     source = _quantiser(node.inputs[0], input_at(node, 2))
     cast = _sole_reader(node.outputs[0], outputs)
     if source is None or cast is None or not is_op(cast, "Cast") or cast.attrs.get("to") != TensorProto.FLOAT:
@@ -143,7 +149,8 @@ def _quantised_attention(node: gs.Node, outputs: frozenset[str]) -> DynamicProdu
 
 
 _FINDERS: dict[tuple[str, str], Callable[[gs.Node, frozenset[str]], DynamicProduct | None]] = {
-    ("", "MatMulInteger"): _matmul_integer,
+    ("", "ConvInteger"): _product_of_integers,
+    ("", "MatMulInteger"): _product_of_integers,
     (CONTRIB, "MatMulIntegerToFloat"): _matmul_integer_to_float,
     (CONTRIB, "DynamicQuantizeMatMul"): _dynamic_quantize_matmul,
     (CONTRIB, "QAttention"): _quantised_attention,
@@ -195,12 +202,13 @@ def _sole_reader(tensor: gs.Tensor, outputs: frozenset[str]) -> gs.Node | None:
 def integer_weight(
     levels: gs.Tensor, scale: gs.Tensor | Array | None, zero_point: gs.Tensor | None
 ) -> IntegerWeight | None:
-    """The constant matrix with its scale and zero point; None where one of them is of another form."""
-    if not isinstance(levels, gs.Constant) or len(levels.shape) != 2 or scale is None:
+    """A constant with its scale and zero point; None where one of them is of another form."""
+    if not isinstance(levels, gs.Constant) or scale is None:
         return None
+    columns = levels.shape[1] if len(levels.shape) == 2 else 1
     kind = next((kind for kind in (np.int8, np.uint8) if has_dtype(levels, kind)), None)
-    steps = _by_column(scale, levels.shape[1])
-    points = _by_column(np.zeros((), kind) if zero_point is None else zero_point, levels.shape[1])
+    steps = _by_column(scale, columns)
+    points = _by_column(np.zeros((), kind) if zero_point is None else zero_point, columns)
     if kind is None or steps is None or points is None or steps.dtype != np.float32 or points.dtype != kind:
         return None
     return IntegerWeight(levels, steps, points)

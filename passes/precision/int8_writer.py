@@ -8,7 +8,7 @@ is widened first, and the result rounded to float16 at the end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ class Int8Writer:
         self._nodes: list[gs.Node] = []
         self._constants: dict[str, gs.Constant] = {}
         self._weights: dict[tuple[int, bool], tuple[gs.Constant, gs.Constant]] = {}
-        self._activations: dict[tuple[int, int], tuple[gs.Tensor, gs.Tensor]] = {}
+        self._activations: dict[tuple[int, int, tuple[int, ...]], tuple[gs.Tensor, gs.Tensor]] = {}
         self._widened: dict[int, gs.Tensor] = {}
 
     def product(self, site: Product, zero_point: int, output: gs.Tensor) -> list[gs.Node]:
@@ -74,6 +74,35 @@ class Int8Writer:
         self._nodes = []
         columns, steps = self._columns(activation, zero_point, weight, scale, output.name)
         self._node("Mul", [columns, steps], output)
+        return self._nodes
+
+    def integer_convolution(
+        self,
+        activation: gs.Tensor,
+        zero_point: int,
+        weight: Sequence[gs.Constant],
+        scale: gs.Constant,
+        output: gs.Tensor,
+        attrs: Mapping[str, Any],
+    ) -> list[gs.Node]:
+        """Nodes that convolve a float32 activation with integers, with one scale a sample, and give ``output``.
+
+        Args:
+            activation: [n, channels, ...].
+            zero_point: of the activation in uint8.
+            weight: int8 or uint8 [filters, channels, ...], and its zero point where that is not 0.
+            scale: float32 [].
+            output: float32 [n, filters, ...].
+            attrs: of the convolution.
+        """
+        self._nodes = []
+        name, point = output.name, self._constant(f"int8_zero_point_{zero_point}", np.uint8(zero_point))
+        axes = tuple(range(1, len(weight[0].shape)))
+        levels, steps = self._activation(activation, zero_point, point, axes)
+        sums = self._add("ConvInteger", [levels, weight[0], point, *weight[1:]], f"{name}_int32", _I32, **attrs)
+        floats = self._add("Cast", [sums], f"{name}_sums", _F32, to=onnx.TensorProto.FLOAT)
+        scaled = self._add("Mul", [floats, scale], f"{name}_scaled", _F32)
+        self._node("Mul", [scaled, steps], output)
         return self._nodes
 
     def table(self, site: Table, output: gs.Tensor) -> list[gs.Node]:
@@ -115,13 +144,15 @@ class Int8Writer:
         wide = self._add("Mul", [values, steps], f"{output.name}_float", _F32)
         self._node("Cast", [wide], output, to=onnx.TensorProto.FLOAT16)
 
-    def _activation(self, tensor: gs.Tensor, zero_point: int, point: gs.Constant) -> tuple[gs.Tensor, gs.Tensor]:
-        """``tensor`` as uint8, and the scale of each of its rows."""
-        key = (id(tensor), zero_point)
+    def _activation(
+        self, tensor: gs.Tensor, zero_point: int, point: gs.Constant, axes: tuple[int, ...] = (-1,)
+    ) -> tuple[gs.Tensor, gs.Tensor]:
+        """``tensor`` as uint8, and its scales; places along ``axes`` share one."""
+        key = (id(tensor), zero_point, axes)
         if key not in self._activations:
             name = tensor.name
-            high = self._reduce("ReduceMax", tensor, f"{name}_largest")
-            low = self._reduce("ReduceMin", tensor, f"{name}_smallest")
+            high = self._reduce("ReduceMax", tensor, axes, f"{name}_largest")
+            low = self._reduce("ReduceMin", tensor, axes, f"{name}_smallest")
             above = self._constant(f"int8_above_{zero_point}", np.float32(1 / (255 - zero_point)))
             below = self._constant(f"int8_below_{zero_point}", np.float32(-1 / zero_point))
             up = self._add("Mul", [high, above], f"{name}_step_up", _F32)
@@ -133,11 +164,13 @@ class Int8Writer:
             self._activations[key] = levels, steps
         return self._activations[key]
 
-    def _reduce(self, op: str, tensor: gs.Tensor, name: str) -> gs.Tensor:
+    def _reduce(self, op: str, tensor: gs.Tensor, axes: tuple[int, ...], name: str) -> gs.Tensor:
         if self._opset >= _REDUCTION_AXES_ARE_INPUT:
-            axes = self._constant("int8_last_axis", np.array([-1], np.int64))
-            return self._add(op, [tensor, axes], name, _F32, keepdims=1)
-        return self._add(op, [tensor], name, _F32, axes=[-1], keepdims=1)
+            what = "last_axis" if axes == (-1,) else f"axes_to_{axes[-1]}"
+            return self._add(
+                op, [tensor, self._constant(f"int8_{what}", np.array(axes, np.int64))], name, _F32, keepdims=1
+            )
+        return self._add(op, [tensor], name, _F32, axes=list(axes), keepdims=1)
 
     def _product_weight(self, site: Product) -> tuple[gs.Constant, gs.Constant]:
         key = (id(site.weight), site.transposed)

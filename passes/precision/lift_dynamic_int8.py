@@ -30,7 +30,7 @@ _LEAST_OPSET = 13  # DequantizeLinear has an axis
 
 @register("lift_dynamic_int8")
 class LiftDynamicInt8(GraphPass):
-    """Write dynamically quantised products as MatMul by a DequantizeLinear of their integer weights.
+    """Write dynamically quantised products as MatMul or Conv by a DequantizeLinear of their integer weights.
 
     The float product says what the integers stand for, so that passes which look at products (packing above all) see
     one. ``lower_dynamic_int8`` makes integer products of them again, with a scale a token. Between the two the model is
@@ -41,8 +41,10 @@ class LiftDynamicInt8(GraphPass):
     (``expand_fused_ops``). QEmbedLayerNormalization becomes lookups of integer rows, so that shapes are known past it.
     A product of two activations becomes a MatMul of floats and stays one.
 
-    Leaves alone, with a reason: convolutions, recurrences, products whose weight is computed or has other scales than
-    one a column, and what lies in subgraphs and local functions. Needs opset 13.
+    Convolutions (ConvInteger, Cast and Mul) become Conv in the same way.
+
+    Leaves alone, with a reason: recurrences, products whose weight is computed or has other scales than one a column,
+    and what lies in subgraphs and local functions. Needs opset 13.
     """
 
     def apply(self, graph: gs.Graph) -> PassResult:
@@ -93,7 +95,9 @@ class _Lifter:
             return
         name = f"{outputs[0].name}_product"
         result = outputs[0] if product.bias is None else gs.Variable(unique_name(name, self._taken), np.float32)
-        self._add("MatMul", [product.activation, right], result)
+        is_convolution = product.node.op == "ConvInteger"
+        op, attrs = ("Conv", product.node.attrs) if is_convolution else ("MatMul", {})
+        self._add(op, [product.activation, right], result, **attrs)
         if product.bias is not None:
             self._add("Add", [result, product.bias], outputs[0])
 
@@ -148,4 +152,4 @@ def _why_kept(node: gs.Node, in_main_graph: bool) -> str:
     if node.op == "DynamicQuantizeMatMul":
         return "its weight is no constant matrix with a scale a column"
     readers = dict.fromkeys(reader.op for tensor in node.outputs for reader in tensor.outputs)
-    return f"what reads it ({', '.join(readers) or 'nothing'}) is no product by a constant matrix of int8"
+    return f"what reads it ({', '.join(readers) or 'nothing'}) is no product by constants of int8"

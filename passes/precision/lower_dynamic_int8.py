@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from passes.base import GraphPass, PassResult
 from passes.building import add_node
 from passes.cleanup.rewiring import is_op
 from passes.graph_io import header
+from passes.packed_model import is_packed
 from passes.precision.dynamic_products import IntegerWeight, integer_weight
 from passes.precision.int8_values import FULL_RANGE, MIDDLE, QuantisedWeights
 from passes.precision.int8_writer import Int8Writer
@@ -21,7 +21,11 @@ from passes.precision.names import tensor_names, unique_name
 from passes.registry import register
 
 #: How the report calls what this pass did.
-A_TOKEN, A_TENSOR = "products with a scale a token", "products with a scale a tensor"
+A_TOKEN, A_SAMPLE, A_TENSOR = (
+    "products with a scale a token",
+    "convolutions with a scale a sample",
+    "products with a scale a tensor",
+)
 
 _FLIP = np.uint8(128)
 
@@ -33,8 +37,9 @@ class LowerDynamicInt8(GraphPass):
     With a scale a token they have the form that ``float_to_int8`` writes, and the same speed: activations become uint8
     with zero point 128 and one scale a row, so that an answer does not depend on its company. int8 weights stay as they
     are; uint8 weights with zero point 128 become int8 with none, which is the same numbers; others stay uint8.
+    Convolutions get one scale a sample; in a packed model they stay dequantised, for there a row is no sample.
 
-    A lifted weight that something else than a MatMul reads stays dequantised, with a reason. Runs once.
+    What else reads a lifted weight stays dequantised too, with a reason. Runs once.
 
     Args:
         a_token: one scale a token; otherwise one for the whole tensor, which is as the products were.
@@ -51,52 +56,56 @@ class LowerDynamicInt8(GraphPass):
         header(graph).metadata.pop(LIFTED_KEY, None)
         if not names:
             return result
-        write = _token_writer(graph) if self._a_token else _TensorWriter(graph).product
+        writer = _TokenWriter(graph) if self._a_token else _TensorWriter(graph)
         nodes: list[gs.Node] = []
         for node in graph.nodes:
-            weight = _lifted(node, names)
+            weight = _lifted(node, names, in_packs=self._a_token and is_packed(graph))
             if weight is None:
                 nodes.append(node)
                 continue
-            activation, output = node.inputs[0], node.outputs[0]
+            result.count(A_TENSOR if not self._a_token else A_TOKEN if node.op == "MatMul" else A_SAMPLE)
+            nodes += writer.product(node, weight)
             node.inputs.clear()
             node.outputs.clear()
-            nodes += write(activation, weight, output)
-            result.count(A_TOKEN if self._a_token else A_TENSOR)
         graph.nodes = nodes
         graph.cleanup(remove_unused_graph_inputs=False)
         for node in graph.nodes:
             if node.outputs and node.outputs[0].name in names:
-                result.refuse(node, "something else than a MatMul reads it, which computes in float32 therefore")
+                readers = dict.fromkeys(reader.op for reader in node.outputs[0].outputs)
+                result.refuse(node, f"{', '.join(readers)} computes with it in float32")
         return result
 
 
-def _lifted(node: gs.Node, names: frozenset[str]) -> IntegerWeight | None:
-    """The lifted weight that a MatMul multiplies by; None for any other node."""
-    if not is_op(node, "MatMul") or node.inputs[1].name not in names:
+def _lifted(node: gs.Node, names: frozenset[str], *, in_packs: bool) -> IntegerWeight | None:
+    """The lifted weight that a node multiplies by, where that is done in integers; None for any other node."""
+    if not is_op(node, "MatMul", "Conv") or len(node.inputs) != 2 or node.inputs[1].name not in names:
         return None
-    return integer_weight(*node.inputs[1].inputs[0].inputs)
+    weight = integer_weight(*node.inputs[1].inputs[0].inputs)
+    if weight is None or (node.op == "MatMul" and not weight.is_matrix) or (node.op == "Conv" and in_packs):
+        return None
+    return weight
 
 
-def _token_writer(graph: gs.Graph) -> Callable[[gs.Tensor, IntegerWeight, gs.Tensor], list[gs.Node]]:
-    writer = Int8Writer(graph, QuantisedWeights(FULL_RANGE))
-    weights: dict[tuple[int, bytes, bytes], tuple[list[gs.Constant], gs.Constant]] = {}
-    taken = tensor_names(graph)
+class _TokenWriter:
+    """Writes products with a scale a token, and convolutions with one a sample."""
 
-    def write(activation: gs.Tensor, weight: IntegerWeight, output: gs.Tensor) -> list[gs.Node]:
-        if weight.key not in weights:
-            weights[weight.key] = _stored(weight, taken)
-        operands, scale = weights[weight.key]
-        return writer.integer_product(activation, MIDDLE, operands, scale, output)
+    def __init__(self, graph: gs.Graph) -> None:
+        self._writer = Int8Writer(graph, QuantisedWeights(FULL_RANGE))
+        self._taken = tensor_names(graph)
+        self._stored: dict[tuple[int, bytes, bytes], tuple[list[gs.Constant], gs.Constant]] = {}
 
-    return write
-
-
-def _stored(weight: IntegerWeight, taken: set[str]) -> tuple[list[gs.Constant], gs.Constant]:
-    """The levels, with their zero point where that is not 0, and a scale a column."""
-    name = weight.levels.name
-    scale = np.broadcast_to(weight.scale, (weight.columns,)).copy()
-    return _operands(weight, taken), gs.Constant(unique_name(f"{name}_columns", taken), scale)
+    def product(self, node: gs.Node, weight: IntegerWeight) -> list[gs.Node]:
+        """Nodes that compute ``node`` and give its result."""
+        activation, output = node.inputs[0], node.outputs[0]
+        if weight.key not in self._stored:
+            name, is_product = weight.levels.name, node.op == "MatMul"
+            scale = np.broadcast_to(weight.scale, (weight.columns,)) if is_product else weight.scale
+            stored = gs.Constant(unique_name(f"{name}_steps", self._taken), np.array(scale))
+            self._stored[weight.key] = _operands(weight, self._taken), stored
+        operands, scale_of_columns = self._stored[weight.key]
+        if node.op == "MatMul":
+            return self._writer.integer_product(activation, MIDDLE, operands, scale_of_columns, output)
+        return self._writer.integer_convolution(activation, MIDDLE, operands, scale_of_columns, output, node.attrs)
 
 
 def _operands(weight: IntegerWeight, taken: set[str]) -> list[gs.Constant]:
@@ -121,14 +130,16 @@ class _TensorWriter:
         self._nodes: list[gs.Node] = []
         self._activations: dict[int, list[gs.Tensor]] = {}
 
-    def product(self, activation: gs.Tensor, weight: IntegerWeight, output: gs.Tensor) -> list[gs.Node]:
-        """Nodes that compute the product and give ``output``."""
+    def product(self, node: gs.Node, weight: IntegerWeight) -> list[gs.Node]:
+        """Nodes that compute ``node`` and give its result."""
         self._nodes = []
-        levels, step, point = self._quantised(activation)
+        output = node.outputs[0]
+        op, attrs = ("MatMulInteger", {}) if node.op == "MatMul" else ("ConvInteger", node.attrs)
+        levels, step, point = self._quantised(node.inputs[0])
         name = output.name
         scale = gs.Constant(unique_name(f"{weight.levels.name}_scale", self._taken), weight.scale)
         operands = _operands(weight, self._taken)
-        sums = self._add("MatMulInteger", [levels, operands[0], point, *operands[1:]], f"{name}_int32", np.int32)
+        sums = self._add(op, [levels, operands[0], point, *operands[1:]], f"{name}_int32", np.int32, **attrs)
         floats = self._add("Cast", [sums], f"{name}_sums", np.float32, to=TensorProto.FLOAT)
         factor = self._add("Mul", [step, scale], f"{name}_factor", np.float32)
         add_node(self._nodes, "Mul", name, [floats, factor], into=output)

@@ -193,6 +193,43 @@ def test_the_scale_a_tensor_comes_back_where_that_is_asked_for() -> None:
     np.testing.assert_allclose(run(lowered, {"x": x})["y"], run(model, {"x": x})["y"], rtol=1e-5, atol=1e-5)
 
 
+def convolution(point: str, scale: str = "ws") -> onnx.ModelProto:
+    """y = a convolution of x, which is quantised as a whole, in the form of onnxruntime's quantiser."""
+    arrays: Arrays = {"w": RNG.integers(65, 192, (16, 8, 3, 3)).astype(np.uint8), "z": np.uint8(128)}
+    if point == "signed":
+        arrays = {"w": (arrays["w"].astype(int) - 128).astype(np.int8), "z": np.int8(0)}
+    body = f"""q, s, p = DynamicQuantizeLinear (x)
+        i = ConvInteger <pads = [1, 1, 1, 1], strides = [2, 1]> (q, w, p, z)
+        c = Cast <to = 1> (i)  f = Mul (s, {scale})  y = Mul (c, f)"""
+    arrays["ws"] = np.float32(0.01).reshape(1)
+    return with_arrays(f"g (float[n,8,h,v] x) => (float[n,16,k,l] y) {{ {body} }}", arrays)
+
+
+@pytest.mark.parametrize("point", ["middle", "signed"])
+def test_a_convolution_gets_a_scale_a_sample(point: str) -> None:
+    model = convolution(point)
+    lifted, _ = apply(LiftDynamicInt8(), model)
+    lowered, result = apply(LowerDynamicInt8(), lifted)
+    assert result.counts == {"convolutions with a scale a sample": 1}
+    assert shared_scales(lowered) == ()
+    x = RNG.standard_normal((2, 8, 6, 5)).astype(np.float32)
+    loud = x * np.array([1, 20], np.float32).reshape(2, 1, 1, 1)
+    expected = run(lifted, {"x": loud})["y"]
+    before, after = run(model, {"x": loud})["y"], run(lowered, {"x": loud})["y"]
+    assert relative(expected[0], after[0]) < 0.02 < relative(expected[0], before[0])
+    np.testing.assert_array_equal(after[0], run(lowered, {"x": x})["y"][0])
+
+
+def test_a_convolution_in_a_pack_stays_dequantised_for_there_a_row_is_no_sample() -> None:
+    lifted, _ = apply(LiftDynamicInt8(), convolution("middle"))
+    say_packed(lifted)
+    lowered, result = apply(LowerDynamicInt8(), lifted)
+    assert sorted(ops(lowered)) == ["Conv", "DequantizeLinear"]
+    assert "Conv computes with it in float32" in result.refusals[0].reason
+    as_it_was, _ = apply(LowerDynamicInt8(a_token=False), lifted)
+    assert ops(as_it_was) == ops(convolution("middle"))
+
+
 def test_a_model_between_the_two_passes_says_so_in_no_finished_model() -> None:
     lifted, _ = apply(LiftDynamicInt8(), dynamic())
     assert [item.key for item in lifted.metadata_props] == ["poprt.lifted_weights"]
@@ -201,6 +238,10 @@ def test_a_model_between_the_two_passes_says_so_in_no_finished_model() -> None:
 
 QUANTISED = "q, s, p = DynamicQuantizeLinear (x)"
 KEPT = {
+    "a convolution of an unknown scale": (
+        f"{QUANTISED}  i = ConvInteger (q, v, p)  c = Cast <to = 1> (i)  f = Mul (s, t)  y = Mul (c, f)",
+        "(ConvInteger, Mul) is no product",
+    ),
     "a recurrence": (
         "y = com.microsoft.DynamicQuantizeLSTM <hidden_size = 4> (x, w, w, , , , , , k, z, k, z)",
         "recurrence with a scale a token",
@@ -208,7 +249,7 @@ KEPT = {
     "sums that are read": (f"{QUANTISED}  y = MatMulInteger (q, w, p)", "(MatMulInteger) is no product"),
     "levels that are read": (f"{QUANTISED}  y = DequantizeLinear (q, s, p)", "(DequantizeLinear) is no product"),
     "a computed weight": (
-        f"{QUANTISED}  v = Identity (w)  i = MatMulInteger (q, v, p)  c = Cast <to = 1> (i)  y = Mul (c, s)",
+        f"{QUANTISED}  o = Identity (w)  i = MatMulInteger (q, o, p)  c = Cast <to = 1> (i)  y = Mul (c, s)",
         "(MatMulInteger, Mul) is no product",
     ),
     "a subgraph": (
@@ -222,7 +263,8 @@ KEPT = {
 @pytest.mark.parametrize("kind", list(KEPT))
 def test_what_keeps_its_scale_is_named_with_the_reason(kind: str) -> None:
     body, reason = KEPT[kind]
-    arrays = {"w": POINTS["none"]["w"], "u": np.array(True), "k": np.float32(1), "z": np.int8(0)}
+    arrays = {"w": POINTS["none"]["w"], "v": np.ones((4, 96, 1), np.int8), "t": np.ones(4, np.float32)}
+    arrays |= {"u": np.array(True), "k": np.float32(1), "z": np.int8(0)}
     model = with_arrays(f"g (float[a,b,96] x) => (y) {{ {body} }}", arrays)
     graph = import_graph(model)
     result = LiftDynamicInt8().apply(graph)
