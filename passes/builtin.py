@@ -27,6 +27,8 @@ BUILT_IN: Final[dict[str, str]] = {
     "float_to_int8": "passes.precision.float_to_int8",
     "insert_attention_mask": "passes.packing.insert_attention_mask",
     "int64_to_int32": "passes.precision.int64_to_int32",
+    "lift_dynamic_int8": "passes.precision.lift_dynamic_int8",
+    "lower_dynamic_int8": "passes.precision.lower_dynamic_int8",
     "packed_transformer": "passes.packing.packed_transformer",
     "remove_duplicated_initializer": "passes.cleanup.remove_duplicated_initializer",
     "remove_initializer_from_input": "passes.cleanup.remove_initializer_from_input",

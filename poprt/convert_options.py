@@ -128,6 +128,12 @@ class ConvertKeywords:
     enable_compress_pattern: bool | None = _option(False, FLAG, rewrite="compress_pattern")
     merge_if_with_same_cond: bool | None = _option(False, FLAG, rewrite="merge_if_with_same_cond")
     apply_hcsr: bool | str | None = _option(None, FLAG_OR_TEXT, rewrite="apply_host_concat_split")
+    requantize: bool | None = _option(
+        False, FLAG, "Give products that are quantised with a scale a tensor as they run a scale a token."
+    )
+    pack_shared_scales: bool | None = _option(
+        False, FLAG, "Pack a model with a scale a tensor as it is: an answer then moves with its company."
+    )
     skip_isolation_check: bool | None = _option(
         False, FLAG, "Do not try whether packed samples leave each other's answers alone."
     )
@@ -208,6 +214,8 @@ class ConvertOptions:
     skip_passes: list[str]
     used_passes: list[Any]
     check: bool
+    requantize: bool
+    pack_shared_scales: bool
     skip_isolation_check: bool
     skip_check_load: bool
     custom_ops: list[str]
@@ -227,6 +235,16 @@ class ConvertOptions:
         """Whether samples are packed, in either layout."""
         return bool(self.pack_args) or WITHIN_ROWS_PASS in self.used_passes
 
+    @property
+    def lifts_dynamic_int8(self) -> bool:
+        """Whether dynamically quantised products are written as floats before packing, and in int8 afterwards."""
+        return self.requantize or (self.pack_shared_scales and self.packs)
+
+    @property
+    def compared_as(self) -> str:
+        """The precision whose tolerance holds against the original."""
+        return "int8" if self.lifts_dynamic_int8 else self.precision
+
 
 def read_options(keywords: ConvertKeywords, logger: logging.Logger) -> ConvertOptions:
     """Check the keywords of a Converter; None and "" mean the default.
@@ -244,6 +262,8 @@ def read_options(keywords: ConvertKeywords, logger: logging.Logger) -> ConvertOp
             logger.warning("%s has no effect here: %s", name, OPTIONS[name].no_effect)
     if asked.get("infer_shape_ahead") and (asked.get("pack_args") or WITHIN_ROWS_PASS in _steps(asked)):
         raise RewriteError("infer_shape_ahead fixes the axes that packing works on; leave out one of the two")
+    if asked.get("requantize") and asked.get("pack_shared_scales"):
+        raise RewriteError("requantize leaves no scale that samples share; leave out pack_shared_scales")
     acting = [item.name for item in fields(ConvertOptions) if item.name in OPTIONS]
     values = {name: OPTIONS[name].kind.read(asked.get(name, OPTIONS[name].default)) for name in acting}
     return ConvertOptions(**values, keyword_passes=_keyword_passes(asked))

@@ -22,7 +22,9 @@ from passes.node_protos import opset_of
 from passes.packed_model import PackedModel
 from passes.parted import PartedModel
 from passes.precision.float_to_int8 import FloatToInt8
+from passes.precision.shared_scales import shared_scales
 from passes.reference_session import CUSTOM_LIBRARIES
+from passes.refusal import MOST_NAMED
 from passes.shapes.input_shapes import InputShapes
 from poprt.convert_options import (
     IPU_ONLY_PASSES,
@@ -66,6 +68,9 @@ class Converter(ConvertKeywords):
             ``insert_attention_mask`` runs earlier, instead of ``packed_transformer``: it works on open axes.
         check: compare the numbers of both models afterwards, the converted one as it is written and compiled, as it is
             served; see ``verification``.
+        requantize: give products that are quantised as they run, with one scale for the whole tensor, a scale a token,
+            so that an answer does not depend on its company. Their integer weights stay.
+        pack_shared_scales: pack such a model with the scales that it has. Otherwise packing refuses it.
         skip_isolation_check: do not try, on the compiled model, whether samples of one run leave each other's answers
             alone. Every conversion with packing does; see ``isolation``.
         skip_check_load: do not open onnxruntime on the converted model to see that it loads it; see ``load_check``.
@@ -87,6 +92,7 @@ class Converter(ConvertKeywords):
     Attributes:
         records: what each pass of the last :meth:`convert` did.
         verification: the numeric comparison of the last :meth:`convert`; None without ``check``.
+        shared_scales: the nodes of the converted model whose scale spans the samples of a run, by operator and name.
         isolation: what was tried with samples that share a run; None for a model that is not packed.
         sample_inputs: which values the sample data of the last :meth:`convert` holds, an entry an input of the model;
             empty where none was made.
@@ -100,6 +106,7 @@ class Converter(ConvertKeywords):
         self.options = read_options(self, self.logger)
         self.records: list[PassRecord] = []
         self.verification: Verification | None = None
+        self.shared_scales: tuple[str, ...] = ()
         self.isolation: IsolationTrial | None = None
         self.sample_inputs: tuple[InputInfo, ...] = ()
 
@@ -131,7 +138,7 @@ class Converter(ConvertKeywords):
             if self.isolation is not None and self.isolation.fell_back:
                 executables.clear()  # it says that more samples may share a run than now do
             executable = executables[-1] if executables else None
-            self.verification = verify(model, converted, self.options.precision, executable=executable)
+            self.verification = verify(model, converted, self.options.compared_as, executable=executable)
         return converted
 
     def convert_in_place(self, model: onnx.ModelProto, *, compile_model: Compile | None = None) -> onnx.ModelProto:
@@ -180,10 +187,12 @@ class Converter(ConvertKeywords):
             finally:
                 self.records = manager.records
         del model, steps  # the trial needs room for the weights
+        self.shared_scales = shared_scales(converted.model)
         self._sign(converted.model)
         if not self.options.skip_check_load:
             check_loads(converted)
         self.isolation = self._tried(converted, inputs, compile_model)
+        self._announce_shared_scales()
         return converted.whole()
 
     def _tried(
@@ -193,9 +202,25 @@ class Converter(ConvertKeywords):
         packed = PackedModel.read(model.model) if self.options.packs else None
         if packed is None:
             return None
+        if self.shared_scales:
+            return IsolationTrial(packed.neighbours, not_tried="the samples of a run share scales")
         if self.options.skip_isolation_check:
             return IsolationTrial(packed.neighbours, not_tried="left out by skip_isolation_check")
         return try_isolation(model, packed, inputs, compile_model=compile_model, logger=self.logger)
+
+    def _announce_shared_scales(self) -> None:
+        """Warn where an answer depends on its company by what the model itself does."""
+        if self.shared_scales:
+            more = len(self.shared_scales) - MOST_NAMED
+            self.logger.warning(
+                "%d nodes quantise with one scale for all samples of a run, so an answer moves with its company (by a "
+                "tenth of its range and more was seen): %s. %s",
+                len(self.shared_scales),
+                ", ".join(self.shared_scales[:MOST_NAMED]) + (f" and {more} more" if more > 0 else ""),
+                "They are none that requantize can change"
+                if self.options.requantize
+                else "--requantize gives each token a scale of its own",
+            )
 
     def _steps(self, model: onnx.ModelProto) -> list[Step | Any]:
         """The passes in order: the default ones without the skipped, the user's, the closing ones."""
@@ -268,10 +293,15 @@ def _middle(options: ConvertOptions, shapes: InputShapes) -> list[Step]:
         )
     ]
     steps = [*fixing, *cleaning] if options.infer_shape_ahead else [*cleaning, *fixing]
+    opened: list[Step] = [("lift_dynamic_int8", {})] if options.lifts_dynamic_int8 else []
     if options.packs:
-        steps.insert(len(cleaning), _packing(options, shapes))  # before the shapes are fixed
+        opened.append(_packing(options, shapes))
+    where = len(steps) if options.infer_shape_ahead else len(cleaning)  # before the shapes are fixed
+    steps[where:where] = opened
     if not options.pack_args:  # known types and shapes show more that changes nothing; Unpack makes declared ones stale
         steps += [(name, {}) for name in ("trace_folding", "eliminate_nop_cast", "eliminate_nop_reshape")]
+    if options.lifts_dynamic_int8:
+        steps.append(("lower_dynamic_int8", {"a_token": options.requantize}))
     steps.append(("int64_to_int32", {}))
     if options.precision == "fp16":
         overflow = {"enable_avoid_overflow_patterns": options.enable_avoid_overflow_patterns}

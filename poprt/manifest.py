@@ -77,6 +77,8 @@ class Manifest:
         custom_ops: operators of the graph that onnxruntime does not have, as "domain.Name".
         custom_libraries: what the libraries are called that it was compiled with; a runner has to be given them, no
             executable has one loaded.
+        shared_scales: the nodes that quantise with one scale for all samples of a run, by operator and name: an answer
+            then moves with its company (a tenth of its range and more was seen). Empty where there is none.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -91,3 +93,4 @@ class Manifest:
     metadata: dict[str, str] = field(default_factory=dict)
     custom_ops: tuple[str, ...] = ()
     custom_libraries: tuple[str, ...] = ()
+    shared_scales: tuple[str, ...] = ()

@@ -53,11 +53,10 @@ def _convert(options: dict[str, Any], converter: Converter, originals: list[onnx
         if kept
         else converter.convert_in_place(originals.pop(), compile_model=compile_model)
     )
-    after, verification = ModelSize.of(converted), converter.verification
-    summary = before, after, converter.records, converter.isolation, verification, converter.sample_inputs
+    sizes = before, ModelSize.of(converted)
     if converter.verification is not None and not converter.verification.passed:
         try:
-            print_summary(*summary)
+            print_summary(*sizes, converter)
         finally:
             _refuse_wrong_numbers(converter.verification, options["precision"])
     if options["run"]:
@@ -66,7 +65,7 @@ def _convert(options: dict[str, Any], converter: Converter, originals: list[onnx
     if outputs.executable is not None:
         exporter.export(converted, outputs.executable)
     save_model(converted, outputs.model)
-    print_summary(*summary)  # last: where it cannot be printed, the files are there
+    print_summary(*sizes, converter)  # last: where it cannot be printed, the files are there
 
 
 def _refuse_wrong_numbers(verification: Verification, precision: str) -> None:

@@ -22,7 +22,7 @@ CONVERTER_OPTIONS = {name: option for name, option in OPTIONS.items() if option.
 
 #: Where they stand on the help page. One that is named nowhere here comes last among the rewrites.
 _SHAPES = ("input_shape", "batch_size", "batch_axis", "convert_version")
-_PACKING = ("precision", "pack_args", "used_passes", "skip_passes")
+_PACKING = ("precision", "requantize", "pack_args", "pack_shared_scales", "used_passes", "skip_passes")
 _ACTIONS = ("check", "skip_isolation_check", "skip_check_load", "custom_ops", "dump_passes")
 _LOOKS = ("disable_progress_bar",)
 _REWRITES = (

@@ -15,6 +15,8 @@ from rich.table import Table
 from passes import PassRecord
 from passes.node_protos import opset_of
 from passes.precision.float_to_int8 import KINDS, PRODUCTS
+from passes.precision.lift_dynamic_int8 import LIFTED
+from poprt.converter import Converter
 from poprt.isolation import IsolationTrial
 from poprt.sample_data import InputInfo, element_type, tensor_shape
 from poprt.sizes import weight_bytes
@@ -26,6 +28,8 @@ _DETAILED = {
     "packed_transformer": ("packing", "unpacked"),
     "float_to_int8": ("int8", "float32"),
     "float_to_half": ("fp16", "float32"),
+    "lift_dynamic_int8": ("requantize", "as it was"),
+    "lower_dynamic_int8": ("requantize", "float32"),
 }
 
 
@@ -58,18 +62,14 @@ def show_inputs_and_outputs(model: onnx.ModelProto) -> None:
             click.echo(f"{kind} {value.name}: dtype - {dtype}, shape - {shape}")
 
 
-def print_summary(
-    before: ModelSize,
-    after: ModelSize,
-    records: Sequence[PassRecord],
-    isolation: IsolationTrial | None,
-    verification: Verification | None,
-    sample_inputs: Sequence[InputInfo] = (),
-) -> None:
+def print_summary(before: ModelSize, after: ModelSize, converter: Converter) -> None:
     """Print the one table at the end: the model before and after, the passes, packing, and the numeric checks.
 
-    ``sample_inputs`` are the inputs that sample data was made for: the table says what they were fed, and why.
+    Args:
+        before, after: the sizes of the model.
+        converter: what it did, found and tried last.
     """
+    records = converter.records
     table = Table("step", "result", "nodes", "seconds", box=box.SIMPLE_HEAD)
     table.columns[2].justify = table.columns[3].justify = "right"
     for column in table.columns:
@@ -80,15 +80,17 @@ def print_summary(
         table.add_row(record.name, _done(record), _change(record), f"{record.seconds:.3f}")
     table.add_section()
     _add_details(table, records)
-    _add_sample_data(table, sample_inputs)
-    _add_isolation(table, isolation)
-    _add_check(table, verification)
+    _add_sample_data(table, converter.sample_inputs)
+    _add_shared_scales(table, converter.shared_scales)
+    _add_isolation(table, converter.isolation)
+    _add_check(table, converter.verification)
     table.add_row("after", f"opset {after.opset}, {_bytes(after.nbytes)} of weights", str(after.nodes), "")
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)  # a file has no width; do not fold its lines
     console.print(table)
     _say_where_int8_did_nothing(records)
+    _say_where_nothing_was_requantised(records)
 
 
 def _say_where_int8_did_nothing(records: Sequence[PassRecord]) -> None:
@@ -97,6 +99,13 @@ def _say_where_int8_did_nothing(records: Sequence[PassRecord]) -> None:
     if asked and not any(PRODUCTS in result.counts for result in asked):
         kinds = asked[0].details.get(KINDS, "not counted")  # a quantiser of the user's own may count nothing
         click.echo(f"int8: no product was quantised; products by constant matrices: {kinds}")
+
+
+def _say_where_nothing_was_requantised(records: Sequence[PassRecord]) -> None:
+    """One last line where a scale a token was asked for and there was no scale a tensor to replace."""
+    asked = [record.result for record in records if record.name == "lift_dynamic_int8"]
+    if asked and not any(LIFTED in result.counts for result in asked):
+        click.echo("requantize: no product is quantised with a scale a tensor as it runs; nothing was requantised")
 
 
 def _done(record: PassRecord) -> str:
@@ -140,6 +149,15 @@ def _add_sample_data(table: Table, inputs: Sequence[InputInfo]) -> None:
         table.add_row("sample data", f"and {len(guessed) - _MOST_REASONS} more inputs", "", "")
     if guessed:
         table.add_section()
+
+
+def _add_shared_scales(table: Table, nodes: Sequence[str]) -> None:
+    """Which nodes let the samples of a run have a say in each other's answers."""
+    for node in nodes[:_MOST_REASONS]:
+        table.add_row("company", escape(f"{node}: one scale for all samples of a run"), "", "")
+    if len(nodes) > _MOST_REASONS:
+        table.add_row("company", f"and {len(nodes) - _MOST_REASONS} more nodes", "", "")
+    table.add_section()
 
 
 def _add_isolation(table: Table, trial: IsolationTrial | None) -> None:

@@ -32,6 +32,7 @@ from passes.packing.within_rows.row_analysis import RowAnalysis, RowPlan, check_
 from passes.packing.within_rows.row_rewrite import RowRewriter
 from passes.packing.within_rows.row_rules import ROW_RULES
 from passes.packing.within_rows.unpacked_head import UnpackedHead
+from passes.precision.dynamic_products import refuse_shared_scales
 from passes.refusal import Cause, Refusal, because, explain
 from passes.registry import register
 from passes.shapes.input_shapes import InputShapes
@@ -135,6 +136,7 @@ class InsertAttentionMask(GraphPass):
         return UnpackedHead(in_rows.graph, in_rows.axes, refused, mask, self._args)
 
     def _checked_geometry(self, graph: gs.Graph) -> Geometry:
+        refuse_shared_scales(graph)
         if graph.opset < MINIMUM_OPSET:
             raise PackingError(f"this pass needs opset {MINIMUM_OPSET} or newer, the model has {graph.opset}")
         graph.toposort(mode="nodes")

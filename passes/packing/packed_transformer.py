@@ -29,6 +29,7 @@ from passes.packing.tokens.axes import AxisMap
 from passes.packing.tokens.flops import FlopShare, flop_share, node_flops
 from passes.packing.tokens.masks import find_masks
 from passes.packing.tokens.sides import PlacedGraph, place
+from passes.precision.dynamic_products import refuse_shared_scales
 from passes.refusal import MOST_NAMED, explain
 from passes.registry import register
 from passes.shapes.input_shapes import InputShapes
@@ -71,6 +72,7 @@ class PackedTransformer(GraphPass):
         if is_packed(graph):
             result.refuse("graph", "the model is packed already")
             return result
+        refuse_shared_scales(graph)
         if graph.opset < MINIMUM_OPSET:
             raise PackingError(
                 f"packing needs opset {MINIMUM_OPSET} or newer, the model has {graph.opset}; "

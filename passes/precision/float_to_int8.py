@@ -1,4 +1,4 @@
-"""float32 weights to int8."""
+"""Float weights to int8."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ class FloatToInt8(GraphPass):
 
     Weights: int8, symmetric, one scale a column. Activations: quantised as the model runs, uint8, one scale a row
     (token), so that a sample's result does not depend on what else is in its batch or pack. Tables of embeddings:
-    int8, one scale a row. Everything else stays float32: inputs, outputs, attention, normalisation, biases.
+    int8, one scale a row. Everything else stays float: inputs, outputs, attention, normalisation, biases. Weights in
+    float16 are quantised as those in float32 are; the results are float16 then.
 
     A product stays float32 where int8 does not pay (few columns) or costs too much accuracy. The latter is measured:
     on sample data each product is computed in both ways from the same float activation, and it stays float where the
@@ -206,7 +207,8 @@ def _weight_error(site: Product, weights: QuantisedWeights) -> float:
 
 
 def _table_error(site: Table, weights: QuantisedWeights) -> float:
-    return relative_error(site.weight.values, *weights.rows(site.weight.name, site.weight.values))
+    table = site.weight.values.astype(np.float32, copy=False)
+    return relative_error(table, *weights.rows(site.weight.name, table))
 
 
 def _constant_bytes(graph: gs.Graph) -> int:

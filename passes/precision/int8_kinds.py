@@ -21,10 +21,18 @@ _QUANTISED_OPS = frozenset(
         "DynamicQuantizeMatMul",
         "MatMulNBits",
         "MatMulBnb4",
+        "MatMulFpQ4",
         "QGemm",
         "QAttention",
+        "QLinearConv",
+        "ConvInteger",
+        "DynamicQuantizeLSTM",
     )
 )
+#: Products by a matrix, in the main graph or elsewhere. Of convolutions only those that are quantised count: no others
+#: are asked to be.
+_CONVOLUTIONS = frozenset(("Conv", "ConvTranspose", "FusedConv"))
+_PRODUCTS = frozenset(("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Attention")) | _CONVOLUTIONS
 #: What may stand between a weight and its product.
 _MOVERS = frozenset(["Transpose", "Cast", "Reshape", "Identity", "QuantizeLinear", "DequantizeLinear"])
 
@@ -39,9 +47,10 @@ def _kind(node: gs.Node) -> str:
     """The kind of a product by a constant matrix; "" of any other node."""
     if node.op in _QUANTISED_OPS:
         return QUANTISED
-    if node.op not in ("MatMul", "Gemm", "FusedMatMul"):
+    if node.op not in _PRODUCTS:
         return ""
-    return next(filter(None, map(_weight_kind, node.inputs[:2])), "")
+    kind = next(filter(None, map(_weight_kind, node.inputs[:2])), "")
+    return kind if kind == QUANTISED or node.op not in _CONVOLUTIONS else ""
 
 
 def _weight_kind(tensor: gs.Tensor) -> str:

@@ -74,16 +74,17 @@ def observe(
     tensors, taken = probe.tensors(), tensor_names(probe)
     outputs = [tensor.name for tensor in probe.outputs]
     names = {}
-    for name in dict.fromkeys(site.activation.name for site in products):
-        rows = _some_rows(probe, tensors[name], taken)
+    for name, dtype in {site.activation.name: site.weight.dtype for site in products}.items():
+        rows = _some_rows(probe, tensors[name], dtype, taken)
         probe.outputs.append(rows)
         names[name] = rows.name
     results = run_graph(probe, feeds)
-    return {name: results[name] for name in outputs}, {name: results[rows] for name, rows in names.items()}
+    rows_by_name = {name: results[rows].astype(np.float32, copy=False) for name, rows in names.items()}
+    return {name: results[name] for name in outputs}, rows_by_name
 
 
-def _some_rows(graph: gs.Graph, tensor: gs.Tensor, taken: set[str]) -> gs.Variable:
-    """Every n-th row of ``tensor``; n is odd, so that they come from all columns of a batch of [2^a, 2^b] tokens."""
+def _some_rows(graph: gs.Graph, tensor: gs.Tensor, dtype: np.dtype[Any], taken: set[str]) -> gs.Variable:
+    """Every n-th row of ``tensor``, in its type; n is odd: rows from all columns of a batch of [2^a, 2^b] tokens."""
 
     def add(op: str, *inputs: gs.Tensor, dtype: Any = np.int64, **attrs: Any) -> gs.Variable:
         return add_node(graph.nodes, op, unique_name(f"{tensor.name}_{op}", taken), inputs, dtype, **attrs)
@@ -92,11 +93,11 @@ def _some_rows(graph: gs.Graph, tensor: gs.Tensor, taken: set[str]) -> gs.Variab
         return gs.Constant(unique_name(f"{tensor.name}_{number}", taken), np.array([number], np.int64))
 
     zero, one = whole(0), whole(1)
-    rows = add("Flatten", tensor, dtype=np.float32, axis=-1)
+    rows = add("Flatten", tensor, dtype=dtype, axis=-1)
     count = add("Slice", add("Shape", rows), zero, one)
     pairs = add("Div", count, whole(2 * _ROWS))
     step = add("Add", add("Mul", pairs, whole(2)), one)
-    return add("Slice", rows, zero, count, zero, step, dtype=np.float32)
+    return add("Slice", rows, zero, count, zero, step, dtype=dtype)
 
 
 def choose_zero_points(rows: Mapping[str, Floats]) -> dict[str, int]:

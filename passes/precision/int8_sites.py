@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.base import PassResult, node_label, subgraphs, walk_graphs
+from passes.operators import CONTRIB
 from passes.precision.int8_kinds import dtype_name
 from passes.precision.int8_values import Floats
 from passes.refusal import Refusal, because
@@ -40,14 +41,14 @@ class Product:
         return node_label(self.node)
 
     def matrix(self) -> Floats:
-        """The weight, float32 [rows, columns]."""
-        values: Floats = self.weight.values
+        """The weight as float32 [rows, columns], whatever floats it is stored in."""
+        values: Floats = self.weight.values.astype(np.float32, copy=False)
         return values.T if self.transposed else values
 
 
 @dataclass(frozen=True)
 class Table:
-    """A Gather of rows from a constant matrix, float32 [rows, columns]."""
+    """A Gather of rows from a constant matrix, float32 or float16 [rows, columns]."""
 
     node: gs.Node
     weight: gs.Constant
@@ -62,6 +63,8 @@ def find_products(graph: gs.Graph, result: PassResult) -> list[Product]:
     """The products of the main graph in its order; refusals for those with a constant matrix that stay float."""
     products = []
     for node in graph.nodes:
+        if node.op == "Attention" and node.domain == CONTRIB and isinstance(node.inputs[1], gs.Constant):
+            result.refuse(node, "the product by its weights lies inside the fused operator")
         if not _is_product(node):
             continue
         refusal = _why_not(node)
@@ -105,7 +108,7 @@ def _why_not(node: gs.Node) -> Refusal | None:
     weight = node.inputs[1]
     if not isinstance(weight, gs.Constant):
         return because("the constant is on the left, where rows would be columns")
-    if not has_dtype(weight, np.float32):
+    if not _is_quantisable(weight):
         return because(f"its weight is {dtype_name(weight)}")
     if len(weight.shape) != 2:
         return because(f"its weight has {len(weight.shape)} axes, not 2")
@@ -119,6 +122,10 @@ def _why_not(node: gs.Node) -> Refusal | None:
     return None
 
 
+def _is_quantisable(weight: gs.Constant) -> bool:
+    return has_dtype(weight, np.float32) or has_dtype(weight, np.float16)
+
+
 def _is_plain(gemm: gs.Node) -> bool:
     attrs = gemm.attrs
     return attrs.get("alpha", 1.0) == 1.0 and attrs.get("beta", 1.0) == 1.0 and not attrs.get("transA", 0)
@@ -130,7 +137,7 @@ def _is_lookup(node: gs.Node) -> bool:
     table = node.inputs[0]
     return (
         isinstance(table, gs.Constant)
-        and has_dtype(table, np.float32)
+        and _is_quantisable(table)
         and len(table.shape) == 2
         and table.shape[0] * table.shape[1] >= LEAST_TABLE
     )

@@ -19,7 +19,7 @@ _FLIP = np.uint8(128)  # adding 128 turns the sign bit and nothing else
 
 
 class UnsignWeights(GraphPass):
-    """Stores the int8 weights of the main graph's MatMulInteger as uint8 with zero point 128.
+    """Stores the int8 weights of the main graph's MatMulInteger as uint8 with zero point 128, or with theirs plus 128.
 
     The numbers stay the same. A CPU without 8-bit dot products multiplies uint8 by uint8 exactly, if more slowly; by
     int8 it adds pairs of products in 16 bits, which may overflow. A weight that anything else reads is left alone.
@@ -37,7 +37,7 @@ class UnsignWeights(GraphPass):
     def apply(self, graph: gs.Graph) -> PassResult:
         """Change the weights and give their products the zero point."""
         result = PassResult()
-        products = [node for node in graph.nodes if node.op == "MatMulInteger" and len(node.inputs) == 3]
+        products = [node for node in graph.nodes if node.op == "MatMulInteger" and _has_known_point(node)]
         reads = Counter(node.inputs[1].name for node in products)
         outputs = graph_output_names(graph)
         tensors = {node.inputs[1].name: node.inputs[1] for node in products}
@@ -50,9 +50,14 @@ class UnsignWeights(GraphPass):
         for name in changed:
             self._unsign(tensors[name])
         middle = gs.Constant(_MIDDLE, np.array(128, np.uint8))
+        points: dict[int, gs.Constant] = {}
         for node in products:
-            if node.inputs[1].name in changed:
+            if node.inputs[1].name not in changed:
+                continue
+            if len(node.inputs) == 3:
                 node.inputs.append(middle)
+            else:
+                node.inputs[3] = _unsigned_point(node.inputs[3], points)
         result.count("weights made unsigned", len(changed))
         return result
 
@@ -62,3 +67,19 @@ class UnsignWeights(GraphPass):
             retype(tensor, onnx.TensorProto.UINT8)
         else:
             tensor.values = tensor.values.view(np.uint8) ^ _FLIP
+
+
+def _has_known_point(product: gs.Node) -> bool:
+    """Whether the weight of a product has no zero point, or a small constant one."""
+    if len(product.inputs) == 3:
+        return True
+    point = product.inputs[3] if len(product.inputs) == 4 else None
+    return isinstance(point, gs.Constant) and not is_placeholder(point) and has_dtype(point, np.int8)
+
+
+def _unsigned_point(signed: gs.Constant, points: dict[int, gs.Constant]) -> gs.Constant:
+    """The zero point of an unsigned weight; ``points`` are those made before, by the id of the signed one."""
+    if id(signed) not in points:
+        unsigned = np.asarray(signed.values.view(np.uint8) ^ _FLIP)
+        points[id(signed)] = gs.Constant(f"{signed.name}_unsigned", unsigned)
+    return points[id(signed)]

@@ -19,6 +19,7 @@ from passes.errors import RewriteError
 from passes.fusion.erf_gelu_pattern import ErfGeluPattern
 from passes.manager import PassManager
 from passes.parted import PartedModel
+from passes.precision.shared_scales import shared_scales
 from passes.precision.unsign_dequantised import UnsignDequantised
 from passes.precision.unsign_weights import UnsignWeights
 from poprt.compiler.cache import cached
@@ -187,6 +188,7 @@ def _manifest(
         metadata=metadata,
         custom_ops=foreign,
         custom_libraries=library_names() if foreign else (),
+        shared_scales=shared_scales(source.model),
     )
 
 

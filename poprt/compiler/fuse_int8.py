@@ -52,7 +52,9 @@ class FuseInt8(GraphPass):
 
 def _fuse_product(graph: gs.Graph, node: gs.Node, one: gs.Constant, outputs: frozenset[str]) -> bool:
     """Make one node of MatMulInteger, Cast and Mul."""
-    if len(node.inputs) < 3 or not all(map(_is_scalar, node.inputs[2:])):
+    if len(node.inputs) < 3 or not _is_scalar(node.inputs[2]):
+        return False
+    if not all(isinstance(point, gs.Constant) for point in node.inputs[3:]):  # of the weight: one, or one a column
         return False
     weight, cast = node.inputs[1], _sole_reader(node, outputs)
     if not isinstance(weight, gs.Constant) or len(weight.shape) != 2 or cast is None or not _is_to_float(cast):

@@ -21,6 +21,7 @@ from poprt.runtime.buffers import (
     check_known,
     copy_whole,
 )
+from poprt.runtime.company import announce_shared_scales
 from poprt.runtime.config import RuntimeConfig
 from poprt.runtime.declared import DeclaredSession
 from poprt.runtime.runner import Outputs, Runner
@@ -152,6 +153,8 @@ class ModelRunner(Runner, configured_by=RuntimeConfig):
         self._input_names = InputNames(spec.name for spec in manifest.inputs)
         self._outputs = {spec.name: spec for spec in manifest.outputs}
         self._axis = self._config.batching_dim
+        if self._axis is not None:
+            announce_shared_scales(manifest)
         batch = 0 if self._axis is None else _declared_batch(manifest, self._axis)
         timeout, limit = self._config.timeout_seconds(), self._config.queue_limit()
         session = DeclaredSession(self.executable, custom_ops=self._config.custom_ops, **options)

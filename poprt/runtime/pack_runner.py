@@ -26,6 +26,7 @@ from poprt.runtime.buffers import (
     check_ids,
     check_known,
 )
+from poprt.runtime.company import announce_shared_scales
 from poprt.runtime.config import PackRunnerConfig
 from poprt.runtime.declared import open_session
 from poprt.runtime.pack_worker import PackRequest, PackStats, PackWorker
@@ -68,6 +69,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         manifest = self.executable.manifest
         if manifest.packing is None:
             raise PoprtError("the executable is not packed: convert the model with pack_args, or use a RuntimeConfig")
+        announce_shared_scales(manifest)
         self._packing: PackingSpec = manifest.packing
         self._alike = manifest.packing.neighbours == "same_length"
         self._inputs = {spec.name: spec for spec in manifest.inputs}

@@ -63,6 +63,8 @@ def test_every_documented_keyword_is_by_name_and_has_a_default() -> None:
         "enable_compress_pattern": False,
         "merge_if_with_same_cond": False,
         "apply_hcsr": None,
+        "requantize": False,
+        "pack_shared_scales": False,
         "skip_isolation_check": False,
         "skip_check_load": False,
         "dump_passes": None,

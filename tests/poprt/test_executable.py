@@ -61,6 +61,7 @@ def make_executable() -> Executable:
         versions={"poprt": "0.1.0"},
         opaque_blobs={"HostConcatRunnerConfig": "{}"},
         metadata={"key": "größe"},
+        shared_scales=("DynamicQuantizeLinear 'q'",),
     )
     return Executable.build(manifest, GRAPH, arrays)
 

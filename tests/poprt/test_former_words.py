@@ -1,4 +1,4 @@
-"""Files that an earlier poprt wrote call a layout by its former name; they are read and served like those of today."""
+"""Files of an earlier poprt have a former name for a layout, and lack a field; they are served like those of today."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ def with_former_metadata(converted: onnx.ModelProto) -> onnx.ModelProto:
 def with_former_manifest(executable: Executable, path: Path) -> Executable:
     manifest = json.loads(json.dumps(dataclasses.asdict(executable.manifest)))
     manifest["packing"] = formerly(manifest["packing"])
+    del manifest["shared_scales"]
     path.write_bytes(sealed(manifest, executable.graph, b"".join(map(bytes, executable._weight_chunks()))))
     return Executable(path)
 

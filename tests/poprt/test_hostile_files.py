@@ -109,6 +109,7 @@ def put(field: str, value: object) -> Callable[[dict[str, Any]], object]:
         *(("batch_axis", value) for value in (-1, 99, None)),
         *(("passes", value) for value in (None, [1], "x")),
         *(("metadata", value) for value in (None, {"a": 1})),
+        *(("shared_scales", value) for value in (None, "x", [1])),
         ("options", []),
         ("versions", {"poprt": None}),
         ("opaque_blobs", {"a": []}),

@@ -20,6 +20,7 @@ from passes import get_registered_passes
 from poprt.engine.cpu import lacks_int8_dot_products
 from poprt.executable import Executable
 from poprt_cli.main import cli
+from tests.dynamic_int8 import quantised_as_it_runs
 
 SHAPES = ["input_ids=2,12", "attention_mask=2,12", "token_type_ids=2,12"]
 Poprt = Callable[..., Result]
@@ -126,12 +127,35 @@ def test_int8_that_quantised_nothing_is_said_on_the_last_line(poprt: Poprt, mode
     last = "int8: no product was quantised; products by constant matrices: "
     done = poprt("-i", model_path, "--precision", "int8", "--output_model", "int8.onnx")
     assert last not in done.stdout
+    result = poprt("-i", "int8.onnx", "--precision", "int8")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1].startswith(last)
+    assert "already quantised" in result.stdout.splitlines()[-1]
+
+
+def test_a_float16_model_is_quantised_too(poprt: Poprt, model_path: Path) -> None:
     assert poprt("-i", model_path, "--precision", "fp16", "--output_model", "half.onnx").exit_code == 0
-    for source, kind in (("half.onnx", "with float16 weights"), ("int8.onnx", "already quantised")):
-        result = poprt("-i", source, "--precision", "int8")
-        assert result.exit_code == 0, result.output
-        assert result.stdout.splitlines()[-1].startswith(last)
-        assert kind in result.stdout.splitlines()[-1]
+    result = poprt("-i", "half.onnx", "--precision", "int8", "--check")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"float_to_int8 +products in int8: 12", result.stdout)
+    assert re.search(r"int8 +cosine of start_logits: (0\.99|1\.000)", result.stdout)
+    assert re.search(r"check +start_logits: pass", result.stdout)
+
+
+def test_shared_scales_are_in_the_table_and_requantize_gives_a_scale_a_token(poprt: Poprt, model_path: Path) -> None:
+    onnx.save(quantised_as_it_runs(onnx.load(model_path)), "dynamic.onnx")
+    result = poprt("-i", "dynamic.onnx")
+    assert re.search(r"company +DynamicQuantizeLinear '.*': one scale for all samples of a run", result.stdout)
+    assert "--requantize" in result.stderr
+    words = ("--pack_args", "max_valid_num=4", "segment_max_size=12", "--input_shape", *SHAPES)
+    assert_fails(poprt("-i", "dynamic.onnx", *words), "--requantize", "--pack_shared_scales")
+    result = poprt("-i", "dynamic.onnx", *words, "--requantize", "--check")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"lower_dynamic_int8 +products with a scale a token: 13", result.stdout)
+    assert "company" not in result.stdout + result.stderr
+    result = poprt("-i", model_path, "--requantize")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1].startswith("requantize: no product is quantised with a scale a tensor")
 
 
 def test_show_prints_inputs_then_outputs_and_stops(poprt: Poprt, model_path: Path, tmp_path: Path) -> None:

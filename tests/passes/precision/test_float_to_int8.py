@@ -156,11 +156,54 @@ def test_a_product_that_stays_float_has_a_reason(text: str, shape: tuple[int, ..
     assert ops(converted) == ops(model)
 
 
-def test_a_float16_weight_and_a_product_in_a_subgraph_stay_as_they_are() -> None:
-    half = with_weights(
-        "g (float16[n,96] x) => (float16[n,80] y) { y = MatMul (x, w) }", {"w": weight(96, 80).astype(np.float16)}
-    )
-    assert "float16" in reasons(apply(half)[1])
+def as_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with float16 in place of float32 everywhere."""
+    half = copy_of(model)
+    for value in [*half.graph.input, *half.graph.output]:
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    for tensor in half.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    return half
+
+
+@pytest.mark.parametrize("opset", [13, 17, 21])
+@pytest.mark.parametrize(
+    "product", ["y = MatMul (x, w)", "y = Gemm (x, w)", "y = Gemm (x, w, b)", "p = MatMul (x, w)  y = Add (p, b)"]
+)
+def test_float16_weights_are_quantised_as_float32_ones_are(product: str, opset: int) -> None:
+    text = f"g (float[n,96] x) => (float[n,80] y) {{ {product} }}"
+    model = with_weights(text, {"w": weight(96, 80), "b": weight(1, 80)[0]}, opset=opset)
+    half = as_half(model)
+    x = RNG.standard_normal((7, 96)).astype(np.float32)
+    converted = rewritten(FloatToInt8(data=lambda _: {"x": x.astype(np.float16)}), half)
+    assert ops(converted).count("MatMulInteger") == 1
+    assert types(converted)["w_int8"] == TensorProto.INT8
+    assert "w" not in types(converted)
+    got = run_exactly(converted, {"x": x.astype(np.float16)})["y"]
+    assert got.dtype == np.float16
+    assert 1e-4 < relative(run(model, {"x": x})["y"], got) < 0.015
+
+
+def test_a_float16_table_is_looked_up_in_int8_rows() -> None:
+    text = "g (int64[n] i) => (float[n,256] y) { y = Gather (w, i) }"
+    model = with_weights(text, {"w": weight(300, 256)})
+    converted, result = apply(as_half(model), data=lambda _: {"i": np.arange(3)})
+    assert result.counts == {"table lookups in int8": 1}
+    got = run(converted, {"i": np.arange(300)})["y"]
+    assert got.dtype == np.float16
+    assert relative(run(model, {"i": np.arange(300)})["y"], got) < 0.01
+
+
+def test_float16_results_beyond_its_range_are_infinite_as_before() -> None:
+    model = as_half(with_weights("g (float[n,96] x) => (float[n,80] y) { y = MatMul (x, w) }", {"w": weight(96, 80)}))
+    x = np.full((1, 96), 6e4, np.float16)
+    converted = apply(model, data=lambda _: {"x": np.ones((1, 96), np.float16)})[0]
+    assert np.isinf(run_exactly(converted, {"x": x})["y"]).mean() > 0.5
+
+
+def test_a_product_in_a_subgraph_stays_as_it_is() -> None:
     nested = """g (bool c, float[n,96] x) => (float[n,80] y) {
         y = If (c) <then_branch = t () => (float[n,80] p) { p = MatMul (x, w) },
                     else_branch = e () => (float[n,80] q) { r = MatMul (x, w)  q = Neg (r) }> }"""
@@ -304,7 +347,7 @@ def test_no_zero_point_ever_cuts_off_a_value(seed: int, lean: float, size: float
 @pytest.mark.parametrize(
     ("text", "dtypes", "kinds"),
     [
-        ("(float16[n,96] x) => (float16[n,80] y) { y = MatMul (x, w) }", {"w": "float16"}, "1 with float16 weights"),
+        ("(float16[n,96] x) => (float16[n,2] y) { y = MatMul (x, w) }", {"w": "float16"}, "1 with float16 weights"),
         ("(float[n,96] x) => (float[n,2] y) { y = MatMul (x, w) }", {"w": "float32"}, "1 with float32 weights"),
         ("(uint8[n,96] x) => (int32[n,80] y) { y = MatMulInteger (x, w) }", {"w": "int8"}, "1 already quantised"),
         (
@@ -317,6 +360,23 @@ def test_no_zero_point_ever_cuts_off_a_value(seed: int, lean: float, size: float
             {"w": "int8", "s": "float32"},
             "1 already quantised",
         ),
+        (
+            "(float[n,96] x) => (float[n,80] y) { y = com.microsoft.DynamicQuantizeMatMul (x, w, s) }",
+            {"w": "int8", "s": "float32"},
+            "1 already quantised",
+        ),
+        (
+            "(uint8[n,96] x) => (uint8[n,80] y) { y = QLinearMatMul (x, s, z, w, s, z, s, z) }",
+            {"w": "uint8", "s": "float32", "z": "uint8"},
+            "1 already quantised",
+        ),
+        (
+            "(float[n,96,1] x) => (float[n,96,1] y) { d = DequantizeLinear (c, s)  y = Conv (x, d) }",
+            {"c": "int8", "s": "float32"},
+            "1 already quantised",
+        ),
+        ("(uint8[n,96,1] x) => (int32[n,96,1] y) { y = ConvInteger (x, c) }", {"c": "int8"}, "1 already quantised"),
+        ("(float[n,96,1] x) => (float[n,96,1] y) { y = Conv (x, c) }", {"c": "float32"}, "none"),
         ("(float[n,96] x, float[96,80] z) => (float[n,80] y) { y = MatMul (x, z) }", {}, "none"),
     ],
 )
@@ -324,7 +384,8 @@ def test_where_no_product_is_quantised_the_report_says_which_kinds_there_are(
     text: str, dtypes: Mapping[str, str], kinds: str
 ) -> None:
     shape = (96, 2) if "[n,2]" in text else (96, 80)
-    weights = {name: np.ones(() if name == "s" else shape, dtype) for name, dtype in dtypes.items()}
+    shapes: dict[str, tuple[int, ...]] = {"s": (), "z": (), "c": (96, 96, 1)}
+    weights = {name: np.ones(shapes.get(name, shape), dtype) for name, dtype in dtypes.items()}
     result = apply(with_weights(f"g {text}", weights))[1]
     assert not result.modified
     assert result.details == {"products by constant matrices before": kinds}
