@@ -10,6 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import sympy
 
+from passes.lookups import is_lookup
 from passes.node_values import constant
 from passes.operators import ARGUED, KEEPS_VALUES
 from passes.packing.isolation.facts import Facts, facts_of
@@ -229,7 +230,7 @@ class IsolationProof:
     def _indexes_a_table(self, tensor: gs.Tensor) -> bool:
         """Whether the values are indices into a table, which are not negative: the runner refuses such."""
         for node in tensor.outputs:
-            if node.op == "Gather" and node.inputs[1] is tensor and self.axes.is_free(node.inputs[0]):
+            if is_lookup(node) and node.inputs[1] is tensor and self.axes.is_free(node.inputs[0]):
                 return True
             if node.op in KEEPS_VALUES and node.inputs[0] is tensor and self._indexes_a_table(node.outputs[0]):
                 return True
