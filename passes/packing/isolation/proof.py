@@ -206,8 +206,9 @@ class IsolationProof:
 
     def _check_lengths(self, node: gs.Node) -> None:
         """Raise where a packed node reads a number that depends on how far the samples are padded."""
-        # Where an argument depends on the length, so does the shape of the result, which is known.
-        values = node.inputs[:1] if node.op in ARGUED else node.inputs
+        # Where an argument depends on the length, so does the shape of the result, which is known. A GatherND runs
+        # packed where its indices name each row's own places (within_rows.row_rules), whatever the number of rows.
+        values = node.inputs[:1] if node.op in ARGUED or node.op == "GatherND" else node.inputs
         for tensor in values:
             if not tensor.is_empty() and not self.axes.is_free(tensor) and tensor in self.positional:
                 self._positions.facts(tensor)
