@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from passes.rounding import rounds_to_8_bits
 from poprt.engine.plain import NOTHING
 from poprt.engine.providers import has_fast_half, runs_on_cpu
 from poprt.engine.session import EngineSession
@@ -29,8 +30,6 @@ Answers = dict[str, Array]
 #: float16 run has 11 bits. Where values are rounded to 8 bits, one bit at the end of a float tips one over: 1e-6 was
 #: seen in most draws, and 6e-2 in one of 30, on MiniLM within rows.
 _FLOAT, _HALF, _QUANTISED = 2e-5, 1e-2, 5e-2
-#: The accuracy_level at which MatMulNBits rounds its input to 8 bits, in blocks of each row.
-_8_BITS = 4
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Bench:
         assert executable.packing is not None, "a packed model was compiled"
         self.executable, self._packing = executable, executable.packing
         self._open: tuple[PackingSpec, EngineSession] | None = None
-        quantised = any(map(_rounds_to_8_bits, onnx.load_model_from_string(executable.graph).graph.node))
+        quantised = any(map(rounds_to_8_bits, onnx.load_model_from_string(executable.graph).graph.node))
         self.rounding = _QUANTISED if quantised else _HALF if _computes_in_half(executable) else _FLOAT
         self.rounding_is_coarse = self.rounding > _FLOAT
         self.repeated = 0.0 if runs_on_cpu() else self.rounding
@@ -174,13 +173,6 @@ def operators(executable: Executable) -> list[str]:
     """The types of the operators in the engine's graph, each once."""
     graph = onnx.load_model_from_string(executable.graph).graph
     return sorted({node.op_type for node in graph.node})
-
-
-def _rounds_to_8_bits(node: onnx.NodeProto) -> bool:
-    """Whether a node rounds what it reads to 8 bits as it runs. A table of few bits is only read."""
-    if node.op_type == "MatMulNBits":
-        return any(item.name == "accuracy_level" and item.i == _8_BITS for item in node.attribute)
-    return node.op_type != "GatherBlockQuantized" and ("Integer" in node.op_type or "Quantize" in node.op_type)
 
 
 def _computes_in_half(executable: Executable) -> bool:
