@@ -200,7 +200,10 @@ _STANDARD: Mapping[str, OperatorFacts] = {
 _CONTRIB: Mapping[str, OperatorFacts] = {
     "BiasGelu": _each(),
     "FastGelu": _each(),  # its second input is a bias, so zero need not stay zero
+    "GatherBlockQuantized": OperatorFacts(family=Family.PICK),
     "Gelu": _each(keeps_zero=True),
+    "MatMulBnb4": OperatorFacts(family=Family.PRODUCT),
+    "MatMulNBits": OperatorFacts(family=Family.PRODUCT),
     "QuickGelu": _each(keeps_zero=True),
 }
 #: Domain and operator -> what is known of it.
@@ -250,3 +253,5 @@ QUANTISATION = members(Family.QUANTISATION)
 #: Those that move values without computing.
 MOVES = members(Family.ORDER, Family.AXES, Family.REPEAT, Family.CUT, Family.PICK, Family.JOIN)
 CONTRIB_ELEMENTWISE = frozenset(op for op, facts in _CONTRIB.items() if facts.elementwise)
+#: Products of the first input [..., K] by one matrix [K, N] of a few bits, packed in the other inputs.
+PRODUCTS_OF_FEW_BITS = frozenset(op for op, facts in _CONTRIB.items() if facts.family is Family.PRODUCT)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from passes.rounding import rounds_to_8_bits
 from poprt.engine.providers import has_fast_half, runs_on_cpu
 from poprt.engine.session import EngineSession
 from poprt.errors import PoprtError
@@ -76,7 +77,7 @@ class Bench:
         assert executable.packing is not None, "a packed model was compiled"
         self.executable, self._packing = executable, executable.packing
         self._open: tuple[PackingSpec, EngineSession] | None = None
-        quantised = any("Integer" in op or "Quantize" in op for op in operators(executable))
+        quantised = any(map(rounds_to_8_bits, onnx.load_model_from_string(executable.graph).graph.node))
         self.rounding = _QUANTISED if quantised else _HALF if _computes_in_half(executable) else _FLOAT
         self.rounding_is_coarse = self.rounding > _FLOAT
         self.repeated = 0.0 if runs_on_cpu() else self.rounding

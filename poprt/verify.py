@@ -18,6 +18,7 @@ import onnxruntime as ort
 
 from passes.node_protos import walk_nodes
 from passes.packed_model import PackedModel
+from passes.rounding import rounds_to_8_bits
 from poprt.comparison import TOLERANCE, OutputCheck, judge
 from poprt.compiler.lower_int8 import with_exact_products
 from poprt.engine.plain import plain_session
@@ -29,8 +30,6 @@ from poprt.sizes import LARGEST_MESSAGE, weight_bytes
 from poprt.value_dependence import dependences
 from poprt.verify_packed import PackedCase, pack_samples
 from poprt.verify_served import compile_quietly, run_served
-
-_ROUNDING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
 
 logger = logging.getLogger("poprt")
 
@@ -129,7 +128,7 @@ def _pairs(
 def _rounds(model: onnx.ModelProto) -> bool:
     """Whether a model rounds activations to whole numbers itself."""
     bodies = [model.graph.node, *(function.node for function in model.functions)]
-    return any(node.op_type in _ROUNDING for body in bodies for node in walk_nodes(body))
+    return any(rounds_to_8_bits(node) for body in bodies for node in walk_nodes(body))
 
 
 def sample_case(originals: list[InputInfo], converted: onnx.ModelProto, seed: int) -> PackedCase:

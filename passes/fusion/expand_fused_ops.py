@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
@@ -11,8 +10,9 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.base import GraphPass, PassResult
-from passes.building import add_node
 from passes.fusion.attention_ops import input_at
+from passes.fusion.expand_products import expand_convolution, expand_gemm, expand_matmul
+from passes.fusion.node_builder import NodeBuilder, numpy_dtype
 from passes.operators import CONTRIB
 from passes.refusal import Refusal, because
 from passes.registry import register
@@ -32,6 +32,8 @@ class ExpandFusedOps(GraphPass):
       ReduceSum over the mask.
     - ``Attention`` becomes one MatMul, an Add, a Split and a ``MultiHeadAttention``.
     - ``MultiHeadAttention`` with a constant bias becomes Adds and one without.
+    - ``FusedMatMul`` becomes Transposes, a MatMul and a Mul; ``FusedGemm`` and ``FusedConv`` the product and its
+      activation.
 
     Leaves alone, with a reason: an operator with past or present keys, with rotary embedding, or with a bias or a mask
     in a layout that the result cannot take. Works on the main graph; subgraphs and functions are left alone.
@@ -66,35 +68,15 @@ def expand_fused_ops(graph: gs.Graph, input_shapes: Mapping[str, Sequence[int | 
     return result
 
 
-class _Builder:
-    """Adds nodes whose names begin with the name of the operator they replace."""
-
-    def __init__(self, graph: gs.Graph, replaced: gs.Node) -> None:
-        self._graph = graph
-        self._prefix = replaced.name or replaced.outputs[0].name
-
-    def add(
-        self, op: str, what: str, inputs: Sequence[gs.Tensor], dtype: Any = None, into: gs.Tensor | None = None,
-        domain: str | None = None, **attrs: Any,
-    ) -> gs.Tensor:  # fmt: skip
-        """Add a node; its result is ``into`` or a new tensor."""
-        name = f"{self._prefix}_{what}"
-        return add_node(self._graph.nodes, op, name, inputs, dtype, into=into, domain=domain, **attrs)
-
-    def constant(self, what: str, values: Any, dtype: Any = np.int64) -> gs.Constant:
-        """An initializer."""
-        return gs.Constant(f"{self._prefix}_{what}", np.asarray(values, dtype))
-
-
 class _Embedding:
     """Expands one EmbedLayerNormalization."""
 
     def __init__(self, graph: gs.Graph, node: gs.Node, shapes: SymbolicShapes) -> None:
-        self._make, self._node, self._shapes = _Builder(graph, node), node, shapes
+        self._make, self._node, self._shapes = NodeBuilder(graph, node), node, shapes
         inputs = [input_at(node, index) for index in range(9)]
         self._ids, self._segments, self._words, self._positions, self._types = inputs[:5]
         self._scale, self._shift, self._mask, self._position_ids = inputs[5:]
-        self._dtype = _dtype(self._words, shapes)
+        self._dtype = numpy_dtype(self._words, shapes)
 
     def expand(self) -> None:
         node = self._node
@@ -136,8 +118,8 @@ class _Embedding:
         """int32 [batch]: how many places of the mask are 1; 0 without a mask, as the fused operator gives."""
         make, mask = self._make, self._mask
         if mask is None:
-            mask = make.add("Sub", "no_mask", [self._ids, self._ids], _dtype(self._ids, self._shapes))
-        one = make.constant("mask_one", 1, _dtype(mask, self._shapes))
+            mask = make.add("Sub", "no_mask", [self._ids, self._ids], numpy_dtype(self._ids, self._shapes))
+        one = make.constant("mask_one", 1, numpy_dtype(mask, self._shapes))
         ones = make.add("Equal", "is_unmasked", [mask, one], np.bool_)
         numbers = make.add("Cast", "unmasked", [ones], np.int32, to=onnx.TensorProto.INT32)
         axes = make.constant("mask_axis", [1])
@@ -158,9 +140,9 @@ def _expand_attention(graph: gs.Graph, node: gs.Node, shapes: SymbolicShapes, re
     if refusal is not None:
         result.refusals.append(refusal.at(node))
         return
-    make, prefix = _Builder(graph, node), node.name or node.outputs[0].name
+    make, prefix = NodeBuilder(graph, node), node.name or node.outputs[0].name
     data, weight, bias = node.inputs[0], node.inputs[1], input_at(node, 2)
-    dtype = _dtype(weight, shapes)
+    dtype = numpy_dtype(weight, shapes)
     projected = make.add("MatMul", "projected", [data, weight], dtype)
     if bias is not None:
         projected = make.add("Add", "projected_biased", [projected, bias], dtype)
@@ -209,7 +191,7 @@ def _take_bias_out(graph: gs.Graph, node: gs.Node, shapes: SymbolicShapes, resul
     if 0 in widths or sum(widths) != bias.shape[0]:
         result.refuse(node, "its bias does not belong to a query, a key and a value [batch, seq, hidden]")
         return
-    make = _Builder(graph, node)
+    make = NodeBuilder(graph, node)
     parts = np.split(bias.values, np.cumsum(widths)[:2])
     for index, (tensor, part, what) in enumerate(zip(operands, parts, ("query", "key", "value"), strict=True)):
         operand = make.constant(f"{what}_bias", part, bias.dtype)
@@ -226,15 +208,13 @@ def _width(tensor: gs.Tensor | None, shapes: SymbolicShapes) -> int:
     return int(shape[2])
 
 
-def _dtype(tensor: gs.Tensor, shapes: SymbolicShapes) -> Any:
-    if tensor.dtype is not None:
-        return tensor.dtype
-    return onnx.helper.tensor_dtype_to_np_dtype(shapes.dtypes[tensor.name])
-
-
 #: The operators that are taken apart.
 _EXPANDED = {
     "Attention": _expand_attention,
     "EmbedLayerNormalization": _expand_embedding,
+    "FusedConv": expand_convolution,
+    "FusedGemm": expand_gemm,
+    "FusedMatMul": expand_matmul,
     "MultiHeadAttention": _take_bias_out,
+    "TransposeMatMul": expand_matmul,
 }

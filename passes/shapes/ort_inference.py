@@ -133,7 +133,9 @@ class OrtShapeInference(_NotesGuesses):
             Constant=self._constant,
             ConstantOfShape=self._constant_of_shape,
             Flatten=self._flatten,
+            GatherBlockQuantized=self._quantised_lookup,
             GatherND=self._gather_nd,
+            MatMulBnb4=self.rules["MatMulNBits"],
             Shape=self._shape_of,
         )
         if (_ORT.get_opset(self.out_mp_) or 0) >= 18:
@@ -260,6 +262,16 @@ class OrtShapeInference(_NotesGuesses):
         if not isinstance(indices[-1], int):
             raise ValueError(f"GatherND {node.name!r}: how many axes its indices name is not known")
         self.set_output(node, 0, [*indices[:-1], *data[batch + indices[-1] :]])
+
+    def _quantised_lookup(self, node: onnx.NodeProto) -> None:
+        """Table [V, H], by [B, S] -> [B, S, H] of the scales' type; bytes that hold several numbers of H each."""
+        attributes = {item.name: item.i for item in node.attribute}
+        table, indices = self.input_shape(node, 0), self.input_shape(node, 1)
+        axis = attributes.get("gather_axis", 0) % len(table)
+        if self.values[node.input[0]].type.tensor_type.elem_type == onnx.TensorProto.UINT8:
+            table[-1] *= 8 // attributes.get("bits", 4)
+        kind = self.values[node.input[2]].type.tensor_type.elem_type
+        self.set_output(node, 0, [*table[:axis], *indices, *table[axis + 1 :]], kind)
 
     def _attention(self, node: onnx.NodeProto) -> None:
         """onnxruntime goes by the name and takes the standard Attention for com.microsoft's, which has other inputs."""

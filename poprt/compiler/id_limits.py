@@ -6,6 +6,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from passes.cleanup.rewiring import is_op, onnx_dtype
+from passes.lookups import is_lookup, lookup_axis
 from passes.operators import Family, members
 from passes.ops import DOMAIN
 
@@ -41,11 +42,11 @@ def id_limits(graph: gs.Graph) -> dict[str, int]:
     inputs = {tensor.name for tensor in graph.inputs if onnx_dtype(tensor) in _INTEGERS}
     limits: dict[str, int] = {}
     for node in graph.nodes:
-        if not is_op(node, "Gather"):
+        if not is_lookup(node):
             continue
         shape, source = _table_shape(node.inputs[0]), _source(node.inputs[1]).name
         if shape and source in inputs:
-            rows = shape[node.attrs.get("axis", 0)]
+            rows = shape[lookup_axis(node)]
             limits[source] = min(rows, limits.get(source, rows))
     return limits
 

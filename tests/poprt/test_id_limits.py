@@ -37,6 +37,7 @@ def limits(body: str, inputs: str = "int64[n] ids") -> dict[str, int]:
         "i = ai.graphcore.Unpack (ids, info) y = Gather (table, i)",
         "t = Cast <to = 10> (table) y = Gather (t, ids)",
         "t = Constant <value = float[7] {1, 2, 3, 4, 5, 6, 7}> () y = Gather (t, ids)",
+        "y = com.microsoft.GatherBlockQuantized <gather_axis = 0> (table, ids, scale)",
     ],
 )
 def test_an_input_that_indexes_a_table_is_limited_to_its_rows(body):

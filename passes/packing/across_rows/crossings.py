@@ -67,12 +67,16 @@ class Crossings:
         """Unpack ``tensor`` into ``output``, a graph output."""
         add_node(self._graph.nodes, "Identity", output.name, [self.unpacked(tensor)], into=output)
 
-    def looked_up(self, tensor: gs.Tensor, table: gs.Tensor, indices: gs.Tensor) -> gs.Tensor:
-        """The packed form of ``tensor``, entries of ``table``, by packed ``indices``."""
+    def looked_up(self, lookup: gs.Node, indices: gs.Tensor) -> gs.Tensor:
+        """The packed form of what ``lookup`` gives, by packed ``indices``."""
+        tensor = lookup.outputs[0]
         key = f"{tensor.name} by {indices.name}"
         if key not in self._packed:
             name = f"{tensor.name}_by_{indices.name}"
-            self._packed[key] = self._add("Gather", name, [table, indices], tensor.dtype)
+            inputs = [lookup.inputs[0], indices, *lookup.inputs[2:]]
+            self._packed[key] = add_node(
+                self._graph.nodes, lookup.op, name, inputs, tensor.dtype, domain=lookup.domain, **lookup.attrs
+            )
         return self._packed[key]
 
     def _unpack(self, tensor: gs.Tensor, token: TokenAxes) -> gs.Tensor:

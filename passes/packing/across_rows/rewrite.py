@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.errors import PackingError
+from passes.lookups import is_lookup, lookup_axis
 from passes.packing.across_rows.crossings import Crossings
 from passes.packing.opening.pack_args import PackArgs
 from passes.packing.tokens.axes import BATCH, PACKED_NAMES, SEQ, UNPACKED_NAMES, AxisMap, TokenAxes, show
@@ -63,11 +64,11 @@ def _lift(tensor: gs.Tensor, like: gs.Tensor, axes: AxisMap, crossings: Crossing
     """Bring what broadcasts over tokens to the packed side, a table lookup by its indices: they are the smaller."""
     token, shape = axes.require(like), axes.require_shape(like)
     producer = tensor.inputs[0] if tensor.inputs else None
-    if producer is not None and producer.op == "Gather" and axes.is_free(producer.inputs[0]):
-        table, indices = producer.inputs
+    if producer is not None and is_lookup(producer) and axes.is_free(producer.inputs[0]):
+        table, indices = producer.inputs[:2]
         added = len(axes.shape(table) or ()) - 1
-        if int(producer.attrs.get("axis", 0)) == 0 and max(token.positions) < len(shape) - added:
-            return crossings.looked_up(tensor, table, crossings.lifted(indices, token, len(shape) - added))
+        if lookup_axis(producer) == 0 and max(token.positions) < len(shape) - added:
+            return crossings.looked_up(producer, crossings.lifted(indices, token, len(shape) - added))
     return crossings.lifted(tensor, token, len(shape))
 
 

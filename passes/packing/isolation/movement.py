@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.node_values import constant
+from passes.operators import CONTRIB
 from passes.packing.isolation import values as v
 from passes.packing.isolation.distances import check_distances
 from passes.packing.isolation.facts import Facts, facts_of, moved
@@ -261,6 +262,14 @@ def _gather(view: View) -> Facts:
         return facts_of(facts.real, view.seq(output), facts.anywhere.as_padding_sees_it())
     rest = {own: values for own, values in facts.padded.items() if own != axis}
     return moved(Facts(facts.real, rest, facts.corner), lambda own: own if own < axis else own + added - 1)
+
+
+# a table of 4 bits [V, H] at [n, L] -> [n, L, H]: ordinary.
+@rule("GatherBlockQuantized", domain=CONTRIB)
+def _quantised_lookup(view: View) -> Facts:
+    if not all(tensor.is_empty() or view.is_free(tensor) for tensor in (view.node.inputs[0], *view.node.inputs[2:])):
+        raise refused("the table that it reads depends on the inputs", Cause.SAMPLES)
+    return facts_of(v.NUMBER if view.packed else v.ORDINARY, view.seq(view.node.outputs[0]), v.ORDINARY)
 
 
 def _table_values(view: View, table: gs.Tensor) -> Values:

@@ -10,6 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import sympy
 
+from passes.lookups import is_lookup
 from passes.node_values import known_values
 from passes.operators import ARGUED, KEEPS_VALUES
 from passes.packing.isolation.facts import Facts, facts_of
@@ -213,8 +214,9 @@ class IsolationProof:
 
     def _check_lengths(self, node: gs.Node) -> None:
         """Raise where a packed node reads a number that depends on how far the samples are padded."""
-        # Where an argument depends on the length, so does the shape of the result, which is known.
-        values = node.inputs[:1] if node.op in ARGUED else node.inputs
+        # Where an argument depends on the length, so does the shape of the result, which is known. A GatherND runs
+        # packed where its indices name each row's own places (within_rows.row_rules), whatever the number of rows.
+        values = node.inputs[:1] if node.op in ARGUED or node.op == "GatherND" else node.inputs
         for tensor in values:
             if not tensor.is_empty() and not self.axes.is_free(tensor) and tensor in self.positional:
                 self._positions.facts(tensor)
@@ -237,7 +239,7 @@ class IsolationProof:
     def _indexes_a_table(self, tensor: gs.Tensor) -> bool:
         """Whether the values are indices into a table, which are not negative: the runner refuses such."""
         for node in tensor.outputs:
-            if node.op == "Gather" and node.inputs[1] is tensor and self.axes.is_free(node.inputs[0]):
+            if is_lookup(node) and node.inputs[1] is tensor and self.axes.is_free(node.inputs[0]):
                 return True
             if node.op in KEEPS_VALUES and node.inputs[0] is tensor and self._indexes_a_table(node.outputs[0]):
                 return True

@@ -12,13 +12,16 @@ from collections.abc import Iterable, Sequence
 import onnx_graphsurgeon as gs
 
 from passes.node_values import axes_argument, constant
-from passes.operators import CONTRIB, Family, default_axis, lookup, members
+from passes.operators import CONTRIB, PRODUCTS_OF_FEW_BITS, Family, default_axis, lookup, members
 from passes.packing.isolation import values as v
 from passes.packing.isolation.facts import ByDistance, Facts, facts_of, moved
 from passes.packing.isolation.proof import View
 from passes.packing.isolation.table import rule
 from passes.packing.isolation.values import Values
 from passes.refusal import Cause, Refusal, RefusedError, because, refused
+
+#: Where MatMulNBits has its bias.
+_BIAS_OF_FEW_BITS = 5
 
 
 def check_batch(view: View, tensor: gs.Tensor, axes: Iterable[int], what: str) -> None:
@@ -151,6 +154,21 @@ def _matmul(view: View) -> Facts:
     return sum_of_products(view, [left, right], terms, list(range(out_rank)))
 
 
+# [n, L, H] by a matrix of 4 bits [H, K] -> [n, L, K]: padding stays ordinary, zero stays zero without a bias.
+@rule(*PRODUCTS_OF_FEW_BITS, domain=CONTRIB)
+def _product_of_few_bits(view: View) -> Facts:
+    data, scales = view.node.inputs[0], view.node.inputs[2]
+    last = view.rank(data) - 1
+    check_batch(view, data, [last], "sums")
+    product = sum_of_products(view, [data, scales], [[*range(last), "k"], ["k"]], list(range(last + 1)))
+    return product if view.input(_BIAS_OF_FEW_BITS) is None else _with_bias(product)
+
+
+def _with_bias(product: Facts) -> Facts:
+    """Facts of a product to which a constant is added."""
+    return facts_of(v.NUMBER, tuple(product.padded), v.ORDINARY if product.anywhere.is_finite else v.UNKNOWN)
+
+
 # [n * L, H] @ [H, K] -> [n * L, K]: padding stays ordinary.
 @rule("Gemm")
 def _gemm(view: View) -> Facts:
@@ -160,9 +178,7 @@ def _gemm(view: View) -> Facts:
     check_batch(view, left, [terms[0].index("k")], "sums")
     check_batch(view, right, [terms[1].index("k")], "sums")
     product = sum_of_products(view, [left, right], terms, [0, 1])
-    if view.input(2) is None:
-        return product
-    return facts_of(v.NUMBER, tuple(product.padded), v.ORDINARY if product.anywhere.is_finite else v.UNKNOWN)
+    return product if view.input(2) is None else _with_bias(product)
 
 
 # nqk,nkd->nqd of [n, L, L], [n, L, d] -> [n, L, d]: proved as the MatMul is.

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.fusion.attention_ops import attention_inputs, input_at
-from passes.operators import CONTRIB
+from passes.operators import CONTRIB, PRODUCTS_OF_FEW_BITS
 from passes.packing.tokens.axes import BATCH, SEQ, AxisMap
 from passes.packing.tokens.sides import PlacedGraph
 
@@ -48,7 +48,7 @@ def node_flops(node: gs.Node, axes: AxisMap) -> sympy.Expr:
     result, left = axes.shape(node.outputs[0]), axes.shape(node.inputs[0])
     if result is None or left is None:
         return sympy.Integer(0)
-    if node.op == "MatMul" and left:
+    if (node.op == "MatMul" or node.op in PRODUCTS_OF_FEW_BITS) and left:
         contracted = left[-1]
     elif node.op == "Gemm":
         contracted = left[0] if node.attrs.get("transA", 0) else left[-1]

@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from passes.building import add_node
 from passes.cleanup.rewiring import replace_uses
 from passes.fusion.attention_ops import attention_inputs, inputs_at
+from passes.lookups import is_lookup
 from passes.operators import KEEPS_VALUES, Family, members
 from passes.packing.tokens.axes import AxisMap
 from passes.packing.tokens.sides import PlacedGraph
@@ -62,7 +63,7 @@ def _follow(placed: PlacedGraph, start: gs.Tensor) -> tuple[bool, bool]:
         read = [tensor for tensor in node.inputs if tensor.name in tainted]
         if not read or node.op in _POSITION_OPS:
             continue
-        if node.op == "Gather" and placed.axes.is_free(node.inputs[0]) and node.inputs[1].name in tainted:
+        if is_lookup(node) and placed.axes.is_free(node.inputs[0]) and node.inputs[1].name in tainted:
             # Token ids index a table as they are; a mask may at most be counted into positions.
             looked_up = looked_up or node.inputs[1].name in same_value
             continue

@@ -7,7 +7,7 @@ by its distance.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -129,6 +129,21 @@ def sequence_axes(axes: AxisMap, tensor: gs.Tensor) -> tuple[int, ...] | None:
     if any(mentions_tokens(extent) and SEQ in sympy.sympify(extent).free_symbols for extent in others):
         return None
     return seq_axes
+
+
+def own_places(picked: np.ndarray[Any, Any], batch: int, seq: Sequence[int]) -> int | None:
+    """The axis along which indices (sample, place) name each sample's own places in order; None where they do not.
+
+    [n, 1, L, L, 2] with (i, k) at [i, 0, j, k] -> 3: exporters index a mask [n, L] so.
+
+    Args:
+        picked: the indices, each a vector along the last axis.
+        batch, seq: the batch axis and the sequence axes of what is picked.
+    """
+    places = np.indices(picked.shape[:-1])
+    if picked.shape[-1] != 2 or not np.array_equal(picked[..., 0], places[batch]):
+        return None
+    return next((axis for axis in seq if np.array_equal(picked[..., 1], places[axis])), None)
 
 
 def _same(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> bool:

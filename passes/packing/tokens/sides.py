@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 import onnx_graphsurgeon as gs
 import sympy
 
-from passes.operators import Family, members
+from passes.operators import PRODUCTS_OF_FEW_BITS, Family, members
 from passes.packing.tokens.axes import AxisMap
 from passes.packing.tokens.token_order import forget_disordered
 from passes.packing.tokens.token_wise import why_not_token_wise
 from passes.refusal import Refusal
 
 #: Nodes whose work is worth a crossing by itself.
-HEAVY_OPS = members(Family.PRODUCT)
+HEAVY_OPS = members(Family.PRODUCT) | PRODUCTS_OF_FEW_BITS
 _LAYOUT_OPS = members(Family.ORDER, Family.AXES) | {"Cast", "Expand", "DequantizeLinear"}
 _NARROW = 8  # numbers a token: ids, masks, logits of small heads
 

@@ -7,14 +7,13 @@ batch * seq may hold its tokens batch first or sequence first. Such tensors stay
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.base import subgraphs
 from passes.node_values import constant
 from passes.operators import Family, members
 from passes.packing.tokens.axes import AxisMap, blocks
-from passes.packing.tokens.positional import Positional
+from passes.packing.tokens.positional import Positional, own_places
 from passes.refusal import RefusedError
 
 #: Operators that move values of their first input along an axis.
@@ -70,10 +69,9 @@ def _takes_each_place(node: gs.Node, axes: AxisMap, positional: Positional) -> b
         picked = positional.value(indices[0], _PLACES, batch=_SAMPLES)
     except RefusedError:
         return False
-    if picked.shape[-1] != 2 or picked.shape[taken.batch] != _SAMPLES or picked.shape[taken.seq] != _PLACES:
+    if picked.shape[taken.batch] != _SAMPLES or picked.shape[taken.seq] != _PLACES:
         return False
-    own = np.indices(picked.shape[:-1])
-    return bool((picked[..., 0] == own[taken.batch]).all() and (picked[..., 1] == own[taken.seq]).all())
+    return own_places(picked, taken.batch, [taken.seq]) is not None
 
 
 def _touches_tokens(node: gs.Node, axes: AxisMap) -> bool:

@@ -17,6 +17,7 @@ from passes.operators import (
     CONTRIB_ELEMENTWISE,
     ELEMENTWISE,
     FIRST_ALONE,
+    PRODUCTS_OF_FEW_BITS,
     QUANTISATION,
     Family,
     default_axis,
@@ -138,6 +139,14 @@ def _only_matrix_axes(token: TokenAxes, out_rank: int, matrix_axis: int, shape: 
         if is_matrix and axis == out_rank + matrix_axis:
             return False
     return True
+
+
+# [B, S, H] by a matrix of 4 bits [H, K] -> [B, S, K]: token-wise. [B, H, S] would be contracted over tokens.
+@_rule(*PRODUCTS_OF_FEW_BITS, domain=CONTRIB)
+def _product_of_few_bits(node: gs.Node, axes: AxisMap) -> Verdict:
+    data = node.inputs[0]
+    rank = len(axes.shape(data) or ())
+    return _untouched(data, [rank - 1], axes) or _must_be_free(node.inputs[1:], axes)
 
 
 # [B * S, H] @ [H, K] -> [B * S, K]: token-wise. [B, H] @ [H, K] has no tokens left.
@@ -293,6 +302,15 @@ def _gather(node: gs.Node, axes: AxisMap) -> Verdict:
     if not (axes.is_free(indices) or axes.is_uniform(indices)):
         return because(f"the indices {indices.name!r} differ from sample to sample")
     return _untouched(data, [axis], axes)
+
+
+# a table of 4 bits [V, H] at [B, S] -> [B, S, H]: token-wise, as the Gather of its values is.
+@_rule("GatherBlockQuantized", domain=CONTRIB)
+def _quantised_lookup(node: gs.Node, axes: AxisMap) -> Verdict:
+    table, indices, *parameters = node.inputs
+    if axes.axes(indices) is None:
+        return because(f"the indices {indices.name!r} do not carry tokens")
+    return _must_be_free([table, *parameters], axes)
 
 
 # [B, S, H] at [B, S, k] on axis 2 -> [B, S, k]: token-wise.

@@ -23,8 +23,8 @@ import onnx_graphsurgeon as gs
 
 from passes.errors import PackingError
 from passes.operators import Family, members
-from passes.packing.tokens.axes import AxisMap, show
-from passes.packing.tokens.positional import Positional, sequence_axes
+from passes.packing.tokens.axes import BATCH, SEQ, AxisMap, show
+from passes.packing.tokens.positional import Positional, own_places, sequence_axes
 from passes.packing.tokens.quantised import refuse_scales, scaled_axis
 from passes.packing.tokens.token_wise import why_not_token_wise
 from passes.refusal import Cause, Refusal, RefusedError, because, explain, refused
@@ -63,6 +63,8 @@ class RowPlan:
 
 
 _MEASURES = members(Family.EXTENT)
+#: Extents at which indices are looked at.
+_ROWS, _PLACES = 3, 8
 
 #: Of a node whose input was refused.
 _FOLLOWS = because("its input mixes the samples of a row", Cause.FOLLOWS)
@@ -167,6 +169,17 @@ class RowAnalysis:
     def is_positional(self, tensor: gs.Tensor) -> bool:
         """Whether a tensor depends on the length of the sequence alone."""
         return tensor in self._positional
+
+    def takes_own_places(self, node: gs.Node) -> bool:
+        """Whether a GatherND of [batch, sequence] takes, at each place of its result, what stands at that place."""
+        data, indices = node.inputs
+        batch = [axis for axis, extent in enumerate(self.shape(node.outputs[0])) if extent == BATCH]
+        if node.attrs.get("batch_dims", 0) or self.shape(data)[:2] != (BATCH, SEQ) or len(batch) != 1:
+            return False
+        if indices not in self._positional:
+            return False
+        picked = self._positional.value(indices, _PLACES, _ROWS)
+        return own_places(picked, batch[0], self.seq(node.outputs[0])) is not None
 
     def by_rank(self, node: gs.Node, *, block: bool = False) -> State:
         """The state of a node's result, by its number of sequence axes."""

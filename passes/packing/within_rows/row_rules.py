@@ -224,6 +224,14 @@ def _gather(analysis: RowAnalysis, node: gs.Node) -> State:
     return analysis.by_rank(node)
 
 
+# [B, S] TOKEN at (row, key) for each (row, query, key) -> [B, 1, S, S] PAIR: how exporters index a mask.
+@_rule("GatherND")
+def _gather_nd(analysis: RowAnalysis, node: gs.Node) -> State:
+    if analysis.of(node.inputs[0]) is not State.TOKEN or not analysis.takes_own_places(node):
+        raise refused("it takes chosen places of a row")
+    return analysis.by_rank(node)
+
+
 # [B, S, H] TOKEN at [B, S, k] on axis 2 -> [B, S, k] TOKEN. On axis 1 it takes chosen places.
 @_rule("GatherElements")
 def _gather_elements(analysis: RowAnalysis, node: gs.Node) -> State:

@@ -42,6 +42,16 @@ SHARED = {
     "heads": "$weights  w4 = Unsqueeze (w, one)",
     "sum": "y = MatMul (t, x)",
     "relative": "$counted  left = Unsqueeze (r, one)  right = Unsqueeze (r, zero)",
+    # [batch, 1, seq, seq, 1] each: the row and the place of the key, for each pair
+    "spread": """
+        $counted  $pairs  b = Shape <start = 0, end = 1> (ids)  rows = Squeeze (b, zero)
+        row = Range (scalar_zero, rows, scalar_one)  all = Concat <axis = 0> (b, one, s, s)
+        not_first = Constant <value_ints = [1, 2, 3, 4]> ()  not_key = Constant <value_ints = [0, 1, 2, 4]> ()
+        every = Constant <value_ints = [1]> ()  all5 = Concat <axis = 0> (all, every)
+        row5 = Unsqueeze (row, not_first)  of_row = Expand (row5, all5)
+        key5 = Unsqueeze (r, not_key)  of_key = Expand (key5, all5)  kept = Cast <to = 9> (mask)
+    """,
+    "masked": "f = Cast <to = 1> (t)  g = Squeeze (f, one)  u = Add (sc, g)  w = Softmax (u)  y = MatMul (w, x)",
 }
 
 #: [what] then "token", "pair" or "block", or what the reason says; then lines that make ``t`` and, from it, ``y``.
@@ -198,6 +208,15 @@ TABLE = """
     t = CumSum <exclusive = 1> (ids, scalar_one)  f = Cast <to = 1> (t)  u = Unsqueeze (f, last)  y = Mul (x, u)
 [running sum from the end] cannot be restarted
     t = CumSum <reverse = 1> (mask, scalar_one)  f = Cast <to = 1> (t)  u = Unsqueeze (f, last)  y = Mul (x, u)
+[mask read at the key of each pair] pair
+    $spread  at = Concat <axis = -1> (of_row, of_key)  t = GatherND (kept, at)  $masked
+[mask read at the place behind the key] chosen places
+    $spread  next = Sub (of_key, scalar_one)  at = Concat <axis = -1> (of_row, next)  t = GatherND (kept, at)  $masked
+[mask read in another row] chosen places
+    $spread  at = Concat <axis = -1> (of_key, of_key)  t = GatherND (kept, at)  $masked
+[mask read at places that the input names] chosen places
+    $spread  at = Unsqueeze (ids, last)  t = GatherND <batch_dims = 1> (kept, at)  f = Cast <to = 1> (t)
+    u = Unsqueeze (f, last)  y = Mul (x, u)
 [running sum of hidden states along a row] cannot be restarted
     t = CumSum (x, scalar_one)  y = MatMul (t, W1)
 [running sum over hidden] token
@@ -344,3 +363,11 @@ def test_where_no_attention_can_be_masked_the_first_cause_is_named(body: str, me
     packing = InsertAttentionMask(shapes(), {"max_valid_num": 9, "segment_max_size": COLUMNS})
     with pytest.raises(PackingError, match=message):
         PassManager([*BEFORE, packing]).run(around(body))
+
+
+def test_a_mask_that_is_read_for_each_pair_leaves_its_head_to_unpack() -> None:
+    body = next(row.values[0] for row in ACCEPTED if row.id == "mask read at the key of each pair")
+    model = around(body, head="owned = Mul (y, column)  pooled = ReduceSum <keepdims = 0> (owned, one)")
+    packing = InsertAttentionMask(shapes(), {"max_valid_num": 9, "segment_max_size": COLUMNS})
+    made = PassManager([*BEFORE, packing]).run(model)
+    assert "Unpack" in {node.op_type for node in made.graph.node}

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import sympy
-from onnx import parser
+from onnx import TensorProto, parser
 
 from passes.shapes.ort_inference import OrtShapeInference
 
@@ -49,6 +49,22 @@ def test_rules(body, expected):
 def test_gathernd_with_batch_dims():
     walker = inference("y = GatherND <batch_dims = 1> (x, i)", "float[B, S, 8] x, int64[B, 3, 1] i")
     assert dims(walker) == ["B", 3, 8]
+
+
+@pytest.mark.parametrize(
+    ("bits", "table", "expected"),
+    [(4, "uint8[99, 16] x", 32), (8, "uint8[99, 16] x", 16), (4, "int4[99, 16] x", 16)],
+)
+def test_a_lookup_of_few_bits_gives_as_many_numbers_as_its_bytes_hold(bits, table, expected):
+    body = f"y = com.microsoft.GatherBlockQuantized <bits = {bits}, gather_axis = 0, quantize_axis = 1> (x, i, s)"
+    walker = inference(body, f"{table}, int64[B, S] i, float16[99, 1] s")
+    assert dims(walker) == ["B", "S", expected]
+    assert walker.values["y"].type.tensor_type.elem_type == TensorProto.FLOAT16
+
+
+def test_a_product_of_few_bits_has_the_columns_that_it_says():
+    walker = inference("y = com.microsoft.MatMulBnb4 <K = 8, N = 5, block_size = 16, quant_type = 0> (x, x, x)")
+    assert dims(walker) == ["B", "S", 5]
 
 
 def test_a_large_constant_is_not_computed():
