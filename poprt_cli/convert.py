@@ -53,10 +53,11 @@ def convert(options: dict[str, Any]) -> None:
     if options["run"]:
         run_once(originals[0], converted)
     originals.clear()
-    if outputs.executable is not None:
-        exporter.export(converted, outputs.executable)
+    executable = exporter.export(converted, outputs.executable) if outputs.executable is not None else None
     save_model(converted, outputs.model)
-    print_summary(*summary)  # last: where it cannot be printed, the files are there
+    print_summary(
+        *summary, executable.manifest if executable is not None else None
+    )  # last: where it cannot be printed, the files are there
 
 
 def _refuse_wrong_numbers(verification: Verification, precision: str) -> None:

@@ -16,6 +16,7 @@ from passes import PassRecord
 from passes.node_protos import opset_of
 from passes.precision.float_to_int8 import KINDS, PRODUCTS
 from poprt.isolation import IsolationTrial
+from poprt.manifest import Manifest
 from poprt.sample_data import element_type, tensor_shape
 from poprt.sizes import weight_bytes
 from poprt.verify import Verification
@@ -59,8 +60,12 @@ def print_summary(
     records: Sequence[PassRecord],
     isolation: IsolationTrial | None,
     verification: Verification | None,
+    manifest: Manifest | None = None,
 ) -> None:
-    """Print the one table at the end: the model before and after, the passes, packing, and the numeric checks."""
+    """Print the one table at the end: the model before and after, the passes, packing, and the numeric checks.
+
+    ``manifest`` is that of the executable, where there is one.
+    """
     table = Table("step", "result", "nodes", "seconds", box=box.SIMPLE_HEAD)
     table.columns[2].justify = table.columns[3].justify = "right"
     for column in table.columns:
@@ -73,6 +78,7 @@ def print_summary(
     _add_details(table, records)
     _add_isolation(table, isolation)
     _add_check(table, verification)
+    _add_executable(table, manifest)
     table.add_row("after", f"opset {after.opset}, {_bytes(after.nbytes)} of weights", str(after.nodes), "")
     console = Console()
     if not console.is_terminal:
@@ -133,6 +139,18 @@ def _add_isolation(table: Table, trial: IsolationTrial | None) -> None:
         table.add_row("isolation", escape(f"not tried: {trial.not_tried}"), "", "")
     if trial.fell_back:
         table.add_row("isolation", f"samples that may share a run now: {trial.neighbours}", "", "")
+    table.add_section()
+
+
+def _add_executable(table: Table, manifest: Manifest | None) -> None:
+    """Whether the executable takes any number of rows at their own price."""
+    if manifest is None or manifest.packing is not None:
+        return
+    if manifest.batch_axes:
+        table.add_row("executable", "batch size: any", "", "")
+    elif manifest.batch_held:
+        reason = f"batch size: as declared, smaller ones are padded. {manifest.batch_held}"
+        table.add_row("executable", escape(reason), "", "")
     table.add_section()
 
 

@@ -78,14 +78,15 @@ def run_model(popef: Path, *, iteration: int, threads: int, batch_size: int | No
     manifest = executable.manifest
     axis, rng = manifest.batch_axis, np.random.default_rng(0)
     config = RuntimeConfig(batching_dim=None if batch_size is None else axis)
+    axes = {spec.name: manifest.batch_axes.get(spec.name, axis) for spec in (*manifest.inputs, *manifest.outputs)}
     inputs = {
         spec.name: _lengths(spec, manifest.packing)
         if manifest.packing is not None and spec.name == manifest.packing.unpack_info
-        else _random(spec, _request_shape(spec, axis, batch_size), rng)
+        else _random(spec, _request_shape(spec, axes[spec.name], batch_size), rng)
         for spec in manifest.inputs
     }
-    shapes = {spec.name: _request_shape(spec, axis, batch_size) for spec in manifest.outputs}
-    size = batch_size or next((array.shape[axis] for array in inputs.values() if array.ndim > axis), 1)
+    shapes = {spec.name: _request_shape(spec, axes[spec.name], batch_size) for spec in manifest.outputs}
+    size = batch_size or next((a.shape[axes[name]] for name, a in inputs.items() if a.ndim > axes[name]), 1)
     with ModelRunner(executable, config) as runner:
 
         def send() -> None:
