@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+#: Attributes of Constant that list numbers -> the type of the tensor that they give.
+_LISTED = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+
 
 def axes_argument(node: gs.Node) -> list[int] | None:
     """The axes of a Reduce, Squeeze or Unsqueeze, as attribute or as second input; None where they are computed."""
@@ -23,9 +26,10 @@ def constant(tensor: gs.Tensor) -> np.ndarray | None:
     if isinstance(tensor, gs.Constant):
         return np.asarray(tensor.values)
     if tensor.inputs and tensor.inputs[0].op == "Constant":
-        value = tensor.inputs[0].attrs.get("value")
-        if value is not None:
-            return np.asarray(value.values)
+        attributes = tensor.inputs[0].attrs
+        if "value" in attributes:
+            return np.asarray(attributes["value"].values)
+        return next((np.array(attributes[name], dtype) for name, dtype in _LISTED.items() if name in attributes), None)
     return None
 
 

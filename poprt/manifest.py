@@ -69,6 +69,9 @@ class Manifest:
     """What the executable says of itself (``manifest.json``).
 
     Attributes:
+        batch_axes: the axis of each input and output that counts samples, where the graph takes any number of them;
+            empty where it holds the batch size that it declares.
+        batch_held: why it does; "" where it does not, and for packed models, whose packs are another matter.
         passes: the passes that made the model, in order.
         options: the compiler's options.
         versions: version of poprt, onnx and onnxruntime that compiled it.
@@ -86,6 +89,8 @@ class Manifest:
     weights: tuple[WeightSpec, ...]
     packing: PackingSpec | None = None
     batch_axis: int = 0
+    batch_axes: dict[str, int] = field(default_factory=dict)
+    batch_held: str = ""
     passes: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -94,3 +99,7 @@ class Manifest:
     custom_ops: tuple[str, ...] = ()
     custom_libraries: tuple[str, ...] = ()
     shared_scales: tuple[str, ...] = ()
+
+    def batch_axis_of(self, name: str) -> int:
+        """The axis of an input or output that counts samples, if it has one."""
+        return self.batch_axes.get(name, self.batch_axis)

@@ -49,11 +49,27 @@ def check_manifest(manifest: Manifest, *, file_bytes: int, weight_bytes: int) ->
     _check_names("inputs and weights", fed)
     if manifest.batch_axis >= _MOST_AXES:
         raise wrong("batch_axis", manifest.batch_axis, f"less than {_MOST_AXES}")
+    _check_batch_axes(manifest)
     end = 0
     for weight in manifest.weights:
         end = _check_weight(weight, end, weight_bytes)
     if manifest.packing is not None:
         _check_packing(manifest, manifest.packing)
+
+
+def _check_batch_axes(manifest: Manifest) -> None:
+    if not manifest.batch_axes:
+        return
+    specs = {spec.name: spec for spec in (*manifest.inputs, *manifest.outputs)}
+    if manifest.packing is not None or set(manifest.batch_axes) != set(specs):
+        raise wrong("batch_axes", sorted(manifest.batch_axes), "all inputs and outputs of a model that is not packed")
+    sizes = set()
+    for name, axis in manifest.batch_axes.items():
+        if axis >= len(specs[name].shape):
+            raise wrong(f"batch_axes.{name}", axis, f"an axis of {list(specs[name].shape)}")
+        sizes.add(specs[name].shape[axis])
+    if len(sizes) > 1 or not min(sizes):
+        raise wrong("batch_axes", manifest.batch_axes, f"axes of one extent, not of {sorted(sizes)}")
 
 
 def _check_names(field: str, names: Iterable[str]) -> None:

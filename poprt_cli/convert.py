@@ -62,10 +62,10 @@ def _convert(options: dict[str, Any], converter: Converter, originals: list[onnx
     if options["run"]:
         run_once(originals[0], converted)
     originals.clear()
-    if outputs.executable is not None:
-        exporter.export(converted, outputs.executable)
+    executable = exporter.export(converted, outputs.executable) if outputs.executable is not None else None
     save_model(converted, outputs.model)
-    print_summary(*sizes, converter)  # last: where it cannot be printed, the files are there
+    # last: where it cannot be printed, the files are there
+    print_summary(*sizes, converter, executable.manifest if executable is not None else None)
 
 
 def _refuse_wrong_numbers(verification: Verification, precision: str) -> None:

@@ -42,8 +42,9 @@ class PopefExporter:
         self._made = _metadata(model.model if isinstance(model, PartedModel) else model), executable
         return executable
 
-    def export(self, model: onnx.ModelProto, path: Path) -> None:
-        """Write the executable of ``model``: the one that was compiled before, where the model says the same since.
+    def export(self, model: onnx.ModelProto, path: Path) -> Executable:
+        """Write the executable of ``model``, and return it: the one that was compiled before, where the model says the
+        same since.
 
         Raises:
             PoprtError: the file cannot be written.
@@ -54,6 +55,7 @@ class PopefExporter:
             executable.save(path)
         except OSError as error:
             raise PoprtError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
+        return executable
 
 
 def _metadata(model: onnx.ModelProto) -> dict[str, str]:

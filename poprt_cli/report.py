@@ -18,6 +18,7 @@ from passes.precision.float_to_int8 import KINDS, PRODUCTS
 from passes.precision.lift_dynamic_int8 import LIFTED
 from poprt.converter import Converter
 from poprt.isolation import IsolationTrial
+from poprt.manifest import Manifest
 from poprt.sample_data import InputInfo, element_type, tensor_shape
 from poprt.sizes import weight_bytes
 from poprt.verify import Verification
@@ -62,12 +63,13 @@ def show_inputs_and_outputs(model: onnx.ModelProto) -> None:
             click.echo(f"{kind} {value.name}: dtype - {dtype}, shape - {shape}")
 
 
-def print_summary(before: ModelSize, after: ModelSize, converter: Converter) -> None:
+def print_summary(before: ModelSize, after: ModelSize, converter: Converter, manifest: Manifest | None = None) -> None:
     """Print the one table at the end: the model before and after, the passes, packing, and the numeric checks.
 
     Args:
         before, after: the sizes of the model.
         converter: what it did, found and tried last.
+        manifest: that of the executable, where there is one.
     """
     records = converter.records
     table = Table("step", "result", "nodes", "seconds", box=box.SIMPLE_HEAD)
@@ -84,6 +86,7 @@ def print_summary(before: ModelSize, after: ModelSize, converter: Converter) -> 
     _add_shared_scales(table, converter.shared_scales)
     _add_isolation(table, converter.isolation)
     _add_check(table, converter.verification)
+    _add_executable(table, manifest)
     table.add_row("after", f"opset {after.opset}, {_bytes(after.nbytes)} of weights", str(after.nodes), "")
     console = Console()
     if not console.is_terminal:
@@ -172,6 +175,18 @@ def _add_isolation(table: Table, trial: IsolationTrial | None) -> None:
         table.add_row("isolation", escape(f"not tried: {trial.not_tried}"), "", "")
     if trial.fell_back:
         table.add_row("isolation", f"samples that may share a run now: {trial.neighbours}", "", "")
+    table.add_section()
+
+
+def _add_executable(table: Table, manifest: Manifest | None) -> None:
+    """Whether the executable takes any number of rows at their own price."""
+    if manifest is None or manifest.packing is not None:
+        return
+    if manifest.batch_axes:
+        table.add_row("executable", "batch size: any", "", "")
+    elif manifest.batch_held:
+        reason = f"batch size: as declared, smaller ones are padded. {manifest.batch_held}"
+        table.add_row("executable", escape(reason), "", "")
     table.add_section()
 
 

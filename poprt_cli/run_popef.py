@@ -84,14 +84,15 @@ def run_model(
     manifest = executable.manifest
     axis, rng = manifest.batch_axis, np.random.default_rng(0)
     config = RuntimeConfig(batching_dim=None if batch_size is None else axis, custom_ops=custom_ops)
+    axes = {spec.name: manifest.batch_axis_of(spec.name) for spec in (*manifest.inputs, *manifest.outputs)}
     inputs = {
         spec.name: _lengths(spec, manifest.packing)
         if manifest.packing is not None and spec.name == manifest.packing.unpack_info
-        else _random(spec, _request_shape(spec, axis, batch_size), rng)
+        else _random(spec, _request_shape(spec, axes[spec.name], batch_size), rng)
         for spec in manifest.inputs
     }
-    size = batch_size or next((array.shape[axis] for array in inputs.values() if array.ndim > axis), 1)
-    session = open_session(executable, None, None)
+    size = batch_size or next((a.shape[axes[name]] for name, a in inputs.items() if a.ndim > axes[name]), 1)
+    session = open_session(executable, None, None, custom_ops)
     with ModelRunner(executable, config, session=session) as runner:
         shapes = _output_shapes(executable, session, inputs, batch_size)
 
@@ -175,7 +176,9 @@ def _output_shapes(
     manifest = executable.manifest
     unsaid = [spec.name for spec in manifest.outputs if spec.any_rank or 0 in spec.shape]
     if batch_size is not None or not unsaid:
-        return {spec.name: _request_shape(spec, manifest.batch_axis, batch_size) for spec in manifest.outputs}
+        return {
+            spec.name: _request_shape(spec, manifest.batch_axis_of(spec.name), batch_size) for spec in manifest.outputs
+        }
     results = DeclaredSession(executable, session=session).run(inputs, unsaid)
     seen = {name: result.shape for name, result in zip(unsaid, results, strict=True)}
     return {spec.name: seen.get(spec.name, spec.shape) for spec in manifest.outputs}

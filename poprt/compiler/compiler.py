@@ -14,6 +14,7 @@ import onnx
 from onnx import helper
 
 from passes.base import GraphPass
+from passes.batch.open_batch import OpenBatch
 from passes.check.explain import why_invalid
 from passes.errors import RewriteError
 from passes.fusion.erf_gelu_pattern import ErfGeluPattern
@@ -126,8 +127,9 @@ def _chosen_outputs(model: onnx.ModelProto, outputs: Sequence[str] | None) -> li
 def _compile(source: Source, outputs: list[str], options: CompilerOptions, progress: Progress) -> Executable:
     packing = read_packing(source.model)
     interface = ReadInterface()
+    opening = OpenBatch(weights=source.weights) if packing is None and not source.variable else None
     manager = PassManager(
-        _lowerings(source, outputs, packing, interface),
+        _lowerings(source, outputs, packing, interface, opening),
         dump_dir=options.dump_passes or None,
         on_pass=lambda name: progress.step(f"lowering ({name})"),
         weights_elsewhere=True,
@@ -142,6 +144,10 @@ def _compile(source: Source, outputs: list[str], options: CompilerOptions, progr
     if packing is not None:
         packing = replace(packing, outputs={name: kind for name, kind in packing.outputs.items() if name in outputs})
     manifest = _manifest(source, model, interface, packing, options)
+    if opening is not None:
+        held = str(opening.refusal or "")
+        manifest = replace(manifest, batch_axes=opening.axes, batch_held=held)
+        logger.debug("batch size: %s", f"held, {held}" if held else "open")
     arrays = {spec.name: source.weights[spec.name] for spec in manifest.weights}
     _make_inputs(model, {spec.name for spec in manifest.weights if not spec.constant})
     executable = Executable.build(manifest, model.SerializeToString(deterministic=True), arrays)
@@ -151,10 +157,15 @@ def _compile(source: Source, outputs: list[str], options: CompilerOptions, progr
 
 
 def _lowerings(
-    source: Source, outputs: list[str], packing: PackingSpec | None, interface: ReadInterface
+    source: Source,
+    outputs: list[str],
+    packing: PackingSpec | None,
+    interface: ReadInterface,
+    opening: OpenBatch | None,
 ) -> list[GraphPass]:
     """The passes from a converted model to the engine's graph, in order."""
     steps = [KeepOutputs(outputs), AttachBodies(), NameNodes(), WidenNarrowArithmetic(), MendTypes(), interface]
+    steps += [opening] if opening is not None else []
     steps.append(LowerPacking(packing))
     if not has_fast_half():
         steps.append(LowerHalf())

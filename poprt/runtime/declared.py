@@ -44,6 +44,7 @@ class DeclaredSession:
         executable: what to run.
         session: an engine session to use; None opens one.
         threads, providers, custom_ops: passed to the engine session that is opened.
+        free_axes: the axis of an input or output that may have any extent, by name.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class DeclaredSession:
         threads: int | None = None,
         providers: Sequence[str] | None = None,
         custom_ops: Sequence[str | os.PathLike[str]] = (),
+        free_axes: Mapping[str, int] | None = None,
     ) -> None:
         manifest: Manifest = executable.manifest
+        self._free_axes = free_axes or {}
         self._session = open_session(executable, threads, providers, custom_ops) if session is None else session
         self._inputs = {spec.name: spec for spec in manifest.inputs}
         self._outputs = {spec.name: spec for spec in manifest.outputs}
@@ -99,7 +102,7 @@ class DeclaredSession:
     def _declared(self, name: str, array: Array) -> Array:
         """Return a result in its declared type; raise ExecutableError if it has another than its declared shape."""
         spec = self._outputs[name]
-        if not fits(array.shape, spec):
+        if not fits(array.shape, spec, self._free_axes.get(name)):
             raise wrong_result(name, array.shape, spec.shape)
         return _cast(array, spec.dtype)
 
@@ -118,7 +121,7 @@ class DeclaredSession:
         packing = self._packing
         if packing is not None and spec.name == packing.unpack_info and array.ndim == len(spec.shape) - 1:
             array = array.reshape((*array.shape, 1)) if spec.shape[-1:] == (1,) else array
-        if not fits(array.shape, spec):
+        if not fits(array.shape, spec, self._free_axes.get(spec.name)):
             raise InputError(f"input {spec.name!r}: expected shape {list(spec.shape)}, got {list(array.shape)}")
         return array
 

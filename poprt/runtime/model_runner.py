@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,11 @@ from poprt.runtime.declared import DeclaredSession
 from poprt.runtime.runner import Outputs, Runner
 from poprt.runtime.shapes import fits
 
+#: Rows that requests of a graph for any batch size are put together to, if they wait. Larger runs are no faster a row.
+MERGED_ROWS = 16
+#: Rows of one run at most, unless the model declares more: what a run keeps in memory grows with them.
+MOST_ROWS = 64
+
 
 class _Rows(Request):
     """A request of ``size`` rows along the batch axis."""
@@ -39,22 +46,55 @@ class _Rows(Request):
         self.outputs = outputs
 
 
-class _BatchWorker:
-    """Runs requests in batches of the declared size, or one by one where the batch size is not dynamic."""
+@dataclass(frozen=True)
+class _Batches:
+    """How batches are made of requests.
 
-    def __init__(self, session: DeclaredSession, axis: int | None, batch_size: int) -> None:
+    Attributes:
+        axes: the batch axis of each input and output.
+        size: rows of a run where the graph holds its batch size; 0 where the model leaves it open.
+        any_size: whether the graph takes any number of rows; then ``size`` is what it declares.
+    """
+
+    axes: Mapping[str, int]
+    size: int
+    any_size: bool
+
+    def most(self) -> int:
+        """The most rows that requests are put together to; 0 for no limit."""
+        return max(self.size, MERGED_ROWS) if self.any_size else self.size
+
+    def room(self, first: int, waiting: int) -> int:
+        """The rows of a batch that begins with a request of ``first`` rows, while ``waiting`` rows wait in all."""
+        if self.any_size:
+            return max(first, self.most())
+        return _whole(first, self.size) if self.size else waiting
+
+    def steps(self, total: int) -> list[tuple[int, int]]:
+        """Begin and end of each run, for a batch of ``total`` rows; what lies behind the last row is zero."""
+        if self.any_size:
+            count = -(-total // max(MOST_ROWS, self.size))
+            bounds = [total * number // count for number in range(count + 1)]
+            return list(pairwise(bounds))
+        step = self.size or total
+        return [(at, at + step) for at in range(0, total, step)]
+
+
+class _BatchWorker:
+    """Runs requests in batches, or one by one where the batch size is not dynamic (``batches`` is None)."""
+
+    def __init__(self, session: DeclaredSession, batches: _Batches | None) -> None:
         self._session = session
-        self._axis = axis
-        self._batch_size = batch_size
+        self._batches = batches
 
     def is_full(self, count: int, size: int) -> bool:
-        return self._axis is None or (self._batch_size > 0 and size >= self._batch_size)
+        return self._batches is None or 0 < self._batches.most() <= size
 
     def choose(self, window: Sequence[_Rows]) -> list[_Rows]:
         """Let later requests fill the rows that the oldest leaves free in its last batch."""
-        if self._axis is None:
+        if self._batches is None:
             return [window[0]]
-        room = self._whole(window[0].size) if self._batch_size else sum(r.size for r in window)
+        room = self._batches.room(window[0].size, sum(request.size for request in window))
         batch: list[_Rows] = []
         for request in window:
             if request.size <= room:
@@ -70,41 +110,59 @@ class _BatchWorker:
             for request in batch:
                 for name, buffer in request.outputs.items():
                     result = results[names.index(name)]
-                    if self._axis is not None:
-                        result = _rows(result, self._axis, start, start + request.size)
+                    if self._batches is not None:
+                        result = _rows(result, self._batches.axes[name], start, start + request.size)
                     copy_whole(name, buffer, result)
                 start += request.size
 
     def _run_rows(self, batch: Sequence[_Rows], names: list[str]) -> list[Array]:
-        axis, inputs = self._axis, batch[0].inputs
-        if axis is None:
+        inputs, batches = batch[0].inputs, self._batches
+        if batches is None:
             return self._session.run(inputs, names)
+        axes = batches.axes
         if len(batch) > 1:
-            inputs = {name: np.concatenate([r.inputs[name] for r in batch], axis) for name in inputs}
-        total = sum(request.size for request in batch)
-        step = self._batch_size or total
+            inputs = {name: np.concatenate([r.inputs[name] for r in batch], axes[name]) for name in inputs}
         parts = [
-            self._session.run({name: _padded(array, axis, at, step) for name, array in inputs.items()}, names)
-            for at in range(0, total, step)
+            self._session.run({name: _padded(array, axes[name], *step) for name, array in inputs.items()}, names)
+            for step in batches.steps(sum(request.size for request in batch))
         ]
-        return parts[0] if len(parts) == 1 else [np.concatenate(part, axis) for part in zip(*parts, strict=True)]
+        if len(parts) == 1:
+            return parts[0]
+        return [np.concatenate(part, axes[name]) for name, part in zip(names, zip(*parts, strict=True), strict=True)]
 
-    def _whole(self, size: int) -> int:
-        return -(-size // self._batch_size) * self._batch_size
+
+def _whole(size: int, batch_size: int) -> int:
+    return -(-size // batch_size) * batch_size
 
 
 def _rows(array: Array, axis: int, start: int, stop: int) -> Array:
     return array[(slice(None),) * axis + (slice(start, stop),)]
 
 
-def _padded(array: Array, axis: int, start: int, size: int) -> Array:
-    """Return ``size`` rows from ``start`` on, zeros where there are no more."""
-    part = _rows(array, axis, start, start + size)
-    missing = size - part.shape[axis]
+def _padded(array: Array, axis: int, start: int, stop: int) -> Array:
+    """The rows from ``start`` to ``stop``, zeros where there are no more."""
+    part = _rows(array, axis, start, stop)
+    missing = stop - start - part.shape[axis]
     if missing == 0:
         return part
     widths = [(0, missing if i == axis else 0) for i in range(part.ndim)]
     return np.pad(part, widths)
+
+
+def _batches(manifest: Manifest, axis: int | None) -> _Batches | None:
+    """How requests of any batch size are run; None where they come in the declared shapes.
+
+    Raises:
+        PoprtError: inputs and outputs do not declare one extent along ``axis``.
+    """
+    if axis is None:
+        return None
+    open_axes = manifest.batch_axes
+    if axis in {open_axes.get(spec.name) for spec in manifest.inputs}:
+        first = manifest.inputs[0]
+        return _Batches(open_axes, first.shape[open_axes[first.name]], any_size=True)
+    names = [spec.name for spec in (*manifest.inputs, *manifest.outputs)]
+    return _Batches(dict.fromkeys(names, axis), _declared_batch(manifest, axis), any_size=False)
 
 
 def _declared_batch(manifest: Manifest, axis: int) -> int:
@@ -152,13 +210,15 @@ class ModelRunner(Runner, configured_by=RuntimeConfig):
         self._inputs = manifest.inputs
         self._input_names = InputNames(spec.name for spec in manifest.inputs)
         self._outputs = {spec.name: spec for spec in manifest.outputs}
-        self._axis = self._config.batching_dim
-        if self._axis is not None:
+        batches = _batches(manifest, self._config.batching_dim)
+        if batches is not None:
             announce_shared_scales(manifest)
-        batch = 0 if self._axis is None else _declared_batch(manifest, self._axis)
+        self._axes: Mapping[str, int] = {} if batches is None else batches.axes
         timeout, limit = self._config.timeout_seconds(), self._config.queue_limit()
-        session = DeclaredSession(self.executable, custom_ops=self._config.custom_ops, **options)
-        worker = _BatchWorker(session, self._axis, batch)
+        free_axes = batches.axes if batches is not None and batches.any_size else {}
+        custom = self._config.custom_ops
+        session = DeclaredSession(self.executable, custom_ops=custom, free_axes=free_axes, **options)
+        worker = _BatchWorker(session, batches)
         self._batcher = Batcher(worker, timeout=timeout, send_when_idle=self._config.send_when_idle, limit=limit)
 
     def _request(self, inputs: Mapping[str, Array], outputs: Outputs) -> _Rows:
@@ -180,31 +240,34 @@ class ModelRunner(Runner, configured_by=RuntimeConfig):
         packing = self.executable.manifest.packing
         if packing is not None and spec.name == packing.unpack_info:
             return array  # its segment axis may be left out; the session checks it
-        if not fits(array.shape, spec, self._axis):
-            free = "" if self._axis is None else f" (any size along axis {self._axis})"
-            hint = "; set batching_dim for other batch sizes" if self._axis is None else ""
+        axis = self._axes.get(spec.name)
+        if not fits(array.shape, spec, axis):
+            free = "" if axis is None else f" (any size along axis {axis})"
+            hint = "; set batching_dim for other batch sizes" if axis is None else ""
             raise InputError(
                 f"input {spec.name!r}: expected shape {list(spec.shape)}{free}, got {list(array.shape)}{hint}"
             )
-        if self._axis is not None:  # before it shares a batch; a request that runs alone is checked by the session
+        if axis is not None:  # before it shares a batch; a request that runs alone is checked by the session
             check_ids(spec, array)
         return array
 
     def _size(self, arrays: Mapping[str, Array]) -> int:
-        if self._axis is None:
+        if not self._axes:
             return 1
-        sizes: dict[str, int] = {name: array.shape[self._axis] for name, array in arrays.items()}
+        sizes: dict[str, int] = {name: array.shape[self._axes[name]] for name, array in arrays.items()}
         first, size = next(iter(sizes.items()))
         for name, other in sizes.items():
             if other != size:
-                raise InputError(f"inputs differ along axis {self._axis}: {first!r} has {size}, {name!r} has {other}")
+                axis = self._axes[name]
+                raise InputError(f"inputs differ along axis {axis}: {first!r} has {size}, {name!r} has {other}")
         if size == 0:
-            raise InputError(f"input {first!r}: the batch is empty along axis {self._axis}")
+            raise InputError(f"input {first!r}: the batch is empty along axis {self._axes[first]}")
         return size
 
     def _buffer(self, spec: TensorSpec, value: Array, size: int) -> Array:
         buffer = check_buffer(spec.name, value)
-        want = [size if axis == self._axis else extent for axis, extent in enumerate(spec.shape)]
+        batch_axis = self._axes.get(spec.name)
+        want = [size if axis == batch_axis else extent for axis, extent in enumerate(spec.shape)]
         if not spec.any_rank and 0 not in want and buffer.size != int(np.prod(want)):
             raise InputError(f"output {spec.name!r}: expected shape {want}, got {list(buffer.shape)}")
         return buffer

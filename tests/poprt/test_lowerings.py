@@ -128,7 +128,7 @@ def test_the_lowerings_are_dumped_and_the_executable_is_the_same(tmp_path: Path)
     Compiler.compile_and_export(model, ["y"], tmp_path / "watched.popef", options)
     assert (tmp_path / "watched.popef").read_bytes() == (tmp_path / "plain.popef").read_bytes()
     names = sorted(path.name for path in (tmp_path / "dump").iterdir())
-    assert names == ["01_keep_outputs.onnx", "03_name_nodes.onnx"]
+    assert names == ["01_keep_outputs.onnx", "03_name_nodes.onnx", "07_open_batch.onnx"]
     assert ops(onnx.load(str(tmp_path / "dump" / names[0]))) == ["Relu", "Neg"]
 
 

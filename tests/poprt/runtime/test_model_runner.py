@@ -10,7 +10,7 @@ import pytest
 from poprt.errors import InputError, PoprtError
 from poprt.executable import Executable, Manifest, TensorSpec
 from poprt.runtime import DeviceManager, ModelRunner, ReplicaIdToDevice, RuntimeConfig, pack_data
-from poprt.runtime.model_runner import _BatchWorker, _Rows
+from poprt.runtime.model_runner import _Batches, _BatchWorker, _Rows
 from tests.poprt.runtime.fake_engine import FakeEngine, executable, expected
 
 SOON = 20
@@ -174,7 +174,7 @@ def test_types_are_cast_when_checks_are_off():
 
 def test_requests_fill_the_rows_that_the_oldest_leaves_free():
     waiting = [_Rows(size, {}, {}) for size in (1, 2, 3, 5, 1, 2)]
-    worker, batches = _BatchWorker(None, 0, 4), []
+    worker, batches = _BatchWorker(None, _Batches({}, 4, any_size=False)), []
     while waiting:
         batch = worker.choose(waiting)
         assert batch[0] is waiting[0]
