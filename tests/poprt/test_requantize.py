@@ -148,6 +148,22 @@ def test_the_integer_weights_are_kept_and_the_numbers_are_nearer_to_the_float_mo
     assert np.linalg.norm(after - expected) < np.linalg.norm(before - expected)
 
 
+def test_fused_embeddings_look_up_integer_rows(encoder: onnx.ModelProto) -> None:
+    every = ["MatMul", "Attention", "EmbedLayerNormalization"]
+    quantised = fused(encoder, op_types_to_quantize=every)
+    assert "QEmbedLayerNormalization" in {node.op_type for node in quantised.graph.node}
+    converted, _ = convert(quantised, requantize=True)
+    nodes = converted.graph.node
+    assert "QEmbedLayerNormalization" not in {node.op_type for node in nodes}
+    assert len({node.name for node in nodes}) == len(nodes)
+    tables = {tensor.name for tensor in converted.graph.initializer if len(tensor.dims) == 2}
+    assert not [node.name for node in nodes if node.op_type == "DequantizeLinear" and node.input[0] in tables]
+    feeds = padded(random_samples([12, 7, 3]))
+    narrow = {name: array.astype(np.int32) for name, array in feeds.items()}
+    expected = run(quantised, feeds)["embedding"]
+    assert np.abs(run_exactly(converted, narrow)["embedding"] - expected).max() < 0.02 * np.abs(expected).max()
+
+
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
