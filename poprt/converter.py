@@ -60,7 +60,8 @@ class Converter(ConvertKeywords):
         fp16_skip_op_types: operator types that stay in fp32.
         skip_passes, used_passes: default passes to leave out; passes to add after the default ones, in order. Only
             ``insert_attention_mask`` runs earlier, instead of ``packed_transformer``: it works on open axes.
-        check: compare the numbers of both models afterwards; see ``verification``.
+        check: compare the numbers of both models afterwards; see ``verification``. With ``requantize`` the original's
+            activations are left in float32 for it: their old scales would be no measure for new ones.
         requantize: give products that are quantised as they run, with one scale for the whole tensor, a scale a token,
             so that an answer does not depend on its company. Their integer weights stay.
         pack_shared_scales: pack such a model with the scales that it has. Otherwise packing refuses it.
@@ -113,7 +114,9 @@ class Converter(ConvertKeywords):
         work = onnx.ModelProto()
         work.CopyFrom(model)
         converted = self.convert_in_place(work, compile_model=compile_model)
-        self.verification = verify(model, converted, self.options.compared_as) if self.options.check else None
+        self.verification = None
+        if self.options.check:
+            self.verification = verify(self._reference(model), converted, self.options.compared_as)
         return converted
 
     def convert_in_place(self, model: onnx.ModelProto, *, compile_model: Compile | None = None) -> onnx.ModelProto:
@@ -148,6 +151,20 @@ class Converter(ConvertKeywords):
         self.isolation = self._tried(converted, inputs, compile_model)
         self._announce_shared_scales()
         return converted.whole()
+
+    def _reference(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """What the numbers are compared with: ``model``, or what its integer weights stand for.
+
+        Where activations are quantised anew, the old quantisation is no measure: its scales span a whole batch.
+        """
+        if not self.options.requantize:
+            return model
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        steps: list[Pass] = [get_pass("extract_constant_to_initializer")]
+        if opset_of(model) < LEAST_OPSET:
+            steps.append(get_pass("convert_opset", target=LEAST_OPSET))
+        return PassManager([*steps, get_pass("lift_dynamic_int8")]).run(copy)
 
     def _tried(
         self, model: PartedModel, inputs: list[InputInfo], compile_model: Compile | None
