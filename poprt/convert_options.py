@@ -129,10 +129,10 @@ class ConvertKeywords:
     merge_if_with_same_cond: bool | None = _option(False, FLAG, rewrite="merge_if_with_same_cond")
     apply_hcsr: bool | str | None = _option(None, FLAG_OR_TEXT, rewrite="apply_host_concat_split")
     requantize: bool | None = _option(
-        False, FLAG, "Give products that are quantised with a scale a tensor as they run a scale a token."
+        False, FLAG, "Where activations share one scale over all samples, give each token its own."
     )
     pack_shared_scales: bool | None = _option(
-        False, FLAG, "Pack a model with a scale a tensor as it is: an answer then moves with its company."
+        False, FLAG, "Pack such a model with the scales it has: an answer then moves with its company."
     )
     skip_isolation_check: bool | None = _option(
         False, FLAG, "Do not try whether packed samples leave each other's answers alone."

@@ -67,7 +67,8 @@ class Converter(ConvertKeywords):
         skip_passes, used_passes: default passes to leave out; passes to add after the default ones, in order. Only
             ``insert_attention_mask`` runs earlier, instead of ``packed_transformer``: it works on open axes.
         check: compare the numbers of both models afterwards, the converted one as it is written and compiled, as it is
-            served; see ``verification``.
+            served; see ``verification``. With ``requantize`` the original's activations are left in float32 for it:
+            their old scales would be no measure for new ones.
         requantize: give products that are quantised as they run, with one scale for the whole tensor, a scale a token,
             so that an answer does not depend on its company. Their integer weights stay.
         pack_shared_scales: pack such a model with the scales that it has. Otherwise packing refuses it.
@@ -138,7 +139,8 @@ class Converter(ConvertKeywords):
             if self.isolation is not None and self.isolation.fell_back:
                 executables.clear()  # it says that more samples may share a run than now do
             executable = executables[-1] if executables else None
-            self.verification = verify(model, converted, self.options.compared_as, executable=executable)
+            reference = self._reference(model)
+            self.verification = verify(reference, converted, self.options.compared_as, executable=executable)
         return converted
 
     def convert_in_place(self, model: onnx.ModelProto, *, compile_model: Compile | None = None) -> onnx.ModelProto:
@@ -194,6 +196,20 @@ class Converter(ConvertKeywords):
         self.isolation = self._tried(converted, inputs, compile_model)
         self._announce_shared_scales()
         return converted.whole()
+
+    def _reference(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """What the numbers are compared with: ``model``, or what its integer weights stand for.
+
+        Where activations are quantised anew, the old quantisation is no measure: its scales span a whole batch.
+        """
+        if not self.options.requantize:
+            return model
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        steps: list[Pass] = [get_pass("extract_constant_to_initializer")]
+        if opset_of(model) < LEAST_OPSET:
+            steps.append(get_pass("convert_opset", target=LEAST_OPSET))
+        return PassManager([*steps, get_pass("lift_dynamic_int8")]).run(copy)
 
     def _tried(
         self, model: PartedModel, inputs: list[InputInfo], compile_model: Compile | None

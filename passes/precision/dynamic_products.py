@@ -160,7 +160,7 @@ _FINDERS: dict[tuple[str, str], Callable[[gs.Node, frozenset[str]], DynamicProdu
 def _quantiser(levels: gs.Tensor, zero_point: gs.Tensor | None) -> gs.Node | None:
     """The DynamicQuantizeLinear that gives both; None where there is none."""
     producer = levels.inputs[0] if levels.inputs else None
-    if producer is None or not is_op(producer, "DynamicQuantizeLinear"):
+    if producer is None or not is_op(producer, "DynamicQuantizeLinear") or len(producer.outputs) != 3:
         return None
     return producer if producer.outputs[0] is levels and producer.outputs[2] is zero_point else None
 

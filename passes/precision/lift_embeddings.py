@@ -62,4 +62,4 @@ def _look_up_first(graph: gs.Graph, tables: dict[int, gs.Tensor], taken: set[str
         rows = gs.Variable(unique_name(f"{output.name}_rows", taken), dequantised.inputs[0].dtype)
         node.inputs[0], node.outputs[0] = dequantised.inputs[0], rows
         inputs = [rows, *dequantised.inputs[1:]]
-        graph.nodes.append(gs.Node("DequantizeLinear", output.name, {}, inputs, [output]))
+        graph.nodes.append(gs.Node("DequantizeLinear", f"{rows.name}_dequantised", {}, inputs, [output]))

@@ -54,6 +54,23 @@ def test_unsigned_weights_give_the_same_numbers(outside: bool) -> None:
     np.testing.assert_array_equal(run(unsigned, {"x": X})["y"], expected)
 
 
+@pytest.mark.parametrize("point", [np.int8(0), np.int8(-7), np.arange(-4, 4, dtype=np.int8)])
+def test_zero_points_of_the_weight_move_with_it(point: np.ndarray) -> None:
+    model = product("y = MatMulInteger (x, w, z, p)  v = MatMulInteger (x, w, z)", "int32[n,8] y, int32[n,8] v")
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(point), "p"))
+    w = numpy_helper.to_array(model.graph.initializer[1]).astype(np.int32)
+    graph = import_graph(model)
+    assert UnsignWeights().apply(graph).counts == {"weights made unsigned": 1}
+    results = run(export_graph(graph), {"x": X})
+    np.testing.assert_array_equal(results["y"], (X.astype(np.int32) - 100) @ (w - point))
+    np.testing.assert_array_equal(results["v"], (X.astype(np.int32) - 100) @ w)
+
+
+def test_a_weight_whose_zero_point_is_computed_keeps_its_sign() -> None:
+    model = product("p = Identity (w)  q = ReduceMax <keepdims = 0> (p)  y = MatMulInteger (x, w, z, q)")
+    assert not UnsignWeights().apply(import_graph(model)).modified
+
+
 def test_a_weight_that_another_node_reads_keeps_its_sign() -> None:
     model = product(PLAIN + "  v = Cast <to = 1> (w)", "int32[n,8] y, float[16,8] v")
     graph = import_graph(model)

@@ -20,6 +20,7 @@ from poprt.runtime import PackRunnerConfig, Runner, RuntimeConfig
 from tests.dynamic_int8 import fused_encoder, optimised, quantised_as_it_runs
 from tests.isolation.experiment import COLUMNS, MOST, PACKS, ROWS, Packs
 from tests.numerics import padded, random_samples, run, run_exactly
+from tests.passes.rewrites import parse
 
 CONFIG, TOKENS = (BertConfig(**SIZES["tiny"], head=head) for head in ("mean", "token"))
 SHAPES = {name: [ROWS, COLUMNS] for name in ("input_ids", "attention_mask", "token_type_ids")}
@@ -148,6 +149,22 @@ def test_the_integer_weights_are_kept_and_the_numbers_are_nearer_to_the_float_mo
     assert np.linalg.norm(after - expected) < np.linalg.norm(before - expected)
 
 
+def test_fused_embeddings_look_up_integer_rows(encoder: onnx.ModelProto) -> None:
+    every = ["MatMul", "Attention", "EmbedLayerNormalization"]
+    quantised = fused(encoder, op_types_to_quantize=every)
+    assert "QEmbedLayerNormalization" in {node.op_type for node in quantised.graph.node}
+    converted, _ = convert(quantised, requantize=True)
+    nodes = converted.graph.node
+    assert "QEmbedLayerNormalization" not in {node.op_type for node in nodes}
+    assert len({node.name for node in nodes}) == len(nodes)
+    tables = {tensor.name for tensor in converted.graph.initializer if len(tensor.dims) == 2}
+    assert not [node.name for node in nodes if node.op_type == "DequantizeLinear" and node.input[0] in tables]
+    feeds = padded(random_samples([12, 7, 3]))
+    narrow = {name: array.astype(np.int32) for name, array in feeds.items()}
+    expected = run(quantised, feeds)["embedding"]
+    assert np.abs(run_exactly(converted, narrow)["embedding"] - expected).max() < 0.02 * np.abs(expected).max()
+
+
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
@@ -196,6 +213,30 @@ def test_requantize_goes_with_every_precision(encoder: onnx.ModelProto, precisio
     assert counts["products with a scale a token"] == 11
     integers = sum(node.op_type == "MatMulInteger" for node in converted.graph.node)
     assert integers == 11 + (precision == "int8")
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+def test_the_check_is_against_what_the_integers_stand_for(opset: int) -> None:
+    """One loud token takes all the steps of a scale a tensor: the original's own answer is no measure then."""
+    text = """g (float[a,b,96] x) => (float[a,b,80] y) { q, s, p = DynamicQuantizeLinear (x)
+        i = MatMulInteger (q, w, p)  c = Cast <to = 1> (i)  f = Mul (s, ws)  y = Mul (c, f) }"""
+    rng = np.random.default_rng(0)
+    model = parse(text.replace("(x)", "(l)").replace("{", "{ l = Mul (x, loud) ", 1), opset=opset)
+    arrays = {"w": rng.integers(-63, 64, (96, 80)).astype(np.int8), "ws": np.float32(0.01)}
+    loud = np.where(np.arange(8) == 0, 1e4, 1).astype(np.float32).reshape(1, 8, 1)
+    for name, array in (arrays | {"loud": loud}).items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+    model.graph.node.append(onnx.helper.make_node("Slice", ["y", "one", "eight", "one"], ["quiet"]))
+    for name, number in (("one", 1), ("eight", 8)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([number]), name))
+    model.graph.output[0].name = "quiet"
+    _, converter = convert(model, requantize=True, input_shape={"x": [2, 8, 96]})
+    assert converter.verification is not None
+    (output,) = converter.verification.outputs
+    assert 0 < output.max_abs_diff < 0.1 * output.tolerance
+    x = rng.standard_normal((2, 8, 96)).astype(np.float32)
+    true = (x * loud)[:, 1:] @ (arrays["w"] * arrays["ws"])
+    assert np.abs(run(model, {"x": x})["quiet"] - true).max() > 0.5 * np.abs(true).max()
 
 
 def test_one_cannot_ask_for_both() -> None:

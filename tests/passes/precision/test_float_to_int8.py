@@ -147,6 +147,11 @@ def test_a_table_that_other_nodes_read_or_that_is_small_stays_float() -> None:
         ("g (float[4,96,8] x) => (float[4,80,8] y) { y = MatMul (w, x) }", (80, 96), "on the left"),
         ("g (float[4,n,96] x) => (float[4,n,80] y) { y = MatMul (x, w) }", (4, 96, 80), "3 axes"),
         ("g (float[n,96] x) => (float[n,80] y) { y = Gemm <alpha = 0.5> (x, w) }", (96, 80), "alpha"),
+        (
+            "g (float[n,m,96] x) => (float[n,m,96] y) { y = com.microsoft.Attention <num_heads = 4> (x, w, ) }",
+            (96, 288),
+            "inside the fused operator",
+        ),
     ],
 )
 def test_a_product_that_stays_float_has_a_reason(text: str, shape: tuple[int, ...], reason: str) -> None:
