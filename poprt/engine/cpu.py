@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import platform
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 _X86 = frozenset({"x86_64", "amd64", "i386", "i686"})
 _DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 _CPUINFO = Path("/proc/cpuinfo")
+_OWN_GROUPS, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def lacks_int8_dot_products() -> bool:
@@ -27,7 +31,45 @@ def lacks_int8_dot_products() -> bool:
 
 
 def usable_cores() -> int:
-    """How many cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """How many cores this process may keep busy: those it may run on, and no more than its control group has time for.
+
+    A container with a limit of 2.5 CPUs sees all cores of its machine. With a thread for each, all of them would be
+    stopped together whenever the time is used up.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _cores_of_groups())))
+
+
+def _cores_of_groups() -> float:
+    """The least CPU time a second that this process's control group, or one around it, is limited to."""
+    return min((limit for folder in _groups() if (limit := _limit(folder)) is not None), default=math.inf)
+
+
+def _groups() -> Iterator[Path]:
+    """The folders of this process's control group and of those around it, for both versions of control groups.
+
+    Inside a container the path may be that of the host, which is not there: then the container's own is the root.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        for line in _OWN_GROUPS.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            for root in (_GROUPS / controllers, _GROUPS / "cpu") if controllers else (_GROUPS, _GROUPS / "unified"):
+                own = root / path.lstrip("/")
+                yield own
+                yield from (parent for parent in own.parents if parent.is_relative_to(root))
+
+
+def _limit(folder: Path) -> float | None:
+    """Cores' worth of time; None where there is no limit, or the folder is no control group."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+        else:
+            quota, period = (
+                (folder / f"cpu.cfs_{item}_us").read_text(encoding="utf-8") for item in ("quota", "period")
+            )
+        return int(quota) / int(period) if int(quota) > 0 and int(period) > 0 else None
+    except (OSError, ValueError):  # "max" is no number
+        return None
