@@ -91,7 +91,7 @@ class ConvertKeywords:
         "Passes to add, in order, after the default ones. insert_attention_mask (packing within rows) runs earlier.",
         flag="--passes",
     )
-    check: bool | None = _option(False, FLAG, "Compare the original with the converted model, as written and as served.")
+    check: bool | None = _option(False, FLAG, "Compare the original with the converted model, written and served.")
     disable_fast_norm: bool | None = _option(False, FLAG, no_effect="LayerNormalization always stays as it is here")
     pack_args: Mapping[str, str | int] | None = _option(
         None, PACK_ARGS, "Pack samples of many lengths: max_valid_num=40 segment_max_size=256."
