@@ -95,8 +95,9 @@ class ConvertKeywords:
     check: bool | None = _option(
         False,
         FLAG,
-        "Compare the numbers of the original and the converted model. Where they differ, nothing is written and the "
-        "exit status is 1. What is not comparable (extents that depend on values, random numbers) is a warning.",
+        "Compare the numbers of the original and the converted model, as it is written and as it is served. Where they "
+        "differ, nothing is written and the exit status is 1. What is not comparable (extents that depend on values, "
+        "random numbers) is a warning.",
     )
     disable_fast_norm: bool | None = _option(False, FLAG, no_effect="LayerNormalization always stays as it is here")
     pack_args: Mapping[str, str | int] | None = _option(

@@ -40,11 +40,11 @@ class UnsignDequantised(GraphPass):
         main = {id(node) for node in graph.nodes}
         weights = {node.inputs[0].name: node.inputs[0] for node in graph.nodes if self._reads_a_weight(node)}
         for tensor in weights.values():
-            if tensor.name in outputs or not all(
-                id(node) in main and self._reads_a_weight(node, tensor) for node in tensor.outputs
-            ):
+            readers = list(tensor.outputs)
+            known = all(id(node) in main and self._reads_a_weight(node, tensor) for node in readers)
+            if tensor.name in outputs or not known:
                 continue
-            for node in tensor.outputs:
+            for node in readers:
                 self._shift_zero_point(node)
             self._set(tensor, _turned(self._values(tensor)))
             result.count("weights made unsigned")
@@ -63,7 +63,10 @@ class UnsignDequantised(GraphPass):
         point = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
         values = np.zeros(node.inputs[1].shape, np.int8) if point is None else self._values(point)
         shifted = gs.Constant(f"{node.outputs[0].name}_zero_point_unsigned", _turned(values))
-        node.inputs = [*node.inputs[:2], shifted]
+        if len(node.inputs) > 2:
+            node.inputs[2] = shifted
+        else:
+            node.inputs.append(shifted)
 
     def _values(self, tensor: gs.Constant) -> npt.NDArray[Any]:
         values = self.weights[tensor.name] if is_placeholder(tensor) else tensor.values

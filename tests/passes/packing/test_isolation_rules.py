@@ -37,6 +37,10 @@ SHARED = {
     "scores": "xt = Transpose <perm = [0, 2, 1]> (x)  sc = MatMul (x, xt)",
     "weights": "$scores  key = Unsqueeze (keep, one)  on = Constant <value_float = 1.0> ()  off = Sub (on, key)"
     "  far = Constant <value_float = -1e9> ()  gone = Mul (off, far)  hidden = Add (sc, gone)  w = Softmax (hidden)",
+    "levels": "at = Constant <value_int = 3> ()  point = Cast <to = 3> (at)  step = Constant <value_float = 0.04> ()",
+    "wide": "at = Constant <value_int = 120> ()  point = Cast <to = 3> (at)  step = Constant <value_float = 50.0> ()",
+    "unhidden": "$scores  key = Unsqueeze (keep, one)  on = Constant <value_float = 1.0> ()  off = Sub (on, key)"
+    "  far = Constant <value_float = -1e4> ()  gone = Mul (off, far)  hidden = Add (sc, gone)",
     "channels": "c = Transpose <perm = [0, 2, 1]> (x)",
     "masked_channels": "$masked  c = Transpose <perm = [0, 2, 1]> (m)",
     "end": "end = Constant <value_ints = [9223372036854775807]> ()",
@@ -117,6 +121,25 @@ TABLE = """
     $masked  t = CumSum <reverse = 1> (m, scalar_one)  y = Relu (t)
 [running sum over samples] sums over the samples of a batch
     t = CumSum (x, scalar_zero)  y = Relu (t)
+[sum of quantised masked tokens] proved
+    $levels  $masked  q = QuantizeLinear (m, step, point)  d = DequantizeLinear (q, step, point)
+    t = ReduceSum (d, one)  y = Mul (t, x)
+[sum of levels of masked tokens] reduces over padding
+    $levels  $masked  q = QuantizeLinear (m, step, point)  c = Cast <to = 1> (q)  t = ReduceSum (c, one)  y = Mul (t, x)
+[softmax of quantised scores whose levels reach the mask] proved
+    $wide  $unhidden  q = QuantizeLinear (hidden, step, point)  d = DequantizeLinear (q, step, point)
+    t = Softmax (d)  y = MatMul (t, x)
+[softmax of quantised scores that cut the mask] nothing masks
+    $levels  $unhidden  q = QuantizeLinear (hidden, step, point)  d = DequantizeLinear (q, step, point)
+    t = Softmax (d)  y = MatMul (t, x)
+[softmax of scores by a quantised mask that keeps it low] proved
+    $wide  $scores  key = Unsqueeze (keep, one)  on = Constant <value_float = 1.0> ()  off = Sub (on, key)
+    qt = Constant <value_int = -80> ()  qfar = Cast <to = 3> (qt)  far = DequantizeLinear (qfar, step, point)
+    gone = Mul (off, far)  q = QuantizeLinear (gone, step, point)  d = DequantizeLinear (q, step, point)
+    hidden = Add (sc, d)  t = Softmax (hidden)  y = MatMul (t, x)
+[quantised by a measured scale] mixes: depends on the inputs
+    a = Abs (x)  step = ReduceMax <keepdims = 0> (a)  t = QuantizeLinear (x, step)  d = DequantizeLinear (t, step)
+    y = Relu (d)
 [one scale for all] mixes: one scale from all samples
     t, scale, point = DynamicQuantizeLinear (x)  y = DequantizeLinear (t, scale, point)
 [average pool of all places] averages over padding

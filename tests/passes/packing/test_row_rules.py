@@ -41,6 +41,8 @@ SHARED = {
     "weights": "$pairs  w = Softmax <axis = -1> (sc)",
     "heads": "$weights  w4 = Unsqueeze (w, one)",
     "sum": "y = MatMul (t, x)",
+    "levels": "at = Constant <value_int = -128> ()  point = Cast <to = 3> (at)"
+    "  step = Constant <value_float = 0.004> ()",
     "relative": "$counted  left = Unsqueeze (r, one)  right = Unsqueeze (r, zero)",
     # [batch, 1, seq, seq, 1] each: the row and the place of the key, for each pair
     "spread": """
@@ -116,6 +118,17 @@ TABLE = """
     $pairs  t = ThresholdedRelu (sc)  w = Softmax (t)  y = MatMul (w, x)
 [cast of weights] block
     $weights  t = Cast <to = 1> (w)  $sum
+[quantised tokens] token
+    $levels  q = QuantizeLinear (x, step, point)  t = DequantizeLinear (q, step, point)  y = MatMul (t, W1)
+[levels of weights] pair
+    $weights  $levels  t = QuantizeLinear (w, step, point)  d = DequantizeLinear (t, step, point)  y = MatMul (d, x)
+[levels of weights by the point zero] block
+    $weights  $levels  t = QuantizeLinear (w, step)  d = DequantizeLinear (t, step)  y = MatMul (d, x)
+[quantised weights] block
+    $weights  $levels  q = QuantizeLinear (w, step, point)  t = DequantizeLinear (q, step, point)  $sum
+[weights quantised and read by another point] pair
+    $weights  $levels  q = QuantizeLinear (w, step, point)  other = Constant <value_int = 9> ()
+    p = Cast <to = 3> (other)  t = DequantizeLinear (q, step, p)  v = Softmax (t)  y = MatMul (v, x)
 [clipped tokens] token
     no = Constant <value_float = 0.0> ()  t = Clip (x, no)  y = MatMul (t, W1)
 [dropout outside training] token

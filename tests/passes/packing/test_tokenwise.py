@@ -25,6 +25,7 @@ SHARED = {
     "positions": "$extents  p = Slice (P, zero, s, one)",
     "count": "$extents  n = Squeeze (s, zero)  r = Range (scalar_zero, n, scalar_one)",
     "flat": "rows = Constant <value_ints = [-1, 8]> ()",
+    "levels": "at = Constant <value_int = 3> ()  point = Cast <to = 3> (at)  step = Constant <value_float = 0.04> ()",
     "width": "width = Constant <value_ints = [8]> ()",
     "scores": """
         xt = Transpose <perm = [0, 2, 1]> (x)  raw = MatMul (x, xt)  key = Unsqueeze (keep, one)
@@ -156,6 +157,12 @@ ROWS = """
 [batch normalisation of channels] packed
     c = Transpose <perm = [0, 2, 1]> (x)  a = Abs (V)  t = BatchNormalization (c, V, V1, V, a)
     y = Transpose <perm = [0, 2, 1]> (t)
+[quantised] packed
+    $levels  t = QuantizeLinear (x, step, point)  d = DequantizeLinear (t, step, point)  y = MatMul (d, W1)
+[quantised and back] packed
+    $levels  q = QuantizeLinear (x, step, point)  t = DequantizeLinear (q, step, point)  y = MatMul (t, W1)
+[quantised by a scale for each channel] packed
+    a = Abs (V)  t = QuantizeLinear <axis = 2> (x, a)  d = DequantizeLinear <axis = -1> (t, a)  y = MatMul (d, W1)
 [einsum with a matrix] packed
     t = Einsum <equation = "bsh,hk->bsk"> (x, W1)  y = Relu (t)
 [einsum over seq] not one axis for each
@@ -235,3 +242,11 @@ def test_each_sample_gets_its_own_numbers_in_declared_shapes(body, verdict):
 def test_each_sample_gets_its_own_numbers_on_real_tokens_alone(body, verdict):
     model, batch = build(body), samples()
     assert_each_is_right(run_ragged(model, batch), model, batch)
+
+
+def test_levels_of_a_scale_that_is_measured_are_those_of_the_whole_run():
+    body = """
+        a = Abs (x)  m = ReduceMax <keepdims = 0> (a)  c = Constant <value_float = 100.0> ()  step = Div (m, c)
+        t = QuantizeLinear (x, step)  d = DequantizeLinear (t, step)  y = MatMul (d, W1)
+    """
+    assert "'step' depends on the inputs" in why_unpacked(build(body), "t")
