@@ -26,8 +26,8 @@ _COMPUTES = {
 def expand_quantised(graph: gs.Graph, node: gs.Node, shapes: SymbolicShapes, result: PassResult) -> None:
     """Write the operator in floats: its operands are (tensor, scale, zero point), and last come those of the result.
 
-    Left alone where the first operand has a scale a row, which DequantizeLinear would take for one a column, and where the
-    type of the result is not told by a zero point.
+    Left alone where the first operand has a scale a row, which DequantizeLinear would take for one a column, and where
+    no zero point tells the type of the result.
     """
     op, count = _COMPUTES[node.op]
     triples = [[input_at(node, 3 * number + part) for part in range(3)] for number in range(count)]
