@@ -21,8 +21,10 @@ from benchmarks.profiling import profile
 from benchmarks.record import machine, write_json
 from benchmarks.startup import measure_startup
 from benchmarks.throughput import Budget, measure_all
+from benchmarks.variants import measure_variants
 from benchmarks.workloads import DISTRIBUTIONS, Requests, build, compile_packed, compile_padded, config_of
 from models.bert import SIZES
+from models.variants import VARIANTS
 from poprt.executable import Executable
 
 
@@ -196,6 +198,17 @@ def _startup(options: argparse.Namespace, output: Output) -> None:
     output.finish("startup", [report.startup_table(measured, options.size)], measured)
 
 
+def _add_variants(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--waiting", type=int, default=256, help="requests of a slice, which wait at once")
+    parser.add_argument("--rounds", type=int, default=3, help="slices of each way; medians count")
+
+
+def _variants(options: argparse.Namespace, output: Output) -> None:
+    rates = measure_variants(options.variants, options.waiting, options.rounds, output.line)
+    output.finish("variants", [report.variants_table(rates)], rates)
+
+
 def _add_all(parser: argparse.ArgumentParser) -> None:
     text = f"for all commands; those other than throughput take about {_OTHERS_MINUTES:g}"
     parser.add_argument("--minutes", type=float, default=19.0, help=text)
@@ -226,5 +239,6 @@ _COMMANDS: dict[str, _Run] = {
     "cost": (_add_cost, _cost, "time for a token against sample length and hidden size"),
     "one_length": (_add_one_length, _one_length, "packs of one length against one request at a time"),
     "profile": (_add_profile, _profile, "the engine's time by operator type, for one or two executables"),
+    "variants": (_add_variants, _variants, "the real MiniLM in each form that people ship: packed over padded"),
     "startup": (_add_startup, _startup, "seconds and memory of loading an executable and a plain model"),
 }

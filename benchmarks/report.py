@@ -12,6 +12,7 @@ from benchmarks.one_length import OneLengthResult
 from benchmarks.profiling import OpTime, Profile
 from benchmarks.startup import Startup
 from benchmarks.throughput import CaseResult, Row
+from benchmarks.variants import VariantRate
 
 
 def case_table(result: CaseResult) -> Table:
@@ -119,6 +120,23 @@ def one_length_table(result: OneLengthResult) -> Table:
     for rate in result.rates:
         cells = f"{rate.requests_per_second:.1f}", f"{rate.ratio:.2f} x", str(rate.packs), f"{rate.difference:.1e}"
         table.add_row(rate.name, *cells, style="green" if "packs of" in rate.name else "")
+    return table
+
+
+def variants_table(rates: Sequence[VariantRate]) -> Table:
+    """Packed over padded to the longest, for each form of one model."""
+    table = Table(title="MiniLM as people ship it, short texts: plain onnxruntime, and packed", title_justify="left")
+    table.add_column("form")
+    for title in ("file\nMB", "executable\nMB", "padded\ntokens/s", "packed\ntokens/s", "packed over\npadded"):
+        table.add_column(title, justify="right")
+    table.add_column("padded is")
+    for rate in rates:
+        if rate.absent:
+            table.add_row(rate.name, *[""] * 5, rate.absent)
+            continue
+        sizes = [f"{size:.0f}" for size in rate.megabytes]
+        cells = f"{rate.padded:.0f}", f"{rate.packed:.0f}", f"{rate.ratio:.2f} x"
+        table.add_row(rate.name, *sizes, *cells, rate.baseline)
     return table
 
 

@@ -21,8 +21,10 @@ from onnx import helper, numpy_helper
 from models.minilm import MiniLM, load_minilm
 from models.texts import texts
 
-#: Shape of the variant whose inputs are fixed.
-FIXED_SHAPE = (1, 64)
+#: The variant whose inputs are fixed, and their shape.
+FIXED, FIXED_SHAPE = "fixed shape", (1, 64)
+#: Keywords of the Converter that a variant needs.
+CONVERTER_OPTIONS: dict[str, dict[str, Any]] = {"dynamic int8": {"requantize": True}}
 _HEADS, _HIDDEN, _BLOCK = 12, 384, 32
 _CALIBRATED_ON = 2  # texts: the models are for their form, not for their quality
 
@@ -233,5 +235,5 @@ VARIANTS: dict[str, Callable[[Source, Path], None]] = {
     "4 bits": _four_bits,
     "8 bits": _eight_bits,
     "external data": _external_data,
-    "fixed shape": _fixed_shape,
+    FIXED: _fixed_shape,
 }

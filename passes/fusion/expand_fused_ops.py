@@ -12,6 +12,7 @@ import sympy
 from passes.base import GraphPass, PassResult
 from passes.fusion.attention_ops import input_at
 from passes.fusion.expand_products import expand_convolution, expand_gemm, expand_matmul
+from passes.fusion.expand_quantised import expand_quantised
 from passes.fusion.node_builder import NodeBuilder, numpy_dtype
 from passes.operators import CONTRIB
 from passes.refusal import Refusal, because
@@ -34,6 +35,8 @@ class ExpandFusedOps(GraphPass):
     - ``MultiHeadAttention`` with a constant bias becomes Adds and one without.
     - ``FusedMatMul`` becomes Transposes, a MatMul and a Mul; ``FusedGemm`` and ``FusedConv`` the product and its
       activation.
+    - ``QLinearMatMul``, ``QLinearAdd`` and the like become what they compute, between DequantizeLinear and
+      QuantizeLinear.
 
     Leaves alone, with a reason: an operator with past or present keys, with rotary embedding, or with a bias or a mask
     in a layout that the result cannot take. Works on the main graph; subgraphs and functions are left alone.
@@ -54,7 +57,7 @@ def expand_fused_ops(graph: gs.Graph, input_shapes: Mapping[str, Sequence[int | 
         input_shapes: shapes to assume for some inputs instead of the declared ones; a string is a symbol.
     """
     result = PassResult()
-    fused_nodes = [node for node in graph.nodes if node.domain == CONTRIB and node.op in _EXPANDED]
+    fused_nodes = [node for node in graph.nodes if (node.domain or "", node.op) in _EXPANDED]
     if fused_nodes and graph.opset < _MINIMUM_OPSET:
         for node in fused_nodes:
             result.refuse(node, f"what replaces it needs opset {_MINIMUM_OPSET}, the model has {graph.opset}")
@@ -62,7 +65,7 @@ def expand_fused_ops(graph: gs.Graph, input_shapes: Mapping[str, Sequence[int | 
         return result
     shapes = infer_symbolic_shapes(graph, input_shapes)
     for node in fused_nodes:
-        _EXPANDED[node.op](graph, node, shapes, result)
+        _EXPANDED[node.domain or "", node.op](graph, node, shapes, result)
     if result.modified:
         graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
     return result
@@ -210,11 +213,16 @@ def _width(tensor: gs.Tensor | None, shapes: SymbolicShapes) -> int:
 
 #: The operators that are taken apart.
 _EXPANDED = {
-    "Attention": _expand_attention,
-    "EmbedLayerNormalization": _expand_embedding,
-    "FusedConv": expand_convolution,
-    "FusedGemm": expand_gemm,
-    "FusedMatMul": expand_matmul,
-    "MultiHeadAttention": _take_bias_out,
-    "TransposeMatMul": expand_matmul,
+    ("", "QLinearMatMul"): expand_quantised,
+    (CONTRIB, "Attention"): _expand_attention,
+    (CONTRIB, "EmbedLayerNormalization"): _expand_embedding,
+    (CONTRIB, "FusedConv"): expand_convolution,
+    (CONTRIB, "FusedGemm"): expand_gemm,
+    (CONTRIB, "FusedMatMul"): expand_matmul,
+    (CONTRIB, "MultiHeadAttention"): _take_bias_out,
+    (CONTRIB, "QLinearAdd"): expand_quantised,
+    (CONTRIB, "QLinearLeakyRelu"): expand_quantised,
+    (CONTRIB, "QLinearMul"): expand_quantised,
+    (CONTRIB, "QLinearSigmoid"): expand_quantised,
+    (CONTRIB, "TransposeMatMul"): expand_matmul,
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from benchmarks import commands
 from benchmarks.commands import main
@@ -18,6 +19,8 @@ from benchmarks.cost import measure_cost
 from benchmarks.load import offer, poisson_arrivals
 from benchmarks.plain_queue import PlainQueue
 from benchmarks.profiling import op_times, profile
+from benchmarks.report import variants_table
+from benchmarks.variants import VariantRate
 from benchmarks.workloads import DISTRIBUTIONS, Requests, build, compile_padded
 from poprt.errors import PoprtError
 from tests.numerics import one_by_one, random_samples
@@ -221,3 +224,16 @@ def test_all_runs_the_measuring_commands_with_options_that_they_take(
         watch(name)
     main(["all", "--minutes", "12", "--output_dir", str(tmp_path)])
     assert asked == ["throughput", "load", "startup", "cost"]
+
+
+def test_the_table_of_variants_gives_packed_over_padded_or_why_there_is_none() -> None:
+    rates = [
+        VariantRate("float32", (90, 91), "padded to the longest of 8", 100.0, 250.0),
+        VariantRate("odd", absent="no"),
+    ]
+    console = Console(width=200, record=True)
+    console.print(variants_table(rates))
+    text = console.export_text()
+    assert "2.50 x" in text
+    assert "padded to the longest of 8" in text
+    assert [line for line in text.splitlines() if "odd" in line and "no" in line]

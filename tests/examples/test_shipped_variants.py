@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +15,7 @@ import pytest
 
 from models.minilm import MiniLMNotFoundError
 from models.texts import texts
-from models.variants import FIXED_SHAPE, VARIANTS, Source, make, open_source
+from models.variants import CONVERTER_OPTIONS, FIXED, FIXED_SHAPE, VARIANTS, Source, make, open_source
 from passes.packed_model import PackedModel
 from poprt import runtime
 from poprt.compiler import Compiler
@@ -28,10 +27,8 @@ pytestmark = pytest.mark.minilm
 
 COLUMNS, ROWS, MOST, LONGEST = 64, 4, 8, 40
 TEXTS = 6
-#: Options beyond those of every variant.
-OPTIONS: dict[str, dict[str, Any]] = {"dynamic int8": {"requantize": True}}
 #: Variants that give the numbers of another one.
-SAME_AS = {"external data": "float32", "fixed shape": "float32"}
+SAME_AS = {"external data": "float32", FIXED: "float32"}
 
 
 class Variants:
@@ -79,11 +76,11 @@ def served(converted: onnx.ModelProto, samples: list[Arrays]) -> list[Arrays]:
 def test_a_variant_packs_and_serves_its_own_numbers(name: str, variants: Variants) -> None:
     model = onnx.load(str(variants.path(name)))
     size = model.ByteSize()
-    fixed = name == "fixed shape"
+    fixed = name == FIXED
     shapes = {} if fixed else {value.name: [ROWS, COLUMNS] for value in model.graph.input}
     most = {"max_valid_num": MOST, "segment_max_size": FIXED_SHAPE[1] if fixed else LONGEST}
     converter = Converter(
-        input_shape=shapes, pack_args=most, check=True, skip_isolation_check=True, **OPTIONS.get(name, {})
+        input_shape=shapes, pack_args=most, check=True, skip_isolation_check=True, **CONVERTER_OPTIONS.get(name, {})
     )
     converted = converter.convert(model)
     packed, verification = PackedModel.read(converted), converter.verification
