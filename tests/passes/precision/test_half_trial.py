@@ -57,6 +57,14 @@ def test_the_same_operators_without_a_reduction_become_half() -> None:
     assert ops(rewritten(FloatToHalf(), model)) == ["ScatterElements"]
 
 
+def test_what_holds_a_value_gives_its_type() -> None:
+    model = parse("""g (int64[1] k, float[1] x) => (float[n] y, float[1] z) {
+        y = ConstantOfShape (k)  c = Constant <value_float = 2.0> ()  z = Mul (x, c)
+    }""")
+    assert ops(rewritten(FloatToHalf(), model)) == ["ConstantOfShape", "Constant", "Mul"]
+    assert not FloatToHalf().apply(import_graph(copy_of(model))).refusals
+
+
 def test_bits_are_read_from_float32() -> None:
     model = parse("g (float[n] x) => (int32[n] y) { y = BitCast <to = 6> (x) }", opset=26)
     assert ops(FloatToHalf().run(copy_of(model))) == ["Cast", "BitCast"]
