@@ -15,8 +15,8 @@ from poprt.sample_data import Array
 from poprt.value_dependence import Dependence
 
 #: Largest difference relative to the largest magnitude of an output, by precision. For the floats a magnitude below 1
-#: counts as 1. int8's tolerance is too wide for that: it would let pass any embedding of unit length. "rounded" is that
-#: of a model which rounds activations itself: one bit at the end of a float tips such a rounding over, and what follows.
+#: counts as 1. int8's tolerance is too wide for that: it would let pass any embedding of unit length. "rounded" is for
+#: models that round activations themselves: one bit at the end of a float tips such a rounding over, and what follows.
 TOLERANCE = {"fp32": 1e-5, "rounded": 1.5e-1, "fp16": 2e-2, "bf16": 1e-1, "int8": 1.5e-1}
 _LEAST_MAGNITUDE = {"fp32": 1.0, "rounded": 1e-3, "fp16": 1.0, "bf16": 1.0, "int8": 1e-3}
 

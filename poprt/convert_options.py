@@ -118,7 +118,9 @@ class ConvertKeywords:
     remap_mode: str | None = _option(None, TEXT, no_effect=_LAYOUT)
     max_tensor_size: int | None = _option(-1, whole(-1, limit=2**63 - 1), "Largest folded constant in bytes.")
     infer_shape_ahead: bool | None = _option(False, FLAG, "Fix and infer shapes before folding constants.")
-    enable_avoid_overflow_patterns: bool | None = _option(False, FLAG, "Keep in fp32 what overflows in fp16.")
+    enable_avoid_overflow_patterns: bool | None = _option(
+        False, FLAG, "With fp16, keep sums, exponentials, squares and attention scores in fp32, too."
+    )
     disable_progress_bar: bool | None = _option(
         False, FLAG, "Show no progress, also on a terminal.", flag="--disable_compilation_progress_bar"
     )

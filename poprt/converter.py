@@ -82,7 +82,8 @@ class Converter(ConvertKeywords):
             the ``used_passes``, within rows and with one final Unpack).
         max_tensor_size: largest constant in bytes that folding may create; -1 is no limit.
         infer_shape_ahead: fix and infer shapes before folding constants.
-        enable_avoid_overflow_patterns: keep in fp32 what overflows in fp16.
+        enable_avoid_overflow_patterns: with fp16, also keep sums, exponentials, squares and attention scores in fp32.
+            Nodes whose weights fp16 cannot hold stay fp32 anyway.
         batch_size, batch_axis: set that axis of every input.
         disable_progress_bar: show no progress, also on a terminal.
         logger: where messages go; default is the logger "poprt".

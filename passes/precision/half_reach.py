@@ -19,6 +19,7 @@ _WIDE, _TINY = float(LARGEST_HALF) / 4, 2.0**-14
 _KEEP_SIZE = MOVES | members(Family.CLAMP, Family.SIGN, Family.CONVERSION, Family.REDUCTION)
 _LARGEST_OF = _KEEP_SIZE | {"Add", "Sub", "Sum", "Mean", "Where", "Relu", "LeakyRelu", "Pad", "Resize", "TopK"}
 _PRODUCTS = members(Family.PRODUCT) | {"Mul"}
+_NORMS = frozenset(["BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization"])
 _ABOVE = members(Family.ARITHMETIC, Family.REDUCTION, Family.POWER, Family.PRODUCT) | MOVES
 _ENDS = members(Family.REDUCTION, Family.PRODUCT)
 _NO_PRECISION = frozenset(["If", "Loop", "Scan", "SequenceMap"])
@@ -68,6 +69,8 @@ def _size(node: gs.Node, sizes: dict[int, float]) -> float:
         return max(operands)
     if node.op in _PRODUCTS:
         return math.prod(operands[:2])
+    if node.op in _NORMS:
+        return max(operands[1:3], default=1.0)  # scale and offset
     if node.op == "Div" and len(operands) == 2:
         return operands[0] / operands[1]
     if node.op == "Sqrt":

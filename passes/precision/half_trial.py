@@ -25,6 +25,7 @@ from passes.reference_session import SILENT, reference_session
 from passes.shapes.dtypes import DTYPE_ATTRIBUTES, FLOAT, has_dtype
 
 _IR_VERSION = 10
+_HOLD_VALUES = frozenset(["Constant", "ConstantOfShape"])  # they give the type of the value that they hold
 _MOST_VALUES = 64  # whole numbers up to this many say how (axes, a shape) and are given as they are
 #: For tensors whose rank is not known, and for the last extent of whole numbers, which may be the length of an index:
 #: the first that float32 runs on is tried.
@@ -37,7 +38,7 @@ def refused_in_half(nodes: Iterable[gs.Node], rules: HalfRules, opsets: Mapping[
     Control flow and local functions are left out: the nodes that they hold are asked for by themselves.
     """
     for node in nodes:
-        if any(subgraphs(node)) or not rules.is_operator(node):
+        if node.op in _HOLD_VALUES or any(subgraphs(node)) or not rules.is_operator(node):
             continue
         halves = _halves(node, rules)
         if not halves or _is_cast(node, halves) or not _is_tensors(node):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper, parser
+from onnx import helper, numpy_helper, parser
 
 from models.bert import SIZES, BertConfig, build_bert
 from poprt.converter import Converter
 from poprt.engine.cpu import lacks_int8_dot_products
 from poprt.errors import PoprtError
+from poprt.own_precision import own_precision
 from poprt.sample_data import model_inputs, random_array
-from poprt.verify import verify
+from poprt.verify import TOLERANCE, verify
 from poprt.verify_packed import pack_samples
 from poprt_format.packing import ACROSS_ROWS, WITHIN_ROWS, Packing
 
@@ -188,3 +190,48 @@ def test_each_segment_starts_at_its_own_column() -> None:
     for sample, columns, lengths in zip(samples, case.columns, feeds["unpack_info"], strict=False):
         assert set(columns) == {*range(lengths[0]), *range(3, 3 + lengths[1])}
         assert sample["mask"].sum() == lengths.sum()
+
+
+def halved(text: str, kind: str = "float16") -> onnx.ModelProto:
+    model = model_of(text.replace("half", kind))
+    model.graph.initializer.append(
+        helper.make_tensor("w", onnx.TensorProto.DataType.Value(kind.upper()), [4], [0.1] * 4)
+    )
+    return model
+
+
+@pytest.mark.parametrize(
+    ("text", "precision"),
+    [
+        ("g (half[4] x) => (half[4] y) { y = Mul (x, w) }", "half"),
+        ("g (float[4] x) => (float[4] y) { a = Cast <to = TO> (x)  b = Mul (a, w)  y = Cast <to = 1> (b) }", "half"),
+        ("g (int64[4] i) => (half[4] y) { a = Gather (w, i)  y = Mul (a, a) }", "half"),
+        ("g (float[4] x) => (float[4] y) { c = Cast <to = 1> (w)  y = Mul (x, c) }", "fp32"),
+        ("g (int64[4] i) => (float[4] y) { a = Gather (w, i)  y = Cast <to = 1> (a) }", "fp32"),
+        (
+            """g (half[4] x, bool c) => (half[4] y) {
+            y = If (c) <then_branch = t () => (half[4] a) { a = Mul (x, w) },
+                        else_branch = e () => (half[4] b) { b = Neg (x) }> }""",
+            "half",
+        ),
+    ],
+)
+@pytest.mark.parametrize(("kind", "name", "number"), [("float16", "fp16", "10"), ("bfloat16", "bf16", "16")])
+def test_a_model_computes_in_half_where_a_node_reads_it(
+    text: str, precision: str, kind: str, name: str, number: str
+) -> None:
+    model = halved(text.replace("TO", number), kind)
+    assert own_precision(model) == (name if precision == "half" else "fp32")
+
+
+def test_a_half_precision_model_has_the_tolerance_of_its_own_type() -> None:
+    original = halved("g (half[4] x) => (half[4] y) { a = Mul (x, w)  y = Sub (a, a) }")
+    close = halved("g (half[4] x) => (half[4] y) { a = Mul (x, w)  y = Mul (a, e) }")
+    far = copy.deepcopy(close)
+    for model, factor in ((close, 1e-2), (far, 0.5)):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(factor, np.float16), "e"))
+    assert verify(original, close).passed
+    assert not verify(original, far).passed
+    assert verify(original, close).outputs[0].tolerance == pytest.approx(TOLERANCE["fp16"])
+    exact = halved("g (float[4] x) => (float[4] y) { c = Cast <to = 1> (w)  y = Mul (x, c) }")
+    assert verify(exact, exact).outputs[0].tolerance < 1e-4

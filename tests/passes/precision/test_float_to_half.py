@@ -76,32 +76,33 @@ def test_an_epsilon_between_half_operators_does_not_become_zero() -> None:
     assert run(converted, {"x": np.zeros(1, np.float16)})["y"] == 0
 
 
-def test_mask_fills_are_clamped_with_headroom_and_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_mask_fills_are_clamped_with_headroom() -> None:
     model = parse("""g (float[n] x) => (float[n] y, float[n] z) <float low = {-3.4e38}, float edge = {-65504}> {
         y = Add (x, low)  z = Add (x, edge)
     }""")
-    with caplog.at_level(logging.WARNING, "poprt"):
-        converted = FloatToHalf().run(copy_of(model))
-    assert len([record for record in caplog.records if "beyond float16" in record.message]) == 1
-    assert "low (1)" in caplog.text
+    converted = FloatToHalf().run(copy_of(model))
     got = run(converted, {"x": np.array([-500, 500], np.float16)})
     assert np.isfinite(got["y"]).all()
     assert np.isfinite(got["z"]).all()
     assert initializer(converted, "low") == np.float16(-6e4)
 
 
+def test_a_clamped_number_that_control_flow_reads_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    model = parse("""g (float[2] x, int64 n) => (float y) <bool go = {1}, float start = {-1e9}> {
+        y = Loop (n, go, start) <body = b (int64 i, bool c, float v) => (bool again, float w) {
+            again = Identity (c)  m = ReduceMax <keepdims = 0> (x)  w = Max (v, m)
+        }>
+    }""")
+    with caplog.at_level(logging.WARNING, "poprt"):
+        FloatToHalf().run(copy_of(model))
+    (record,) = caplog.records
+    assert record.message == "1 finite values beyond float16 in 1 tensors became +-60000, most of them in start (1)"
+
+
 def test_infinities_stay() -> None:
     model = parse("g (float[n] x, bool[n] c) => (float[n] y) { y = Where (c, x, low) }")
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(-np.inf, np.float32), "low"))
     assert initializer(convert(model), "low") == -np.inf
-
-
-def test_only_finite_values_beyond_half_change_in_a_weight() -> None:
-    model = parse("g (float[4] x) => (float[4] y) { y = Add (x, w) }")
-    weight = np.array([1e-9, 65000, 1e6, -np.inf], np.float32)
-    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
-    expected = np.array([0, 65000, 6e4, -np.inf], np.float32).astype(np.float16)
-    np.testing.assert_array_equal(initializer(convert(model), "w"), expected)
 
 
 def test_constants_follow_and_random_numbers_are_cast() -> None:
@@ -176,7 +177,7 @@ def test_attention_mask_follows_in_its_attribute() -> None:
     assert attributes["to"].i == F16
 
 
-def test_an_operator_that_onnx_does_not_know_stays_float() -> None:
+def test_an_operator_that_nobody_knows_stays_float() -> None:
     model = parse("""g (float[n] x) => (float[n] y) {
         a = com.microsoft.Mystery (x)  b = com.microsoft.FastGelu (a)  y = Neg (b)
     }""")
