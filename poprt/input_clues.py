@@ -207,7 +207,7 @@ def _look_for_comparison(clues: Clues, trail: Trail, step: Step, index: int, gra
         return
     other = step.read(1 - index)
     if other in graph.counted:
-        clues.add(Clue.LENGTH, f"{step} compares it with 0, 1, 2 ...")
+        _compared_with_count(clues, trail, step, other, graph)
         return
     constants = graph.whole_constants(other)
     if constants is None or not trail.exact:
@@ -219,6 +219,18 @@ def _look_for_comparison(clues: Clues, trail: Trail, step: Step, index: int, gra
     clues.add(Clue.CONSTANT, f"{step} compares it with {', '.join(map(str, constants[:4]))}")
     if set(constants) <= {0, 1}:
         clues.add(Clue.FLAG, f"a mask: {step} compares it with {constants[0]}")
+
+
+def _compared_with_count(clues: Clues, trail: Trail, step: Step, count: str, graph: _Knowledge) -> None:
+    """A number that is one of 0, 1, 2 ... is made one-hot; one that is above some of them is a length."""
+    if step.node.op_type != "Equal":
+        clues.add(Clue.LENGTH, f"{step} compares it with 0, 1, 2 ...")
+        return
+    places = [extent for extent in graph.tables.constant(count) or () if isinstance(extent, int)]
+    if places:
+        clues.add_table(trail, max(places), f"places of a one-hot ({step})")
+    else:
+        clues.add(Clue.PLACE, f"made one-hot ({step})")
 
 
 def _look_for_mask(clues: Clues, trail: Trail, step: Step, index: int, graph: _Knowledge) -> None:

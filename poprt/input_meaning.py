@@ -72,7 +72,7 @@ def _meaning(name: str, dtype: np.dtype[Any], flat: FlatGraph, clues: Clues) -> 
         return Meaning("mask", clues.reasons.get(Clue.MASK, "true or false"))
     if dtype.kind in "iu":
         per_sample = shape is None or len(shape) <= 1 or shape[-1] == 1
-        return _used_whole(clues, dtype, rank, per_sample) or _named_whole(name, per_sample) or _unknown(clues)
+        return _used_whole(clues, dtype, rank, per_sample) or _guessed_whole(name, clues, per_sample)
     return _floats(name, clues, rank)
 
 
@@ -126,10 +126,12 @@ def _named_whole(name: str, per_sample: bool) -> Meaning | None:
     return None
 
 
-def _unknown(clues: Clues) -> Meaning:
-    if Clue.FLAG in clues.reasons:
-        return Meaning("mask", clues.reasons[Clue.FLAG])
-    return Meaning("mask", "nothing is known of it")
+def _guessed_whole(name: str, clues: Clues, per_sample: bool) -> Meaning:
+    """Whole numbers that may be a mask, by their use; where the name says something else, it decides."""
+    named = _named_whole(name, per_sample)
+    if named is not None and (named.kind != "mask" or Clue.FLAG not in clues.reasons):
+        return named
+    return Meaning("mask", clues.reasons.get(Clue.FLAG, "nothing is known of it"))
 
 
 def _floats(name: str, clues: Clues, rank: int | None) -> Meaning:

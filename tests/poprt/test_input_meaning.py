@@ -55,6 +55,10 @@ TABLES: dict[str, tuple[str, dict[str, Array]]] = {
         {"w": np.zeros((60, 8), np.uint8), "s": np.ones((60, 1), np.float32)},
     ),
     "one-hot": ("y = OneHot (a, n, v)", {"n": np.array(60), "v": np.array([0, 1], np.float32)}),
+    "one-hot by comparison": (
+        "u = Unsqueeze (a, x)  c = Equal (u, n)  f = Cast <to = 1> (c)  y = MatMul (f, w)",
+        {"n": np.arange(60)[None, None], "w": FLOATS, "x": np.array([-1])},
+    ),
     "ids by way of float": ("f = Cast <to = 1> (a)  i = Cast <to = 7> (f)  y = Gather (w, i)", {"w": FLOATS}),
     "ids reshaped and cut": (
         "f = Reshape (a, x)  c = Clip (f, lo, hi)  u = Where (k, c, lo)  y = Gather (w, u)",
