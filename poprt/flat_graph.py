@@ -54,7 +54,7 @@ class Step:
 
     def read(self, index: int) -> str:
         """The name of an input, "" where it is left out."""
-        return self.inputs[index] if index < len(self.inputs) else ""
+        return self.inputs[index] if 0 <= index < len(self.inputs) else ""
 
     def __str__(self) -> str:
         return f"{self.node.op_type} {self.node.name or next(iter(self.node.output), '')!r}"

@@ -107,7 +107,7 @@ def model_inputs(model: onnx.ModelProto) -> list[InputInfo]:
     dtypes = {name: element_type(value) for name, value in values.items()}
     try:
         meanings = input_meanings(model, dtypes)
-    except (IndexError, ValueError):  # the model is not valid, and its reader will say so
+    except (IndexError, ValueError, TypeError):  # the model is not valid, and its reader will say so
         meanings = {name: unread_meaning(name, dtype) for name, dtype in dtypes.items()}
     return [_info(value, dtypes[name], meanings[name]) for name, value in values.items()]
 

@@ -315,3 +315,10 @@ def test_an_input_says_what_it_is_fed_and_why() -> None:
         "a: ids 0 to 59; 60 rows of 'w' (Gather 'e')",
         "thing: 1, then 0 to the end; nothing is known of it",
     ]
+
+
+@pytest.mark.parametrize("axis", [7, [1], "x", 0.5])
+def test_an_attribute_that_makes_no_sense_is_left_to_the_reader_of_the_model(axis: Any) -> None:
+    model = model_of("g (int64[B,S] input_ids) => (float y) { y = Gather (w, input_ids) }", w=FLOATS)
+    model.graph.node[0].attribute.append(onnx.helper.make_attribute("axis", axis))
+    assert input_of(model, "input_ids").kind in ("ids", "places")
