@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import count
 from typing import Any, TypeAlias
 
@@ -52,7 +54,7 @@ class Step:
 
     def read(self, index: int) -> str:
         """The name of an input, "" where it is left out."""
-        return self.inputs[index] if index < len(self.inputs) else ""
+        return self.inputs[index] if 0 <= index < len(self.inputs) else ""
 
     def __str__(self) -> str:
         return f"{self.node.op_type} {self.node.name or next(iter(self.node.output), '')!r}"
@@ -80,10 +82,11 @@ class FlatGraph:
         tensor = self.constants.get(name)
         if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
             return None
-        if np.prod(tensor.dims, dtype=np.float64) > _FEW_VALUES:
+        if math.prod(tensor.dims) > _FEW_VALUES:
             return None
         return np.asarray(numpy_helper.to_array(tensor))
 
+    @cached_property
     def readers(self) -> dict[str, list[tuple[Step, int]]]:
         """Name -> the steps that read it, each with the index of the input."""
         readers: dict[str, list[tuple[Step, int]]] = {}

@@ -35,30 +35,30 @@ class Clues:
     """The clues to one input.
 
     Attributes:
-        reasons: clue -> the first step that gives it, in words.
+        evidence: clue -> the first step that gives it, in words.
         rows: the values that keep within every table: the lowest, and one more than the highest. (0, 0): no table.
         computed_rows: the rows of the smallest table that a computed index goes into.
         constants: what the input is compared with, each once, in order.
     """
 
-    reasons: dict[Clue, str] = field(default_factory=dict)
+    evidence: dict[Clue, str] = field(default_factory=dict)
     rows: tuple[int, int] = (0, 0)
     computed_rows: int = 0
     constants: list[int] = field(default_factory=list)
 
     def add(self, clue: Clue, reason: str) -> None:
         """Note a clue; of each kind the first one is kept."""
-        self.reasons.setdefault(clue, reason)
+        self.evidence.setdefault(clue, reason)
 
     def add_table(self, trail: Trail, rows: int, reason: str) -> None:
         """Note a table of so many rows that the values on ``trail`` index."""
         if not trail.exact:
             if not self.computed_rows or rows < self.computed_rows:
-                self.computed_rows, self.reasons[Clue.COMPUTED_ROW] = rows, reason
+                self.computed_rows, self.evidence[Clue.COMPUTED_ROW] = rows, reason
             return
         low, high = trail.bounds(rows)
         if not self.rows[1] or high < self.rows[1]:
-            self.reasons[Clue.ROW] = reason
+            self.evidence[Clue.ROW] = reason
         if self.rows[1]:
             low, high = max(low, self.rows[0]), min(high, self.rows[1])
         self.rows = (min(low, high - 1), high)
@@ -207,7 +207,7 @@ def _look_for_comparison(clues: Clues, trail: Trail, step: Step, index: int, gra
         return
     other = step.read(1 - index)
     if other in graph.counted:
-        clues.add(Clue.LENGTH, f"{step} compares it with 0, 1, 2 ...")
+        _compared_with_count(clues, trail, step, other, graph)
         return
     constants = graph.whole_constants(other)
     if constants is None or not trail.exact:
@@ -219,6 +219,18 @@ def _look_for_comparison(clues: Clues, trail: Trail, step: Step, index: int, gra
     clues.add(Clue.CONSTANT, f"{step} compares it with {', '.join(map(str, constants[:4]))}")
     if set(constants) <= {0, 1}:
         clues.add(Clue.FLAG, f"a mask: {step} compares it with {constants[0]}")
+
+
+def _compared_with_count(clues: Clues, trail: Trail, step: Step, count: str, graph: _Knowledge) -> None:
+    """A number that is one of 0, 1, 2 ... is made one-hot; one that is above some of them is a length."""
+    if step.node.op_type != "Equal":
+        clues.add(Clue.LENGTH, f"{step} compares it with 0, 1, 2 ...")
+        return
+    places = [extent for extent in graph.tables.constant(count) or () if isinstance(extent, int)]
+    if places:
+        clues.add_table(trail, max(places), f"places of a one-hot ({step})")
+    else:
+        clues.add(Clue.PLACE, f"made one-hot ({step})")
 
 
 def _look_for_mask(clues: Clues, trail: Trail, step: Step, index: int, graph: _Knowledge) -> None:

@@ -69,42 +69,42 @@ def _meaning(name: str, dtype: np.dtype[Any], flat: FlatGraph, clues: Clues) -> 
     if clues.rows[1]:
         return _rows(name, clues)
     if dtype.kind == "b":
-        return Meaning("mask", clues.reasons.get(Clue.MASK, "true or false"))
+        return Meaning("mask", clues.evidence.get(Clue.MASK, "true or false"))
     if dtype.kind in "iu":
         per_sample = shape is None or len(shape) <= 1 or shape[-1] == 1
-        return _used_whole(clues, dtype, rank, per_sample) or _named_whole(name, per_sample) or _unknown(clues)
+        return _used_whole(clues, dtype, rank, per_sample) or _guessed_whole(name, clues, per_sample)
     return _floats(name, clues, rank)
 
 
 def _rows(name: str, clues: Clues) -> Meaning:
     low, rows = clues.rows
-    reason = clues.reasons[Clue.ROW]
+    reason = clues.evidence[Clue.ROW]
     if rows <= 2 and "mask" in name.lower():
         return Meaning("mask", f"two {reason}; by its name a mask")
-    positions = Clue.POSITION in clues.reasons or "position" in name.lower()
+    positions = Clue.POSITION in clues.evidence or "position" in name.lower()
     return Meaning("positions" if positions else "ids", f"{rows - low} {reason}", low, rows)
 
 
 def _used_whole(clues: Clues, dtype: np.dtype[Any], rank: int | None, per_sample: bool) -> Meaning | None:
     """What is known of whole numbers that index no table as they are; the surest clue first."""
-    reasons = clues.reasons
+    evidence = clues.evidence
     settings = tuple(clues.constants)
     if rank is not None and rank <= 1 and settings and not set(settings) <= {0, 1}:
-        return Meaning("setting", reasons[Clue.CONSTANT], values=settings)
-    if Clue.LENGTH in reasons and per_sample:
-        return Meaning("lengths", reasons[Clue.LENGTH])
-    if Clue.POSITION in reasons:
-        return Meaning("positions", reasons[Clue.POSITION])
-    if Clue.QUANTISED in reasons or (dtype.itemsize == 1 and (rank or 0) >= _LEAST_RANK_OF_BYTES):
-        return Meaning("bytes", reasons.get(Clue.QUANTISED, f"{dtype.name} of rank {rank}"))
-    if Clue.MASK in reasons:
-        return Meaning("mask", reasons[Clue.MASK])
+        return Meaning("setting", evidence[Clue.CONSTANT], values=settings)
+    if Clue.LENGTH in evidence and per_sample:
+        return Meaning("lengths", evidence[Clue.LENGTH])
+    if Clue.POSITION in evidence:
+        return Meaning("positions", evidence[Clue.POSITION])
+    if Clue.QUANTISED in evidence or (dtype.itemsize == 1 and (rank or 0) >= _LEAST_RANK_OF_BYTES):
+        return Meaning("bytes", evidence.get(Clue.QUANTISED, f"{dtype.name} of rank {rank}"))
+    if Clue.MASK in evidence:
+        return Meaning("mask", evidence[Clue.MASK])
     if clues.computed_rows:
-        return Meaning("ids", f"an index is computed from it, {reasons[Clue.COMPUTED_ROW]}", rows=clues.computed_rows)
-    if Clue.PLACE in reasons:
-        return Meaning("places", reasons[Clue.PLACE])
-    if Clue.COUNT in reasons:
-        return Meaning("setting", reasons[Clue.COUNT], values=(1,))
+        return Meaning("ids", f"an index is computed from it, {evidence[Clue.COMPUTED_ROW]}", rows=clues.computed_rows)
+    if Clue.PLACE in evidence:
+        return Meaning("places", evidence[Clue.PLACE])
+    if Clue.COUNT in evidence:
+        return Meaning("setting", evidence[Clue.COUNT], values=(1,))
     return None
 
 
@@ -126,17 +126,19 @@ def _named_whole(name: str, per_sample: bool) -> Meaning | None:
     return None
 
 
-def _unknown(clues: Clues) -> Meaning:
-    if Clue.FLAG in clues.reasons:
-        return Meaning("mask", clues.reasons[Clue.FLAG])
-    return Meaning("mask", "nothing is known of it")
+def _guessed_whole(name: str, clues: Clues, per_sample: bool) -> Meaning:
+    """Whole numbers that may be a mask, by their use; where the name says something else, it decides."""
+    named = _named_whole(name, per_sample)
+    if named is not None and (named.kind != "mask" or Clue.FLAG not in clues.evidence):
+        return named
+    return Meaning("mask", clues.evidence.get(Clue.FLAG, "nothing is known of it"))
 
 
 def _floats(name: str, clues: Clues, rank: int | None) -> Meaning:
-    if Clue.MASK in clues.reasons:
-        return Meaning("mask", clues.reasons[Clue.MASK])
+    if Clue.MASK in clues.evidence:
+        return Meaning("mask", clues.evidence[Clue.MASK])
     if "mask" in name.lower():
         return Meaning("mask", "by its name")
-    if Clue.SETTING in clues.reasons and rank is not None and rank <= 1:
-        return Meaning("factors", clues.reasons[Clue.SETTING])
+    if Clue.SETTING in clues.evidence and rank is not None and rank <= 1:
+        return Meaning("factors", clues.evidence[Clue.SETTING])
     return Meaning("numbers", "")

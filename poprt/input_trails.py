@@ -67,11 +67,10 @@ class Trail:
 
 def walk(flat: FlatGraph, trail: Trail) -> Iterator[tuple[Trail, Step, int]]:
     """Each place where ``trail`` and what comes of it is read: how the values come there, the step, and its input."""
-    readers = flat.readers()
     waiting, seen = deque([(trail.source, trail)]), {(trail.source, True)}
     while waiting:
         name, here = waiting.popleft()
-        for step, index in readers.get(name, ()):
+        for step, index in flat.readers.get(name, ()):
             yield here, step, index
             after = follow(here, step, index, flat)
             for output in step.outputs if after is not None else ():

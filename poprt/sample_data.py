@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
-from passes.extents import declared_extent
 from poprt.errors import PoprtError
-from poprt.input_meaning import Meaning, input_meanings, unread_meaning
+from poprt.input_info import InputInfo, element_type, model_inputs, sample_shapes, tensor_shape
+
+__all__ = [
+    "Array",
+    "InputInfo",
+    "check_size",
+    "element_type",
+    "model_inputs",
+    "other_array",
+    "random_array",
+    "sample_feeds",
+    "sample_shapes",
+    "tensor_shape",
+]
 
 Array = npt.NDArray[Any]
 
@@ -23,113 +34,6 @@ _SPECIAL_IDS = 5
 _WORDS = ("a", "text", "of", "words")
 #: The most elements of one input; a serving batch has thousands of times fewer.
 _MOST_ELEMENTS = 1 << 27
-_ELEMENT_TYPES = frozenset(onnx.helper.get_all_tensor_dtypes())
-
-
-@dataclass(frozen=True)
-class InputInfo:
-    """A model input.
-
-    Attributes:
-        shape: extents; a name or None where the model leaves one open.
-        kind: which values mean something to it, see :class:`poprt.input_meaning.Meaning`.
-        rows: for ids and positions, one more than the highest value that every table has; 0 where none is known. For
-            lengths and places, the extent of the sequence; 0 before it is known.
-        low: for ids and positions, the lowest value.
-        values: what a setting may be.
-        reason: what the input was followed to in the graph, or how its values were guessed.
-        any_rank: the model does not say the rank; ``shape`` is empty then.
-    """
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int | str | None, ...]
-    kind: str
-    rows: int = 0
-    low: int = 0
-    values: tuple[int, ...] = ()
-    reason: str = ""
-    any_rank: bool = False
-
-    def concrete(self, sizes: Mapping[str, int] | None = None) -> tuple[int, ...]:
-        """The shape, open extents filled in: by name from ``sizes``, else 2 for the first axis and 16 for others.
-
-        Raises:
-            PoprtError: the model does not say the rank.
-        """
-        if self.any_rank:
-            raise PoprtError(
-                f"input {self.name!r}: the model does not say its rank, so no sample data can be made; give its shape "
-                f"with --input_shape {self.name}=..., or leave out what runs the model (check, run, int8)"
-            )
-        sizes = sizes or {}
-        return tuple(
-            extent if isinstance(extent, int) else sizes.get(extent or "", 2 if axis == 0 else 16)
-            for axis, extent in enumerate(self.shape)
-        )
-
-    def __str__(self) -> str:
-        """What is fed, and why."""
-        highest = self.rows - 1
-        what = {
-            "ids": f"ids {self.low} to {highest}",
-            "positions": f"positions {self.low} to {highest}" if self.rows else "positions 0, 1, 2 ...",
-            "mask": "1, then 0 to the end",
-            "lengths": "lengths of a sequence",
-            "places": "places of a sequence",
-            "setting": " or ".join(map(str, self.values)),
-            "bytes": f"any {self.dtype.name}",
-            "factors": "factors 0.5 to 1.5",
-            "numbers": "normal numbers",
-        }.get(self.kind, self.kind)
-        return f"{self.name}: {what}" + (f"; {self.reason}" if self.reason else "")
-
-
-def model_inputs(model: onnx.ModelProto) -> list[InputInfo]:
-    """The inputs that a caller has to feed, and what values mean something to each.
-
-    Raises:
-        PoprtError: an input is no tensor of a known type.
-    """
-    weights = {tensor.name for tensor in model.graph.initializer}
-    values = {value.name: value for value in model.graph.input if value.name not in weights}
-    dtypes = {name: element_type(value) for name, value in values.items()}
-    try:
-        meanings = input_meanings(model, dtypes)
-    except (IndexError, ValueError):  # the model is not valid, and its reader will say so
-        meanings = {name: unread_meaning(name, dtype) for name, dtype in dtypes.items()}
-    return [_info(value, dtypes[name], meanings[name]) for name, value in values.items()]
-
-
-def _info(value: onnx.ValueInfoProto, dtype: np.dtype[Any], meaning: Meaning) -> InputInfo:
-    return InputInfo(
-        value.name,
-        dtype,
-        tensor_shape(value),
-        meaning.kind,
-        meaning.rows,
-        meaning.low,
-        meaning.values,
-        meaning.reason,
-        any_rank=not value.type.tensor_type.HasField("shape"),
-    )
-
-
-def element_type(value: onnx.ValueInfoProto) -> np.dtype[Any]:
-    """numpy's type of an input or output.
-
-    Raises:
-        PoprtError: it is no tensor, or its type is not said or unknown.
-    """
-    number = value.type.tensor_type.elem_type
-    if not value.type.HasField("tensor_type") or number not in _ELEMENT_TYPES:
-        raise PoprtError(f"{value.name!r} is no tensor of a known type (element type {number}); export the model again")
-    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(number))
-
-
-def tensor_shape(value: onnx.ValueInfoProto) -> tuple[int | str | None, ...]:
-    """Declared extents: a number, the extent's name, or None where it is open and unnamed."""
-    return tuple(declared_extent(dim) for dim in value.type.tensor_type.shape.dim)
 
 
 def sample_feeds(

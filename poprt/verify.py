@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from poprt.engine.plain import plain_session
 from poprt.errors import CompileError, PoprtError
 from poprt.executable import Executable
 from poprt.own_precision import own_precision
-from poprt.sample_data import Array, InputInfo, model_inputs, sample_feeds
+from poprt.sample_data import Array, InputInfo, model_inputs, sample_feeds, sample_shapes
 from poprt.sizes import LARGEST_MESSAGE, weight_bytes
 from poprt.value_dependence import dependences
 from poprt.verify_packed import PackedCase, pack_samples
@@ -199,10 +199,14 @@ def _common_outputs(original: onnx.ModelProto, converted: onnx.ModelProto) -> li
 def _plain_case(originals: list[InputInfo], converted: list[InputInfo], rng: np.random.Generator) -> PackedCase:
     """One batch for both models; the converted one says the extents that it fixes."""
     declared = {info.name: info for info in converted}
-    shapes = {info.name: declared.get(info.name, info).concrete() for info in originals}
+    shapes = sample_shapes([_with_shape_of(info, declared.get(info.name)) for info in originals])
     feeds = sample_feeds(originals, shapes, rng)
     for info in originals:
         if info.name in declared and declared[info.name].dtype == np.float16:
             feeds[info.name] = feeds[info.name].astype(np.float16).astype(info.dtype)  # both see what fp16 can say
     cast = {name: array.astype(declared[name].dtype) for name, array in feeds.items() if name in declared}
     return PackedCase([feeds], cast, {})
+
+
+def _with_shape_of(info: InputInfo, declared: InputInfo | None) -> InputInfo:
+    return info if declared is None else replace(info, shape=declared.shape, any_rank=declared.any_rank)

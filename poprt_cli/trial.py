@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from passes.packed_model import PackedModel
-from poprt.sample_data import model_inputs, sample_feeds
+from poprt.sample_data import model_inputs, sample_feeds, sample_shapes
 from poprt.verify import engine_session, run_session
 from poprt.verify_packed import pack_samples
 
@@ -31,7 +31,7 @@ def run_once(original: onnx.ModelProto, converted: onnx.ModelProto) -> None:
     else:
         infos = model_inputs(converted)
         meant = [meaning.get(info.name, info) for info in infos]
-        arrays = sample_feeds(meant, {info.name: info.concrete() for info in infos}, rng)
+        arrays = sample_feeds(meant, sample_shapes(infos), rng)
         feeds = {info.name: arrays[info.name].astype(info.dtype) for info in infos}
         size = next((array.shape[0] for array in feeds.values() if array.ndim), 1)
     session = engine_session(converted, optimise=True)

@@ -33,7 +33,7 @@ def id_limits(graph: gs.Graph) -> dict[str, int]:
 
     A Gather takes negative indices, counted from the end. Ids of tokens are never meant so, and a model that means it
     shows it: it computes its indices. So a value is to be at least 0 and below the limit. Gathers in subgraphs and
-    local functions are left out: they may not run. ``poprt.sample_data`` asks a weaker question, which
+    local functions are left out: they may not run. ``poprt.input_meaning`` asks a weaker question, which
     values make a good example; here a wrong answer refuses a request.
 
     Args:

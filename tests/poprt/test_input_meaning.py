@@ -55,6 +55,10 @@ TABLES: dict[str, tuple[str, dict[str, Array]]] = {
         {"w": np.zeros((60, 8), np.uint8), "s": np.ones((60, 1), np.float32)},
     ),
     "one-hot": ("y = OneHot (a, n, v)", {"n": np.array(60), "v": np.array([0, 1], np.float32)}),
+    "one-hot by comparison": (
+        "u = Unsqueeze (a, x)  c = Equal (u, n)  f = Cast <to = 1> (c)  y = MatMul (f, w)",
+        {"n": np.arange(60)[None, None], "w": FLOATS, "x": np.array([-1])},
+    ),
     "ids by way of float": ("f = Cast <to = 1> (a)  i = Cast <to = 7> (f)  y = Gather (w, i)", {"w": FLOATS}),
     "ids reshaped and cut": (
         "f = Reshape (a, x)  c = Clip (f, lo, hi)  u = Where (k, c, lo)  y = Gather (w, u)",
@@ -311,3 +315,10 @@ def test_an_input_says_what_it_is_fed_and_why() -> None:
         "a: ids 0 to 59; 60 rows of 'w' (Gather 'e')",
         "thing: 1, then 0 to the end; nothing is known of it",
     ]
+
+
+@pytest.mark.parametrize("axis", [7, [1], "x", 0.5])
+def test_an_attribute_that_makes_no_sense_is_left_to_the_reader_of_the_model(axis: Any) -> None:
+    model = model_of("g (int64[B,S] input_ids) => (float y) { y = Gather (w, input_ids) }", w=FLOATS)
+    model.graph.node[0].attribute.append(onnx.helper.make_attribute("axis", axis))
+    assert input_of(model, "input_ids").kind in ("ids", "places")
