@@ -48,9 +48,16 @@ def show_inputs_and_outputs(model: onnx.ModelProto) -> None:
     )
     for kind, values in groups:
         for value in values:
-            dtype = element_type(value)
             shape = [extent if isinstance(extent, int) else 0 for extent in tensor_shape(value)]
-            click.echo(f"{kind} {value.name}: dtype - {dtype}, shape - {shape}")
+            click.echo(f"{kind} {value.name}: dtype - {_type_name(value)}, shape - {shape}")
+
+
+def _type_name(value: onnx.ValueInfoProto) -> str:
+    """The type of a tensor's elements; of anything else what it is ("sequence")."""
+    form = value.type.WhichOneof("value")
+    if form == "tensor_type":
+        return str(element_type(value))
+    return "unknown" if form is None else str(form).removesuffix("_type")
 
 
 def print_summary(
