@@ -132,6 +132,12 @@ def element_type(value: onnx.ValueInfoProto) -> np.dtype[Any]:
     Raises:
         PoprtError: it is no tensor, or its type is not said or unknown.
     """
+    form = value.type.WhichOneof("value") or "tensor_type"
+    if form != "tensor_type":
+        raise PoprtError(
+            f"{value.name!r} is no tensor but of the kind {form.removesuffix('_type')}, and sample data are made of "
+            "tensors alone; leave out what runs the model (check, run, int8)"
+        )
     number = value.type.tensor_type.elem_type
     if not value.type.HasField("tensor_type") or number not in _ELEMENT_TYPES:
         raise PoprtError(f"{value.name!r} is no tensor of a known type (element type {number}); export the model again")

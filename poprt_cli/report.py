@@ -57,10 +57,19 @@ def show_inputs_and_outputs(model: onnx.ModelProto) -> None:
     )
     for kind, values in groups:
         for value in values:
-            dtype = element_type(value)
             extents = [extent if isinstance(extent, int) else 0 for extent in tensor_shape(value)]
-            shape = extents if value.type.tensor_type.HasField("shape") else "of any rank"
-            click.echo(f"{kind} {value.name}: dtype - {dtype}, shape - {shape}")
+            no_rank = value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
+            click.echo(
+                f"{kind} {value.name}: dtype - {_type_name(value)}, shape - {'of any rank' if no_rank else extents}"
+            )
+
+
+def _type_name(value: onnx.ValueInfoProto) -> str:
+    """The type of a tensor's elements; of anything else what it is ("sequence")."""
+    form = value.type.WhichOneof("value")
+    if form == "tensor_type":
+        return str(element_type(value))
+    return "unknown" if form is None else str(form).removesuffix("_type")
 
 
 def print_summary(before: ModelSize, after: ModelSize, converter: Converter, manifest: Manifest | None = None) -> None:

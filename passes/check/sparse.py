@@ -1,15 +1,16 @@
-"""Sparse initializers as dense ones: no operator computes with sparse weights, an engine spreads them out as well."""
+"""Sparse weights as dense ones: no operator computes with sparse ones, an engine spreads them out as well."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from passes.errors import RewriteError
-from passes.node_protos import walk_graphs
+from passes.node_protos import walk_graphs, walk_nodes
 
 #: The most bytes that sparse initializers may take when they are dense, whatever they hold, and for each byte held.
 _MOST_BYTES, _MOST_TIMES = 1 << 24, 32
@@ -18,11 +19,15 @@ _MOST_BYTES, _MOST_TIMES = 1 << 24, 32
 def densify(model: onnx.ModelProto) -> None:
     """Replace the sparse initializers of the main graph and of subgraphs by dense ones of the same name, in place.
 
+    Constant nodes with a sparse value, those of local functions too, get a dense one.
+
     Raises:
         RewriteError: one is malformed, or much larger than what it holds.
     """
     graphs = list(walk_graphs(model.graph))
+    constants = list(_sparse_constants(model))
     sparse = [tensor for graph in graphs for tensor in graph.sparse_initializer]
+    sparse += [attribute.sparse_tensor for attribute in constants]
     spare = max(_MOST_BYTES, _MOST_TIMES * sum(tensor.ByteSize() for tensor in sparse))
     for tensor in sparse:
         spare -= _dense_bytes(tensor)
@@ -36,6 +41,16 @@ def densify(model: onnx.ModelProto) -> None:
         if graph.sparse_initializer:
             graph.initializer.extend([_dense(tensor) for tensor in graph.sparse_initializer])
             del graph.sparse_initializer[:]
+    for attribute in constants:
+        dense = _dense(attribute.sparse_tensor)
+        attribute.CopyFrom(onnx.helper.make_attribute("value", dense))
+
+
+def _sparse_constants(model: onnx.ModelProto) -> Iterator[onnx.AttributeProto]:
+    bodies = [model.graph.node, *(function.node for function in model.functions)]
+    for node in (node for body in bodies for node in walk_nodes(body)):
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            yield from (item for item in node.attribute if item.type == onnx.AttributeProto.SPARSE_TENSOR)
 
 
 def _dense_bytes(sparse: onnx.SparseTensorProto) -> int:

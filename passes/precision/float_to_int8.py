@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, PassResult
+from passes.cleanup.rewiring import onnx_dtype
 from passes.errors import RewriteError
 from passes.graph_io import header
 from passes.precision.int8_kinds import product_kinds, show_kinds
@@ -23,7 +23,6 @@ from passes.precision.int8_sites import Product, Table, find_products, find_tabl
 from passes.precision.int8_values import FULL_RANGE, MIDDLE, REDUCED_RANGE, Floats, QuantisedWeights, relative_error
 from passes.precision.int8_writer import Int8Writer
 from passes.registry import register
-from passes.shapes.dtypes import as_dtype
 
 #: Feeds for a model of which only the inputs and the metadata are given.
 SampleData = Callable[[onnx.ModelProto], Arrays]
@@ -213,12 +212,8 @@ def _table_error(site: Table, weights: QuantisedWeights) -> float:
 
 def _constant_bytes(graph: gs.Graph) -> int:
     constants = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
-    return sum(math.prod(tensor.shape) * _item_bytes(tensor) for tensor in constants)
-
-
-def _item_bytes(tensor: gs.Constant) -> int:
-    dtype = as_dtype(tensor.dtype)
-    return dtype.itemsize if isinstance(dtype, np.dtype) else 1  # numpy lacks types of a byte and of fewer bits alone
+    kinds = [onnx.helper.tensor_dtype_to_np_dtype(onnx_dtype(tensor) or onnx.TensorProto.FLOAT) for tensor in constants]
+    return sum(math.prod(tensor.shape) * kind.itemsize for tensor, kind in zip(constants, kinds, strict=True))
 
 
 def _report_accuracy(compared: Mapping[str, tuple[float, float]], result: PassResult) -> None:

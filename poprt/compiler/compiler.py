@@ -44,7 +44,7 @@ from poprt.engine.custom_ops import custom_ops, library_names
 from poprt.engine.providers import has_fast_half
 from poprt.errors import CompileError
 from poprt.executable import Executable, Manifest, PackingSpec, TensorSpec, WeightSpec, place_weights
-from poprt.foreign_operators import foreign_operators
+from poprt.foreign_operators import custom_operators
 
 logger = logging.getLogger("poprt")
 
@@ -186,7 +186,7 @@ def _manifest(
     options: CompilerOptions,
 ) -> Manifest:
     metadata = {item.key: item.value for item in model.metadata_props}
-    foreign = foreign_operators(model)
+    foreign = custom_operators(model)
     return Manifest(
         inputs=_with_engine_types(interface.inputs, model.graph.input),
         outputs=_with_engine_types(interface.outputs, model.graph.output),

@@ -13,7 +13,7 @@ from passes.base import GraphPass, PassResult
 from passes.errors import RewriteError
 from passes.graph_io import value_info
 from poprt.compiler.id_limits import id_limits
-from poprt.executable import TensorSpec
+from poprt.executable import WEIGHT_DTYPES, TensorSpec
 
 
 class ReadInterface(GraphPass):
@@ -34,8 +34,12 @@ class ReadInterface(GraphPass):
         """Read what is declared.
 
         Raises:
-            RewriteError: something goes in or out that is no tensor of numbers.
+            RewriteError: nothing goes in, or something goes in or out that is no tensor of numbers.
         """
+        if not graph.inputs:
+            raise RewriteError(
+                "the model has no inputs; an executable answers what it is fed, so there is nothing to run"
+            )
         limits = id_limits(graph)
         self.inputs = tuple(replace(_spec(tensor), id_limit=limits.get(tensor.name, 0)) for tensor in graph.inputs)
         self.outputs = tuple(_spec(tensor) for tensor in graph.outputs)
@@ -58,5 +62,10 @@ def tensor_spec(item: onnx.ValueInfoProto) -> TensorSpec:
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(declared.elem_type)).name
     if dtype == "object":
         raise RewriteError(f"{item.name!r} holds strings; the runtime takes and gives numbers only")
+    if dtype not in WEIGHT_DTYPES:
+        raise RewriteError(
+            f"{item.name!r} is of {dtype}; the runtime takes and gives {', '.join(sorted(WEIGHT_DTYPES))}. Cast it to "
+            "one of them in the model"
+        )
     shape = tuple(max(dim.dim_value, 0) for dim in declared.shape.dim)
     return TensorSpec(item.name, shape, dtype, dtype, any_rank=not declared.HasField("shape"))

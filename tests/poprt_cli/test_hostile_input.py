@@ -147,6 +147,36 @@ def test_string_inputs_are_checked(poprt: Poprt) -> None:
     assert_one_line(poprt("-i", "words.onnx", "--export_popef"), "'x' holds strings")
 
 
+def test_inputs_that_are_no_tensors_are_shown_and_not_made_up(poprt: Poprt) -> None:
+    model = parse("g (float[2] s) => (float[n] y) { y = ConcatFromSequence <axis = 0> (s) }")
+    pair = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, [2])
+    model.graph.input[0].type.CopyFrom(onnx.helper.make_sequence_type_proto(pair))
+    model.graph.output[0].ClearField("type")
+    onnx.save(model, "sequence.onnx")
+    shown = poprt("-i", "sequence.onnx", "--show")
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.splitlines() == [
+        "Input s: dtype - sequence, shape - []",
+        "Output y: dtype - unknown, shape - []",
+    ]
+    assert_one_line(poprt("-i", "sequence.onnx", "--check"), "'s' is no tensor but of the kind sequence")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("g () => (float[2] y) { y = RandomNormal <shape = [2]> () }", "the model has no inputs"),
+        (
+            "g (float[2] x) => (bfloat16[2] y) { y = Cast <to = 16> (x) }",
+            "'y' is of bfloat16; the runtime takes and gives",
+        ),
+    ],
+)
+def test_what_no_executable_can_be_fed_or_give_is_named(poprt: Poprt, text: str, says: str) -> None:
+    onnx.save(parse(text), "m.onnx")
+    assert_one_line(poprt("-i", "m.onnx", "--export_popef"), says)
+
+
 def test_sample_data_beyond_memory_are_not_made(poprt: Poprt) -> None:
     onnx.save(parse("g (float[n,m] x) => (float[n,m] y) { y = Relu (x) }"), "wide.onnx")
     words = ("-i", "wide.onnx", "--input_shape", "x=2000000000,2000000000")

@@ -12,7 +12,8 @@ from passes.errors import RewriteError
 from poprt.compiler import Compiler
 from poprt.converter import Converter
 from poprt.errors import CompileError
-from tests.passes.rewrites import parse
+from tests.numerics import run
+from tests.passes.rewrites import copy_of, parse
 
 FUNCTION = '<domain: "local", opset_import: ["" : 17, "local" : 1]>'
 
@@ -190,3 +191,17 @@ def sparse(indices: list[object], dims: list[int]) -> onnx.ModelProto:
 def test_a_malformed_sparse_initializer_is_refused_by_name(model: onnx.ModelProto, words: str) -> None:
     with pytest.raises(RewriteError, match=f"sparse initializer 'w'.*{words}"):
         convert(model)
+
+
+def test_a_sparse_constant_is_made_dense_and_computed_with() -> None:
+    model = parse("g (float[2, 4] x) => (float[2, 2] y) { w = Constant () y = MatMul (x, w) }")
+    values = numpy_helper.from_array(np.array([1, 2], np.float32))
+    places = numpy_helper.from_array(np.array([0, 5], np.int64))
+    constant = onnx.helper.make_sparse_tensor(values, places, [4, 2])
+    model.graph.node[0].attribute.append(onnx.helper.make_attribute("sparse_value", constant))
+    feeds = {"x": np.arange(8, dtype=np.float32).reshape(2, 4)}
+    for precision, dtype in (("fp32", np.float32), ("fp16", np.float16)):
+        converted = Converter(precision=precision).convert(copy_of(model))
+        assert [node.op_type for node in converted.graph.node] == ["MatMul"]
+        got = run(converted, {"x": feeds["x"].astype(dtype)})["y"]
+        np.testing.assert_array_equal(got, run(model, feeds)["y"])
