@@ -28,6 +28,7 @@ from passes.packing.tokens.axes import AxisMap
 from passes.packing.tokens.flops import FlopShare, flop_share, node_flops
 from passes.packing.tokens.masks import find_masks
 from passes.packing.tokens.sides import PlacedGraph, place
+from passes.precision.int8_kinds import QUANTISED, QUANTISED_OPS, product_kinds
 from passes.refusal import MOST_NAMED, explain
 from passes.registry import register
 from passes.shapes.input_shapes import InputShapes
@@ -153,8 +154,15 @@ class PackedTransformer(GraphPass):
         refusals = [
             reasons[id(node)]
             for node in placed.graph.nodes
-            if id(node) in reasons and node_flops(node, placed.axes) != 0
+            if id(node) in reasons and (node.op in QUANTISED_OPS or node_flops(node, placed.axes) != 0)
         ][:MOST_NAMED]
+        quantised = product_kinds(placed.graph).get(QUANTISED, 0)
+        if quantised:
+            raise PackingError(
+                f"{quantised} matrix products of this model are already quantised, and none of the products packs: "
+                f"{explain(refusals) or 'what they are is not known'}; convert the float32 model with --precision int8",
+                refusals,
+            )
         raise PackingError(
             "no matrix product of this model treats every token alone, so packing would save nothing: "
             + (explain(refusals) or "no matrix product with a known shape was found"),
