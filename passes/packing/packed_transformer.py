@@ -21,6 +21,7 @@ from passes.packing.isolation.company import ANY, NONE, SAME_LENGTH, Isolation, 
 from passes.packing.isolation.sharpen import Sharpener
 from passes.packing.opening.axis_mapping import map_axes
 from passes.packing.opening.geometry import Geometry, GeometryFinder
+from passes.packing.opening.length_bound import LengthBound
 from passes.packing.opening.pack_args import PackArgs, parse_pack_args
 from passes.packing.opening.room import least_room
 from passes.packing.opening.unbake import Unbaked
@@ -78,7 +79,7 @@ class PackedTransformer(GraphPass):
             )
         graph.toposort(mode="nodes")
         geometry = self._finder.find(graph)
-        axes, unbaked = map_axes(graph, geometry, self._args.bound)
+        axes, unbaked = map_axes(graph, geometry, LengthBound(self._args.width))
         self._check_sizes(graph, geometry, axes, unbaked)
         placed = place(graph, axes)
         share = self._checked_share(placed, geometry)
