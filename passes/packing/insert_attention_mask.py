@@ -76,6 +76,8 @@ class InsertAttentionMask(GraphPass):
             return result
         geometry = self._checked_geometry(graph)
         axes, unbaked = map_axes(graph, geometry, self._bound(geometry))
+        if not any("mask" in name for name in geometry.names):  # else what was not opened may hide it
+            _the_mask(graph, geometry, find_masks(place(graph, axes), geometry.inputs).explicit)
         if self._args:
             unbaked.check(self._args)
             self._args.check_room(least_room(graph, axes))

@@ -22,6 +22,7 @@ from passes.packing.isolation.quantised_scores import hide_quantised_padding
 from passes.packing.isolation.sharpen import Sharpener
 from passes.packing.opening.axis_mapping import map_axes
 from passes.packing.opening.geometry import Geometry, GeometryFinder
+from passes.packing.opening.length_bound import LengthBound
 from passes.packing.opening.pack_args import PackArgs, parse_pack_args
 from passes.packing.opening.room import least_room
 from passes.packing.opening.unbake import Unbaked
@@ -30,6 +31,7 @@ from passes.packing.tokens.flops import FlopShare, flop_share, node_flops
 from passes.packing.tokens.masks import find_masks
 from passes.packing.tokens.sides import PlacedGraph, place
 from passes.precision.dynamic_products import refuse_shared_scales
+from passes.precision.int8_kinds import QUANTISED, QUANTISED_OPS, product_kinds
 from passes.refusal import MOST_NAMED, explain
 from passes.registry import register
 from passes.shapes.input_shapes import InputShapes
@@ -80,7 +82,7 @@ class PackedTransformer(GraphPass):
             )
         graph.toposort(mode="nodes")
         geometry = self._finder.find(graph)
-        axes, unbaked = map_axes(graph, geometry, self._args.bound)
+        axes, unbaked = map_axes(graph, geometry, LengthBound(self._args.width))
         self._check_sizes(graph, geometry, axes, unbaked)
         placed = place(graph, axes)
         share = self._checked_share(placed, geometry)
@@ -157,8 +159,15 @@ class PackedTransformer(GraphPass):
         refusals = [
             reasons[id(node)]
             for node in placed.graph.nodes
-            if id(node) in reasons and node_flops(node, placed.axes) != 0
+            if id(node) in reasons and (node.op in QUANTISED_OPS or node_flops(node, placed.axes) != 0)
         ][:MOST_NAMED]
+        quantised = product_kinds(placed.graph).get(QUANTISED, 0)
+        if quantised:
+            raise PackingError(
+                f"{quantised} matrix products of this model are already quantised, and none of the products packs: "
+                f"{explain(refusals) or 'what they are is not known'}; convert the float32 model with --precision int8",
+                refusals,
+            )
         raise PackingError(
             "no matrix product of this model treats every token alone, so packing would save nothing: "
             + (explain(refusals) or "no matrix product with a known shape was found"),

@@ -13,7 +13,7 @@ from passes.base import walk_graphs
 
 QUANTISED = "already quantised"
 #: Products whose operands are integers, or whose weight is stored as such.
-_QUANTISED_OPS = frozenset(
+QUANTISED_OPS = frozenset(
     (
         "MatMulInteger",
         "QLinearMatMul",
@@ -45,7 +45,7 @@ def product_kinds(graph: gs.Graph) -> dict[str, int]:
 
 def _kind(node: gs.Node) -> str:
     """The kind of a product by a constant matrix; "" of any other node."""
-    if node.op in _QUANTISED_OPS:
+    if node.op in QUANTISED_OPS:
         return QUANTISED
     if node.op not in _PRODUCTS:
         return ""

@@ -30,6 +30,8 @@ from passes.shapes.shape_functions import ask_shape_function, has_shape_function
 Dim: TypeAlias = "int | sympy.Expr"
 Shape: TypeAlias = tuple[Dim, ...]
 
+#: Of onnxruntime, which walks again as long as two names for one extent stay apart.
+_MOST_ROUNDS = 10
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 
 logger = logging.getLogger("poprt")
@@ -221,7 +223,9 @@ def _run(model: onnx.ModelProto, symbols: frozenset[str]) -> _Inference:
     inference = _Inference(model, symbols)
     inference.limit_contents(is_shape_like)
     try:
-        while not inference.complete:
+        for _ in range(_MOST_ROUNDS):
+            if inference.complete:
+                break
             inference.walk_once()
     except RewriteError:
         raise

@@ -99,7 +99,7 @@ class BakedInference(OrtShapeInference):
     ) -> None:
         super().__init__(model, INT_MAX)
         self._sizes, self._dependent, self._same_along, self.findings = sizes, dependent, same_along, findings
-        self.bound = bound
+        self.bound, self.dependent = bound, dependent
         self._producers = {name: node for node in model.graph.node for name in node.output}
         self.orders = AxisOrders()
         self._borrowed: list[tuple[dict[str, Any], str, Any]] = []
@@ -284,6 +284,12 @@ class BakedInference(OrtShapeInference):
         if name in self._dependent:
             if self._demand(name, axis, extent):
                 return None
+            if name not in self._producers:
+                return because(
+                    f"reads the input {name!r} with the sequence on axis {axis} too; an input that relates places to "
+                    "each other cannot be packed",
+                    Cause.SAMPLES,
+                )
             return because(f"reads {name!r}, whose extent {number} cannot be shown to be {extent}")
         if extent == BATCH and not self._same_along(name, axis):
             return because(f"reads {name!r}, which differs from row to row of the batch", Cause.BATCH)

@@ -15,8 +15,8 @@ import sympy
 from onnx import helper
 
 from passes.packing.opening.axis_atoms import divide
-from passes.packing.tokens.axes import BATCH, mentions_tokens
-from passes.refusal import Refusal, because, first_refusal
+from passes.packing.tokens.axes import BATCH, SEQ, mentions_tokens
+from passes.refusal import Cause, Refusal, because, first_refusal
 
 if TYPE_CHECKING:
     from passes.packing.opening.baked_inference import BakedInference
@@ -141,6 +141,10 @@ def _matmul(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[li
     left, right = shapes
     refusal = inference.align(node, shapes, 2) if len(left) > 1 and len(right) > 1 else None
     summed = [left[-1], right[-2] if len(right) > 1 else right[-1]]
+    if summed[0] == SEQ and isinstance(summed[1], int) and node.input[1] not in inference.dependent:
+        return because(
+            "multiplies axis 1 of the inputs by a constant matrix: it holds features, not the sequence", Cause.SAMPLES
+        )
     if refusal is None and any(map(mentions_tokens, summed)) and summed[0] != summed[1]:
         return because(f"sums over {summed[0]} and {summed[1]} as the same extent")
     return refusal

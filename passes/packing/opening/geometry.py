@@ -68,6 +68,7 @@ class GeometryFinder:
         """
         candidates = [tensor for tensor in graph.inputs if tensor.shape is not None and len(tensor.shape) >= 2]
         first = self._first(graph, candidates)
+        _refuse_later_sequence(first)
         rows, columns = self._declared(first)
         shared = [t for t in candidates if self._declared(t) == (rows, columns) and self._same_sequence(t, first)]
         left_out = [tensor.name for tensor in graph.inputs if tensor not in shared]
@@ -107,6 +108,18 @@ class GeometryFinder:
             return True
         ours, theirs = tensor.shape[1], first.shape[1]
         return not (isinstance(ours, str) and isinstance(theirs, str)) or ours == theirs
+
+
+def _refuse_later_sequence(first: gs.Variable) -> None:
+    """Refuse [batch, 80, time]: axis 1 is fixed, and what varies lies behind it."""
+    if not isinstance(first.shape[0], str) and not _fixed(first.shape[0]):
+        return
+    varies = next((axis for axis, extent in enumerate(first.shape) if axis > 1 and isinstance(extent, str)), None)
+    if varies is not None and _fixed(first.shape[1]):
+        raise PackingError(
+            f"input {first.name!r} {first.shape} varies along axis {varies}; packing takes [batch, sequence, ...]: "
+            "export the model with its sequence on axis 1"
+        )
 
 
 def _fixed(extent: Any) -> bool:

@@ -7,13 +7,14 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from passes.errors import PackingError, RewriteError
 from passes.numbers import LARGEST_EXTENT, whole_number
-from passes.packing.opening.length_bound import LengthBound
-from passes.packing.opening.room import Room
 from passes.pattern import parse_pattern
+
+if TYPE_CHECKING:
+    from passes.packing.opening.room import Room
 
 logger = logging.getLogger("poprt")
 
@@ -54,11 +55,6 @@ class PackArgs:
     def sizes(self) -> str:
         """``segment_max_size`` as the user writes it: 13+51."""
         return "+".join(map(str, self.segment_max_size))
-
-    @property
-    def bound(self) -> LengthBound:
-        """The longest sequence of the unpacked side."""
-        return LengthBound(self.width)
 
     def check_capacity(self, rows: int, columns: int) -> None:
         """Refuse packs that could not use the declared rows.

@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.node_values import constant
+from passes.numbers import LARGEST_EXTENT
 from passes.packing.tokens.axes import SEQ, AxisMap, is_known
 from passes.refusal import NodeName
 
@@ -28,9 +29,9 @@ class Room:
 
 def room_in(extent: sympy.Expr) -> int | None:
     """The number in Min(512, seq); None where ``extent`` is something else."""
-    if not isinstance(extent, sympy.Min) or SEQ not in extent.args:
+    if not isinstance(extent, sympy.Min) or extent.free_symbols != {SEQ} or extent.subs(SEQ, 1) != 1:
         return None
-    return min((int(item) for item in extent.args if item.is_Integer), default=None)
+    return int(extent.subs(SEQ, LARGEST_EXTENT))
 
 
 def least_room(graph: gs.Graph, axes: AxisMap) -> Room | None:

@@ -38,6 +38,13 @@ _MOST_WALKS = 50
 logger = logging.getLogger("poprt")
 
 
+#: Causes that no other shape would mend.
+_NOT_THE_SHAPE = {
+    Cause.BATCH: "a sample's answer depends on its row in the batch, so it cannot be packed",
+    Cause.SAMPLES: "packing takes inputs [batch, sequence, ...] of one value a token",
+}
+
+
 @dataclass(frozen=True)
 class Unbaked:
     """What became of a model's baked extents.
@@ -68,11 +75,10 @@ class Unbaked:
             PackingError: the model does not hold for ``max_valid_num`` samples of ``segment_max_size`` tokens.
         """
         args.check_room(self.room)
-        by_row = next((refusal for refusal in self.refusals if refusal.cause is Cause.BATCH), None)
-        if by_row is not None:
-            raise PackingError(
-                f"a sample's answer depends on its row in the batch, so it cannot be packed: {by_row}", [by_row]
-            )
+        for cause, what in _NOT_THE_SHAPE.items():
+            first = next((refusal for refusal in self.refusals if refusal.cause is cause), None)
+            if first is not None:
+                raise PackingError(f"{what}: {_named(str(first))}", [first])
         if self.refusals and not self._holds_for(args.max_valid_num, args.width):
             raise PackingError(
                 f"this model was fixed to {self._fixed_to()}, which cannot be undone "
@@ -129,7 +135,12 @@ def unbake(graph: gs.Graph, geometry: Geometry, bound: LengthBound) -> Unbaked:
 
 def _as_clauses(refusals: Sequence[Refusal]) -> str:
     """Refusals as parts of a sentence: each node, where one is meant, is the subject of its reason."""
-    return "; ".join(f"{item.node} {item.reason}" if item.node else item.reason for item in refusals)
+    return _named("; ".join(f"{item.node} {item.reason}" if item.node else item.reason for item in refusals))
+
+
+def _named(text: str) -> str:
+    """``text`` with the words that people use for batch and sequence."""
+    return text.replace(str(BATCH), "batch").replace(str(SEQ), "seq")
 
 
 def _walk(graph: gs.Graph, geometry: Geometry, sizes: dict[Any, int], bound: LengthBound) -> Findings:

@@ -216,7 +216,7 @@ def test_what_a_fixed_shape_left_in_the_graph_is_made_general(body: str, constan
         ("y = Div (x, length)", {"length": np.float32(9)}, "may be the sequence length"),
         (("t = Constant <value_ints = [3, 3, 24]> ()  r = Reshape (x, t)  "
          "u = Constant <value_ints = [3, 9, 8]> ()  y = Reshape (r, u)"), {}, "divides the batch or the sequence"),
-        ("z = Slice (x, zero, five, one)  y = Add (z, V)", {"five": np.array([5])}, "cuts poprt_seq"),
+        ("z = Slice (x, zero, five, one)  y = Add (z, V)", {"five": np.array([5])}, "cuts seq at 0:5"),
     ],
     ids=["row-by-row", "length-as-divisor", "tokens-in-groups", "first-five"],
 )  # fmt: skip

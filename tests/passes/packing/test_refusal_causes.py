@@ -1,0 +1,77 @@
+"""The first cause is the one that a refusal names: not the shape where an input is, not tokens where int8 is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from passes.errors import PackingError
+from tests.passes.packing.test_fixed_inputs import LAYOUTS, packed
+from tests.passes.rewrites import parse
+
+_RNG = np.random.default_rng(0)
+_ATTENTION = """
+    flip = Transpose <perm = [0, 2, 1]> (x)  scores = MatMul (x, flip)  {more}  w = Softmax (told)  z = MatMul (w, x)
+"""
+
+
+def model(inputs: str, body: str, **constants: Any) -> onnx.ModelProto:
+    text = f"g ({inputs}) => (float[b, s, 8] y) {{ {body} }}"
+    built = parse(text, opset=17)
+    for name, value in constants.items():
+        built.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), name))
+    return built
+
+
+def weights(*shape: int) -> np.ndarray[Any, Any]:
+    return _RNG.normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_input_of_pairs_is_named_and_not_the_shape(layout: str) -> None:
+    attention = _ATTENTION.format(more="told = Add (scores, bias)")
+    body = f"e = Gather (T, ids)  x = MatMul (e, W)  {attention}  y = Relu (z)"
+    pairs = model("int64[1, 9] ids, float[1, 9, 9] bias", body, T=weights(64, 8), W=weights(8, 8))
+    wanted = r"Add 'told': reads the input 'bias' with the sequence on axis 2 too" if layout == "across_rows" else "."
+    with pytest.raises(PackingError, match=wanted) as error:
+        packed(pairs, layout)
+    assert "fixed to the shape" not in str(error.value)
+
+
+def test_a_model_without_a_mask_is_told_so_and_not_that_its_shape_is_fixed() -> None:
+    body = (
+        f"e = Gather (T, ids)  x = MatMul (e, W)  {_ATTENTION.format(more='told = Relu (scores)')}  y = Div (z, nine)"
+    )
+    built = model("int64[1, 9] ids", body, T=weights(64, 8), W=weights(8, 8), nine=np.float32(9))
+    with pytest.raises(PackingError, match="no input of this model serves as an attention mask alone"):
+        packed(built, "within_rows")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("shape", "wanted"),
+    [
+        ("1, 9, 20", "MatMul 'x': multiplies axis 1 of the inputs by a constant matrix: it holds features"),
+        ("b, 9, s", r"input 'features' \['b', 9, 's'\] varies along axis 2"),
+    ],
+    ids=["fixed", "open"],
+)
+def test_a_sequence_on_axis_2_is_named(layout: str, shape: str, wanted: str) -> None:
+    attention = _ATTENTION.format(more="told = Relu (scores)")
+    body = f"t = Transpose <perm = [0, 2, 1]> (features)  x = MatMul (t, W)  {attention}  y = Relu (z)"
+    sizes = (3, 20) if shape[0] == "b" else None
+    with pytest.raises(PackingError, match="mask" if layout == "within_rows" and sizes is None else wanted):
+        packed(model(f"float[{shape}] features", body, W=weights(9, 8)), layout)
+
+
+def test_a_quantised_model_is_told_so() -> None:
+    body = """e = Gather (T, ids)  q, scale, at = DynamicQuantizeLinear (e)  p = MatMulInteger (q, W, at)
+              f = Cast <to = 1> (p)  x = Mul (f, scale)  flip = Transpose <perm = [0, 2, 1]> (x)
+              scores = MatMul (x, flip)  w = Softmax (scores)  y = MatMul (w, x)"""
+    integers = _RNG.integers(-127, 128, (8, 8)).astype(np.int8)
+    built = model("int64[b, s] ids", body, T=weights(64, 8), W=integers)
+    with pytest.raises(PackingError, match=r"1 matrix products of this model are already quantised.*MatMulInteger 'p'"):
+        packed(built, "across_rows", shape=(3, 9))
