@@ -17,8 +17,8 @@ def engine_schema(domain: str, op: str) -> onnx.defs.OpSchema | None:
 
     Types of inputs and outputs are there; attributes are not.
     """
-    found = _schemas().get((domain, op))
-    return None if found is None else _as_onnx(domain, op, found)
+    schema = _schemas().get((domain, op))
+    return None if schema is None else _as_onnx(domain, op, schema)
 
 
 def has_half_kernel(domain: str, op: str) -> bool:

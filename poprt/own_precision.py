@@ -17,10 +17,10 @@ def own_precision(model: onnx.ModelProto) -> str:
 
     Weights in half precision that are cast before anything computes with them do not count.
     """
-    found = _computed(model.graph, {})
+    precisions = _computed(model.graph, {})
     for function in model.functions:
-        found |= _computed_by(function.node, {})
-    return "bf16" if "bf16" in found else "fp16" if "fp16" in found else "fp32"
+        precisions |= _computed_by(function.node, {})
+    return "bf16" if "bf16" in precisions else "fp16" if "fp16" in precisions else "fp32"
 
 
 def _computed(graph: onnx.GraphProto, outer: Mapping[str, str]) -> set[str]:
@@ -36,18 +36,18 @@ def _computed(graph: onnx.GraphProto, outer: Mapping[str, str]) -> set[str]:
 
 def _computed_by(nodes: Iterable[onnx.NodeProto], halves: dict[str, str]) -> set[str]:
     """The half precisions in which ``nodes`` compute; ``halves``, what is half of their inputs, grows by results."""
-    found: set[str] = set()
+    precisions: set[str] = set()
     for node in nodes:
         for graph in subgraphs(node):
-            found |= _computed(graph, halves)
+            precisions |= _computed(graph, halves)
         kinds = {halves[name] for name in node.input if name in halves}
         if node.op_type == "Cast":
             kinds = {_HALVES[a.i] for a in node.attribute if a.name == "to" and a.i in _HALVES}
-            found |= kinds  # rounds to it
+            precisions |= kinds  # rounds to it
         elif node.op_type == "Constant":
             kinds = {_HALVES[a.t.data_type] for a in node.attribute if a.name == "value" and a.t.data_type in _HALVES}
         elif node.op_type not in MOVES:
-            found |= kinds
+            precisions |= kinds
         if node.op_type in MOVES | {"Cast", "Constant"}:
             halves.update((name, kind) for name in node.output for kind in kinds)
-    return found
+    return precisions

@@ -38,8 +38,8 @@ def get_model_flops(model: onnx.ModelProto, verbose: bool = False) -> int:
     weights = {tensor.name for tensor in model.graph.initializer}
     for value in model.graph.input:
         declared = value.type.tensor_type
-        known = declared.HasField("shape") and all(dim.dim_value > 0 for dim in declared.shape.dim)
-        if value.name not in weights and not known:
+        is_known = declared.HasField("shape") and all(dim.dim_value > 0 for dim in declared.shape.dim)
+        if value.name not in weights and not is_known:
             raise PoprtError(
                 f"input {value.name!r} has an open extent, so the work of a run is not known; fix it first: "
                 f"Converter(input_shape={{{value.name!r}: [...]}})"

@@ -53,8 +53,8 @@ class TableShapes:
         if step.node.op_type in _SAME_SHAPE and step.op[0] in ("", CONTRIB):
             return self.constant(step.inputs[0], depth + 1)
         shapes = {operand: self.constant(operand, depth + 1) for operand in step.inputs if operand}
-        known = {operand: shape for operand, shape in shapes.items() if shape is not None}
-        return self._inferred(step, known, name) if len(known) == len(shapes) else None
+        known_shapes = {operand: shape for operand, shape in shapes.items() if shape is not None}
+        return self._inferred(step, known_shapes, name) if len(known_shapes) == len(shapes) else None
 
     def _inferred(self, step: Step, shapes: Mapping[str, Shape], name: str) -> Shape | None:
         """What onnx's shape inference says of one node."""
@@ -69,10 +69,10 @@ class TableShapes:
                 data[inner] = stored
         try:
             schema = onnx.defs.get_schema(step.node.op_type, self._flat.opsets.get(step.op[0], 1), step.op[0])
-            found = shape_inference.infer_node_outputs(schema, step.node, types, data)
+            inferred = shape_inference.infer_node_outputs(schema, step.node, types, data)
         except _FAILURES:
             return None
-        declared = found.get(step.node.output[step.outputs.index(name)])
+        declared = inferred.get(step.node.output[step.outputs.index(name)])
         if declared is None or not declared.tensor_type.HasField("shape"):
             return None
         dims = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in declared.tensor_type.shape.dim)

@@ -62,8 +62,8 @@ def _order(node: gs.Node, index: int, shapes: SymbolicShapes) -> list[int] | Non
 def expand_gemm(graph: gs.Graph, node: gs.Node, shapes: SymbolicShapes, result: PassResult) -> None:
     """FusedGemm becomes a Gemm and its activation."""
     attrs = {name: value for name, value in node.attrs.items() if not name.startswith(_ACTIVATION)}
-    given = {name: node.attrs.get(f"{_ACTIVATION}_{name}") for name in ("alpha", "beta", "gamma")}
-    params = {name: value for name, value in given.items() if value is not None}
+    settings = {name: node.attrs.get(f"{_ACTIVATION}_{name}") for name in ("alpha", "beta", "gamma")}
+    params = {name: value for name, value in settings.items() if value is not None}
     _expand(graph, node, shapes, ("Gemm", list(node.inputs), attrs), params)
     result.count("products expanded")
 

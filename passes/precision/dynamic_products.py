@@ -80,8 +80,8 @@ class DynamicProduct:
 def find_dynamic_products(graph: gs.Graph) -> list[DynamicProduct]:
     """Those of the main graph, in its order."""
     outputs = graph_output_names(graph)
-    found = (_FINDERS[node.domain or "", node.op](node, outputs) for node in graph.nodes if _may_be_product(node))
-    return [product for product in found if product is not None]
+    products = (_FINDERS[node.domain or "", node.op](node, outputs) for node in graph.nodes if _may_be_product(node))
+    return [product for product in products if product is not None]
 
 
 def refuse_shared_scales(graph: gs.Graph) -> None:

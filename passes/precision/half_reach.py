@@ -82,8 +82,8 @@ def _operand(tensor: gs.Tensor, sizes: dict[int, float]) -> float:
     values = float_constant(tensor)
     if values is None:
         return sizes.get(id(tensor), 1.0)
-    known = np.abs(values[np.isfinite(values) & (values != 0)])
-    return float(known.max(initial=0.0)) or 1.0
+    magnitudes = np.abs(values[np.isfinite(values) & (values != 0)])
+    return float(magnitudes.max(initial=0.0)) or 1.0
 
 
 def _above(node: gs.Node) -> list[gs.Node]:

@@ -41,8 +41,8 @@ class UnsignDequantised(GraphPass):
         weights = {node.inputs[0].name: node.inputs[0] for node in graph.nodes if self._reads_a_weight(node)}
         for tensor in weights.values():
             readers = list(tensor.outputs)
-            known = all(id(node) in main and self._reads_a_weight(node, tensor) for node in readers)
-            if tensor.name in outputs or not known:
+            is_known = all(id(node) in main and self._reads_a_weight(node, tensor) for node in readers)
+            if tensor.name in outputs or not is_known:
                 continue
             for node in readers:
                 self._shift_zero_point(node)

@@ -52,8 +52,8 @@ _CONSTANT_ATTRIBUTES = {"value_float": FLOAT, "value_floats": FLOAT, "value_int"
 
 def has_dtype(tensor: gs.Tensor, dtype: Any) -> bool:
     """Whether the tensor is known to have this numpy type."""
-    known = isinstance(tensor.dtype, (np.dtype, type))  # not onnx's number of a type, or the type of an optional
-    return known and np.dtype(tensor.dtype) == np.dtype(dtype)
+    is_known = isinstance(tensor.dtype, (np.dtype, type))  # not onnx's number of a type, or the type of an optional
+    return is_known and np.dtype(tensor.dtype) == np.dtype(dtype)
 
 
 def as_dtype(value: Any) -> Dtype:
@@ -112,11 +112,11 @@ def infer_dtypes(graph: gs.Graph) -> None:
 def _infer_from_readers(graph: gs.Graph, opsets: Mapping[str, int]) -> bool:
     """Set the dtypes of what no known operator gives; say whether there were any to set."""
     nodes = [node for scope in walk_graphs(graph, functions=False) for node in scope.nodes]
-    made = [tensor for node in nodes for tensor in node.outputs if tensor.name and tensor.dtype is None]
-    unknown = [tensor for tensor in made if declared_type(tensor) is None]
+    untyped = [tensor for node in nodes for tensor in node.outputs if tensor.name and tensor.dtype is None]
+    unknown = [tensor for tensor in untyped if declared_type(tensor) is None]
     for tensor in unknown:
-        wanted = (_read_as(tensor, reader, opsets) for reader in tensor.outputs)
-        tensor.dtype = next((dtype for dtype in wanted if dtype is not None), None)
+        read_types = (_read_as(tensor, reader, opsets) for reader in tensor.outputs)
+        tensor.dtype = next((dtype for dtype in read_types if dtype is not None), None)
     return any(tensor.dtype is not None for tensor in unknown)
 
 

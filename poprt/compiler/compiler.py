@@ -145,9 +145,9 @@ def _compile(source: Source, outputs: list[str], options: CompilerOptions, progr
         packing = replace(packing, outputs={name: kind for name, kind in packing.outputs.items() if name in outputs})
     manifest = _manifest(source, model, interface, packing, options)
     if opening is not None:
-        held = str(opening.refusal or "")
-        manifest = replace(manifest, batch_axes=opening.axes, batch_held=held)
-        logger.debug("batch size: %s", f"held, {held}" if held else "open")
+        reason = str(opening.refusal or "")
+        manifest = replace(manifest, batch_axes=opening.axes, batch_held=reason)
+        logger.debug("batch size: %s", f"held, {reason}" if reason else "open")
     arrays = {spec.name: source.weights[spec.name] for spec in manifest.weights}
     _make_inputs(model, {spec.name for spec in manifest.weights if not spec.constant})
     executable = Executable.build(manifest, model.SerializeToString(deterministic=True), arrays)

@@ -182,8 +182,8 @@ class CompilerOptions:
 
     def libraries(self) -> list[str | Path]:
         """``custom_ops`` as a list."""
-        given = self.custom_ops
-        return [given] if isinstance(given, (str, Path)) else list(given)
+        libraries = self.custom_ops
+        return [libraries] if isinstance(libraries, (str, Path)) else list(libraries)
 
     def announce(self) -> None:
         """Say once for this object which of the set options have no effect here."""

@@ -32,11 +32,11 @@ def fused(folder: Path, *, multi_head: bool, keep_io_types: bool) -> onnx.ModelP
     options = fusion_options.FusionOptions("bert")
     options.use_multi_head_attention = multi_head
     path = str(folder / "plain.onnx")
-    made = optimizer.optimize_model(
+    optimised = optimizer.optimize_model(
         path, "bert", num_heads=config.heads, hidden_size=config.hidden, opt_level=0, optimization_options=options
     )
-    made.convert_float_to_float16(keep_io_types=keep_io_types)
-    model: onnx.ModelProto = made.model
+    optimised.convert_float_to_float16(keep_io_types=keep_io_types)
+    model: onnx.ModelProto = optimised.model
     return model
 
 

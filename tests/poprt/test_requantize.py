@@ -79,8 +79,8 @@ def furthest(converted: onnx.ModelProto, layout: str) -> float:
     packs = Packs(converted, layout)
     answers = {pack: packs.run(pack) for pack in PACKS if layout == "across_rows" or "holes" not in pack}
     moved = [0.0]
-    for given in answers.values():
-        for name, answer in given.items():
+    for by_sample in answers.values():
+        for name, answer in by_sample.items():
             for key, got in answer.items():
                 alone = answers[name,][name][key]
                 moved.append(float(np.abs(got - alone).max() / np.abs(alone).max()))

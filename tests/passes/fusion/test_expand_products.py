@@ -35,12 +35,12 @@ FLAGS = ("transA", "transBatchA", "transB", "transBatchB")
 
 def model(body: str, feeds: Arrays) -> onnx.ModelProto:
     inputs = ", ".join(f"float[{', '.join(map(str, array.shape))}] {name}" for name, array in feeds.items())
-    made = parse(f"fused ({inputs}) => (float y) {{ {body} }}")
-    declared = made.graph.output[0].type.tensor_type
+    parsed = parse(f"fused ({inputs}) => (float y) {{ {body} }}")
+    declared = parsed.graph.output[0].type.tensor_type
     declared.ClearField("shape")
-    for extent in run(made, feeds)["y"].shape:
+    for extent in run(parsed, feeds)["y"].shape:
         declared.shape.dim.add().dim_value = extent
-    return made
+    return parsed
 
 
 def assert_same(body: str, feeds: Arrays, expected_ops: list[str]) -> None:

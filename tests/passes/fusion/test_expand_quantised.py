@@ -29,10 +29,12 @@ FEEDS: Arrays = {name: RNG.integers(0, 256, (2, 3, 5)).astype(np.uint8) for name
 
 
 def model(body: str) -> onnx.ModelProto:
-    made = parse(f"g (uint8[2, 3, 5] x, uint8[2, 3, 5] y) => (uint8[2, 3, columns_] r) {{ {body} }}")
-    read = {name for node in made.graph.node for name in node.input}
-    made.graph.initializer.extend(numpy_helper.from_array(CONSTANTS[name], name) for name in CONSTANTS if name in read)
-    return made
+    parsed = parse(f"g (uint8[2, 3, 5] x, uint8[2, 3, 5] y) => (uint8[2, 3, columns_] r) {{ {body} }}")
+    read = {name for node in parsed.graph.node for name in node.input}
+    parsed.graph.initializer.extend(
+        numpy_helper.from_array(CONSTANTS[name], name) for name in CONSTANTS if name in read
+    )
+    return parsed
 
 
 @pytest.mark.parametrize(

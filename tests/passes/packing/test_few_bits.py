@@ -88,9 +88,9 @@ def built(case: str, head: str = "") -> onnx.ModelProto:
 def test_they_run_packed_and_give_what_each_sample_gives_alone(case: str) -> None:
     model = built(case)
     assert why_unpacked(model, "t") is None
-    made = packed(model)
-    assert metadata(made)["neighbours"] == ANY
-    assert_each_is_right(run_declared(made, samples()), model, samples())
+    packed_model = packed(model)
+    assert metadata(packed_model)["neighbours"] == ANY
+    assert_each_is_right(run_declared(packed_model, samples()), model, samples())
 
 
 @pytest.mark.parametrize("case", ["4 bits", "a table of positions"])
@@ -127,9 +127,9 @@ def test_a_model_of_fixed_shape_is_opened(case: str) -> None:
 
 
 def test_a_table_of_positions_is_read_packed_by_its_indices() -> None:
-    made = packed(built("a table of positions"))
-    lookups = [node for node in made.graph.node if node.op_type == "GatherBlockQuantized"]
-    repacked = {name for node in made.graph.node if node.op_type == "Repack" for name in node.output}
+    packed_model = packed(built("a table of positions"))
+    lookups = [node for node in packed_model.graph.node if node.op_type == "GatherBlockQuantized"]
+    repacked = {name for node in packed_model.graph.node if node.op_type == "Repack" for name in node.output}
     assert any(node.input[1] in repacked for node in lookups)
 
 

@@ -86,8 +86,8 @@ def served(converted: onnx.ModelProto, chosen: list[Arrays], like: list[Arrays])
 
 def assert_served(converted: onnx.ModelProto, original: onnx.ModelProto, chosen: list[Arrays]) -> None:
     expected = one_by_one(original, chosen)
-    for got, wanted in zip(served(converted, chosen, expected), expected, strict=True):
-        for name, array in wanted.items():
+    for got, answer in zip(served(converted, chosen, expected), expected, strict=True):
+        for name, array in answer.items():
             np.testing.assert_allclose(got[name], array, atol=TOLERANCE, rtol=TOLERANCE, err_msg=name)
 
 
@@ -151,13 +151,13 @@ def test_an_export_packs_with_its_sequence_or_all_its_inputs_fixed(
 @pytest.mark.parametrize("fixed", [True, False], ids=["fixed", "open"])
 def test_samples_longer_than_a_table_are_refused_and_the_advice_works(layout: str, fixed: bool) -> None:
     model = encoder(room=12)
-    given = with_inputs(model, 3, 12) if fixed else model
+    source = with_inputs(model, 3, 12) if fixed else model
     with pytest.raises(PackingError) as error:
-        packed(given, layout, longest=13, shape=(3, 12))
+        packed(source, layout, longest=13, shape=(3, 12))
     node = "Expand 'segments'" if fixed else "Slice 'cut'"
     advice = f"{node} has room for 12 tokens, and segment_max_size=13 is longer; use segment_max_size=12 or less"
     assert advice in str(error.value)
-    got = packed(given, layout, longest=12, shape=(3, 12))
+    got = packed(source, layout, longest=12, shape=(3, 12))
     assert_served(got, model, samples((5, 12, 1, 7, 2)))
 
 

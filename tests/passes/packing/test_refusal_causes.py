@@ -35,8 +35,8 @@ def test_an_input_of_pairs_is_named_and_not_the_shape(layout: str) -> None:
     attention = _ATTENTION.format(more="told = Add (scores, bias)")
     body = f"e = Gather (T, ids)  x = MatMul (e, W)  {attention}  y = Relu (z)"
     pairs = model("int64[1, 9] ids, float[1, 9, 9] bias", body, T=weights(64, 8), W=weights(8, 8))
-    wanted = r"Add 'told': reads the input 'bias' with the sequence on axis 2 too" if layout == "across_rows" else "."
-    with pytest.raises(PackingError, match=wanted) as error:
+    message = r"Add 'told': reads the input 'bias' with the sequence on axis 2 too" if layout == "across_rows" else "."
+    with pytest.raises(PackingError, match=message) as error:
         packed(pairs, layout)
     assert "fixed to the shape" not in str(error.value)
 
@@ -52,18 +52,18 @@ def test_a_model_without_a_mask_is_told_so_and_not_that_its_shape_is_fixed() -> 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
-    ("shape", "wanted"),
+    ("shape", "message"),
     [
         ("1, 9, 20", "MatMul 'x': multiplies axis 1 of the inputs by a constant matrix: it holds features"),
         ("b, 9, s", r"input 'features' \['b', 9, 's'\] varies along axis 2"),
     ],
     ids=["fixed", "open"],
 )
-def test_a_sequence_on_axis_2_is_named(layout: str, shape: str, wanted: str) -> None:
+def test_a_sequence_on_axis_2_is_named(layout: str, shape: str, message: str) -> None:
     attention = _ATTENTION.format(more="told = Relu (scores)")
     body = f"t = Transpose <perm = [0, 2, 1]> (features)  x = MatMul (t, W)  {attention}  y = Relu (z)"
     sizes = (3, 20) if shape[0] == "b" else None
-    with pytest.raises(PackingError, match="mask" if layout == "within_rows" and sizes is None else wanted):
+    with pytest.raises(PackingError, match="mask" if layout == "within_rows" and sizes is None else message):
         packed(model(f"float[{shape}] features", body, W=weights(9, 8)), layout)
 
 

@@ -382,5 +382,5 @@ def test_a_mask_that_is_read_for_each_pair_leaves_its_head_to_unpack() -> None:
     body = next(row.values[0] for row in ACCEPTED if row.id == "mask read at the key of each pair")
     model = around(body, head="owned = Mul (y, column)  pooled = ReduceSum <keepdims = 0> (owned, one)")
     packing = InsertAttentionMask(shapes(), {"max_valid_num": 9, "segment_max_size": COLUMNS})
-    made = PassManager([*BEFORE, packing]).run(model)
-    assert "Unpack" in {node.op_type for node in made.graph.node}
+    packed_model = PassManager([*BEFORE, packing]).run(model)
+    assert "Unpack" in {node.op_type for node in packed_model.graph.node}

@@ -17,16 +17,16 @@ PRODUCT = "d = DequantizeLinear <axis = 1> (w, s, z)  y = MatMul (x, d)"
 
 
 def model(body: str, outputs: str = "float[n,4] y", point: int = 3) -> onnx.ModelProto:
-    made = parse(
+    parsed = parse(
         f"g (float[n,6] x) => ({outputs}) <float[4] s = {{0.1, 0.2, 0.3, 0.4}}, float one = {{0.5}}> {{ {body} }}"
     )
     points = {"w": WEIGHT, "z": np.full(4, point, np.int8), "p": np.array(point, np.int8)}
-    made.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in points.items())
-    return made
+    parsed.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in points.items())
+    return parsed
 
 
-def types(made: onnx.ModelProto) -> dict[str, int]:
-    return {tensor.name: tensor.data_type for tensor in made.graph.initializer}
+def types(model: onnx.ModelProto) -> dict[str, int]:
+    return {tensor.name: tensor.data_type for tensor in model.graph.initializer}
 
 
 @pytest.mark.parametrize(

@@ -23,17 +23,17 @@ def test_readers_say_what_a_custom_operator_gives() -> None:
         e = own.Mystery (x)  d = Not (e) }""")
     model.graph.node.insert(4, model.graph.node.pop())
     model.graph.node.insert(4, model.graph.node.pop())
-    known = _dtypes(model)
-    assert [known[name] for name in "abcde"] == [np.float32, np.float32, np.int64, np.bool_, np.bool_]
+    dtypes = _dtypes(model)
+    assert [dtypes[name] for name in "abcde"] == [np.float32, np.float32, np.int64, np.bool_, np.bool_]
 
 
 def test_a_tokenizer_does_not_give_strings_because_it_takes_them() -> None:
     model = parse(
         "g (string[n] text) => (int64[m] y) { ids, rows = own.Tokenizer (text)  y = own.Mystery (ids, rows) }"
     )
-    known = _dtypes(model)
-    assert known["ids"] is None
-    assert known["rows"] is None
+    dtypes = _dtypes(model)
+    assert dtypes["ids"] is None
+    assert dtypes["rows"] is None
     converted = Converter().convert(model)
     assert not [item.name for item in converted.graph.value_info if item.name in ("ids", "rows")]
 
