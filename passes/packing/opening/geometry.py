@@ -77,6 +77,8 @@ class GeometryFinder:
                 f"inputs {', '.join(map(repr, left_out))} do not have the axes [batch, sequence] of {first.name!r} "
                 f"{first.shape}; packing knows one sequence: remove them, or make them constants before the conversion"
             )
+        for tensor in shared:
+            _refuse_pairs(tensor)
         return Geometry(tuple(shared), rows, columns)
 
     def _first(self, graph: gs.Graph, candidates: Sequence[gs.Variable]) -> gs.Variable:
@@ -119,6 +121,17 @@ def _refuse_later_sequence(first: gs.Variable) -> None:
         raise PackingError(
             f"input {first.name!r} {first.shape} varies along axis {varies}; packing takes [batch, sequence, ...]: "
             "export the model with its sequence on axis 1"
+        )
+
+
+def _refuse_pairs(tensor: gs.Variable) -> None:
+    """Refuse [batch, sequence, sequence]: a pack has no place for what a sample says of two of its tokens."""
+    sequence = tensor.shape[1]
+    again = next((axis for axis, extent in enumerate(tensor.shape) if axis > 1 and extent == sequence), None)
+    if again is not None and isinstance(sequence, str):
+        raise PackingError(
+            f"input {tensor.name!r} {tensor.shape} has the sequence on axis {again} too: it holds a value for each pair "
+            "of places, and packing takes one for each place; compute it inside the model, or make it a constant"
         )
 
 

@@ -41,6 +41,15 @@ def test_an_input_of_pairs_is_named_and_not_the_shape(layout: str) -> None:
     assert "fixed to the shape" not in str(error.value)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_open_input_of_pairs_is_named(layout: str) -> None:
+    attention = _ATTENTION.format(more="told = Add (scores, bias)")
+    body = f"e = Gather (T, ids)  x = MatMul (e, W)  {attention}  y = Relu (z)"
+    pairs = model("int64[b, s] ids, float[b, s, s] bias", body, T=weights(64, 8), W=weights(8, 8))
+    with pytest.raises(PackingError, match=r"input 'bias' \['b', 's', 's'\] has the sequence on axis 2 too"):
+        packed(pairs, layout)
+
+
 def test_a_model_without_a_mask_is_told_so_and_not_that_its_shape_is_fixed() -> None:
     body = (
         f"e = Gather (T, ids)  x = MatMul (e, W)  {_ATTENTION.format(more='told = Relu (scores)')}  y = Div (z, nine)"
@@ -67,11 +76,20 @@ def test_a_sequence_on_axis_2_is_named(layout: str, shape: str, message: str) ->
         packed(model(f"float[{shape}] features", body, W=weights(9, 8)), layout)
 
 
-def test_a_quantised_model_is_told_so() -> None:
-    body = """e = Gather (T, ids)  q, scale, at = DynamicQuantizeLinear (e)  p = MatMulInteger (q, W, at)
-              f = Cast <to = 1> (p)  x = Mul (f, scale)  flip = Transpose <perm = [0, 2, 1]> (x)
-              scores = MatMul (x, flip)  w = Softmax (scores)  y = MatMul (w, x)"""
+@pytest.mark.parametrize(
+    ("quantised", "message"),
+    [
+        ("q = Cast <to = 2> (e)  p = MatMulInteger (q, W)", "1 matrix products of this model are already quantised"),
+        ("q, scale, at = DynamicQuantizeLinear (e)  p = MatMulInteger (q, W, at)", "Give --requantize"),
+    ],
+    ids=["levels of its own", "one scale a tensor"],
+)
+def test_a_quantised_model_is_told_so(quantised: str, message: str) -> None:
+    body = f"""e = Gather (T, ids)  {quantised}  f = Cast <to = 1> (p)  half = Constant <value_float = 0.5> ()
+               x = Mul (f, {"scale" if "scale" in quantised else "half"})  flip = Transpose <perm = [0, 2, 1]> (x)
+               scores = MatMul (x, flip)  w = Softmax (scores)  y = MatMul (w, x)"""
     integers = _RNG.integers(-127, 128, (8, 8)).astype(np.int8)
     built = model("int64[b, s] ids", body, T=weights(64, 8), W=integers)
-    with pytest.raises(PackingError, match=r"1 matrix products of this model are already quantised.*MatMulInteger 'p'"):
+    with pytest.raises(PackingError, match=message) as error:
         packed(built, "across_rows", shape=(3, 9))
+    assert "MatMulInteger 'p'" in str(error.value)

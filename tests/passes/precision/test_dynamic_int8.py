@@ -68,9 +68,9 @@ def dynamic(spelling: str = "apart", point: str = "none", scale: str = "a column
 def apply(step: LiftDynamicInt8 | LowerDynamicInt8, model: onnx.ModelProto) -> tuple[onnx.ModelProto, PassResult]:
     graph = import_graph(copy_of(model))
     result = step.apply(graph)
-    made = export_graph(graph)
-    onnx.checker.check_model(made, full_check=True)
-    return made, result
+    applied = export_graph(graph)
+    onnx.checker.check_model(applied, full_check=True)
+    return applied, result
 
 
 def requantised(model: onnx.ModelProto) -> onnx.ModelProto:
