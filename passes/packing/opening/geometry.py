@@ -130,7 +130,7 @@ def _refuse_pairs(tensor: gs.Variable) -> None:
     again = next((axis for axis, extent in enumerate(tensor.shape) if axis > 1 and extent == sequence), None)
     if again is not None and isinstance(sequence, str):
         raise PackingError(
-            f"input {tensor.name!r} {tensor.shape} has the sequence on axis {again} too: it holds a value for each pair "
+            f"input {tensor.name!r} {tensor.shape} has the sequence on axis {again} too: it has a value for each pair "
             "of places, and packing takes one for each place; compute it inside the model, or make it a constant"
         )
 
