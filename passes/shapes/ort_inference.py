@@ -25,6 +25,7 @@ from passes.operators import BROADCASTING, Family, lookup, members
 from passes.shapes.attention_shapes import standard_attention_shapes
 from passes.shapes.broadcast_extents import without_ones
 from passes.shapes.contents import LARGEST_VALUE_READ
+from passes.shapes.resize_shapes import resized_extents
 
 #: onnxruntime knows these with axes as an attribute alone; from opset 18 on they are an input.
 _REDUCTIONS = members(Family.REDUCTION) - {"ReduceMean", "ReduceProd", "ReduceSum"}
@@ -136,6 +137,7 @@ class OrtShapeInference(_NotesGuesses):
             GatherBlockQuantized=self._quantised_lookup,
             GatherND=self._gather_nd,
             MatMulBnb4=self.rules["MatMulNBits"],
+            Resize=self._resize,
             Shape=self._shape_of,
         )
         if (_ORT.get_opset(self.out_mp_) or 0) >= 18:
@@ -298,6 +300,17 @@ class OrtShapeInference(_NotesGuesses):
         axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
         axis = axis + len(shape) if axis < 0 else axis
         extents = [sympy.prod(shape[:axis]), sympy.prod(shape[axis:])]
+        self._update_computed_dims(extents)
+        self.set_output(node, 0, _ORT.get_shape_from_sympy_shape(extents))
+
+    def _resize(self, node: onnx.NodeProto) -> None:
+        """[B, C, H, W] by scales [1, 1, 2, 2] -> [B, C, 2 * H, 2 * W]; see :func:`resized_extents`."""
+        first = 1 if (_ORT.get_opset(self.out_mp_) or 0) <= 10 else 2
+        roi, scales, sizes = (self._try_get_value(node, index) for index in (first - 1, first, first + 1))
+        attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+        extents = resized_extents(self._get_sympy_shape(node, 0), attributes, roi, scales, sizes)
+        if extents is None:
+            extents = self._new_symbolic_shape(self._get_shape_rank(node, 0), node)
         self._update_computed_dims(extents)
         self.set_output(node, 0, _ORT.get_shape_from_sympy_shape(extents))
 

@@ -46,6 +46,32 @@ def test_rules(body, expected):
     assert dims(inference(body)) == expected
 
 
+RESIZED = {
+    "y = Resize (x, , t)": ("float[4] t = {1, 1, 2, 3}", ["B", 3, "2*H", "3*W"]),
+    "y = Resize (x, , t) ": ("float[4] t = {1, 1, 2.5, 0.5}", ["B", 3, "floor(2.5*H)", "floor(0.5*W)"]),
+    "y = Resize (x, , , t)": ("int64[4] t = {5, 3, 7, 9}", [5, 3, 7, 9]),
+    "y = Resize <axes = [2, 3]> (x, , t)": ("float[2] t = {2, 2}", ["B", 3, "2*H", "2*W"]),
+    "y = Resize <axes = [-1]> (x, , , t)": ("int64[1] t = {8}", ["B", 3, "H", 8]),
+}
+
+
+@pytest.mark.parametrize(("body", "constant", "expected"), [(b, *rest) for b, rest in RESIZED.items()])
+def test_resize(body, constant, expected):
+    text = f"{HEADER} g (float[B, 3, H, W] x) => (float y) <{constant}> {{ {body} }}"
+    walker = OrtShapeInference(parser.parse_model(text), INT_MAX)
+    walker.walk_once()
+    assert dims(walker) == expected
+
+
+def test_a_size_that_keeps_the_proportions_is_not_known():
+    body = 'y = Resize <axes = [2, 3], keep_aspect_ratio_policy = "not_larger"> (x, , , t)'
+    text = f"{HEADER} g (float[B, 3, H, W] x) => (float y) <int64[2] t = {{8, 8}}> {{ {body} }}"
+    walker = OrtShapeInference(parser.parse_model(text), INT_MAX)
+    walker.walk_once()
+    assert len(dims(walker)) == 4
+    assert not {8, "H", "W"} & set(dims(walker))
+
+
 def test_gathernd_with_batch_dims():
     walker = inference("y = GatherND <batch_dims = 1> (x, i)", "float[B, S, 8] x, int64[B, 3, 1] i")
     assert dims(walker) == ["B", 3, 8]
