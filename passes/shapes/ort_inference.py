@@ -154,6 +154,16 @@ class OrtShapeInference(_NotesGuesses):
         """Walk all nodes once. onnxruntime wants another round after it merged two extents."""
         self._infer_impl()
 
+    def walk_to_rest(self) -> bool:
+        """Walk until nothing is left to infer again; False where a round learnt nothing, and so would all others."""
+        learnt: tuple[int, int] | None = None
+        while not self.complete:
+            self.walk_once()
+            before, learnt = learnt, (len(self.values), len(self.suggested_merge_))
+            if learnt == before:
+                return self.complete
+        return True
+
     def infer_node(self, node: onnx.NodeProto) -> None:
         """Infer one node as onnx does; the rule of its operator comes next."""
         self._check_rank(node)

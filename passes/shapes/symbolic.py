@@ -30,8 +30,6 @@ from passes.shapes.shape_functions import ask_shape_function, has_shape_function
 Dim: TypeAlias = "int | sympy.Expr"
 Shape: TypeAlias = tuple[Dim, ...]
 
-#: Of onnxruntime, which walks again as long as two names for one extent stay apart.
-_MOST_ROUNDS = 10
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 
 logger = logging.getLogger("poprt")
@@ -223,10 +221,7 @@ def _run(model: onnx.ModelProto, symbols: frozenset[str]) -> _Inference:
     inference = _Inference(model, symbols)
     inference.limit_contents(is_shape_like)
     try:
-        for _ in range(_MOST_ROUNDS):
-            if inference.complete:
-                break
-            inference.walk_once()
+        inference.walk_to_rest()
     except RewriteError:
         raise
     except Exception as error:  # it reports what it does not know by failed assertions of every kind

@@ -26,7 +26,6 @@ from passes.packing.tokens.axes import BATCH, SEQ, mentions_tokens
 from passes.refusal import Cause, NodeName, Refusal, because, first_refusal
 from passes.shapes.ort_inference import OrtShapeInference
 
-_MOST_ROUNDS = 10  # of onnxruntime, which starts again after it merges two extents
 #: What a sequence length may be a number in. Equal looks for an id.
 _ARITHMETIC = members(Family.ARITHMETIC, Family.COMPARISON) - {"Equal"} | {"Mod"}
 #: Operators that pair the places of their operands in ways that only they know.
@@ -107,11 +106,8 @@ class BakedInference(OrtShapeInference):
 
     def walk(self) -> None:
         """Walk the graph until inference is complete."""
-        for _ in range(_MOST_ROUNDS):
-            if self.complete:
-                return
-            self.walk_once()
-        self._refuse(because("has a shape on which inference does not come to rest"))
+        if not self.walk_to_rest():
+            self._refuse(because("has a shape on which inference does not come to rest"))
 
     # What inference calls.
 
