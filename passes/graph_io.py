@@ -213,7 +213,8 @@ def value_info(tensor: gs.Tensor) -> onnx.ValueInfoProto:
 
 
 def _check_kind(tensor: gs.Tensor) -> None:
-    if isinstance(tensor, gs.Variable) and tensor.type not in ("tensor_type", "sequence_type", "sparse_tensor_type"):
+    plain = ("tensor_type", "sequence_type", "sparse_tensor_type")
+    if isinstance(tensor, gs.Variable) and tensor.type not in plain and declared_type(tensor) is None:
         raise RewriteError(f"tensor {tensor.name!r} is of the kind {tensor.type}, which no rewrite can carry")
 
 

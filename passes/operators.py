@@ -26,6 +26,9 @@ class Family(enum.Enum):
     SIGN = "changes the sign alone"
     CLAMP = "keeps values within bounds"
     COMPARISON = "compares"
+    LOGIC = "combines truth values"
+    ROUNDING = "makes whole numbers of fractions"
+    SATURATION = "comes to rest far below zero, whatever the number is"
     CONVERSION = "changes the type alone"
     QUANTISATION = "rounds to whole numbers by a scale and a zero point, or gives back the numbers that these stand for"
     ORDER = "[a, b] -> [a * b]: keeps each value and their row-major order"
@@ -93,19 +96,19 @@ _STANDARD: Mapping[str, OperatorFacts] = {
     "Abs": _each(family=Family.SIGN, whole=True, keeps_zero=True),
     "Neg": _each(family=Family.SIGN, whole=True, keeps_zero=True),
     "Sign": _each(9, whole=True, keeps_zero=True, bounds=(-1, 1)),
-    "Ceil": _each(keeps_zero=True),
-    "Floor": _each(keeps_zero=True),
-    "Round": _each(11, keeps_zero=True),
+    "Ceil": _each(family=Family.ROUNDING, keeps_zero=True),
+    "Floor": _each(family=Family.ROUNDING, keeps_zero=True),
+    "Round": _each(11, family=Family.ROUNDING, keeps_zero=True),
     # Truth and bits.
     "Equal": _compares(),
     "Greater": _compares(),
     "GreaterOrEqual": _compares(12, broadcasts=12),
     "Less": _compares(),
     "LessOrEqual": _compares(12, broadcasts=12),
-    "And": _pairs(whole=True, keeps_zero=True),
-    "Or": _pairs(whole=True),
-    "Xor": _pairs(whole=True),
-    "Not": _each(whole=True),
+    "And": _pairs(family=Family.LOGIC, whole=True, keeps_zero=True),
+    "Or": _pairs(family=Family.LOGIC, whole=True),
+    "Xor": _pairs(family=Family.LOGIC, whole=True),
+    "Not": _each(family=Family.LOGIC, whole=True),
     "Where": _pairs(9, broadcasts=9, whole=True),
     "IsInf": _each(10),
     "IsNaN": _each(9),
@@ -123,20 +126,20 @@ _STANDARD: Mapping[str, OperatorFacts] = {
     "Atanh": _each(9, partial=True, keeps_zero=True),
     "Cos": _each(7, bounds=(-1, 1)),
     "Cosh": _each(9),
-    "Erf": _each(9, keeps_zero=True, bounds=(-1, 1)),
-    "Exp": _each(),
+    "Erf": _each(9, family=Family.SATURATION, keeps_zero=True, bounds=(-1, 1)),
+    "Exp": _each(family=Family.SATURATION),
     "Log": _each(partial=True),
     "Reciprocal": _each(family=Family.POWER, partial=True),
     "Sin": _each(7, keeps_zero=True, bounds=(-1, 1)),
     "Sinh": _each(9, keeps_zero=True),
     "Sqrt": _each(family=Family.POWER, partial=True, keeps_zero=True),
     "Tan": _each(7, keeps_zero=True),
-    "Tanh": _each(keeps_zero=True, bounds=(-1, 1)),
+    "Tanh": _each(family=Family.SATURATION, keeps_zero=True, bounds=(-1, 1)),
     # Activations.
     "Celu": _each(12, keeps_zero=True),
     "Elu": _each(keeps_zero=True),
     "Gelu": _each(20, keeps_zero=True),
-    "HardSigmoid": _each(bounds=(0, 1)),
+    "HardSigmoid": _each(family=Family.SATURATION, bounds=(0, 1)),
     "HardSwish": _each(14, keeps_zero=True),
     "LeakyRelu": _each(keeps_zero=True),
     "Mish": _each(18, keeps_zero=True),
@@ -144,9 +147,9 @@ _STANDARD: Mapping[str, OperatorFacts] = {
     "Relu": _each(keeps_zero=True),
     "Selu": _each(keeps_zero=True),
     "Shrink": _each(9),  # zero gives the bias where lambd is negative
-    "Sigmoid": _each(bounds=(0, 1)),
+    "Sigmoid": _each(family=Family.SATURATION, bounds=(0, 1)),
     "Softplus": _each(),
-    "Softsign": _each(keeps_zero=True, bounds=(-1, 1)),
+    "Softsign": _each(family=Family.SATURATION, keeps_zero=True, bounds=(-1, 1)),
     "Swish": _each(24, keeps_zero=True),
     "ThresholdedRelu": _each(10, keeps_zero=True),
     # What keeps its values.

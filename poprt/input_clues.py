@@ -118,11 +118,13 @@ _COUNTS = {
     "Resize": (3,),
     "Loop": (0,),
 }
-_LOGIC = frozenset({"Not", "And", "Or", "Xor"})
+_LOGIC = members(Family.LOGIC)
 _COMPARISONS = members(Family.COMPARISON)
 _TOGETHER = frozenset({"CumSum", "ReduceSum", "ReduceMax", "ReduceMin", "ArgMax", "ArgMin"})
-_ROUNDING = frozenset({"Ceil", "Floor", "Round", "Log", "Sqrt", "Reciprocal", "Pow"})
-_KEEPS_ORDER = members(Family.ORDER, Family.AXES, Family.REPEAT, Family.CUT, Family.CONVERSION) | {"Add", "Sub", "Mul"}
+_ROUNDING = members(Family.POWER, Family.ROUNDING) | {"Log"}
+_KEEPS_ORDER = members(Family.ORDER, Family.AXES, Family.REPEAT, Family.CUT, Family.CONVERSION) | (
+    members(Family.ARITHMETIC) - {"Div"}
+)
 _FEWEST_PENALTY = -1000  # a number below is added to scores to hide them
 
 

@@ -28,8 +28,9 @@ _FIRST = members(Family.ORDER, Family.AXES, Family.REPEAT, Family.CUT, Family.PI
 }
 #: Others: the inputs whose values they hand on.
 _HANDED = {"Where": (1, 2), "ScatterElements": (0, 2), "ScatterND": (0, 2)}
-_SHIFTING = frozenset({"Add", "Sub", "Mul", "Mod", "Max", "Min", "Clip"})
-_PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum"})
+_CLAMPS = members(Family.CLAMP)
+_SHIFTING = (members(Family.ARITHMETIC) - {"Div"}) | {"Mod"} | _CLAMPS
+_PRODUCTS = members(Family.PRODUCT) - {"Conv"}
 #: So many steps of arithmetic are followed; in a deep network everything comes from everything.
 _MOST_HOPS = 12
 #: Further from zero no constant is an offset of indices.
@@ -104,7 +105,7 @@ def casts_to_bool(step: Step) -> bool:
 
 def _shifted(trail: Trail, step: Step, index: int, flat: FlatGraph) -> Trail | None:
     op = step.node.op_type
-    if op in ("Clip", "Max", "Min"):
+    if op in _CLAMPS:
         return _clipped(trail, step, index, flat)
     other = flat.values(step.read(1 - index))
     if other is None or other.size == 0 or other.dtype.kind not in "biuf" or not np.isfinite(other).all():

@@ -19,7 +19,7 @@ _BRIDGES = members(Family.ARITHMETIC, Family.CLAMP, Family.SIGN) | {"Identity"}
 _INDEX_OPS = ELEMENTWISE | MOVES
 #: An angle of some hundred radians has a step of a quarter in float16.
 _ANGLE_READERS = frozenset(["Cos", "Sin"])
-_ANGLE_OPS = _INDEX_OPS | {"Einsum", "Gemm", "MatMul"}
+_ANGLE_OPS = _INDEX_OPS | (members(Family.PRODUCT) - {"Conv"})
 _SCORE_OPS = members(Family.ARITHMETIC, Family.ORDER, Family.AXES) | {"Where"}
 
 

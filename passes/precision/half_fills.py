@@ -28,7 +28,7 @@ _FUSED_ATTENTION = {
     "PackedAttention",
 }
 _ORDER = {"ArgMax", "ArgMin", "GlobalMaxPool", "Hardmax", "Max", "MaxPool", "Min", "ReduceMax", "ReduceMin", "TopK"}
-_SATURATE = {"Exp", "HardSigmoid", "LogSoftmax", "ReduceLogSumExp", "Sigmoid", "Softmax", "Tanh"}
+_SATURATE = members(Family.SATURATION) | {"LogSoftmax", "ReduceLogSumExp", "Softmax"}
 _WHERE_LARGEST_WINS = frozenset(_FUSED_ATTENTION | _ORDER | _SATURATE)
 
 

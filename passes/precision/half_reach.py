@@ -17,7 +17,9 @@ from passes.shapes.dtypes import FLOAT, has_dtype
 #: Data without a known size count as 1; they may be some times that, and results a little smaller.
 _WIDE, _TINY = float(LARGEST_HALF) / 4, 2.0**-14
 _KEEP_SIZE = MOVES | members(Family.CLAMP, Family.SIGN, Family.CONVERSION, Family.REDUCTION)
-_LARGEST_OF = _KEEP_SIZE | {"Add", "Sub", "Sum", "Mean", "Where", "Relu", "LeakyRelu", "Pad", "Resize", "TopK"}
+_SUMS = (members(Family.ARITHMETIC) - {"Mul", "Div"}) | {"Mean", "Sum"}
+_RAMPS = frozenset(["LeakyRelu", "Relu"])
+_LARGEST_OF = _KEEP_SIZE | _SUMS | _RAMPS | {"Pad", "Resize", "TopK", "Where"}
 _PRODUCTS = members(Family.PRODUCT) | {"Mul"}
 _NORMS = frozenset(["BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization"])
 _ABOVE = members(Family.ARITHMETIC, Family.REDUCTION, Family.POWER, Family.PRODUCT) | MOVES

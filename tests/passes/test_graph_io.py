@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
 
 from passes.errors import RewriteError
 from passes.graph_io import export_graph, import_graph
@@ -51,19 +50,3 @@ def test_strings_that_were_computed_or_read_stay_strings() -> None:
     graph = import_graph(copy_of(model))
     assert list(graph.tensors()["w"].values) == ["a", "b"]
     assert list(export_graph(graph).graph.initializer[0].string_data) == [b"a", b"b"]
-
-
-def test_an_optional_inside_a_subgraph_is_refused_by_name() -> None:
-    kind = helper.make_optional_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, [2]))
-    wrapped = helper.make_value_info("wrapped", kind)
-    body = helper.make_graph([helper.make_node("Optional", ["x"], ["wrapped"])], "body", [], [wrapped])
-    nodes = [
-        helper.make_node("If", ["c"], ["o"], then_branch=body, else_branch=body),
-        helper.make_node("OptionalGetElement", ["o"], ["y"]),
-    ]
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy"]
-    condition = helper.make_tensor_value_info("c", TensorProto.BOOL, [])
-    graph = helper.make_graph(nodes, "g", [values[0], condition], [values[1]])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    with pytest.raises(RewriteError, match="tensor 'wrapped' is of the kind optional_type"):
-        export_graph(import_graph(model))

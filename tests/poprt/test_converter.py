@@ -67,6 +67,7 @@ def test_every_documented_keyword_is_by_name_and_has_a_default() -> None:
         "pack_shared_scales": False,
         "skip_isolation_check": False,
         "skip_check_load": False,
+        "custom_ops": None,
         "dump_passes": None,
         "logger": None,
     }
