@@ -263,10 +263,13 @@ def read_options(keywords: ConvertKeywords, logger: logging.Logger) -> ConvertOp
             raise RewriteError(f"{name} is not available in this version; leave it out, or use precision fp16")
         if OPTIONS[name].no_effect:
             logger.warning("%s has no effect here: %s", name, OPTIONS[name].no_effect)
-    if asked.get("infer_shape_ahead") and (asked.get("pack_args") or WITHIN_ROWS_PASS in _steps(asked)):
+    packs = asked.get("pack_args") or WITHIN_ROWS_PASS in _steps(asked)
+    if asked.get("infer_shape_ahead") and packs:
         raise RewriteError("infer_shape_ahead fixes the axes that packing works on; leave out one of the two")
     if asked.get("requantize") and asked.get("pack_shared_scales"):
         raise RewriteError("requantize leaves no scale that samples share; leave out pack_shared_scales")
+    if asked.get("pack_shared_scales") and not packs:
+        logger.warning("pack_shared_scales has no effect here: nothing is packed; pack_args asks for it")
     acting = [item.name for item in fields(ConvertOptions) if item.name in OPTIONS]
     values = {name: OPTIONS[name].kind.read(asked.get(name, OPTIONS[name].default)) for name in acting}
     return ConvertOptions(**values, keyword_passes=_keyword_passes(asked))

@@ -242,3 +242,9 @@ def test_the_check_is_against_what_the_integers_stand_for(opset: int) -> None:
 def test_one_cannot_ask_for_both() -> None:
     with pytest.raises(RewriteError, match="leave out pack_shared_scales"):
         Converter(requantize=True, pack_shared_scales=True)
+
+
+def test_sharing_scales_without_packing_is_said_to_have_no_effect(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", "poprt"):
+        Converter(pack_shared_scales=True)
+    assert "pack_shared_scales has no effect here: nothing is packed" in caplog.text
