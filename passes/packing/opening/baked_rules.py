@@ -150,6 +150,13 @@ def _matmul(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[li
     return refusal
 
 
+# [B, H, S] with a kernel [K, H, 3] -> [B, K, S]. [B, 80, T] with a kernel [K, 80, 3]: axis 1 is no sequence.
+def _convolution(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> Refusal | None:
+    if len(shapes[0]) > 1 and shapes[0][1] == SEQ and node.input[1] not in inference.dependent:
+        return because("convolves axis 1 of the inputs as channels: it holds features, not the sequence", Cause.SAMPLES)
+    return None
+
+
 # [B, S, H], [1, 24, K] on axis 2 -> [B, S, H + K], the constant cut to S.
 def _concat(inference: BakedInference, node: onnx.NodeProto, shapes: Sequence[list[Any]]) -> Refusal | None:
     rank = len(shapes[0])
@@ -250,6 +257,7 @@ def _target(source: Sequence[Any], extents: Sequence[Any]) -> list[Any]:
 #: Rules by operator type; each takes the inference, the node, and the extents of its inputs.
 RULES: dict[str, Callable[[BakedInference, onnx.NodeProto, Sequence[list[Any]]], Refusal | None]] = {
     "Concat": _concat,
+    "Conv": _convolution,
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,

@@ -76,6 +76,17 @@ def test_a_sequence_on_axis_2_is_named(layout: str, shape: str, message: str) ->
         packed(model(f"float[{shape}] features", body, W=weights(9, 8)), layout)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", ["1, 80, 30", "4, 12, 20"])
+def test_features_that_a_convolution_reads_are_no_sequence(layout: str, shape: str) -> None:
+    attention = _ATTENTION.format(more="told = Relu (scores)")
+    body = f"c = Conv <pads = [1, 1]> (features, K)  x = Transpose <perm = [0, 2, 1]> (c)  {attention}  y = Relu (z)"
+    kernel = weights(8, int(shape.split(", ")[1]), 3)
+    with pytest.raises(PackingError, match=r"mask|Conv 'c': convolves axis 1 of the inputs as channels") as error:
+        packed(model(f"float[{shape}] features", body, K=kernel), layout)
+    assert layout == "within_rows" or "Conv 'c': convolves" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("quantised", "message"),
     [
