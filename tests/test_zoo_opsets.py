@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.exports import FAMILIES, OPSETS
-from tests.zoo import LAYOUTS, pack
+from tests.exports import OPSETS
+from tests.zoo import LAYOUTS, attention_at, pack
 
 pytestmark = pytest.mark.export
 
@@ -28,8 +28,7 @@ CASES = [
 def test_an_encoder_packs_at_every_opset(
     family: str, exporter: str, opset: int, layout: str, exported: Callable[..., Path]
 ) -> None:
-    attention = "eager" if opset < 14 else FAMILIES[family].attention[-1]
-    result = pack(exported(family, "hidden", exporter, attention, opset), layout)
+    result = pack(exported(family, "hidden", exporter, attention_at(family, opset), opset), layout)
     assert result.refused == ""
     assert result.difference <= TOLERANCE
     assert result.share >= 0.85

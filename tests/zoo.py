@@ -29,6 +29,7 @@ from tests.exports import EXPORTERS, FAMILIES, OPSETS, export
 ROWS, COLUMNS, SAMPLES = 4, 32, 8
 LENGTHS = (5, 32, 1, 17, 9, 3, 20, 2)
 LAYOUTS = ("across_rows", "within_rows")
+_FIRST_WITH_SDPA = 14
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,18 @@ def _rows(families: list[str], opsets: list[int | None], folder: Path) -> Iterat
 def _of_export(family: str, exporter: str, opset: int | None, folder: Path) -> Iterator[list[str]]:
     name = f"{exporter} {opset or ''}".rstrip()
     try:
-        path = export(family, "hidden", exporter, FAMILIES[family].attention[-1], opset=opset, folder=folder)
+        path = export(family, "hidden", exporter, attention_at(family, opset), opset=opset, folder=folder)
     except Exception as error:  # the exporter's, of whatever type
         yield [family, name, f"not exported: {str(error).splitlines()[0][:60]}"]
         return
     for layout in LAYOUTS:
         yield [family, name, *_cells(path, layout)]
+
+
+def attention_at(family: str, opset: int | None) -> str:
+    """The form of attention to export: fused, where the family has that and the opset has a place for it."""
+    forms = FAMILIES[family].attention
+    return forms[-1] if opset is None or opset >= _FIRST_WITH_SDPA else forms[0]
 
 
 def _cells(path: Path, layout: str) -> list[str]:
