@@ -1,6 +1,6 @@
 """The axis of each tensor that counts samples, in a graph whose shapes are numbers.
 
-The axis follows from the data flow: from the inputs' on, each operator says where it leads (:mod:`.batch_rules`).
+The axis follows from the data flow: from the inputs' on, each operator says where it leads (:mod:`.table`).
 A graph with a rule for all that reads samples answers each sample by itself, whatever the others are and however many.
 """
 

@@ -10,8 +10,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, PassResult
+from passes.batch import movement, places, products  # noqa: F401  (their rules enter the table)
 from passes.batch.batch_axes import BatchAxes
-from passes.batch.batch_rules import find_rule
+from passes.batch.table import find_rule
 from passes.building import add_node
 from passes.refusal import Refusal
 
@@ -67,16 +68,16 @@ def _batch_inputs(graph: gs.Graph, axis: int) -> tuple[int | None, dict[str, int
     if not sizes:
         return None, None
     size = next(shape[axis] for shape in shapes.values() if len(shape) > axis)
-    places = {}
+    axes = {}
     for name, shape in shapes.items():
         same = [place for place, extent in enumerate(shape) if extent == size]
         if len(shape) > axis and shape[axis] == size:
-            places[name] = axis
+            axes[name] = axis
         elif len(same) == 1:
-            places[name] = same[0]
+            axes[name] = same[0]
         else:
             return size, None
-    return int(size), places
+    return int(size), axes
 
 
 class _Opening:
