@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx
 import onnxruntime as ort
+import pytest
 from onnxruntime.quantization import quantize_dynamic
 
 
@@ -44,6 +45,7 @@ def optimised(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def fused_encoder(model: onnx.ModelProto, heads: int, hidden: int) -> onnx.ModelProto:
     """The model by onnxruntime's optimiser for transformers."""
+    pytest.importorskip("torch", reason="onnxruntime's optimiser for transformers needs torch")
     from onnxruntime.transformers import optimizer
 
     with TemporaryDirectory() as folder:

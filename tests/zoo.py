@@ -110,8 +110,9 @@ def _of_export(family: str, exporter: str, opset: int | None, folder: Path) -> I
     name = f"{exporter} {opset or ''}".rstrip()
     try:
         path = export(family, "hidden", exporter, attention_at(family, opset), opset=opset, folder=folder)
-    except Exception as error:  # the exporter's, of whatever type
-        yield [family, name, f"not exported: {str(error).splitlines()[0][:60]}"]
+        numerics.session(onnx.load(str(path)))
+    except Exception as error:  # the exporter's, of whatever type, or the engine's
+        yield [family, name, f"no export that onnxruntime loads: {str(error).splitlines()[0][:60]}"]
         return
     for layout in LAYOUTS:
         yield [family, name, *_cells(path, layout)]

@@ -30,8 +30,11 @@ ReduceProd ReduceSumSquare"""
 _INDEX_ARITHMETIC = "CumSum Range"  # float16 counts to 2048 only
 _QUANTISATION = """DequantizeLinear DynamicQuantizeLinear MatMulInteger QLinearConv QLinearMatMul QuantizeLinear"""
 _BITS = "BitCast"  # it reads the bits of a float32 as another type
+_OPTIONAL = "Optional OptionalGetElement"  # what it holds has the type that its producer or the caller gives it
 #: Operators of the default domain that stay float32: squares, sums of squares and their roots lose most.
-FLOAT_OPS = members(Family.POWER).union(f"{_STATISTICS} {_INDEX_ARITHMETIC} {_QUANTISATION} {_BITS}".split())
+FLOAT_OPS = members(Family.POWER).union(
+    f"{_STATISTICS} {_INDEX_ARITHMETIC} {_QUANTISATION} {_BITS} {_OPTIONAL}".split()
+)
 
 #: Reductions and exponentials that leave float16's range first; float32 where overflow patterns are avoided.
 OVERFLOW_OPS = frozenset(["Exp", "ReduceL1", "ReduceSum", "Softplus", "Softmax", "LogSoftmax"])

@@ -118,7 +118,7 @@ def test_an_executable_is_timed_where_its_inputs_say_their_rank(tmp_path: Path) 
         Compiler.compile(built).save(tmp_path / name)
     refused = run(poprt_exec, "poprt_run_popef", "--popef", tmp_path / "inputs", "--iteration", 1)
     assert refused.exit_code == 1
-    assert "'x': the executable does not say its rank" in refused.stderr
+    assert "'x': the executable does not say its rank" in refused.output
     timed = run(poprt_exec, "poprt_run_popef", "--popef", tmp_path / "outputs", "--iteration", 2)
     assert timed.exit_code == 0
     assert "iterations: 2" in timed.stdout
