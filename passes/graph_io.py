@@ -25,6 +25,7 @@ from passes.errors import RewriteError
 from passes.extents import open_unnamed
 from passes.node_attributes import export_function, export_node, import_model
 from passes.node_protos import subgraphs, walk_graphs
+from passes.placeholders import is_placeholder
 
 #: What to write for a constant instead of its values; None for the values.
 StandIn: TypeAlias = Callable[[gs.Constant], "onnx.TensorProto | None"]
@@ -149,14 +150,16 @@ def export_graph(graph: gs.Graph, stand_in: StandIn | None = None) -> onnx.Model
 
 
 def export_weightless(graph: gs.Graph, largest: int) -> onnx.ModelProto:
-    """The graph as a model in which each constant of more than ``largest`` elements is an input instead.
+    """The graph as a model in which each constant of more than ``largest`` elements is an input instead, and each whose
+    values lie elsewhere.
 
     For tools that look at shapes and would otherwise copy the weights. Weights inside subgraphs stay.
     """
     _hold_strings(graph)
     constants = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
-    large = [tensor for tensor in constants if math.prod(tensor.shape) > largest]
-    small = [tensor for tensor in constants if math.prod(tensor.shape) <= largest]
+    large = [tensor for tensor in constants if math.prod(tensor.shape) > largest or is_placeholder(tensor)]
+    names = {tensor.name for tensor in large}
+    small = [tensor for tensor in constants if tensor.name not in names]
     model = _export(graph, constants=small, extra_inputs=large)
     del model.graph.value_info[:]
     return model

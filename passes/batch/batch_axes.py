@@ -6,6 +6,7 @@ A graph with a rule for all that reads samples answers each sample by itself, wh
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,9 +17,13 @@ import onnx_graphsurgeon as gs
 
 from passes.base import subgraphs
 from passes.node_values import constant
-from passes.operators import ELEMENTWISE, lookup
+from passes.operators import ELEMENTWISE, Family, lookup, members
 from passes.refusal import Refusal, RefusedError, refused
 from passes.shapes.symbolic import infer_symbolic_shapes
+
+_RANDOM = members(Family.RANDOM)
+
+logger = logging.getLogger("poprt")
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ class BatchAxes:
     def walk(self, find_rule: Callable[[gs.Node], Rule]) -> Refusal | None:
         """Follow the batch from the inputs to the outputs; why that is not possible, if it is not."""
         for node in self.graph.nodes:
+            if node.op in _RANDOM and not node.domain:
+                return Refusal(None, "draws numbers for the whole run").at(node)
             captured = {tensor.name for graph in subgraphs(node) for tensor in _read_inside(graph)}
             if not any(tensor.name in self._axes for tensor in node.inputs) and not captured & set(self._axes):
                 continue
@@ -80,6 +87,9 @@ class BatchAxes:
                 self._note(node, find_rule(node)(node, self))
             except RefusedError as error:
                 return error.refusal.at(node)
+            except (IndexError, KeyError, TypeError, ValueError) as error:
+                logger.debug("the batch is not followed past %s: %r", node.name, error)
+                return Refusal(None, "is written in a way that no rule reads").at(node)
         return self._refuse_outputs()
 
     def _note(self, node: gs.Node, answer: Answer) -> None:
@@ -158,7 +168,10 @@ class BatchAxes:
         values = self.values(tensor)
         if values is not None:
             first = np.take(values, [0], axis=axis)
-            return bool(((values == first) | ((values != values) & (first != first))).all())
+            same = (values == first) | ((values != values) & (first != first))
+            if values.dtype.kind == "f":
+                same &= np.signbit(values) == np.signbit(first)  # 1 / -0 is not 1 / 0
+            return bool(same.all())
         node = tensor.inputs[0] if tensor.inputs else None
         if node is None:
             return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -16,10 +18,11 @@ from passes.refusal import refused
 def _resize(node: gs.Node, batch: BatchAxes) -> Answer:
     must_not_depend(node.inputs[1:], batch)
     place, shape = batch.require(node.inputs[0]), batch.shape(node.inputs[0])
-    scales = node.inputs[2 if node.op == "Resize" else 1] if len(node.inputs) > 1 else None
+    index = 2 if node.op == "Resize" and batch.opset > 10 else 1
+    scales = node.inputs[index] if len(node.inputs) > index else None
     values = batch.values(scales) if scales is not None and not scales.is_empty() else None
-    axes = [int(axis) for axis in node.attrs.get("axes", range(len(shape)))]
-    if place.axis not in normalised(axes, len(shape)):
+    axes = normalised(node.attrs.get("axes", range(len(shape))), len(shape))
+    if place.axis not in axes:
         return place
     if values is None or values.size != len(axes) or float(values[axes.index(place.axis)]) != 1.0:
         raise refused("is told the size of the batch")
@@ -151,6 +154,8 @@ def _unsqueeze(node: gs.Node, batch: BatchAxes) -> Answer:
 # [B, S, N * D] -> [B, S, N, D]; [B, S, H] -> [B * S, H].
 @rule("Reshape")
 def _reshape(node: gs.Node, batch: BatchAxes) -> Answer:
+    if len(node.inputs) < 2:
+        raise refused("has its target in an attribute")
     must_not_depend(node.inputs[1:], batch)
     place, target = batch.reshaped(node.inputs[0], node.outputs[0]), list(batch.shape(node.outputs[0]))
     target[place.axis] = -1
@@ -163,9 +168,14 @@ def _reshape(node: gs.Node, batch: BatchAxes) -> Answer:
 # [B, S, H] from axis 2 on -> [B * S, H].
 @rule("Flatten")
 def _flatten(node: gs.Node, batch: BatchAxes) -> Answer:
-    if node.attrs.get("axis", 1) == 0:
+    place, shape = batch.require(node.inputs[0]), batch.shape(node.inputs[0])
+    axis = normalised([node.attrs.get("axis", 1)], len(shape))[0]
+    if axis == 0:
         raise refused("lays all samples into one row")
-    return batch.reshaped(node.inputs[0], node.outputs[0])
+    own = 0 if place.axis < axis else 1  # of the two axes that it gives
+    if math.prod(shape[axis * own : place.axis]) != 1:
+        raise refused(f"divides the samples of {node.inputs[0].name!r} {list(shape)}")
+    return BatchAxis(own, batch.shape(node.outputs[0])[own] // batch.size)
 
 
 # [B, 1, 1, S] to [B, 1, S, S] -> [B, 1, S, S].

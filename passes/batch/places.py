@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from passes.batch.batch_axes import Answer, BatchAxes, BatchAxis
-from passes.batch.table import apart_from, broadcast, must_not_depend, normalised, rule, without
+from passes.batch.table import apart_from, broadcast, meet, must_not_depend, normalised, rule, without
 from passes.node_values import axes_argument, constant
 from passes.operators import CONTRIB, CONTRIB_ELEMENTWISE, ELEMENTWISE, FIRST_ALONE, Family, default_axis, members
 from passes.refusal import refused
@@ -13,9 +13,15 @@ from passes.refusal import refused
 
 # [B, S, H] + [B, S, H], + [H], + [1, S, 1] -> [B, S, H].
 @rule(*ELEMENTWISE - FIRST_ALONE)
-@rule(*CONTRIB_ELEMENTWISE, domain=CONTRIB)
 def _elementwise(node: gs.Node, batch: BatchAxes) -> Answer:
     return broadcast(node, batch, range(len(node.inputs)))
+
+
+# [B, S, H] + [H] -> [B, S, H].
+@rule(*CONTRIB_ELEMENTWISE, domain=CONTRIB)
+def _with_bias(node: gs.Node, batch: BatchAxes) -> Answer:
+    must_not_depend(node.inputs[1:], batch)
+    return apart_from(node, batch, [-1] if len(node.inputs) > 1 else [])
 
 
 # Clip [B, S], [], [] -> [B, S].
@@ -57,7 +63,11 @@ def _softmax(node: gs.Node, batch: BatchAxes) -> Answer:
 def _normalisation(node: gs.Node, batch: BatchAxes) -> Answer:
     must_not_depend(node.inputs[1:], batch)
     rank = len(batch.shape(node.inputs[0]))
-    return apart_from(node, batch, range(normalised([node.attrs.get("axis", -1)], rank)[0], rank))
+    place = apart_from(node, batch, range(normalised([node.attrs.get("axis", -1)], rank)[0], rank))
+    for index, tensor in enumerate(node.inputs[1:], 1):
+        if not tensor.is_empty() and (axis := place.axis - rank + len(batch.shape(tensor))) >= 0:
+            meet(node, batch, index, axis, place.inner)
+    return place
 
 
 # [B, S, H], [B, S, H], [H] -> [B, S, H].
@@ -65,7 +75,7 @@ def _normalisation(node: gs.Node, batch: BatchAxes) -> Answer:
 def _skip_normalisation(node: gs.Node, batch: BatchAxes) -> Answer:
     must_not_depend(node.inputs[2:], batch)
     places = {batch.require(tensor) for tensor in node.inputs[:2]}
-    if places != {BatchAxis(0)}:
+    if places != {BatchAxis(0)} or len({batch.shape(tensor) for tensor in node.inputs[:2]}) > 1:
         raise refused("keeps its samples in other axes than the first")
     return [BatchAxis(0), None, None, BatchAxis(0)][: len(node.outputs)]
 
@@ -106,4 +116,6 @@ def _reduce(node: gs.Node, batch: BatchAxes) -> Answer:
 def _quantise(node: gs.Node, batch: BatchAxes) -> Answer:
     must_not_depend(node.inputs[1:], batch)
     by_axis = bool(batch.shape(node.inputs[1]))
+    if node.attrs.get("block_size", 0) or len(batch.shape(node.inputs[1])) > 1:
+        raise refused("has its scales in blocks")
     return apart_from(node, batch, [node.attrs.get("axis", 1)] if by_axis else [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import onnx_graphsurgeon as gs
 
 from passes.batch.batch_axes import Answer, BatchAxes, BatchAxis
@@ -14,6 +16,10 @@ from passes.refusal import refused
 def _matmul(node: gs.Node, batch: BatchAxes) -> Answer:
     must_not_depend(node.inputs[2:], batch)
     left, right = node.inputs[:2]
+    for point, operand in zip(node.inputs[2:], (left, right), strict=False):
+        by_column = operand is right and batch.of(right) is None
+        if not point.is_empty() and math.prod(batch.shape(point)) != 1 and not by_column:
+            raise refused(f"{point.name!r} has a zero point for each row")
     ranks = [len(batch.shape(left)), len(batch.shape(right))]
     if min(ranks) < 2:
         return _vector_product(node, batch)
@@ -53,7 +59,7 @@ def _gemm(node: gs.Node, batch: BatchAxes) -> Answer:
     must_not_depend(node.inputs[1:2], batch)
     if len(node.inputs) > 2 and not node.inputs[2].is_empty():
         bias = node.inputs[2]
-        if batch.of(bias) is not None and batch.of(bias) != place:
+        if batch.of(bias) is not None and (batch.of(bias) != place or len(batch.shape(bias)) != 2):
             raise refused(f"{bias.name!r} keeps its samples in another axis")
         if batch.of(bias) is None and len(batch.shape(bias)) == 2:
             meet(node, batch, 2, 0, place.inner)
@@ -73,7 +79,7 @@ def _einsum(node: gs.Node, batch: BatchAxes) -> Answer:
         if (place := batch.of(tensor)) is not None
     }
     label, inner = labels.pop()
-    if labels or label not in result:
+    if labels or label not in result or any(term.count(label) > 1 for term in terms.split(",")):
         raise refused(f"mixes samples in {equation!r}")
     for term, tensor in zip(terms.split(","), node.inputs, strict=True):
         if batch.of(tensor) is None and label in term:
@@ -120,7 +126,7 @@ def _recurrent(node: gs.Node, batch: BatchAxes) -> Answer:
         raise refused("has samples first")
     if batch.of(node.inputs[0]) != BatchAxis(1):
         raise refused(f"does not read samples in axis 1 of {node.inputs[0].name!r}")
-    must_not_depend(node.inputs[1:4], batch)
+    must_not_depend([*node.inputs[1:4], *node.inputs[7:]], batch)
     for index, axis in ((4, 0), (5, 1), (6, 1)):
         if len(node.inputs) <= index or node.inputs[index].is_empty():
             continue

@@ -33,6 +33,10 @@ CONSTANTS = {
     "ids": np.array([[1, 0], [2, 5]]),
     "doubled": np.array([1, 2, 1], np.float32),
     "batch_doubled": np.array([2, 1, 1], np.float32),
+    "same_scale": np.full((B, 1, 8), 1.5, np.float32),
+    "batch_3": np.array([B, 3]),
+    "four": np.array([B]),
+    "signed": np.array([0.0, -0.0, 0.0, 0.0], np.float32).reshape(B, 1, 1),
     "mask": np.tril(np.ones((1, 1, 6, 6))).astype(bool),
     **{f"i{n}": np.array([n]) for n in range(3)},
     "last": np.array([-1]),
@@ -122,6 +126,9 @@ OPENED = {
     "lstm with a state": "t = Transpose <perm = [1, 0, 2]> (x)"
     "  a, y, c = LSTM <hidden_size = 3> (t, recurrence_w, recurrence_r, , , state, state)",
     "gru": "t = Transpose <perm = [1, 0, 2]> (x)  a, y = GRU <hidden_size = 3> (t, gru_w, gru_r)",
+    "flat from the state of a recurrence": "t = Transpose <perm = [1, 0, 2]> (x)"
+    "  a, h, c = LSTM <hidden_size = 3> (t, recurrence_w, recurrence_r)  g = Flatten (h)  y = Reshape (g, batch_3)",
+    "a scale for each row, all alike": "y = LayerNormalization <axis = -1> (x, same_scale)",
     "the length alone": "s = Shape <start = 1, end = 2> (x)  c = Cast <to = 1> (s)  y = Div (x, c)",
     "indices of a sample": "i = ArgMax <axis = 1, keepdims = 0> (x)  j = Unsqueeze (i, i2)"
     "  y = GatherND <batch_dims = 1> (x, j)",
@@ -173,7 +180,14 @@ HELD = {
     "behind each other": ("y = Concat <axis = 0> (x, x)", "behind samples"),
     "nothing of it": ("y = Identity (one)  z = Relu (x)", "the same whatever the batch is"),
     "flat result": ("y = Reshape (x, flat)", "holds 6 places a sample"),
-    "random": ("r = RandomNormalLike (x)  y = Add (x, r)", "may look along the batch"),
+    "zeros of both signs": ("y = Div (x, signed)", "differs from sample to sample"),
+    "a label twice": (
+        'p = ReduceMax <axes = [2], keepdims = 0> (x)  q = Slice (p, i0, four, i1)  y = Einsum <equation = "bb->b"> (q)',
+        "mixes samples",
+    ),
+    "noise": ("r = RandomUniform <shape = [1, 6, 8]> ()  y = Add (x, r)", "draws numbers for the whole run"),
+    "from the first axis on": ("f = Flatten <axis = -3> (x)  y = Relu (f)", "into one row"),
+    "random": ("r = RandomNormalLike (x)  y = Add (x, r)", "draws numbers for the whole run"),
 }
 
 
@@ -228,3 +242,83 @@ def test_inputs_without_a_common_batch_hold_it() -> None:
     step = OpenBatch()
     step.run(parse("m (float[4, 8] x, float[8] s) => (float[4, 8] y) { y = Add (x, s) }"))
     assert "its inputs do not declare one batch size" in str(step.refusal)
+
+
+ONE = {
+    "a state's flat rows": (
+        """m (float[1, 6, 8] x) => (float[1, 3] y) {
+            t = Transpose <perm = [1, 0, 2]> (x)  a, h, c = LSTM <hidden_size = 3> (t, recurrence_w, recurrence_r)
+            g = Flatten (h)  y = Softmax (g) }""",
+        "works along the samples of 'g'",
+    ),
+    "a bias that is a row": (
+        """m (float[1, 8] x) => (float[1, 3] y) {
+            i = Constant <value_ints = [1]> ()  b = ReduceSum <keepdims = 0> (x, i)  y = Gemm (x, w3, b) }""",
+        "'b' keeps its samples in another axis",
+    ),
+    "noise": (
+        "m (float[1, 8] x) => (float[1, 8] y) { r = RandomUniform <shape = [1, 8]> ()  y = Add (x, r) }",
+        "draws numbers for the whole run",
+    ),
+    "peepholes": (
+        """m (float[1, 6, 8] x) => (float[1, 1, 3] h) {
+            t = Transpose <perm = [1, 0, 2]> (x)  i = Constant <value_ints = [1, 2]> ()
+            s = ReduceSum <keepdims = 1> (x, i)  n = Constant <value_ints = [1, 9]> ()  p = Expand (s, n)
+            q = Reshape (p, n)
+            a, h, c = LSTM <hidden_size = 3> (t, recurrence_w, recurrence_r, , , , , q) }""",
+        "is told by 'q'",
+    ),
+}
+CONSTANTS["w3"] = RNG.normal(size=(8, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("text", "reason"), ONE.values(), ids=ONE)
+def test_a_batch_of_one_is_not_taken_for_an_axis_of_one(text: str, reason: str) -> None:
+    model = parse(text)
+    read = {name for node in model.graph.node for name in node.input}
+    model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in CONSTANTS.items() if k in read)
+    step = OpenBatch()
+    step.run(infer_shapes(model))
+    assert step.refusal is not None
+    assert reason in str(step.refusal)
+
+
+def test_a_flat_state_of_one_sample_is_opened_by_way_of_its_own_axis() -> None:
+    model = parse("""m (float[1, 6, 8] x) => (float[1, 48] y) { f = Flatten <axis = -2> (x)  y = Relu (f) }""")
+    step = OpenBatch()
+    opened = step.run(infer_shapes(model))
+    x = RNG.normal(size=(3, 6, 8)).astype(np.float32)
+    got = plain_session(opened.SerializeToString(), optimise=False).run(None, {"x": x})[0]
+    np.testing.assert_array_equal(got, np.maximum(x.reshape(3, 48), 0))
+
+
+OLD_FORMS = {
+    "scales of opset 10": ('y = Resize <mode = "nearest"> (x, doubled)', 10, True),
+    "negative axes": ('y = Resize <axes = [-3, -1], mode = "nearest"> (x, , pair)', 18, True),
+    "blocks of scales": (
+        "q = QuantizeLinear <axis = 2, block_size = 4> (x, scales)"
+        "  y = DequantizeLinear <axis = 2, block_size = 4> (q, scales)",
+        21,
+        False,
+    ),
+}
+CONSTANTS["pair"] = np.array([1.0, 2.0], np.float32)
+CONSTANTS["scales"] = np.ones((B, 6, 2), np.float32)
+
+
+@pytest.mark.parametrize(("body", "opset", "opens"), OLD_FORMS.values(), ids=OLD_FORMS)
+def test_forms_of_other_opsets(body: str, opset: int, opens: bool) -> None:
+    model = fixed(body, opset)
+    step = OpenBatch()
+    opened = step.run(onnx.ModelProto.FromString(model.SerializeToString()))
+    assert (step.refusal is None) == opens, step.refusal
+    whole = feeds(model, 3 if opens else B)
+    got = plain_session(opened.SerializeToString(), optimise=False).run(None, whole)[0]
+    assert len(got) == len(whole["x"])
+
+
+def test_what_no_rule_foresaw_is_a_refusal() -> None:
+    model = parse("m (float[4, 8] x) => (float[4, 8] y) { y = Concat (x) }")
+    step = OpenBatch()
+    step.run(model)
+    assert "is written in a way that no rule reads" in str(step.refusal)

@@ -177,6 +177,14 @@ def test_a_state_with_its_batch_in_another_axis_follows() -> None:
             runner.execute({"x": x, "s": np.ones((2, 4, 8), np.float32)}, {"y": y})
 
 
+@pytest.mark.parametrize("size", [64, 384, 1100])
+def test_weights_that_the_compiler_keeps_apart_do_not_stop_it(size: int) -> None:
+    text = f"m (float[4, 3, {size}] x) => (float[4, 3, {size}] y) {{ r = Add (x, b)  m = ReduceMax <axes = [-1]> (r)"
+    model = parse(f"{text}  y = Sub (r, m) }}")
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(size, np.float32), "b"))
+    assert Compiler.compile(model).manifest.batch_axes == {"x": 0, "y": 0}
+
+
 def test_where_the_graph_holds_its_batch_size_the_manifest_says_why() -> None:
     model = parse("m (float[4, 8] x) => (float[4, 8] y) { m = ReduceMax (x)  y = Sub (x, m) }")
     manifest = Compiler.compile(model).manifest
