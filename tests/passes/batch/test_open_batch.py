@@ -296,8 +296,8 @@ OLD_FORMS = {
     "scales of opset 10": ('y = Resize <mode = "nearest"> (x, doubled)', 10, True),
     "negative axes": ('y = Resize <axes = [-3, -1], mode = "nearest"> (x, , pair)', 18, True),
     "blocks of scales": (
-        "q = QuantizeLinear <axis = 2, block_size = 4> (x, scales)"
-        "  y = DequantizeLinear <axis = 2, block_size = 4> (q, scales)",
+        """q = QuantizeLinear <axis = 2, block_size = 4> (x, scales)
+           y = DequantizeLinear <axis = 2, block_size = 4> (q, scales)""",
         21,
         False,
     ),
