@@ -182,7 +182,8 @@ HELD = {
     "flat result": ("y = Reshape (x, flat)", "holds 6 places a sample"),
     "zeros of both signs": ("y = Div (x, signed)", "differs from sample to sample"),
     "a label twice": (
-        'p = ReduceMax <axes = [2], keepdims = 0> (x)  q = Slice (p, i0, four, i1)  y = Einsum <equation = "bb->b"> (q)',
+        """p = ReduceMax <axes = [2], keepdims = 0> (x)  q = Slice (p, i0, four, i1)
+           y = Einsum <equation = "bb->b"> (q)""",
         "mixes samples",
     ),
     "noise": ("r = RandomUniform <shape = [1, 6, 8]> ()  y = Add (x, r)", "draws numbers for the whole run"),
