@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 200)  # a file has no width; do not cut its lines
     table = Table(
         "family",
         "exporter",
