@@ -116,14 +116,14 @@ def _reinterpret(graph: gs.Graph, assumed: Mapping[str, Sequence[int | str]]) ->
     return renamed, fixed_before
 
 
-def assume(value: onnx.ValueInfoProto, shape: Sequence[int | str]) -> None:
-    """Declare the shape of an input; a string is a symbol."""
+def assume(value: onnx.ValueInfoProto, shape: Sequence[int | str | None]) -> None:
+    """Declare the shape of an input; a string is a symbol, None an extent that is open and unnamed."""
     del value.type.tensor_type.shape.dim[:]
     for extent in shape:
         dim = value.type.tensor_type.shape.dim.add()
         if isinstance(extent, str):
             dim.dim_param = extent
-        else:
+        elif extent is not None:
             dim.dim_value = extent
 
 

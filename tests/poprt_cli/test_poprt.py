@@ -392,3 +392,26 @@ def test_a_folder_for_dumps_that_cannot_be_used_is_refused_on_one_line(poprt: Po
     assert result.stderr.startswith("poprt: error: dump_passes: 'file' cannot be written to (")
     assert result.stderr.count("\n") == 1
     assert not Path("bert.optimized.onnx").exists()
+
+
+def test_an_operator_that_the_engine_has_beside_those_of_onnx_is_no_fault(poprt: Poprt, tmp_path: Path) -> None:
+    """onnxruntime's optimiser writes LayerNormalization in whatever opset the model has."""
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, 8]) for name in "xy"]
+    scale = onnx.numpy_helper.from_array(np.ones(8, np.float32), "s")
+    node = helper.make_node("LayerNormalization", ["x", "s"], ["y"])
+    graph = helper.make_graph([node], "g", values[:1], values[1:], [scale])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8), tmp_path / "m.onnx")
+    result = poprt("-i", "m.onnx", "--check")
+    assert result.exit_code == 0, result.output
+
+
+def test_pictures_of_open_width_are_refused_in_a_sentence(poprt: Poprt, tmp_path: Path) -> None:
+    values = [
+        helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["b", 3, 48, None]),
+        helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None),
+    ]
+    kernel = onnx.numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float32), "k")
+    node = helper.make_node("Conv", ["x", "k"], ["y"])
+    graph = helper.make_graph([node], "g", values[:1], values[1:], [kernel])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    assert_fails(poprt("-i", "m.onnx", "--pack_args", "max_valid_num=8", "segment_max_size=64"), "pass 'packed_tran")
