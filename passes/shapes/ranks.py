@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import TypeAlias
 
 import onnx
@@ -17,6 +18,7 @@ import onnx_graphsurgeon as gs
 from passes.base import subgraphs
 from passes.graph_io import opset_imports
 from passes.node_attributes import export_node
+from passes.operators import BROADCASTING
 from passes.shapes.dtypes import find_schema
 
 #: An extent, or None where it is open.
@@ -73,8 +75,19 @@ class ProvedShapes:
         asked = self._asked_of_onnx(node)
         if node.domain or not node.outputs or (0 in asked and not self._is_list(asked[0])):
             return asked
-        own = self._by_length(node)
+        own = self._broadcast(node) if node.op in BROADCASTING else self._by_length(node)
         return asked if own is None else {0: own}
+
+    def _broadcast(self, node: gs.Node) -> Extents | None:
+        """[B, S], [3, 1, S] -> [3, B, S]: onnx has no rule for LessOrEqual of opset 12, a function then."""
+        shapes = [self.shape(tensor) for tensor in node.inputs if tensor.name]
+        reversed_shapes = [shape[::-1] for shape in shapes if shape is not None]
+        if len(reversed_shapes) < len(shapes):
+            return None
+        by_axis = [
+            {extent for extent in extents if extent != 1} for extents in zip_longest(*reversed_shapes, fillvalue=1)
+        ]
+        return tuple(1 if not axis else axis.pop() if len(axis) == 1 else None for axis in by_axis)[::-1]
 
     @staticmethod
     def _is_list(shape: Extents) -> bool:
