@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 
 from passes.base import subgraphs
 from passes.node_values import constant
-from passes.operators import ELEMENTWISE, Family, lookup, members
+from passes.operators import Family, lookup, members
 from passes.refusal import Refusal, RefusedError, refused
 from passes.shapes.symbolic import infer_symbolic_shapes
 
@@ -181,7 +181,7 @@ class BatchAxes:
         if node.op == "Expand":
             before = axis - (rank - own)
             return before < 0 or self.shape(node.inputs[0])[before] == 1 or self._same_along(node.inputs[0], before)
-        if node.op in ELEMENTWISE and len(node.inputs) == 1 and lookup(node.op, node.domain).elementwise:
+        if len(node.inputs) == 1 and lookup(node.op, node.domain).elementwise:
             return self._same_along(node.inputs[0], axis)
         return False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,10 +63,9 @@ def _batch_inputs(graph: gs.Graph, axis: int) -> tuple[int | None, dict[str, int
     shapes = {tensor.name: list(tensor.shape or []) for tensor in graph.inputs}
     if not shapes or not all(isinstance(n, (int, np.integer)) and n > 0 for shape in shapes.values() for n in shape):
         return None, None
-    sizes = Counter(shape[axis] for shape in shapes.values() if len(shape) > axis)
-    if not sizes:
+    size = next((shape[axis] for shape in shapes.values() if len(shape) > axis), None)
+    if size is None:
         return None, None
-    size = next(shape[axis] for shape in shapes.values() if len(shape) > axis)
     axes = {}
     for name, shape in shapes.items():
         same = [place for place, extent in enumerate(shape) if extent == size]

@@ -45,8 +45,11 @@ def check_text(name: str, value: object) -> str:
 
 def check_libraries(name: str, value: object) -> None:
     """Refuse what is no list of paths."""
-    listed = isinstance(value, Sequence) and not isinstance(value, str)
-    if not listed or not all(isinstance(part, (str, os.PathLike)) for part in value):  # type: ignore[attr-defined]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        listed = all(isinstance(part, (str, os.PathLike)) for part in value)
+    else:
+        listed = False
+    if not listed:
         raise PoprtError(f"{name}: expected a list of paths of libraries, got {value!r}")
 
 
