@@ -151,7 +151,7 @@ def _infer_again(graph: gs.Graph, symbols: Mapping[Extent, int], names: set[str]
             for tensor in nested.tensors().values():
                 if isinstance(tensor, gs.Variable) and tensor.shape is not None and tensor.name not in before:
                     tensor.shape = _substitute(tensor.shape, symbols)
-    return {name: values for name, values in inference.contents.items() if name not in inference.guessed}
+    return inference.contents
 
 
 def _newer(inferred: Extent, declared: Extent) -> Extent:

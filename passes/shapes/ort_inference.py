@@ -1,30 +1,26 @@
 """onnxruntime's symbolic shape inference, behind names of our own, with the rules mended that it gets wrong.
 
-Its class has no public interface for walking node by node. This file alone reaches its private names: what a new
-version of onnxruntime renames is mended here. ``tests/passes/shapes/test_ort_inference.py`` runs each of them;
-``make test-lowest`` does so on the oldest version allowed.
+Its class has no public interface for walking node by node. This file and ``guesses.py`` alone reach its private names:
+what a new version of onnxruntime renames is mended there. ``tests/passes/shapes/test_ort_inference.py`` runs each of
+them; ``make test-lowest`` does so on the oldest version allowed.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import sympy
 from onnx import helper
 
-from passes.node_protos import walk_nodes
 from passes.operators import BROADCASTING, Family, lookup, members
 from passes.shapes.attention_shapes import standard_attention_shapes
 from passes.shapes.broadcast_extents import without_ones
 from passes.shapes.contents import LARGEST_VALUE_READ
+from passes.shapes.guesses import ORT, NotesGuesses, Rule
 from passes.shapes.resize_shapes import resized_extents
 
 #: onnxruntime knows these with axes as an attribute alone; from opset 18 on they are an input.
@@ -32,91 +28,7 @@ _REDUCTIONS = members(Family.REDUCTION) - {"ReduceMean", "ReduceProd", "ReduceSu
 _HIGHEST_RANK = 64  # engines know eight axes or so
 
 
-def _load() -> ModuleType:
-    """onnxruntime.tools.symbolic_shape_infer, without its package.
-
-    The package imports torch wherever it is installed: two seconds and some 200 MB for nothing.
-    """
-    path = Path(onnxruntime.__file__).parent / "tools" / "symbolic_shape_infer.py"
-    spec = importlib.util.spec_from_file_location("onnxruntime_symbolic_shape_infer", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_ORT = _load()
-
-#: Infers one node and notes the shapes of its outputs.
-Rule = Callable[[onnx.NodeProto], None]
-
-
-class _NotesGuesses(_ORT.SymbolicShapeInference):  # type: ignore[misc, name-defined]  # it has no types
-    """onnxruntime guesses where it does not know a rank, and goes on from there. This notes what rests on a guess.
-
-    A guess is the rank of an operator that it does not know; the shape of an If whose branches have different ranks, or
-    one of them none that is known; and that of a Loop or Scan whose body is such a case, or changes a rank.
-    """
-
-    def __init__(self, *args: Any, **keywords: Any) -> None:
-        super().__init__(*args, **keywords)
-        #: Names of the tensors whose shapes are not proved.
-        self.guessed: set[str] = set()
-
-    def _onnx_infer_single_node(self, node: onnx.NodeProto) -> None:
-        super()._onnx_infer_single_node(node)
-        if any(name in self.guessed for name in _reads(node)) and not self._has_literal_shape(node):
-            self.guessed.update(node.output)
-
-    def _has_literal_shape(self, node: onnx.NodeProto) -> bool:
-        """Whether the shape of the output is the same whatever the inputs are."""
-        if node.op_type != "Reshape" or len(node.input) < 2 or node.input[1] in self.guessed:
-            return node.op_type == "Size"
-        target = self._try_get_value(node, 1)
-        return target is not None and all(isinstance(n, (int, np.integer)) and n > 0 for n in target)
-
-    def _new_symbolic_shape(self, rank: int, node: onnx.NodeProto, out_idx: int = 0) -> Any:
-        element = self.known_vi_[node.output[out_idx]].type.tensor_type.elem_type
-        if not element and node.op_type != "ConvTranspose":  # of that it takes the type away to get here
-            self.guessed.add(node.output[out_idx])
-        return super()._new_symbolic_shape(rank, node, out_idx)
-
-    def _fuse_tensor_type(
-        self, node: onnx.NodeProto, out_idx: int, dst_type: onnx.TypeProto, src_type: onnx.TypeProto
-    ) -> None:
-        if _rank(dst_type) is None or _rank(dst_type) != _rank(src_type):
-            self.guessed.add(node.output[out_idx])
-        super()._fuse_tensor_type(node, out_idx, dst_type, src_type)
-
-    def _onnx_infer_subgraph(self, node: onnx.NodeProto, subgraph: onnx.GraphProto, *args: Any, **keywords: Any) -> Any:
-        nested = super()._onnx_infer_subgraph(node, subgraph, *args, **keywords)
-        results = {output.name: _rank(output.type) for output in subgraph.output}
-        if node.op_type == "Loop":
-            carried = zip(subgraph.input[1:], subgraph.output, strict=False)
-            moved = any(_rank(before.type) != _rank(after.type) for before, after in carried)
-        else:
-            moved = False
-        if moved or nested.guessed & set(results) or (node.op_type != "If" and None in results.values()):
-            self.guessed.update(node.output)
-        return nested
-
-
-setattr(_ORT, "SymbolicShapeInference", _NotesGuesses)  # noqa: B010  (untyped; it makes another for each subgraph)
-
-
-def _rank(kind: onnx.TypeProto) -> int | None:
-    """Of a tensor, or of those in a sequence."""
-    tensor = (kind.sequence_type.elem_type if kind.HasField("sequence_type") else kind).tensor_type
-    return len(tensor.shape.dim) if tensor.HasField("shape") else None
-
-
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """The names that a node reads, in its subgraphs too."""
-    return (name for inner in walk_nodes([node]) for name in inner.input)
-
-
-class OrtShapeInference(_NotesGuesses):
+class OrtShapeInference(NotesGuesses):
     """Walks a graph node by node. Subclasses override :meth:`infer_node`, :meth:`merge_extents`, :meth:`suggest_merge`.
 
     Args:
@@ -138,9 +50,8 @@ class OrtShapeInference(_NotesGuesses):
             GatherND=self._gather_nd,
             MatMulBnb4=self.rules["MatMulNBits"],
             Resize=self._resize,
-            Shape=self._shape_of,
         )
-        if (_ORT.get_opset(self.out_mp_) or 0) >= 18:
+        if (ORT.get_opset(self.out_mp_) or 0) >= 18:
             self.rules.update(dict.fromkeys(_REDUCTIONS, self.rules["ReduceSum"]))
 
     # The walk.
@@ -261,12 +172,6 @@ class OrtShapeInference(_NotesGuesses):
 
     # The rules that are mended.
 
-    def _shape_of(self, node: onnx.NodeProto) -> None:
-        """[B, S, 8] with start 1 -> holds [S, 8]: older onnxruntime overlooks ``start`` and ``end``."""
-        bounds = {item.name: item.i for item in node.attribute}
-        extents = self._get_sympy_shape(node, 0)
-        self.contents[node.output[0]] = extents[slice(bounds.get("start", 0), bounds.get("end", len(extents)))]
-
     def _gather_nd(self, node: onnx.NodeProto) -> None:
         """[B, S, H] at [B, n, 1] with batch_dims 1 -> [B, n, H]: onnxruntime overlooks ``batch_dims``."""
         data, indices = self.input_shape(node, 0), self.input_shape(node, 1)
@@ -311,18 +216,18 @@ class OrtShapeInference(_NotesGuesses):
         axis = axis + len(shape) if axis < 0 else axis
         extents = [sympy.prod(shape[:axis]), sympy.prod(shape[axis:])]
         self._update_computed_dims(extents)
-        self.set_output(node, 0, _ORT.get_shape_from_sympy_shape(extents))
+        self.set_output(node, 0, ORT.get_shape_from_sympy_shape(extents))
 
     def _resize(self, node: onnx.NodeProto) -> None:
         """[B, C, H, W] by scales [1, 1, 2, 2] -> [B, C, 2 * H, 2 * W]; see :func:`resized_extents`."""
-        first = 1 if (_ORT.get_opset(self.out_mp_) or 0) <= 10 else 2
+        first = 1 if (ORT.get_opset(self.out_mp_) or 0) <= 10 else 2
         roi, scales, sizes = (self._try_get_value(node, index) for index in (first - 1, first, first + 1))
         attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
         extents = resized_extents(self._get_sympy_shape(node, 0), attributes, roi, scales, sizes)
         if extents is None:
             extents = self._new_symbolic_shape(self._get_shape_rank(node, 0), node)
         self._update_computed_dims(extents)
-        self.set_output(node, 0, _ORT.get_shape_from_sympy_shape(extents))
+        self.set_output(node, 0, ORT.get_shape_from_sympy_shape(extents))
 
     def _constant_of_shape(self, node: onnx.NodeProto) -> None:
         """Of a large tensor the shape alone: onnxruntime would compute the values."""

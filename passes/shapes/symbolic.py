@@ -39,7 +39,7 @@ class SymbolicShapes(dict[str, Shape]):
     """Tensor name -> shape. A tensor of unknown rank is absent.
 
     Attributes:
-        contents: tensor name -> the list of extents (or the one extent) that an integer tensor is known to hold.
+        contents: tensor name -> the list of extents (or the one extent) that an integer tensor is proved to hold.
         dtypes: tensor name -> its ONNX element type, where that is known.
         guessed: names of tensors whose shape rests on a guess: to look at, not to be written down as a fact.
         contradictions: node -> the assumed symbol and the number that it takes for the same extent.
@@ -89,7 +89,9 @@ def infer_symbolic_shapes(
             shapes.dtypes[name] = value.type.tensor_type.elem_type
     shapes.guessed = frozenset(inference.guessed)
     shapes.contradictions = inference.contradictions
-    shapes.contents = {name: data for name, data in inference.contents.items() if data is not None}
+    shapes.contents = {
+        name: data for name, data in inference.contents.items() if data is not None and name not in inference.guessed
+    }
     for name, tensor in graph.tensors().items():
         if isinstance(tensor, gs.Constant):
             shapes[name] = tuple(tensor.shape)

@@ -32,7 +32,7 @@ def fold_known_extents(graph: gs.Graph, shapes: SymbolicShapes) -> None:
 def _numbers(tensor: gs.Tensor, shapes: SymbolicShapes) -> np.ndarray | None:
     contents, shape = shapes.contents.get(tensor.name), shapes.get(tensor.name)
     element = shapes.dtypes.get(tensor.name)
-    if contents is None or tensor.name in shapes.guessed or element not in _INTEGERS or shape is None or len(shape) > 1:
+    if contents is None or element not in _INTEGERS or shape is None or len(shape) > 1:
         return None
     values = list(contents) if isinstance(contents, (list, tuple)) else [contents]
     try:
