@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import sympy
 
 from passes.node_protos import subgraphs, walk_nodes
 from passes.shapes.decided import equal, truth
@@ -59,11 +60,15 @@ class NotesGuesses(ORT.SymbolicShapeInference):  # type: ignore[misc, name-defin
         super().__init__(*args, **keywords)
         #: Names of the tensors whose shapes are not proved.
         self.guessed: set[str] = set()
-        self._measured: set[Any] = set()
+        #: Those of them whose rank depends on a run, whatever the model says of it.
+        self.of_several_ranks: set[str] = set()
+        self._measures: set[str] = set()  # names of what holds the extents of a tensor
+        self._measured: set[Any] = set()  # those extents
         self._ort_rules: dict[str, Rule] = dict(self.dispatcher_)
         self.dispatcher_.update(
             Cast=self._cast,
             Equal=self._equal,
+            Gather=self._of_literal_shape,
             If=self._branch,
             Reshape=self._of_literal_shape,
             Shape=self._shape_of,
@@ -74,15 +79,26 @@ class NotesGuesses(ORT.SymbolicShapeInference):  # type: ignore[misc, name-defin
 
     def _onnx_infer_single_node(self, node: onnx.NodeProto) -> None:
         super()._onnx_infer_single_node(node)
-        if any(name in self.guessed for name in _reads(node)) and not self._has_literal_shape(node):
+        if self._has_literal_shape(node):
+            return
+        reads = set(_reads(node))
+        if reads & self.guessed:
             self.guessed.update(node.output)
+        if reads & self.of_several_ranks and not self._has_rank_of_length(node):
+            self.of_several_ranks.update(node.output)
 
     def _has_literal_shape(self, node: onnx.NodeProto) -> bool:
-        """Whether the shape of the output is the same whatever the inputs are."""
+        """Whether the shape of the output is the same whatever that of the first input is."""
+        if node.op_type == "Gather":
+            return node.input[0] in self._measures and node.input[1] not in self.guessed
         if node.op_type != "Reshape" or len(node.input) < 2 or node.input[1] in self.guessed:
             return node.op_type == "Size"
         target = self._try_get_value(node, 1)
         return target is not None and all(isinstance(n, (int, np.integer)) and n > 0 for n in target)
+
+    def _has_rank_of_length(self, node: onnx.NodeProto) -> bool:
+        """Whether the output has as many axes as a list has places."""
+        return node.op_type == "Reshape" and len(node.input) > 1 and node.input[1] not in self.of_several_ranks
 
     def _new_symbolic_shape(self, rank: int, node: onnx.NodeProto, out_idx: int = 0) -> Any:
         element = self.known_vi_[node.output[out_idx]].type.tensor_type.elem_type
@@ -93,8 +109,11 @@ class NotesGuesses(ORT.SymbolicShapeInference):  # type: ignore[misc, name-defin
     def _fuse_tensor_type(
         self, node: onnx.NodeProto, out_idx: int, dst_type: onnx.TypeProto, src_type: onnx.TypeProto
     ) -> None:
-        if _rank(dst_type) is None or _rank(dst_type) != _rank(src_type):
+        ranks = {_rank(dst_type), _rank(src_type)}
+        if None in ranks or len(ranks) > 1:
             self.guessed.add(node.output[out_idx])
+        if None not in ranks and len(ranks) > 1:
+            self.of_several_ranks.add(node.output[out_idx])
         super()._fuse_tensor_type(node, out_idx, dst_type, src_type)
 
     def _onnx_infer_subgraph(self, node: onnx.NodeProto, subgraph: onnx.GraphProto, *args: Any, **keywords: Any) -> Any:
@@ -107,6 +126,8 @@ class NotesGuesses(ORT.SymbolicShapeInference):  # type: ignore[misc, name-defin
             moved = False
         if moved or nested.guessed & set(results) or (node.op_type != "If" and None in results.values()):
             self.guessed.update(node.output)
+        if nested.of_several_ranks & set(results):
+            self.of_several_ranks.update(node.output)
         return nested
 
     # The rules that decide.
@@ -116,6 +137,7 @@ class NotesGuesses(ORT.SymbolicShapeInference):  # type: ignore[misc, name-defin
         bounds = {item.name: item.i for item in node.attribute}
         extents = self._get_sympy_shape(node, 0)
         self._measured.update(extents)
+        self._measures.add(node.output[0])
         self.sympy_data_[node.output[0]] = extents[slice(bounds.get("start", 0), bounds.get("end", len(extents)))]
 
     def _of_literal_shape(self, node: onnx.NodeProto) -> None:
@@ -131,12 +153,20 @@ class NotesGuesses(ORT.SymbolicShapeInference):  # type: ignore[misc, name-defin
         axes = self._try_get_value(node, 1) if computed else ORT.get_attribute(node, "axes")
         if axes is None and (is_open or computed):
             self.guessed.add(node.output[0])
+            self.of_several_ranks.add(node.output[0])
         self._ort_rules["Squeeze"](node)
 
     def _equal(self, node: onnx.NodeProto) -> None:
         """onnxruntime asks whether both are written alike, and so takes an open extent for another number than 1."""
         if self._holds_whole_numbers(node.input[0]):
-            self._note_each(node, lambda pair: equal(pair[0], pair[1], self._measured))
+            self._note_each(node, self._are_equal)
+
+    def _are_equal(self, pair: Any) -> bool | None:
+        """None, too, where an extent was taken for another because they meet in a broadcast: it may be 1 instead."""
+        if any(number < 0 for number in pair if ORT.is_literal(number)):
+            return equal(*pair, self._measured)
+        merged = {str(extent) for extent in self.suggested_merge_.values()}
+        return None if merged & {str(part) for item in pair for part in _parts(item)} else equal(*pair, self._measured)
 
     def _choose(self, node: onnx.NodeProto) -> None:
         """Where: onnxruntime takes each condition that is not False for true."""
@@ -175,6 +205,11 @@ class NotesGuesses(ORT.SymbolicShapeInference):  # type: ignore[misc, name-defin
 
 
 setattr(ORT, "SymbolicShapeInference", NotesGuesses)  # noqa: B010  (untyped; it makes another for each subgraph)
+
+
+def _parts(item: Any) -> Any:
+    """The dimensions of an expression, or the number."""
+    return item.free_symbols or {item} if isinstance(item, sympy.Basic) else {item}
 
 
 def _chosen(operands: Any) -> Any:

@@ -26,7 +26,8 @@ _NAME = re.compile(r"[A-Za-z_][\w.:/]*")
 class ShapeInference(GraphPass):
     """Set the shape and type of each tensor of the main graph that lacks them, as far as they can be inferred.
 
-    Extents that the model carries already win over inferred ones. Extents that depend on the inputs are written as
+    Extents that the model carries already win over inferred ones. Shapes that it carries for tensors whose rank
+    depends on a run (an If that asks whether an extent is 1) are dropped, but for those of outputs. Extents that depend on the inputs are written as
     expressions of the inputs' dimension names (``2*seq``). Types are also set in subgraphs and local functions,
     shapes are not. In a model packed with Unpack only types are set: how much a pack holds is known at run time.
     """
@@ -43,7 +44,9 @@ class ShapeInference(GraphPass):
                 "the model", "is packed: how much a pack holds is known at run time, and packing noted the rest"
             )
             return result
-        inferred = known_extents(infer_symbolic_shapes(graph), declared_names(graph))
+        shapes = infer_symbolic_shapes(graph)
+        result.count("shapes dropped", _drop_untrue(graph, shapes))
+        inferred = known_extents(shapes, declared_names(graph))
         for name, tensor in graph.tensors().items():
             if not isinstance(tensor, gs.Variable) or tensor.type != "tensor_type" or tensor.dtype is None:
                 continue  # a shape can be declared only together with a type
@@ -53,6 +56,19 @@ class ShapeInference(GraphPass):
                     tensor.shape = shape
                     result.count("shapes set")
         return result
+
+
+def _drop_untrue(graph: gs.Graph, inferred: SymbolicShapes) -> int:
+    """Forget the shapes that are those of some runs alone; returns how many."""
+    outputs = {id(tensor) for tensor in graph.outputs}
+    untrue = [
+        tensor
+        for name, tensor in graph.tensors().items()
+        if name in inferred.of_several_ranks and tensor.shape is not None and id(tensor) not in outputs
+    ]
+    for tensor in untrue:
+        tensor.shape = None
+    return len(untrue)
 
 
 def declared_names(graph: gs.Graph) -> set[str]:

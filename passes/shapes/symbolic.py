@@ -42,6 +42,7 @@ class SymbolicShapes(dict[str, Shape]):
         contents: tensor name -> the list of extents (or the one extent) that an integer tensor is proved to hold.
         dtypes: tensor name -> its ONNX element type, where that is known.
         guessed: names of tensors whose shape rests on a guess: to look at, not to be written down as a fact.
+        of_several_ranks: those of them whose rank depends on a run, whatever the model says of it.
         contradictions: node -> the assumed symbol and the number that it takes for the same extent.
     """
 
@@ -50,6 +51,7 @@ class SymbolicShapes(dict[str, Shape]):
         self.contents: dict[str, Any] = {}
         self.dtypes: dict[str, int] = {}
         self.guessed: frozenset[str] = frozenset()
+        self.of_several_ranks: frozenset[str] = frozenset()
         self.contradictions: dict[NodeName, tuple[str, int]] = {}
 
 
@@ -87,7 +89,7 @@ def infer_symbolic_shapes(
             shapes[name] = shape
         if value.type.tensor_type.elem_type:
             shapes.dtypes[name] = value.type.tensor_type.elem_type
-    shapes.guessed = frozenset(inference.guessed)
+    shapes.guessed, shapes.of_several_ranks = frozenset(inference.guessed), frozenset(inference.of_several_ranks)
     shapes.contradictions = inference.contradictions
     shapes.contents = {
         name: data for name, data in inference.contents.items() if data is not None and name not in inference.guessed
