@@ -56,6 +56,7 @@ def pack_samples(
     rng: np.random.Generator,
     *,
     most_samples: int = _FEW,
+    length: int | None = None,
 ) -> PackedCase:
     """Samples for a packed model.
 
@@ -64,9 +65,12 @@ def pack_samples(
         originals, converted: the inputs of both models.
         rng: where lengths and values come from.
         most_samples: how many to make; the pack's capacity limits them as well.
+        length: the tokens of each sample; None draws them. Of samples of one segment.
     """
     packing = replace(packing, rows=packing.rows or _OPEN_ROWS, columns=packing.columns or packing.width)
     lengths = _draw_lengths(packing, rng, most_samples)
+    if length is not None:
+        lengths = np.full_like(lengths, length)
     fitting = lengths[: len(_place_samples(lengths, packing))]
     samples = [draw_sample(originals, packing, sample_lengths, rng) for sample_lengths in fitting]
     return lay_out(packing, samples, fitting, converted)

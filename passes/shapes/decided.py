@@ -5,10 +5,33 @@ An open extent may be any number from 0 on. That decides ``n == n`` and ``n == -
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, NamedTuple
 
 import sympy
+
+#: Operators that compare numbers, by their types.
+COMPARISONS: Mapping[str, Callable[[Any, Any], Any]] = {
+    "Equal": operator.eq,
+    "Greater": operator.gt,
+    "GreaterOrEqual": operator.ge,
+    "Less": operator.lt,
+    "LessOrEqual": operator.le,
+}
+
+
+class Comparison(NamedTuple):
+    """A comparison of two numbers or expressions of extents.
+
+    Attributes:
+        kind: a key of :data:`COMPARISONS`.
+    """
+
+    kind: str
+    left: Any
+    right: Any
 
 
 def equal(left: Any, right: Any, extents: AbstractSet[Any] = frozenset()) -> bool | None:

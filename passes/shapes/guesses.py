@@ -18,7 +18,7 @@ import onnxruntime
 import sympy
 
 from passes.node_protos import subgraphs, walk_nodes
-from passes.shapes.decided import equal, truth
+from passes.shapes.decided import COMPARISONS, Comparison, equal, truth
 
 #: Element types whose contents inference knows exactly; of floats it drops what is behind the point.
 _WHOLE = frozenset(
@@ -62,6 +62,8 @@ class NotesGuesses(ORT.SymbolicShapeInference):  # type: ignore[misc, name-defin
         self.guessed: set[str] = set()
         #: Those of them whose rank depends on a run, whatever the model says of it.
         self.of_several_ranks: set[str] = set()
+        #: The comparisons of open extents that came up, each once.
+        self.open_comparisons: dict[Comparison, None] = {}
         self._measures: set[str] = set()  # names of what holds the extents of a tensor
         self._measured: set[Any] = set()  # those extents
         self._ort_rules: dict[str, Rule] = dict(self.dispatcher_)
@@ -79,6 +81,8 @@ class NotesGuesses(ORT.SymbolicShapeInference):  # type: ignore[misc, name-defin
 
     def _onnx_infer_single_node(self, node: onnx.NodeProto) -> None:
         super()._onnx_infer_single_node(node)
+        if node.op_type in COMPARISONS:
+            self._note_comparison(node)
         if self._has_literal_shape(node):
             return
         reads = set(_reads(node))
@@ -86,6 +90,14 @@ class NotesGuesses(ORT.SymbolicShapeInference):  # type: ignore[misc, name-defin
             self.guessed.update(node.output)
         if reads & self.of_several_ranks and not self._has_rank_of_length(node):
             self.of_several_ranks.update(node.output)
+
+    def _note_comparison(self, node: onnx.NodeProto) -> None:
+        operands = self._get_int_or_float_values(node, broadcast=True, allow_float_values=True)
+        if any(operand is None for operand in operands):
+            return
+        for left, right in zip(*(value if isinstance(value, list) else [value] for value in operands), strict=False):
+            if any(isinstance(item, sympy.Basic) and item.free_symbols for item in (left, right)):
+                self.open_comparisons[Comparison(node.op_type, left, right)] = None
 
     def _has_literal_shape(self, node: onnx.NodeProto) -> bool:
         """Whether the shape of the output is the same whatever that of the first input is."""
@@ -118,6 +130,7 @@ class NotesGuesses(ORT.SymbolicShapeInference):  # type: ignore[misc, name-defin
 
     def _onnx_infer_subgraph(self, node: onnx.NodeProto, subgraph: onnx.GraphProto, *args: Any, **keywords: Any) -> Any:
         nested = super()._onnx_infer_subgraph(node, subgraph, *args, **keywords)
+        self.open_comparisons.update(nested.open_comparisons)
         results = {output.name: _rank(output.type) for output in subgraph.output}
         if node.op_type == "Loop":
             carried = zip(subgraph.input[1:], subgraph.output, strict=False)

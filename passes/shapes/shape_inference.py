@@ -27,9 +27,10 @@ class ShapeInference(GraphPass):
     """Set the shape and type of each tensor of the main graph that lacks them, as far as they can be inferred.
 
     Extents that the model carries already win over inferred ones. Shapes that it carries for tensors whose rank
-    depends on a run (an If that asks whether an extent is 1) are dropped, but for those of outputs. Extents that depend on the inputs are written as
-    expressions of the inputs' dimension names (``2*seq``). Types are also set in subgraphs and local functions,
-    shapes are not. In a model packed with Unpack only types are set: how much a pack holds is known at run time.
+    depends on a run (an If that asks whether an extent is 1) are dropped, but for those of outputs. Extents that
+    depend on the inputs are written as expressions of the inputs' dimension names (``2*seq``). Types are also set in
+    subgraphs and local functions, shapes are not. In a model packed with Unpack only types are set: how much a pack
+    holds is known at run time.
     """
 
     def apply(self, graph: gs.Graph) -> PassResult:

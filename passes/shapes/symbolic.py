@@ -23,6 +23,7 @@ from passes.operators import BROADCASTING
 from passes.ops.common import DOMAIN
 from passes.refusal import NodeName
 from passes.shapes.contents import LARGEST_VALUE_READ, is_shape_like
+from passes.shapes.decided import Comparison
 from passes.shapes.ort_inference import OrtShapeInference
 from passes.shapes.shape_functions import ask_shape_function, has_shape_function
 
@@ -43,6 +44,7 @@ class SymbolicShapes(dict[str, Shape]):
         dtypes: tensor name -> its ONNX element type, where that is known.
         guessed: names of tensors whose shape rests on a guess: to look at, not to be written down as a fact.
         of_several_ranks: those of them whose rank depends on a run, whatever the model says of it.
+        open_comparisons: the comparisons of open extents in the graph and its subgraphs.
         contradictions: node -> the assumed symbol and the number that it takes for the same extent.
     """
 
@@ -52,6 +54,7 @@ class SymbolicShapes(dict[str, Shape]):
         self.dtypes: dict[str, int] = {}
         self.guessed: frozenset[str] = frozenset()
         self.of_several_ranks: frozenset[str] = frozenset()
+        self.open_comparisons: tuple[Comparison, ...] = ()
         self.contradictions: dict[NodeName, tuple[str, int]] = {}
 
 
@@ -90,6 +93,7 @@ def infer_symbolic_shapes(
         if value.type.tensor_type.elem_type:
             shapes.dtypes[name] = value.type.tensor_type.elem_type
     shapes.guessed, shapes.of_several_ranks = frozenset(inference.guessed), frozenset(inference.of_several_ranks)
+    shapes.open_comparisons = tuple(inference.open_comparisons)
     shapes.contradictions = inference.contradictions
     shapes.contents = {
         name: data for name, data in inference.contents.items() if data is not None and name not in inference.guessed
