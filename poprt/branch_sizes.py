@@ -61,7 +61,7 @@ def sizes_for_other_branches(model: onnx.ModelProto, infos: Sequence[InputInfo])
 def _also_alone(tries: Iterable[dict[str, int]], alone: Mapping[str, int]) -> list[dict[str, int]]:
     """What to try, and then the same with a batch of one: the way that a model seldom takes may hold for that alone."""
     listed = list(tries)
-    return [*listed, *(alone | sizes for sizes in listed if alone.keys() - sizes.keys())]
+    return [*listed, *({**alone, **sizes} for sizes in listed if alone.keys() - sizes.keys())]
 
 
 def _usual_sizes(infos: Sequence[InputInfo]) -> dict[str, int]:

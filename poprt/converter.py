@@ -41,7 +41,8 @@ from poprt.isolation import Compile, IsolationTrial, try_isolation
 from poprt.load_check import check_loads
 from poprt.progress import pass_progress
 from poprt.sample_data import Array, InputInfo, model_inputs
-from poprt.verify import Verification, sample_case, verify
+from poprt.verify import Verification, verify
+from poprt.verify_cases import sample_case
 from poprt.verify_served import compile_quietly
 
 #: The least opset that the passes work on, and the one that packing needs.

@@ -8,28 +8,27 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxruntime as ort
 
 from passes.node_protos import walk_nodes
-from passes.packed_model import PackedModel
 from passes.rounding import rounds_to_8_bits
-from poprt.branch_sizes import named_extents, sizes_for_other_branches
 from poprt.comparison import TOLERANCE, OutputCheck, judge
 from poprt.compiler.lower_int8 import with_exact_products
+from poprt.declared_check import check_declared_shapes
 from poprt.engine.plain import plain_session
 from poprt.errors import CompileError, PoprtError
 from poprt.executable import Executable
 from poprt.own_precision import own_precision
-from poprt.sample_data import Array, InputInfo, model_inputs, sample_feeds, sample_shapes
+from poprt.sample_data import Array, model_inputs
 from poprt.sizes import LARGEST_MESSAGE, weight_bytes
 from poprt.value_dependence import dependences
-from poprt.verify_packed import PackedCase, pack_samples
+from poprt.verify_cases import cases_of_sizes, other_sizes, sample_case
+from poprt.verify_packed import PackedCase
 from poprt.verify_served import compile_quietly, run_served
 
 _DRAWS = 3  # data to try where one rounding that tips over moves an answer: a fault moves those of each
@@ -76,7 +75,8 @@ def verify(
         executable: ``converted``, compiled; None compiles it.
 
     Raises:
-        PoprtError: a model cannot be run, or the two have no output in common.
+        PoprtError: a model cannot be run, the two have no output in common, or the converted model declares a shape
+            that such a run shows to be another.
     """
     rounds = _rounds(original)
     kind = max(precision, own_precision(original), "rounded" if rounds else "fp32", key=TOLERANCE.__getitem__)
@@ -87,8 +87,14 @@ def verify(
         outcome = Verification(_checks(original, converted, compiled, names, case, kind), len(case.original_feeds))
         if outcome.passed:
             break
-    for case in _cases_of_other_branches(original, converted, seed):
+    tries = other_sizes(original, converted)
+    if not tries:
+        return outcome
+    check_declared_shapes(original, converted, case.converted_feeds)
+    session = engine_session(with_exact_products(original))
+    for case in cases_of_sizes(session, model_inputs(original), converted, tries, seed):
         more = _checks(original, converted, compiled, names, case, kind)
+        check_declared_shapes(original, converted, case.converted_feeds)
         outputs = tuple(map(_worse, outcome.outputs, more))
         outcome = Verification(outputs, outcome.runs + len(case.original_feeds))
     return outcome
@@ -97,50 +103,6 @@ def verify(
 def _worse(first: OutputCheck, second: OutputCheck) -> OutputCheck:
     """The one that fails; of two that do not, the one that was compared and lies further apart."""
     return max(first, second, key=lambda check: (not check.passed, not check.not_comparable, check.max_abs_diff))
-
-
-def _cases_of_other_branches(original: onnx.ModelProto, converted: onnx.ModelProto, seed: int) -> Iterator[PackedCase]:
-    """Data of such sizes that comparisons of extents come out otherwise, where the original runs with them."""
-    originals, inputs = model_inputs(original), model_inputs(converted)
-    packed = PackedModel.read(converted)
-    infos = named_extents(originals if packed is not None else _fixed_as_in(originals, inputs))
-    session = None
-    for tries in sizes_for_other_branches(original, infos):
-        session = session or engine_session(with_exact_products(original))
-        for sizes in tries:
-            case = _case_of_sizes(originals, inputs, packed, sizes, seed)
-            if case is not None and _runs(session, case):
-                logger.debug("the check tries %s too, for another branch", sizes)
-                yield case
-                break
-
-
-def _case_of_sizes(
-    originals: list[InputInfo],
-    converted: list[InputInfo],
-    packed: PackedModel | None,
-    sizes: Mapping[str, int],
-    seed: int,
-) -> PackedCase | None:
-    """Data of these sizes; None where a packed model has no samples of them."""
-    rng = np.random.default_rng(seed)
-    if packed is None:
-        return _plain_case(originals, converted, rng, sizes)
-    lengths = {info.shape[1] for info in named_extents(originals) if info.name in packed.dynamic_inputs}
-    length = next((size for name, size in sizes.items() if name in lengths), None)
-    if length is None or len(packed.segment_max_size) > 1 or length > packed.segment_max_size[0]:
-        return None
-    return pack_samples(packed, originals, converted, rng, length=length)
-
-
-def _runs(session: ort.InferenceSession, case: PackedCase) -> bool:
-    try:
-        for feeds in case.original_feeds:
-            session.run(None, feeds)
-    except Exception as error:  # onnxruntime's exceptions share no base class; the model does not take these sizes
-        logger.debug("the original does not run with other sizes: %s", error)
-        return False
-    return True
 
 
 def _checks(
@@ -203,15 +165,6 @@ def _rounds(model: onnx.ModelProto) -> bool:
     return any(rounds_to_8_bits(node) for body in bodies for node in walk_nodes(body))
 
 
-def sample_case(originals: list[InputInfo], converted: onnx.ModelProto, seed: int) -> PackedCase:
-    """Random data for both models. Of ``converted`` only the inputs and the metadata are read."""
-    rng = np.random.default_rng(seed)
-    packed = PackedModel.read(converted)
-    if packed is not None:
-        return pack_samples(packed, originals, model_inputs(converted), rng)
-    return _plain_case(originals, model_inputs(converted), rng)
-
-
 def engine_session(model: onnx.ModelProto, *, optimise: bool = False) -> ort.InferenceSession:
     """A session over ``model`` on the CPU, by default with the engine's own optimiser off.
 
@@ -250,30 +203,3 @@ def _common_outputs(original: onnx.ModelProto, converted: onnx.ModelProto) -> li
     if not names:
         raise PoprtError("the converted model has no output in common with the original; there is nothing to compare")
     return names
-
-
-def _plain_case(
-    originals: list[InputInfo],
-    converted: list[InputInfo],
-    rng: np.random.Generator,
-    sizes: Mapping[str, int] | None = None,
-) -> PackedCase:
-    """One batch for both models; the converted one says the extents that it fixes, ``sizes`` those of some names."""
-    declared = {info.name: info for info in converted}
-    infos = _fixed_as_in(originals, converted)
-    shapes = sample_shapes(named_extents(infos) if sizes else infos, sizes)
-    feeds = sample_feeds(originals, shapes, rng)
-    for info in originals:
-        if info.name in declared and declared[info.name].dtype == np.float16:
-            feeds[info.name] = feeds[info.name].astype(np.float16).astype(info.dtype)  # both see what fp16 can say
-    cast = {name: array.astype(declared[name].dtype) for name, array in feeds.items() if name in declared}
-    return PackedCase([feeds], cast, {})
-
-
-def _fixed_as_in(originals: list[InputInfo], converted: list[InputInfo]) -> list[InputInfo]:
-    declared = {info.name: info for info in converted}
-    return [_with_shape_of(info, declared.get(info.name)) for info in originals]
-
-
-def _with_shape_of(info: InputInfo, declared: InputInfo | None) -> InputInfo:
-    return info if declared is None else replace(info, shape=declared.shape, any_rank=declared.any_rank)

@@ -177,9 +177,13 @@ class NotesGuesses(ORT.SymbolicShapeInference):  # type: ignore[misc, name-defin
     def _are_equal(self, pair: Any) -> bool | None:
         """None, too, where an extent was taken for another because they meet in a broadcast: it may be 1 instead."""
         if any(number < 0 for number in pair if ORT.is_literal(number)):
-            return equal(*pair, self._measured)
+            return equal(pair[0], pair[1], self._measured)
         merged = {str(extent) for extent in self.suggested_merge_.values()}
-        return None if merged & {str(part) for item in pair for part in _parts(item)} else equal(*pair, self._measured)
+        return (
+            None
+            if merged & {str(part) for item in pair for part in _parts(item)}
+            else equal(pair[0], pair[1], self._measured)
+        )
 
     def _choose(self, node: onnx.NodeProto) -> None:
         """Where: onnxruntime takes each condition that is not False for true."""
