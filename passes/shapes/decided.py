@@ -56,6 +56,15 @@ def truth(value: Any) -> bool | None:
     return None if is_zero is None else not is_zero
 
 
+def are_ordered(end: Any, bound: Any) -> bool:
+    """Whether it is known which of an end and the extent of its axis is the larger one; a number is always compared."""
+    first, second = sympy.sympify(end), sympy.sympify(bound)
+    if not first.free_symbols or not second.free_symbols:
+        return True
+    smaller = first.args if isinstance(first, sympy.Min) else (first,)
+    return any((second - part).is_nonnegative for part in smaller) or bool((first - second).is_nonnegative)
+
+
 def _expression(value: Any) -> Any:
     """``value`` with symbols that may be 0; None for what is no whole number."""
     if isinstance(value, bool):

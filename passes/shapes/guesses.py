@@ -18,7 +18,7 @@ import onnxruntime
 import sympy
 
 from passes.node_protos import subgraphs, walk_nodes
-from passes.shapes.decided import COMPARISONS, Comparison, equal, truth
+from passes.shapes.decided import COMPARISONS, Comparison, are_ordered, equal, truth
 
 #: Element types whose contents inference knows exactly; of floats it drops what is behind the point.
 _WHOLE = frozenset(
@@ -75,6 +75,7 @@ class NotesGuesses(ORT.SymbolicShapeInference):  # type: ignore[misc, name-defin
             Reshape=self._of_literal_shape,
             Shape=self._shape_of,
             Size=self._of_literal_shape,
+            Slice=self._slice,
             Squeeze=self._squeeze,
             Where=self._choose,
         )
@@ -168,6 +169,18 @@ class NotesGuesses(ORT.SymbolicShapeInference):  # type: ignore[misc, name-defin
             self.guessed.add(node.output[0])
             self.of_several_ranks.add(node.output[0])
         self._ort_rules["Squeeze"](node)
+
+    def _slice(self, node: onnx.NodeProto) -> None:
+        """onnxruntime takes an end for that of the axis where it cannot tell which comes first."""
+        self._ort_rules["Slice"](node)
+        ends = ORT.as_list(self._try_get_value(node, 2), keep_none=True)
+        axes = ORT.as_list(self._try_get_value(node, 3), keep_none=True)
+        if ends is None:
+            return
+        bounds, dims = self._get_sympy_shape(node, 0), self.known_vi_[node.output[0]].type.tensor_type.shape.dim
+        for axis, end in zip(range(len(ends)) if axes is None else axes, ends, strict=False):
+            if not are_ordered(end, bounds[int(axis)]):
+                dims[int(axis)].dim_param = str(self._new_symbolic_dim_from_output(node, 0, int(axis)))
 
     def _equal(self, node: onnx.NodeProto) -> None:
         """onnxruntime asks whether both are written alike, and so takes an open extent for another number than 1."""

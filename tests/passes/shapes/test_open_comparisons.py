@@ -112,6 +112,21 @@ def test_extents_that_meet_in_a_broadcast_need_not_be_alike() -> None:
     assert_equal_runs(model, converted, (3, 3), (1, 5), (5, 1))
 
 
+def test_an_end_that_another_input_gives_is_not_that_of_the_axis() -> None:
+    body = (
+        "sw = Shape (w)  end = Gather (sw, ax)  start = Sub (ax, ax)  cut = Slice (x, start, end, ax)  r = Relu (cut)"
+        "  s = Shape (x)  g = Gather (s, one)  m = Shape (cut)  h = Gather (m, one)  c = Equal (g, h)"
+    )
+    model = model_of(
+        f"{body}  i = If (c) < {KEEP_THEN}, {CUT_ELSE} >  y = Relu (i)", "float[b, n, 4] x, float[b, m, 4] w"
+    )
+    converted = Converter().convert(model)
+    declared = dict(declared_shapes(converted))
+    assert declared["r"] == ["b", "", 4]
+    assert not {"i", "y"} & set(declared)
+    assert_equal_runs(model, converted, (5, 3), (3, 3), (3, 5))
+
+
 def test_a_loop_decides_nothing_by_its_first_round() -> None:
     body = (
         "after = Identity (before)  v2 = Concat <axis = 1> (v, r)  m = Shape (v)  h = Gather (m, one)  c = Equal (h, g)"
