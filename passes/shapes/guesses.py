@@ -93,6 +93,8 @@ class NotesGuesses(ORT.SymbolicShapeInference):  # type: ignore[misc, name-defin
             self.of_several_ranks.update(node.output)
 
     def _note_comparison(self, node: onnx.NodeProto) -> None:
+        if self.known_vi_[node.input[0]].type.tensor_type.elem_type == onnx.TensorProto.STRING:
+            return
         operands = self._get_int_or_float_values(node, broadcast=True, allow_float_values=True)
         if any(operand is None for operand in operands):
             return

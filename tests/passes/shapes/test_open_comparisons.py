@@ -193,3 +193,11 @@ def test_what_rests_on_a_guess_is_no_content() -> None:
     shapes = infer_symbolic_shapes(import_graph(model))
     assert {"i", "js"} <= shapes.guessed
     assert not {"js", "k", "f"} & set(shapes.contents)
+
+
+def test_texts_are_compared_without_a_stop() -> None:
+    """Texts are no numbers; what comes behind them is inferred all the same."""
+    graph = import_graph(
+        model_of("c = Equal (word, word)  r = Relu (x)  y = Identity (r)", declared=', string[1] word = {"a"}')
+    )
+    assert len(infer_symbolic_shapes(graph)["r"]) == 3
