@@ -22,8 +22,8 @@ from poprt.input_info import InputInfo, sample_shapes
 
 #: Operators that go by what was compared.
 _DECIDING = frozenset({"If", "Loop", "Where"})
-#: The largest size to try; a second of sound has 16000 places.
-_LARGEST = 1 << 15
+#: The largest size to try: attention scores of that many places still fit in memory.
+_LARGEST = 1 << 11
 #: How many sizes to give for one comparison, and how many comparisons to look at.
 _SIZES, _COMPARISONS = 3, 16
 

@@ -12,6 +12,7 @@ import onnxruntime as ort
 
 from passes.packed_model import PackedModel
 from poprt.branch_sizes import named_extents, sizes_for_other_branches
+from poprt.errors import PoprtError
 from poprt.sample_data import InputInfo, model_inputs, sample_feeds, sample_shapes
 from poprt.verify_packed import PackedCase, pack_samples
 
@@ -70,10 +71,14 @@ def _case_of_sizes(
     sizes: Sizes,
     seed: int,
 ) -> PackedCase | None:
-    """Data of these sizes; None where a packed model has no samples of them."""
+    """Data of these sizes; None where they are too large, or a packed model has no such samples."""
     rng = np.random.default_rng(seed)
     if packed is None:
-        return _plain_case(originals, converted, rng, sizes)
+        try:
+            return _plain_case(originals, converted, rng, sizes)
+        except PoprtError as error:
+            logger.debug("the check leaves %s out: %s", sizes, error)
+            return None
     lengths = {info.shape[1] for info in named_extents(originals) if info.name in packed.dynamic_inputs}
     length = next((size for name, size in sizes.items() if name in lengths), None)
     if length is None or len(packed.segment_max_size) > 1 or length > packed.segment_max_size[0]:

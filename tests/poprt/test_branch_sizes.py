@@ -79,6 +79,23 @@ def test_sizes_that_the_original_does_not_take_are_left_out(caplog: pytest.LogCa
     assert "does not run with other sizes" in caplog.text
 
 
+def test_sizes_that_would_not_fit_in_memory_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("poprt.sample_data._MOST_ELEMENTS", 200)
+    model = branching("c = Less (few, g)")
+    with caplog.at_level(logging.DEBUG, "poprt"):
+        assert verify(model, model).runs == 2
+    assert "leaves {'n': 41} out" in caplog.text
+
+
+@pytest.mark.parametrize(("limit", "number"), [(2000, 1), (3000, 0)])
+def test_very_large_sizes_are_not_tried(limit: int, number: int) -> None:
+    model = branching("c = Less (few, g)")
+    next(item for item in model.graph.initializer if item.name == "few").int64_data[:] = [limit]
+    assert len(tries(model)) == number
+
+
 def test_a_declared_shape_that_a_run_contradicts_fails_by_name() -> None:
     model = branching("c = Equal (g, one)")
     lying = onnx.ModelProto()
