@@ -172,6 +172,8 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "neighbours": _one_of(NEIGHBOURS),
     "isolation": (_is_text, "a text"),
     "token_axes": (_is_axes_by_name, "output names with lists of axes"),
+    "cell_bytes": (_is_count, "a whole number of 0 or more"),
+    "pair_bytes": (_is_count, "a whole number of 0 or more"),
     "packed_flops": (_is_count, "a whole number of 0 or more"),
     "total_flops": (_is_count, "a whole number of 0 or more"),
 }

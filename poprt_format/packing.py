@@ -58,6 +58,9 @@ class Packing:
         isolation: why that is so, for people: the nodes that are not proved to hide padding; "" where all are.
         token_axes: "sample" output -> the axes of its rows' tensor that grow with the sample (attention weights have
             two); what lies behind the sample's own length there is padding, and the runtime gives zeros.
+        cell_bytes, pair_bytes: what a run across rows holds in memory at once of the tensors that are padded to the
+            longest sample of the pack: bytes a place (samples x longest) and bytes a pair of places of one sample
+            (samples x longest²). 0 where that is not known.
     """
 
     layout: str
@@ -73,11 +76,17 @@ class Packing:
     neighbours: str = ANY
     isolation: str = ""
     token_axes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    cell_bytes: int = 0
+    pair_bytes: int = 0
 
     @property
     def within_rows(self) -> bool:
         """Whether samples share rows; otherwise they are laid end to end."""
         return self.layout == WITHIN_ROWS
+
+    def padded_bytes(self, samples: int, longest: int) -> int:
+        """What a pack of samples padded to ``longest`` tokens holds in memory at once, beside the packed side."""
+        return samples * longest * (self.cell_bytes + self.pair_bytes * longest)
 
     @property
     def width(self) -> int:

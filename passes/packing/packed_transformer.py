@@ -29,6 +29,7 @@ from passes.packing.opening.unbake import Unbaked
 from passes.packing.tokens.axes import AxisMap
 from passes.packing.tokens.flops import FlopShare, flop_share, node_flops
 from passes.packing.tokens.masks import find_masks
+from passes.packing.tokens.memory import padded_memory
 from passes.packing.tokens.sides import PlacedGraph, place
 from passes.precision.dynamic_products import refuse_shared_scales
 from passes.precision.int8_kinds import QUANTISED, QUANTISED_OPS, product_kinds
@@ -98,11 +99,13 @@ class PackedTransformer(GraphPass):
         original_ops = len(graph.nodes)
         crossings = Crossings(graph, axes, self._args, info, anchor)
         result.refusals.extend(explain_unpacks(placed))
+        memory = padded_memory(placed, self._args.width)
         token_axes = {name: tuple(own) for name, own in sample_token_axes(graph, axes).items()}
         outputs = rewrite(placed, crossings, self._args, masks.explicit)
         graph.inputs.append(info)
         declare_operators(graph, ["Repack", "Unpack"])
         record = self._record(geometry, [*masks.explicit, *masks.derived], agnostic, share)
+        record = replace(record, cell_bytes=memory.cell_bytes, pair_bytes=memory.pair_bytes)
         isolated = replace(record, neighbours=neighbours, isolation=isolation.explain())
         replace(isolated, outputs=outputs, token_axes=token_axes).write(graph)
         graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")

@@ -8,32 +8,35 @@ from dataclasses import dataclass
 from poprt.engine.cpu import usable_cores
 from poprt.engine.providers import runs_on_cpu
 
-#: Lanes that are made unasked. A request that comes alone runs in one lane, so it has the cores of one lane.
-MOST_LANES = 4
+#: Lanes that are made unasked, at most. Each has a Python thread, and what its runs allocate.
+MOST_LANES = 16
 
 
 @dataclass(frozen=True)
 class Lanes:
-    """Runs that go on at the same time, and the threads that each uses for one operator."""
+    """Runs that go on at the same time, and the threads of the engine that they share.
+
+    A run alone has all of the threads (:mod:`poprt.engine.shared_threads`).
+    """
 
     count: int
     threads: int
 
 
 def share_cores(cores: int, lanes: int | None, threads: int | None, *, side_by_side: bool) -> Lanes:
-    """Share the cores among lanes.
+    """Share the cores among lanes: a lane a core, for several runs side by side wait less than one on all cores.
 
-    Small operators do not gain from more threads, and after each operator the threads of a run wait for the slowest.
-    Several runs side by side, each with fewer threads, have less of both.
+    After each operator the threads of a run wait for the slowest, and small operators do not gain from more threads.
 
     Args:
         cores: that may be used.
-        lanes, threads: what the caller asks for; None leaves it open.
+        lanes, threads: what the caller asks for; None leaves it open. With one thread every run has a core of its own.
         side_by_side: whether several lanes serve this engine; if not, there is one unless asked for.
     """
+    pool = cores if threads is None else threads
     if lanes is None:
-        lanes = min(MOST_LANES, max(1, cores // (threads or 1))) if side_by_side else 1
-    return Lanes(lanes, max(1, cores // lanes) if threads is None else threads)
+        lanes = min(MOST_LANES, pool if pool > 1 else cores) if side_by_side else 1
+    return Lanes(lanes, pool)
 
 
 def choose_lanes(

@@ -16,6 +16,7 @@ from poprt.container import ALIGNMENT
 from poprt.engine.custom_ops import how_to_register
 from poprt.engine.options import session_options, unfold_weights
 from poprt.engine.providers import chosen_providers, runs_on_cpu
+from poprt.engine.shared_threads import SharedThreads
 from poprt.errors import DamagedExecutableError, ExecutableError, InputError, PoprtError, UnsupportedOperatorError
 from poprt.executable import WEIGHT_DTYPES, Executable, Manifest, TensorSpec, WeightSpec
 from poprt.graph_check import MOST_CALLED_NODES
@@ -55,11 +56,11 @@ SLOWER_ON_CPU = ("SkipLayerNormFusion",)
 
 
 class EngineSession:
-    """Runs an executable's graph. Several threads may run it at once; no lock of ours serialises them.
+    """Runs an executable's graph. Several threads may run it at once; they share the engine's threads.
 
     Args:
         executable: what to run.
-        threads: threads for one operator; by default the cores that this process may use.
+        threads: of a run alone, which runs side by side share; by default the cores that this process may use.
         providers: onnxruntime execution providers, best first; by default CUDA where there is one, then the CPU.
 
     Raises:
@@ -82,6 +83,7 @@ class EngineSession:
             spec.name: _engine_array(executable, spec) for spec in executable.manifest.weights if not spec.constant
         }
         self._session = self._start(threads)
+        self._shared = SharedThreads(self._session, self._session.get_session_options().intra_op_num_threads)
         _check_interface(executable.manifest, self._session)
         shapes = {item.name: item.shape for item in self._session.get_inputs()}
         self._inputs = {spec.name: (spec, shapes[spec.name]) for spec in executable.inputs}
@@ -181,7 +183,7 @@ class EngineSession:
         self._check_names(feeds)
         prepared = {name: _prepare(feeds[name], spec, shape) for name, (spec, shape) in self._inputs.items()}
         try:
-            results: list[Array] = self._session.run(names, {**prepared, **self._variable})
+            results = self._shared.run(names, {**prepared, **self._variable})
         except engine.InvalidArgument as error:
             raise InputError(f"the engine refuses these inputs: {error}") from error
         except _FAILURES as error:

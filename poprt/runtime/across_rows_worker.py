@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Sequence
 
@@ -10,19 +12,26 @@ import numpy as np
 from poprt.engine.protocol import Session
 from poprt.executable import Manifest, PackingSpec
 from poprt.runtime.across_rows_session import AcrossRowsSession
-from poprt.runtime.budget import find_token_budget
+from poprt.runtime.budget import pack_timer, plan_packs
 from poprt.runtime.buffers import Array
+from poprt.runtime.config import PackRunnerConfig
+from poprt.runtime.memory_room import MemoryRoom
+from poprt.runtime.pack_choice import PackLimits, choose_equal, choose_pack
+from poprt.runtime.pack_cost import PackCost
 from poprt.runtime.pack_worker import PackRequest, PackWorker
-from poprt.runtime.places import choose_equal, choose_pack
+
+logger = logging.getLogger("poprt")
 
 
 class AcrossRowsWorker(PackWorker):
     """Samples laid end to end, a row apart only in the result.
 
     Args:
-        token_budget: tokens that a pack aims at where the engine takes any number; 0 takes the declared capacity, None
-            finds out (:mod:`poprt.runtime.budget`).
-        shares: packs that what waits is divided into, where that gives each enough tokens to be worth a run.
+        max_count: most samples in one pack.
+        options: ``token_budget``: tokens that a pack aims at where the engine takes any number; 0 takes the declared
+            capacity, None finds out (:mod:`poprt.runtime.budget`). ``latency_target``: a pack takes half of it at most,
+            for a request may arrive when one begins. ``max_pack_bytes``: of all packs that run.
+        lanes: packs that run at the same time.
     """
 
     def __init__(
@@ -31,19 +40,23 @@ class AcrossRowsWorker(PackWorker):
         manifest: Manifest,
         packing: PackingSpec,
         max_count: int,
-        token_budget: int | None,
-        shares: int,
+        options: PackRunnerConfig,
+        lanes: int,
     ) -> None:
         super().__init__(session, manifest, packing, max_count)
-        self.shares = shares
         self.across_rows = AcrossRowsSession(session, manifest, packing)
+        self.cost: PackCost | None = None
+        self.budget = self.capacity
         # A graph of fixed rows costs the same however many tokens it holds: fill it.
-        aim = self.capacity
-        if packing.ragged and token_budget is None and max_count > 1:
-            aim = find_token_budget(self.across_rows, manifest, packing, max_count)
-        elif packing.ragged and token_budget:
-            aim = token_budget
-        self.budget = min(aim, self.capacity)
+        if packing.ragged and max_count > 1:
+            timer = pack_timer(self.across_rows, manifest, packing, lanes)
+            plan = plan_packs(timer, packing, max_count, options.token_budget)
+            self.cost = plan.cost
+            self.budget = min(plan.budget or self.capacity, self.capacity)
+        # Whoever waits for full packs, or pays for a whole one however little it holds, wants no smaller ones.
+        self.shares = lanes if packing.ragged and options.send_when_idle else 1
+        self._seconds = _longest_run(options.latency_seconds(), self.cost)
+        self._room = MemoryRoom(options.max_pack_bytes, packing)
 
     def is_full(self, count: int, size: int) -> bool:
         """Tell whether the waiting samples fill a pack."""
@@ -52,15 +65,25 @@ class AcrossRowsWorker(PackWorker):
     def choose(self, window: Sequence[PackRequest]) -> list[PackRequest]:
         """Put samples of similar length together: the engine unpacks each to the longest of its pack.
 
-        Where padding would show in an answer (``PackingSpec.neighbours``), samples of one length alone.
+        Where padding would show in an answer (``PackingSpec.neighbours``), samples of one length alone. None while the
+        packs that run leave the oldest no memory.
         """
         sizes = [request.size for request in window]
-        limits = self.budget, self.capacity, self.max_count, self.shares
+        room = self._room.left(sizes[0])
+        if room is None:
+            return []
+        limits = PackLimits(self.budget, self.capacity, self.max_count, self.shares, self._seconds, room)
         if self.packing.neighbours == "same_length":
-            chosen = choose_equal([request.kind for request in window], sizes, *limits)
+            chosen = choose_equal([request.kind for request in window], sizes, limits, self.packing, self.cost)
         else:
-            chosen = choose_pack(sizes, *limits)
-        return [window[i] for i in chosen]
+            chosen = choose_pack(sizes, limits, self.packing, self.cost)
+        batch = [window[i] for i in chosen]
+        self._room.take(_padded(batch))
+        return batch
+
+    def release(self, batch: Sequence[PackRequest]) -> None:
+        """The pack that was chosen has run."""
+        self._room.give_back(_padded(batch))
 
     def results(self, batch: Sequence[PackRequest], names: list[str]) -> list[list[Array]]:
         """Run one pack; return for each named output the values of each sample."""
@@ -75,3 +98,21 @@ class AcrossRowsWorker(PackWorker):
             else self.across_rows.sample_tokens(output, lengths)
             for name, output in zip(names, outputs, strict=True)
         ]
+
+
+def _longest_run(target: float | None, cost: PackCost | None) -> float:
+    """Seconds that a pack may take, so that a request that arrives when one begins is answered within ``target``."""
+    if target is None:
+        return math.inf
+    if cost is None:
+        logger.warning("latency_target has no effect: every run of this executable takes the same time")
+        return math.inf
+    shortest = cost.start + cost.own(1)
+    if shortest > target / 2:
+        logger.warning("latency_target=%g s cannot be kept: the shortest run takes %.2g s", target, shortest)
+    return target / 2
+
+
+def _padded(batch: Sequence[PackRequest]) -> tuple[int, int]:
+    """Samples of a pack, and the tokens of its longest."""
+    return len(batch), max(request.size for request in batch)

@@ -93,6 +93,7 @@ def _serve(queue: RequestQueue[R]) -> None:
             running = [request for request in batch if request.future.begin()]
             if error is None:
                 _run(queue.worker, running)
+                queue.release(batch)
             else:
                 _answer(running, error)
             batch = running = []  # an idle lane keeps no arrays of answered requests alive

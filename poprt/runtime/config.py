@@ -16,6 +16,9 @@ from poprt.runtime.checks import check_flag, check_int, check_libraries, check_s
 
 logger = logging.getLogger("poprt")
 
+#: Bytes of padded tensors that packs take together unasked.
+MAX_PACK_BYTES = 256 << 20
+
 
 class PackAlgorithm(enum.Enum):
     """How a row is chosen for the next sample when samples share rows.
@@ -149,12 +152,18 @@ class PackRunnerConfig(_Options):
         algorithm: how rows are filled when samples share rows and never cross one.
         token_budget: tokens that a pack aims at when the engine takes any number of them; 0 aims at the declared
             capacity. Small packs keep a CPU as busy as large ones and answer sooner. None finds the number when the
-            runner is made, by running a few packs for up to about 1.5 seconds.
+            runner is made. What packs cost is measured then in any case, by running a few for up to about 1.5 seconds:
+            short samples do not ride with long ones, where padding would cost more than a pack of their own.
+        latency_target: seconds, or a ``timedelta``, that an answer should take while there are lanes to spare. No pack
+            of several samples is made that takes longer than half of it, for a request may arrive when one begins.
+            None sets no bound. It has no effect where the engine takes a fixed number of tokens.
+        max_pack_bytes: bytes that packs which run at the same time may hold together in tensors that are padded to
+            the longest sample of a pack, attention scores above all; 0 for no limit. A sample that is beyond it by
+            itself runs alone. Weights and the packed side are not counted.
         window: among how many of the oldest requests a pack is chosen; those of similar length go together. A pack
             whose samples must be of one length is chosen among 1024 or more.
-        lanes: packs that run at the same time, each on its share of the cores. More lanes answer more requests, fewer
-            lanes answer a request that comes alone sooner. None takes a core a lane, up to 4 lanes, where the engine
-            is a CPU and takes any number of tokens, and 1 elsewhere.
+        lanes: packs that run at the same time. A pack that runs alone has all cores, several share them. None takes a
+            lane a core, up to 16, where the engine is a CPU and takes any number of tokens, and 1 elsewhere.
         queue_limit: how many requests may wait; a submitter blocks while the queue is full.
         send_when_idle: send what is there whenever the engine is free; off, wait for company up to the timeout.
         custom_ops: libraries of operators that onnxruntime lacks, as for ``RuntimeConfig``.
@@ -166,6 +175,8 @@ class PackRunnerConfig(_Options):
     dynamic_input_name: str = ""
     algorithm: PackAlgorithm = PackAlgorithm.next_fit
     token_budget: int | None = None
+    latency_target: float | datetime.timedelta | None = None
+    max_pack_bytes: int = MAX_PACK_BYTES
     window: int = 128
     lanes: int | None = None
     queue_limit: int = 4096
@@ -218,6 +229,8 @@ class PackRunnerConfig(_Options):
                 check_int(name, getattr(self, name), least)
         for name in ("window", "queue_limit"):
             check_int(name, getattr(self, name), 1)
+        check_int("max_pack_bytes", self.max_pack_bytes, 0)
+        self._check_target()
         check_flag("send_when_idle", self.send_when_idle)
         check_libraries("custom_ops", self.custom_ops)
         self._check_modes()
@@ -226,6 +239,24 @@ class PackRunnerConfig(_Options):
     def timeout_seconds(self) -> float:
         """Return ``timeout_microseconds`` in seconds; raise PoprtError if it is negative or no number."""
         return check_seconds("timeout_microseconds", self.timeout_microseconds, 1e-6, "a number of microseconds")
+
+    def latency_seconds(self) -> float | None:
+        """Return ``latency_target`` in seconds; raise PoprtError if it is no duration above 0."""
+        if self.latency_target is None:
+            return None
+        seconds = check_seconds("latency_target", self.latency_target, 1.0, "a number of seconds or a timedelta")
+        if seconds == 0:
+            raise PoprtError("latency_target: expected more than 0 seconds; None sets no bound")
+        return seconds
+
+    def _check_target(self) -> None:
+        """Refuse a target that the timeout alone would miss."""
+        target, timeout = self.latency_seconds(), self.timeout_seconds()
+        if target is not None and not self.send_when_idle and timeout >= target:
+            raise PoprtError(
+                f"latency_target={self.latency_target!r}: with send_when_idle off a request may wait {timeout:g} s for "
+                "others (timeout_microseconds); give a larger target or a shorter timeout"
+            )
 
     def _check_modes(self) -> None:
         """Refuse what was put in the place of the modes that the methods set."""

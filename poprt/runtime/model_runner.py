@@ -102,6 +102,9 @@ class _BatchWorker:
                 room -= request.size
         return batch
 
+    def release(self, batch: Sequence[_Rows]) -> None:
+        """Nothing is held for a batch."""
+
     def run(self, batch: Sequence[_Rows]) -> None:
         names = list(dict.fromkeys(name for request in batch for name in request.outputs))
         results = self._run_rows(batch, names)

@@ -145,9 +145,9 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         if not packing.within_rows:
             if mode is not None:
                 logger.warning("enable_input_single_row_mode has no effect: in this executable samples may cross rows")
-            # Whoever waits for full packs, or pays for a whole one however little it holds, wants no smaller ones.
-            shares = self.lanes if packing.ragged and config.send_when_idle else 1
-            return AcrossRowsWorker(session, manifest, packing, count, config.token_budget, shares)
+            return AcrossRowsWorker(session, manifest, packing, count, config, self.lanes)
+        if config.latency_target is not None:
+            logger.warning("latency_target has no effect: every run of this executable takes the same time")
         delimiter = 0 if mode is None else mode.delimiter_num
         mask = packing.mask if mode is None else mode.mask_name
         return WithinRowsWorker(session, manifest, packing, count, config.algorithm, delimiter, mask)

@@ -76,7 +76,10 @@ class PackWorker(ABC):
 
     @abstractmethod
     def choose(self, window: Sequence[PackRequest]) -> list[PackRequest]:
-        """Choose the next pack among waiting samples, oldest first; the oldest is in it."""
+        """Choose the next pack among waiting samples, oldest first; the oldest is in it. None to wait for a release."""
+
+    def release(self, batch: Sequence[PackRequest]) -> None:  # noqa: B027 - most hold nothing
+        """The pack that was chosen has run."""
 
     @abstractmethod
     def results(self, batch: Sequence[PackRequest], names: list[str]) -> list[list[Array]]:

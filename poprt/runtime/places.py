@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from poprt.runtime.config import PackAlgorithm
-
-#: Tokens below which a pack is not divided among lanes: matrix products of fewer rows are not worth their start.
-LEAST_TOKENS = 32
 
 
 @dataclass(frozen=True)
@@ -88,55 +84,3 @@ def stream_distances(places: Sequence[Place], columns: int) -> list[int]:
         (nxt.start if nxt is not None and nxt.row == place.row else columns) - place.start
         for place, nxt in zip(places, following, strict=True)
     ]
-
-
-def choose_pack(lengths: Sequence[int], budget: int, capacity: int, max_count: int, parts: int) -> list[int]:
-    """Choose the samples of a pack: the oldest, and those that are nearest to it in length.
-
-    Args:
-        lengths: tokens of each waiting sample, oldest sample first.
-        budget: tokens that a pack aims at; a pack may pass it by half a sample.
-        capacity: tokens that a pack never passes (a sample alone in its pack may).
-        max_count: samples that a pack never passes.
-        parts: packs that share the samples, where that gives each ``LEAST_TOKENS`` or more.
-
-    Returns:
-        Positions in ``lengths``; the first is 0. Packs that are chosen one after the other hold about equally many
-        tokens: the rest makes no small pack of its own.
-    """
-    target = _share(sum(lengths), budget, parts)
-    chosen = [0]
-    tokens = lengths[0]
-    for i in sorted(range(1, len(lengths)), key=lambda i: abs(lengths[i] - lengths[0])):
-        length = lengths[i]
-        if len(chosen) == max_count or tokens + length > capacity or tokens + length / 2 > target:
-            break
-        chosen.append(i)
-        tokens += length
-    return chosen
-
-
-def choose_equal(
-    kinds: Sequence[Hashable], sizes: Sequence[int], budget: int, capacity: int, max_count: int, parts: int
-) -> list[int]:
-    """Choose the samples of a pack of one length: the oldest, and others of its kind, oldest first.
-
-    Args:
-        kinds: lengths of each waiting sample by segment, oldest sample first; samples of one kind are of one size.
-        sizes: tokens of each.
-        budget, capacity, max_count, parts: as for ``choose_pack``; all that waits, of any length, is shared.
-
-    Returns:
-        Positions in ``kinds`` in ascending order; the first is 0. Packs of this length that are chosen one after the
-        other are about equally large.
-    """
-    equal = [i for i, kind in enumerate(kinds) if kind == kinds[0]]
-    share = _share(sum(sizes), budget, parts)
-    most = max(1, min(max_count, round(share / sizes[0]), capacity // sizes[0]))
-    packs = math.ceil(len(equal) / most)
-    return equal[: math.ceil(len(equal) / packs)]
-
-
-def _share(total: int, budget: int, parts: int) -> float:
-    """Tokens of a pack, where packs of about ``budget`` tokens divide ``total`` evenly among ``parts`` or more."""
-    return total / max(math.ceil(total / budget), min(parts, total // LEAST_TOKENS), 1)

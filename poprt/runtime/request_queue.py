@@ -29,7 +29,13 @@ class Worker(Protocol[R]):
         """Tell whether this many waiting requests of one kind, of this total size, fill a batch."""
 
     def choose(self, window: Sequence[R]) -> list[R]:
-        """Choose the next batch among waiting requests, oldest first; the oldest is in it."""
+        """Choose the next batch among waiting requests, oldest first; the oldest is in it.
+
+        Empty to wait until a batch that runs is released.
+        """
+
+    def release(self, batch: Sequence[R]) -> None:
+        """A batch that was chosen has run. Called like ``choose``, by one thread at a time."""
 
     def run(self, batch: Sequence[R]) -> None:
         """Run a batch and fill the output arrays of its requests. Called by several lanes at once."""
@@ -62,6 +68,7 @@ class RequestQueue(Generic[R]):
         lock = threading.Lock()
         self._not_empty = threading.Condition(lock)
         self._not_full = threading.Condition(lock)
+        self._released = threading.Condition(lock)
 
     def put(self, request: R) -> None:
         """Add a request; block while the queue is full. Raises RunnerClosedError."""
@@ -89,18 +96,29 @@ class RequestQueue(Generic[R]):
         batch: list[R] = []
         error: Exception | None = None
         with self._not_empty:
-            while not (self.closed or self._due()):
-                self._not_empty.wait(self._patience())
-            window = list(itertools.islice(self.waiting, self.window))
-            try:
-                batch = self.worker.choose(window) if window else []
-            except Exception as caught:
-                batch, error = window, caught
+            while not batch:
+                while not (self.closed or self._due()):
+                    self._not_empty.wait(self._patience())
+                window = list(itertools.islice(self.waiting, self.window))
+                if not window:
+                    break
+                try:
+                    batch = self.worker.choose(window)
+                except Exception as caught:
+                    batch, error = window, caught
+                if not batch:
+                    self._released.wait()
             self._remove(batch, window)
             if self.waiting:
                 self._not_empty.notify()  # another lane may have slept since the queue was empty
             self._not_full.notify_all()
         return batch, error
+
+    def release(self, batch: Sequence[R]) -> None:
+        """Note that a batch that was taken has run: the next may need what it held."""
+        with self._released:
+            self.worker.release(batch)
+            self._released.notify_all()
 
     def _remove(self, batch: Sequence[R], window: Sequence[R]) -> None:
         chosen = {id(request) for request in batch}
@@ -142,8 +160,8 @@ class RequestQueue(Generic[R]):
                 dropped.extend(self.waiting)
                 self.waiting.clear()
                 self._tallies.clear()
-            self._not_empty.notify_all()
-            self._not_full.notify_all()
+            for condition in (self._not_empty, self._not_full, self._released):
+                condition.notify_all()
         self.fail(dropped)
 
     def fail(self, requests: Sequence[R]) -> None:

@@ -12,13 +12,15 @@ from poprt.engine.lanes import Lanes, choose_lanes, share_cores
     ("cores", "lanes", "threads", "side_by_side", "count", "each"),
     [
         (1, None, None, True, 1, 1),
-        (2, None, None, True, 2, 1),
-        (16, None, None, True, 4, 4),
+        (2, None, None, True, 2, 2),
+        (16, None, None, True, 16, 16),
+        (64, None, None, True, 16, 64),
         (16, None, None, False, 1, 16),
-        (16, 8, None, False, 8, 2),
-        (2, 8, None, True, 8, 1),
-        (16, None, 8, True, 2, 8),
-        (2, None, 3, True, 1, 3),
+        (16, 8, None, False, 8, 16),
+        (2, 8, None, True, 8, 2),
+        (16, None, 8, True, 8, 8),
+        (16, None, 1, True, 16, 1),
+        (2, None, 3, True, 3, 3),
         (16, 3, 2, True, 3, 2),
     ],
 )
@@ -31,7 +33,7 @@ def test_the_cores_are_shared(
 @pytest.mark.parametrize(
     ("providers", "any_size", "expected"),
     [
-        (["CPUExecutionProvider"], True, Lanes(4, 2)),
+        (["CPUExecutionProvider"], True, Lanes(8, 8)),
         (["CPUExecutionProvider"], False, Lanes(1, 8)),
         (["CUDAExecutionProvider", "CPUExecutionProvider"], True, Lanes(1, 8)),
     ],

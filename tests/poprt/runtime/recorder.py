@@ -17,6 +17,7 @@ class Recorder:
     def __init__(self, most=4):
         self.most = most
         self.batches = []
+        self.released = []
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
@@ -29,6 +30,9 @@ class Recorder:
         if "choose" in self.errors:
             raise self.errors["choose"]
         return list(window[: self.most])
+
+    def release(self, batch):
+        self.released.append([request.size for request in batch])
 
     def run(self, batch):
         self.batches.append([request.size for request in batch])

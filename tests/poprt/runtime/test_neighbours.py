@@ -1,16 +1,12 @@
 """Which samples share a run where the executable says that not all may: ``PackingSpec.neighbours``."""
 
 import dataclasses
-import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from poprt.executable import Executable
 from poprt.runtime import DeclaredSession, ModelRunner, PackRunner, PackRunnerConfig, pack_data
-from poprt.runtime.places import choose_equal
 from tests.poprt.runtime.fake_engine import DYNAMIC, FakeEngine, executable, expected, with_budget
 
 SOON = 20
@@ -204,38 +200,3 @@ def test_a_divided_pack_keeps_empty_places_and_segments():
         [4, 5, 0, 6, 0, 0, 0, 0],
         [7, 0, 0, 8, 9, 0, 0, 0],
     ]
-
-
-@given(
-    st.lists(st.integers(1, 5), min_size=1, max_size=40),
-    st.integers(1, 60),
-    st.integers(8, 60),
-    st.integers(1, 9),
-    st.integers(1, 3),
-)
-def test_a_pack_of_one_length_keeps_to_capacity_count_and_budget_and_its_order(lengths, budget, capacity, most, parts):
-    budget = min(budget, capacity)
-    chosen = choose_equal(lengths, lengths, budget, capacity, most, parts)
-    assert chosen[0] == 0
-    assert chosen == sorted(set(chosen))
-    assert {lengths[i] for i in chosen} == {lengths[0]}
-    skipped = [i for i in range(chosen[-1]) if lengths[i] == lengths[0] and i not in chosen]
-    assert not skipped
-    tokens = sum(lengths[i] for i in chosen)
-    assert tokens <= capacity
-    assert len(chosen) <= most
-    assert len(chosen) == 1 or tokens <= budget + lengths[0] / 2
-
-
-def test_packs_of_one_length_are_about_equally_large_and_lanes_share_them():
-    assert [len(pack) for pack in _packs([10] * 42, 200, 1)] == [14, 14, 14]
-    assert [len(pack) for pack in _packs([10] * 20, 500, 2)] == [10, 5, 5]
-    # Others wait: they are for the other lane, and a pack of ten stays whole.
-    assert [len(pack) for pack in itertools.islice(_packs([10] * 10 + [7] * 99, 100, 2), 1)] == [10]
-
-
-def _packs(lengths, budget, parts):
-    while lengths:
-        chosen = choose_equal(lengths, lengths, budget, 512, 99, parts)
-        yield [lengths[i] for i in chosen]
-        lengths = [length for i, length in enumerate(lengths) if i not in chosen]

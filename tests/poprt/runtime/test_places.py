@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from poprt.errors import InputError, RequestTooLongError
 from poprt.runtime import PackAlgorithm, pack_data
-from poprt.runtime.places import choose_pack, place_across_rows, place_within_rows, stream_distances
+from poprt.runtime.places import place_across_rows, place_within_rows, stream_distances
 
 LENGTHS = [3, 4, 2, 5, 1]
 
@@ -138,50 +138,3 @@ def test_distances_lead_from_each_sample_to_the_next_and_to_the_row_end(lengths,
         assert distance >= place.length
         at += distance
     assert at % 8 == 0
-
-
-@given(
-    st.lists(st.integers(1, 64), min_size=1, max_size=60),
-    st.integers(1, 300),
-    st.integers(64, 300),
-    st.integers(1, 20),
-    st.integers(1, 4),
-)
-def test_a_pack_holds_the_oldest_and_keeps_to_capacity_count_and_budget(lengths, budget, capacity, most, parts):
-    budget = min(budget, capacity)
-    chosen = choose_pack(lengths, budget, capacity, most, parts)
-    assert chosen[0] == 0
-    assert len(chosen) == len(set(chosen)) <= most
-    tokens = [lengths[i] for i in chosen]
-    assert sum(tokens) <= capacity
-    assert len(chosen) == 1 or sum(tokens) <= budget + max(tokens) / 2
-
-
-def packs_of(lengths, *options):
-    """Choose packs until nothing waits."""
-    packs = []
-    while lengths:
-        chosen = choose_pack(lengths, *options)
-        packs.append([lengths[i] for i in chosen])
-        lengths = [length for i, length in enumerate(lengths) if i not in chosen]
-    return packs
-
-
-def test_packs_hold_samples_of_similar_length():
-    lengths = np.random.default_rng(0).integers(1, 65, 128).tolist()
-    in_order = [lengths[start : start + 8] for start in range(0, 128, 8)]
-    chosen = packs_of(lengths, 260, 512, 99, 1)
-    assert _padding(chosen) < _padding(in_order) / 3
-
-
-def _padding(packs):
-    return sum(max(pack) * len(pack) - sum(pack) for pack in packs)
-
-
-def test_the_last_pack_is_about_as_large_as_the_others():
-    assert [sum(pack) for pack in packs_of([10] * 42, 200, 512, 99, 1)] == [140, 140, 140]
-
-
-def test_lanes_share_what_waits_if_it_is_worth_their_start():
-    assert [sum(pack) for pack in packs_of([10] * 20, 500, 512, 99, 2)] == [100, 50, 50]
-    assert [sum(pack) for pack in packs_of([10] * 6, 500, 512, 99, 2)] == [60]
