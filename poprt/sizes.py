@@ -56,4 +56,4 @@ def _tensor_bytes(tensor: onnx.TensorProto) -> int:
     bits = _BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type))
     if bits is None:
         bits = 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return -(-math.prod(tensor.dims) * bits // 8)
+    return int(-(-math.prod(tensor.dims) * bits // 8))

@@ -155,3 +155,14 @@ def test_a_shape_in_which_an_output_is_no_row_a_sample_is_not_advised() -> None:
         packed(built, "across_rows", longest=9, shape=(4, 12))
     with pytest.raises(PackingError, match=obstacle):
         packed(built, "across_rows", longest=12, shape=(4, 12))
+
+
+@pytest.mark.parametrize("longest", [2, 3])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_channels_of_pictures_of_fixed_size_are_no_sequence(layout: str, longest: int) -> None:
+    pictures = model("float[b, 3, 32, 32] pictures", "c = Conv (pictures, K)  y = Relu (c)", K=weights(8, 3, 3, 3))
+    for output in pictures.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    with pytest.raises(PackingError, match="Conv 'c': convolves axis 1 of the inputs as channels") as error:
+        packed(pictures, layout, longest=longest)
+    assert "segment_max_size" not in str(error.value)
