@@ -28,8 +28,8 @@ def weight_bytes(model: onnx.ModelProto) -> int:
 
 def _node_bytes(node: onnx.NodeProto) -> int:
     """What a constant holds, and the initializers of the graphs in a node, without those of the nodes in them."""
-    held = sum(map(_attribute_bytes, node.attribute)) if node.op_type == "Constant" else 0
-    return held + sum(map(_graph_bytes, subgraphs(node)))
+    own_bytes = sum(map(_attribute_bytes, node.attribute)) if node.op_type == "Constant" else 0
+    return own_bytes + sum(map(_graph_bytes, subgraphs(node)))
 
 
 def _graph_bytes(graph: onnx.GraphProto) -> int:
