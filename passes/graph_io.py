@@ -6,6 +6,7 @@ the graph object.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -58,6 +59,13 @@ def header(graph: gs.Graph) -> ModelHeader:
     if not hasattr(graph, "model_header"):
         graph.model_header = ModelHeader()
     return cast(ModelHeader, graph.model_header)
+
+
+def copy_graph(graph: gs.Graph) -> gs.Graph:
+    """A copy of ``graph`` with a header of its own. Weights are shared, not copied."""
+    copied = graph.copy()
+    copied.model_header = copy.deepcopy(header(graph))
+    return copied
 
 
 def import_graph(model: onnx.ModelProto) -> gs.Graph:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from itertools import chain
 
 import onnx
@@ -14,20 +13,47 @@ from passes.node_protos import subgraphs, walk_nodes
 LARGEST_MESSAGE = 1_800_000_000
 
 
+#: Elements of such types share a byte. numpy has no type for them, and its stand-ins take a byte each.
+_BITS = {name: bits for bits, names in ((4, ("UINT4", "INT4", "FLOAT4E2M1")), (2, ("UINT2", "INT2"))) for name in names}
+
+
 def weight_bytes(model: onnx.ModelProto) -> int:
-    """Bytes of the initializers and constants, those of subgraphs and local functions too: nearly all of a model."""
+    """Bytes of the initializers and constants, those of subgraphs and local functions too: nearly all of a model.
+
+    Sparse ones count as they are stored: their values and their indices.
+    """
     nodes = chain(model.graph.node, *(function.node for function in model.functions))
-    return sum(map(_tensor_bytes, chain(model.graph.initializer, *map(_weights_of, walk_nodes(nodes)))))
+    return _graph_bytes(model.graph) + sum(map(_node_bytes, walk_nodes(nodes)))
 
 
-def _weights_of(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+def _node_bytes(node: onnx.NodeProto) -> int:
     """What a constant holds, and the initializers of the graphs in a node, without those of the nodes in them."""
-    if node.op_type == "Constant":
-        yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
-    for graph in subgraphs(node):
-        yield from graph.initializer
+    own_bytes = sum(map(_attribute_bytes, node.attribute)) if node.op_type == "Constant" else 0
+    return own_bytes + sum(map(_graph_bytes, subgraphs(node)))
+
+
+def _graph_bytes(graph: onnx.GraphProto) -> int:
+    return sum(map(_tensor_bytes, graph.initializer)) + sum(map(_sparse_bytes, graph.sparse_initializer))
+
+
+def _attribute_bytes(attribute: onnx.AttributeProto) -> int:
+    """What a Constant makes of one of its attributes: value, sparse_value, value_floats, value_ints, …"""
+    if attribute.type == onnx.AttributeProto.TENSOR:
+        return _tensor_bytes(attribute.t)
+    if attribute.type == onnx.AttributeProto.SPARSE_TENSOR:
+        return _sparse_bytes(attribute.sparse_tensor)
+    floats = len(attribute.floats) + int(attribute.type == onnx.AttributeProto.FLOAT)
+    integers = len(attribute.ints) + int(attribute.type == onnx.AttributeProto.INT)
+    return 4 * floats + 8 * integers
+
+
+def _sparse_bytes(tensor: onnx.SparseTensorProto) -> int:
+    return _tensor_bytes(tensor.values) + _tensor_bytes(tensor.indices)
 
 
 def _tensor_bytes(tensor: onnx.TensorProto) -> int:
-    itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return int(math.prod(tensor.dims) * itemsize)
+    """Bytes of one tensor; the last byte of one whose elements share bytes may be partly filled."""
+    bits = _BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type))
+    if bits is None:
+        bits = 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return int(-(-math.prod(tensor.dims) * bits // 8))

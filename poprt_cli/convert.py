@@ -34,12 +34,12 @@ def convert(options: dict[str, Any]) -> None:
         return
     outputs.check_names(source)
     original = load_model(source, outputs=outputs.by_option)
-    outputs.prepare()
-    converter = Converter(**{name: options[option.parameter] for name, option in CONVERTER_OPTIONS.items()})
     originals = [original]  # a list, so that nothing here keeps alive what is converted in place
     del original
-    with custom_ops(converter.options.custom_ops):
-        _convert(options, converter, originals, outputs)
+    with outputs.prepared():
+        converter = Converter(**{name: options[option.parameter] for name, option in CONVERTER_OPTIONS.items()})
+        with custom_ops(converter.options.custom_ops):
+            _convert(options, converter, originals, outputs)
 
 
 def _convert(options: dict[str, Any], converter: Converter, originals: list[onnx.ModelProto], outputs: Outputs) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,12 +56,24 @@ class Outputs:
                     "or another folder in --output_dir"
                 )
 
-    def prepare(self) -> None:
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
         """Make the output folder, and see before any work that the outputs can be written.
+
+        Folders that were made here and are empty when the work inside fails are removed again.
 
         Raises:
             PoprtError: one cannot.
         """
+        missing = [folder for folder in (self.folder, *self.folder.parents) if not os.path.lexists(folder)]
+        try:
+            self._prepare()
+            yield
+        except BaseException:
+            _remove_empty(missing)
+            raise
+
+    def _prepare(self) -> None:
         prepare_folder(self.folder)
         for option, path in self.by_option.items():
             try:
@@ -68,3 +82,14 @@ class Outputs:
                     raise FileNotFoundError(f"there is no folder {str(path.parent)!r}")
             except OSError as error:
                 raise PoprtError(f"{option} cannot be written to {str(path)!r}: {error.strerror or error}") from error
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, the inner ones first, up to the first that is not empty or was never made."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError):
+            return

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from passes import PassRecord
 from passes.node_protos import opset_of
-from passes.precision.float_to_int8 import KINDS, PRODUCTS
+from passes.precision.float_to_int8 import KINDS, PRODUCTS, TABLES
 from passes.precision.lift_dynamic_int8 import LIFTED
 from poprt.converter import Converter
 from poprt.isolation import IsolationTrial
@@ -110,7 +110,9 @@ def _say_where_int8_did_nothing(records: Sequence[PassRecord]) -> None:
     asked = [record.result for record in records if record.name == "float_to_int8"]
     if asked and not any(PRODUCTS in result.counts for result in asked):
         kinds = asked[0].details.get(KINDS, "not counted")  # a quantiser of the user's own may count nothing
-        click.echo(f"int8: no product was quantised; products by constant matrices: {kinds}")
+        tables = sum(result.counts.get(TABLES, 0) for result in asked)
+        done = f"table lookups quantised: {tables}; no product was quantised" if tables else "no product was quantised"
+        click.echo(f"int8: {done}; products by constant matrices: {kinds}")
 
 
 def _say_where_nothing_was_requantised(records: Sequence[PassRecord]) -> None:

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, PassResult
 from passes.errors import PackingError
+from passes.graph_io import copy_graph
 from passes.ops import MINIMUM_OPSET, declare_operators
 from passes.packed_model import POSITION_IDS, UNPACK_INFO, PackedModel, is_packed
 from passes.packing.across_rows.head_pattern import report_head
@@ -66,7 +67,8 @@ class InsertAttentionMask(GraphPass):
         super().__init__()
         self._args = parse_pack_args(pack_args) if pack_args else None
         dynamic = self._args.dynamic_inputs if self._args else ()
-        self._finder = GeometryFinder(InputShapes.of(input_shape), dynamic)
+        self._shapes = InputShapes.of(input_shape)
+        self._finder = GeometryFinder(self._shapes, dynamic)
 
     def apply(self, graph: gs.Graph) -> PassResult:
         """Insert the masks; see the class."""
@@ -75,11 +77,12 @@ class InsertAttentionMask(GraphPass):
             result.refuse("graph", "the model is packed already")
             return result
         geometry = self._checked_geometry(graph)
+        untouched = graph if geometry.shape_agnostic else copy_graph(graph)
         axes, unbaked = map_axes(graph, geometry, self._bound(geometry))
         if not any("mask" in name for name in geometry.names):  # else what was not opened may hide it
             _the_mask(graph, geometry, find_masks(place(graph, axes), geometry.inputs).explicit)
         if self._args:
-            unbaked.check(self._args)
+            unbaked.check(self._args, lambda args: InsertAttentionMask(self._shapes, args).apply(untouched))
             self._args.check_room(least_room(graph, axes))
             self._args.check_samples(geometry.rows, geometry.columns)
         placed = place(graph, axes)

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, PassResult
 from passes.errors import PackingError
+from passes.graph_io import copy_graph
 from passes.ops import DOMAIN, MINIMUM_OPSET, declare_operators
 from passes.packed_model import POSITION_IDS, UNPACK_INFO, PackedModel, is_packed
 from passes.packing.across_rows.crossings import Crossings
@@ -25,8 +26,6 @@ from passes.packing.opening.geometry import Geometry, GeometryFinder
 from passes.packing.opening.length_bound import LengthBound
 from passes.packing.opening.pack_args import PackArgs, parse_pack_args
 from passes.packing.opening.room import least_room
-from passes.packing.opening.unbake import Unbaked
-from passes.packing.tokens.axes import AxisMap
 from passes.packing.tokens.flops import FlopShare, flop_share, node_flops
 from passes.packing.tokens.masks import find_masks
 from passes.packing.tokens.memory import padded_memory
@@ -67,7 +66,8 @@ class PackedTransformer(GraphPass):
     ) -> None:
         super().__init__()
         self._args = parse_pack_args(pack_args or {})
-        self._finder = GeometryFinder(InputShapes.of(input_shape), self._args.dynamic_inputs)
+        self._shapes = InputShapes.of(input_shape)
+        self._finder = GeometryFinder(self._shapes, self._args.dynamic_inputs)
 
     def apply(self, graph: gs.Graph) -> PassResult:
         """Pack the graph; see the class."""
@@ -83,8 +83,12 @@ class PackedTransformer(GraphPass):
             )
         graph.toposort(mode="nodes")
         geometry = self._finder.find(graph)
+        untouched = graph if geometry.shape_agnostic else copy_graph(graph)
         axes, unbaked = map_axes(graph, geometry, LengthBound(self._args.width))
-        self._check_sizes(graph, geometry, axes, unbaked)
+        unbaked.check(self._args, lambda args: PackedTransformer(args, self._shapes).apply(untouched))
+        self._args.check_room(least_room(graph, axes))
+        if geometry.rows and geometry.columns:
+            self._args.check_capacity(geometry.rows, geometry.columns)
         placed = place(graph, axes)
         share = self._checked_share(placed, geometry)
         report_head(placed, self._args.head_pattern)
@@ -115,13 +119,6 @@ class PackedTransformer(GraphPass):
         result.count("masks strengthened", sharpened + hidden)
         result.details["packed share of FLOPs"] = round(share.share, 4)
         return result
-
-    def _check_sizes(self, graph: gs.Graph, geometry: Geometry, axes: AxisMap, unbaked: Unbaked) -> None:
-        """Refuse sizes that the model does not hold for, then those that the rows do not."""
-        unbaked.check(self._args)
-        self._args.check_room(least_room(graph, axes))
-        if geometry.rows and geometry.columns:
-            self._args.check_capacity(geometry.rows, geometry.columns)
 
     def _record(self, geometry: Geometry, masks: Sequence[str], agnostic: bool, share: FlopShare) -> PackedModel:
         """What holds of the pack whatever became of the graph."""

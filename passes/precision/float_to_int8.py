@@ -43,8 +43,12 @@ class _Observation:
 
 #: Where a model says that it was quantised; a second run leaves it alone.
 METADATA_KEY = "poprt.int8"
+#: An output whose cosine is below is warned of: where int8 does well, encoders keep 0.995 and more.
+LEAST_COSINE = 0.99
 #: How the report calls the products that were quantised, and what the products were before.
 PRODUCTS = "products in int8"
+#: How the report calls the lookups whose tables were quantised.
+TABLES = "table lookups in int8"
 KINDS = "products by constant matrices before"
 
 
@@ -116,7 +120,21 @@ class FloatToInt8(GraphPass):
         kept_tables = self._keep(tables, [_table_error(site, weights) for site in tables], "table", result)
         self._write(graph, [*kept, *kept_tables], Int8Writer(graph, weights), points, result)
         if seen and result.modified:
-            _report_accuracy(compare_outputs(seen.outputs, run_graph(seen.extents.graph(graph), seen.feeds)), result)
+            measured = compare_outputs(seen.outputs, run_graph(seen.extents.graph(graph), seen.feeds))
+            _report_accuracy(measured, result)
+            self._warn_of_low_cosines(measured)
+
+    def _warn_of_low_cosines(self, measured: Mapping[str, tuple[float, float]]) -> None:
+        for name, (cosine, _) in measured.items():
+            if cosine < LEAST_COSINE:  # false for NaN, which is not comparable
+                self.logger.warning(
+                    "int8 moves output %r to a cosine of %.3f on random data, below %.2f: judge it on data of your "
+                    "own. Where the model rounds by itself a small change tips many roundings; --check tells what "
+                    "onnxruntime's optimiser alone moves",
+                    name,
+                    cosine,
+                    LEAST_COSINE,
+                )
 
     def _observe(self, graph: gs.Graph, products: list[Product]) -> _Observation | None:
         """The model's behaviour on sample data; None where there is no such data."""
@@ -189,7 +207,7 @@ class FloatToInt8(GraphPass):
                 result.count(PRODUCTS)
             else:
                 nodes += writer.table(site, output)
-                result.count("table lookups in int8")
+                result.count(TABLES)
             node.inputs.clear()
         graph.nodes = nodes
         if result.modified:

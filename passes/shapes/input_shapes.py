@@ -72,9 +72,25 @@ def _fixed(tensor: gs.Tensor, extents: Mapping[int, int], *, whole: bool) -> lis
             raise RewriteError(f"input {tensor.name!r}, axis {axis}: {extent} is no extent; give at least 1")
         old = declared[axis]
         if isinstance(old, int) and old > 0 and old != extent:
+            advice = (
+                "only variable dimensions can be fixed" if whole else _instead_of_batch(tensor.name, declared, extent)
+            )
             raise RewriteError(
-                f"input {tensor.name!r}, axis {axis}: the model fixes it to {old}, it cannot become {extent}; "
-                "only variable dimensions can be fixed"
+                f"input {tensor.name!r}, axis {axis}: the model fixes it to {old}, it cannot become {extent}; {advice}"
             )
         declared[axis] = extent
     return declared
+
+
+def _instead_of_batch(name: str, declared: Sequence[Extent], size: int) -> str:
+    """What to give in the place of a batch size that the batch axis of an input does not take."""
+    still_open = [axis for axis, extent in enumerate(declared) if not (isinstance(extent, int) and extent > 0)]
+    if not still_open:
+        return (
+            f"its whole shape {list(declared)} is fixed: leave out batch_size; where each sample is answered by "
+            "itself, the executable of such a model takes any batch size"
+        )
+    if len(still_open) == 1:
+        shape = ",".join(str(size if axis in still_open else extent) for axis, extent in enumerate(declared))
+        return f"if axis {still_open[0]} is its batch, add --input_shape {name}={shape}"
+    return f"if its batch is another axis, add its shape {list(declared)} in numbers as --input_shape {name}=..."

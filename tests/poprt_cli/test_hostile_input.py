@@ -243,3 +243,14 @@ def save_with_metadata(packed: onnx.ModelProto, change: Callable[[dict[str, obje
         if item.key == METADATA_KEY:
             item.value = change(json.loads(item.value))
     onnx.save(model, "packed.onnx")
+
+
+def test_a_refused_run_leaves_no_folder_that_it_made(poprt: Poprt, model_path: Path, tmp_path: Path) -> None:
+    words = ("-i", model_path, "--input_shape", "input_ids=4")  # a wrong rank
+    assert_one_line(poprt(*words, "--output_dir", "new/deep"), "input_ids")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "old").mkdir()
+    assert_one_line(poprt(*words, "--output_dir", "old/new"), "input_ids")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "old"]
+    assert_one_line(poprt(*words, "--output_dir", "old"), "input_ids")
+    assert (tmp_path / "old").is_dir()

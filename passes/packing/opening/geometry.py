@@ -113,14 +113,16 @@ class GeometryFinder:
 
 
 def _refuse_later_sequence(first: gs.Variable) -> None:
-    """Refuse [batch, 80, time]: axis 1 is fixed, and what varies lies behind it."""
-    if not isinstance(first.shape[0], str) and not _fixed(first.shape[0]):
-        return
-    varies = next((axis for axis, extent in enumerate(first.shape) if axis > 1 and isinstance(extent, str)), None)
-    if varies is not None and _fixed(first.shape[1]):
+    """Refuse [batch, 80, time]: axis 1 is fixed, and what varies lies behind it.
+
+    The batch of such an input may be open, named or not, or fixed. An extent of which nothing is said is open.
+    """
+    varies = [str(axis) for axis, extent in enumerate(first.shape) if axis > 1 and not _fixed(extent)]
+    if varies and _fixed(first.shape[1]):
         raise PackingError(
-            f"input {first.name!r} {first.shape} varies along axis {varies}; packing takes [batch, sequence, ...]: "
-            "export the model with its sequence on axis 1"
+            f"input {first.name!r} {first.shape} varies along {'axis' if len(varies) == 1 else 'axes'} "
+            f"{' and '.join(varies)}; packing takes [batch, sequence, ...]: export the model with its sequence on "
+            "axis 1"
         )
 
 

@@ -9,7 +9,7 @@ of its elements, and an operand that broadcasts against tokens has their extents
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.building import add_node
-from passes.errors import PackingError
+from passes.errors import PackingError, RewriteError
 from passes.graph_io import export_weightless
 from passes.packing.opening.baked_inference import THE_MODEL, BakedInference, Findings, RestartError
 from passes.packing.opening.geometry import Geometry
@@ -68,8 +68,12 @@ class Unbaked:
         """This and what a second look made of the same graph."""
         return replace(later, changes=self.changes + later.changes, longest=self.longest or later.longest)
 
-    def check(self, args: PackArgs) -> None:
+    def check(self, args: PackArgs, attempt: Callable[[PackArgs], object]) -> None:
         """Refuse packs of other shapes than those that the model was fixed to.
+
+        Args:
+            args: the packs.
+            attempt: packs the same model in other packs; they are advised where it raises no RewriteError.
 
         Raises:
             PackingError: the model does not hold for ``max_valid_num`` samples of ``segment_max_size`` tokens.
@@ -82,7 +86,7 @@ class Unbaked:
         if self.refusals and not self._holds_for(args.max_valid_num, args.width):
             raise PackingError(
                 f"this model was fixed to {self._fixed_to()}, which cannot be undone "
-                f"({_as_clauses(self.refusals[:MOST_NAMED])}); export it with dynamic axes{self._else()}",
+                f"({_as_clauses(self.refusals[:MOST_NAMED])}); {self._advice(args, attempt)}",
                 self.refusals,
             )
         if self.longest is not None and args.width > self.longest:
@@ -100,12 +104,22 @@ class Unbaked:
             return f"a batch of {self.rows}"
         return f"the shape [{self.rows}, {self.columns}]"
 
-    def _else(self) -> str:
-        """What the options may be instead; a batch of one cannot be packed."""
+    def _advice(self, args: PackArgs, attempt: Callable[[PackArgs], object]) -> str:
+        """What the user may do. The model's own shape is named only where it packs; a batch of one cannot be packed."""
+        export = "export it with dynamic axes"
         if self.rows == 1:
-            return ""
+            return export
+        own = replace(
+            args,
+            max_valid_num=self.rows or args.max_valid_num,
+            segment_max_size=(self.columns,) if self.columns else args.segment_max_size,
+        )
+        try:
+            attempt(own)
+        except RewriteError as error:
+            return f"nor does it pack in its own shape: {error}"
         samples = f" max_valid_num={self.rows}" if self.rows else ""
-        return f", or use{samples}" + (f" segment_max_size={self.columns}" if self.columns else "")
+        return f"{export}, or use{samples}" + (f" segment_max_size={self.columns}" if self.columns else "")
 
 
 def unbake(graph: gs.Graph, geometry: Geometry, bound: LengthBound) -> Unbaked:

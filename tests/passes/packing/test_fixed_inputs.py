@@ -192,14 +192,15 @@ def test_a_model_fixed_to_a_length_alone_takes_any_number_of_samples() -> None:
     assert not metadata(packed(model, "across_rows", shape=(3, 9)))["shape_agnostic"]
 
 
-def test_a_model_fixed_to_a_batch_alone_takes_samples_of_any_length() -> None:
+def test_a_batch_in_which_the_model_does_not_pack_is_not_advised() -> None:
     body = """t = Constant <value_ints = [-1, 24]> ()  r = Reshape (x, t)
               u = Constant <value_ints = [3, -1, 8]> ()  y = Reshape (r, u)"""
     model = with_inputs(small(body), 3, "seq")
-    with pytest.raises(PackingError) as error:
+    obstacle = "output 'y' .* does not hold one row a sample"
+    with pytest.raises(PackingError, match=f"nor does it pack in its own shape: {obstacle}"):
         packed(model, "across_rows", shape=(3, 9))
-    assert "fixed to a batch of 3, which cannot be undone" in str(error.value)
-    assert str(error.value).endswith("or use max_valid_num=3")
+    with pytest.raises(PackingError, match=obstacle):
+        packed(model, "across_rows", most=3, shape=(3, 9))
 
 
 @pytest.mark.parametrize("most", [3, 6])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -104,3 +105,64 @@ def test_a_quantised_model_is_told_so(quantised: str, message: str) -> None:
     with pytest.raises(PackingError, match=message) as error:
         packed(built, "across_rows", shape=(3, 9))
     assert "MatMulInteger 'p'" in str(error.value)
+
+
+@pytest.mark.parametrize("batch", ["b", "2", "?", "-1"])
+@pytest.mark.parametrize("extents", ["-1, -1", "?, ?", "h, ?", "h, w"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_channels_of_pictures_of_open_size_are_no_sequence(layout: str, extents: str, batch: str) -> None:
+    pictures = model("float[b, 3, 32, 32] pictures", "c = Conv (pictures, K)  y = Relu (c)", K=weights(8, 3, 3, 3))
+    for output in pictures.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    dims = pictures.graph.input[0].type.tensor_type.shape.dim
+    for dim, extent in zip((dims[0], *dims[2:]), (batch, *extents.split(", ")), strict=True):
+        dim.Clear()
+        if extent.lstrip("-").isdigit():
+            dim.dim_value = int(extent)
+        else:
+            dim.dim_param = extent
+    with pytest.raises(PackingError, match=r"input 'pictures' .* varies along axes 2 and 3; packing takes") as error:
+        packed(pictures, layout)
+    assert "segment_max_size" not in str(error.value)
+
+
+_IN_FOURS = """fours = Constant <value_ints = [-1, 3, 32]> ()  r = Reshape (x, fours)  p = MatMul (r, U)
+               back = Constant <value_ints = [{rows}, 12, 8]> ()  y = Reshape (p, back)"""
+
+
+def in_fours(first: str, body: str, rows: int = -1) -> onnx.ModelProto:
+    """Four places at a time go through a matrix, as in a byte classifier whose sequence is a multiple of four."""
+    text = f"{body} {_IN_FOURS.format(rows=rows)}"
+    return model(f"int64[{first}, 12] ids", text, T=weights(64, 8), U=weights(32, 32), W=weights(8, 8))
+
+
+@pytest.mark.parametrize("first", ["b", "4"], ids=["sequence", "both"])
+def test_a_shape_in_which_nothing_packs_is_not_advised(first: str) -> None:
+    built = in_fours(first, "x = Gather (T, ids)")
+    with pytest.raises(PackingError, match=r"cannot be undone \(Reshape") as error:
+        packed(built, "across_rows", longest=9, shape=(4, 12))
+    cause = "no matrix product of this model treats every token alone, .*MatMul 'p': none of its inputs carries tokens"
+    assert re.search(f"nor does it pack in its own shape: {cause}", str(error.value))
+    assert "use " not in str(error.value)
+    with pytest.raises(PackingError, match=cause):
+        packed(built, "across_rows", longest=12, most=4, shape=(4, 12))
+
+
+def test_a_shape_in_which_an_output_is_no_row_a_sample_is_not_advised() -> None:
+    built = in_fours("b", "t = Gather (T, ids)  x = MatMul (t, W)")
+    obstacle = "output 'y' .* does not hold one row a sample"
+    with pytest.raises(PackingError, match=f"nor does it pack in its own shape: {obstacle}"):
+        packed(built, "across_rows", longest=9, shape=(4, 12))
+    with pytest.raises(PackingError, match=obstacle):
+        packed(built, "across_rows", longest=12, shape=(4, 12))
+
+
+@pytest.mark.parametrize("longest", [2, 3])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_channels_of_pictures_of_fixed_size_are_no_sequence(layout: str, longest: int) -> None:
+    pictures = model("float[b, 3, 32, 32] pictures", "c = Conv (pictures, K)  y = Relu (c)", K=weights(8, 3, 3, 3))
+    for output in pictures.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    with pytest.raises(PackingError, match="Conv 'c': convolves axis 1 of the inputs as channels") as error:
+        packed(pictures, layout, longest=longest)
+    assert "segment_max_size" not in str(error.value)
