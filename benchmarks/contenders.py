@@ -51,12 +51,12 @@ class OnnxRuntime:
     """Plain onnxruntime at its best: every optimisation on, all usable cores.
 
     Args:
-        model: an ONNX model with open dimensions, serialised.
+        model: an ONNX model with open dimensions, serialised, or its path.
         optimise: off, the graph runs as it is written; that is the reference for numbers.
         threads: threads for one operator; 0 takes the usable cores.
     """
 
-    def __init__(self, model: bytes, *, optimise: bool = True, threads: int = 0) -> None:
+    def __init__(self, model: bytes | str, *, optimise: bool = True, threads: int = 0) -> None:
         self._session = plain_session(model, optimise=optimise, threads=threads or None)
         self._inputs = [item.name for item in self._session.get_inputs()]
         outputs = self._session.get_outputs()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from benchmarks.contenders import Contender, OnnxRuntime, Padded, Sample
+from benchmarks.contenders import Contender, OnnxRuntime, Padded
 from benchmarks.ours import OfflinePacks
+from benchmarks.pairs import Paired, repeated, run_pairs
 from benchmarks.rounds import Report
 from benchmarks.workloads import Lengths, Requests, compile_packed, config_of, useful_flops
 from models.bert import BertConfig, build_bert
@@ -27,12 +27,14 @@ class Cost:
         at: sample length, or hidden size.
         microseconds: for a token.
         gflops: useful floating-point operations a second, in thousands of millions.
+        paired: packs against it; None for packs themselves.
     """
 
     contender: str
     at: int
     microseconds: float
     gflops: float
+    paired: Paired | None
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class CostResult:
 def measure_cost(
     size: str,
     seconds: float,
-    rounds: int,
+    pairs: int,
     report: Report,
     *,
     lengths: Sequence[int] = LENGTHS,
@@ -62,17 +64,17 @@ def measure_cost(
     layers: int = 2,
     length: int = 128,
 ) -> CostResult:
-    """Measure both curves; at each point all contenders run in turns, and medians count."""
+    """Measure both curves; at each point packs run in pairs with either of the others."""
     config = config_of(size)
     model = _Model(config, max(lengths))
     by_length = []
     for at in lengths:
-        by_length += _costs(model, at, at, seconds, rounds)
+        by_length += _costs(model, at, at, seconds, pairs)
         report(f"length {at}: done")
     by_hidden = []
     for width in hidden:
         narrow = replace(config, hidden=width, heads=max(1, width // HEAD_SIZE), intermediate=4 * width, layers=layers)
-        by_hidden += _costs(_Model(narrow, length), length, width, seconds, rounds)
+        by_hidden += _costs(_Model(narrow, length), length, width, seconds, pairs)
         report(f"hidden size {width}: done")
     return CostResult(size, layers, length, by_length, by_hidden)
 
@@ -89,33 +91,33 @@ class _Model:
         #: Packs that run at the same time: as many are measured.
         self.lanes = self._packed.lanes
 
-    def contenders(self, rows: int) -> list[Contender]:
-        """Three ways to run samples of one length, ``rows`` of them a batch; none pads anything."""
+    @property
+    def packed(self) -> Contender:
+        """Packs; nothing in them is padded."""
+        return self._packed
+
+    def others(self, rows: int) -> list[Contender]:
+        """The other ways to run samples of one length, ``rows`` of them a batch; none pads anything."""
         return [
             Padded("onnxruntime: one at a time", self._engine, 1),
             Padded(f"onnxruntime: batches of {PACK_TOKENS} tokens", self._engine, rows),
-            self._packed,
         ]
 
 
-def _costs(model: _Model, length: int, at: int, seconds: float, rounds: int) -> list[Cost]:
+def _costs(model: _Model, length: int, at: int, seconds: float, pairs: int) -> list[Cost]:
     count = max(1, PACK_TOKENS // length) * model.lanes
     samples = Requests(Lengths("equal", length, 0, length), model.config.vocab).take(0, count)
-    contenders = model.contenders(count // model.lanes)
-    for contender in contenders:
+    others = model.others(count // model.lanes)
+    for contender in (*others, model.packed):
         contender.run(samples)
-    taken: dict[str, list[float]] = {contender.name: [] for contender in contenders}
-    for _ in range(rounds):
-        for contender in contenders:
-            taken[contender.name].append(_seconds_a_run(contender, samples, seconds))
     work, tokens = useful_flops(model.config, [length] * count), count * length
-    medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
-    return [Cost(name, at, median / tokens * 1e6, work / median / 1e9) for name, median in medians.items()]
 
+    def cost(name: str, rate: float, paired: Paired | None) -> Cost:
+        return Cost(name, at, 1e6 / rate / tokens, work * rate / 1e9, paired)
 
-def _seconds_a_run(contender: Contender, samples: Sequence[Sample], seconds: float) -> float:
-    runs, begin = 0, time.perf_counter()
-    while not runs or time.perf_counter() - begin < seconds:
-        contender.run(samples)
-        runs += 1
-    return (time.perf_counter() - begin) / runs
+    costs = []
+    ours = repeated(partial(model.packed.run, samples), seconds)
+    for other in others:
+        paired = run_pairs(ours, repeated(partial(other.run, samples), seconds), pairs)
+        costs.append(cost(other.name, paired.theirs.median, paired))
+    return [*costs, cost(model.packed.name, paired.ours.median, None)]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from benchmarks import ours, peer_ctranslate2, peer_openvino
 from benchmarks.contenders import Contender, Engine, OnnxRuntime, Padded, Result
 from benchmarks.quantise import quantise
-from benchmarks.rounds import TOLERANCE, Report, difference, fastest
+from benchmarks.rounds import Report, WrongNumbersError, check_numbers, fastest
 from benchmarks.workloads import ROWS, Lengths, Requests, build, compile_packed, config_of
 from poprt.engine.cpu import usable_cores
 
+_PACKED_OPENVINO = "OpenVINO: poprt's packed graph, sorted"
 CHECKED = 8  # requests whose numbers are compared before anything is timed
 SEARCH_TOKENS = 4096  # of the requests that batch sizes are tried on, at most
 SEARCH_SECONDS = 1.0  # of a batch size's trial, about
@@ -37,20 +38,14 @@ class Entry:
         kind: "baseline", "peer" or "poprt".
         offline: it needs all requests before it starts.
         difference: of its numbers from the reference.
+        unit: requests that it takes at once; a slice has as many at least.
     """
 
     contender: Contender
     kind: str
     offline: bool
     difference: float
-
-
-@dataclass
-class Field:
-    """The contenders of a case that run, and why the others do not, by name."""
-
-    entries: list[Entry] = field(default_factory=list)
-    absent: dict[str, str] = field(default_factory=dict)
+    unit: int
 
 
 def batch_sizes(lengths: Lengths) -> list[int]:
@@ -58,8 +53,8 @@ def batch_sizes(lengths: Lengths) -> list[int]:
     return [4, 8, 16, 32] if lengths.mean < 64 else [2, 4, 8]
 
 
-class FieldBuilder:
-    """Makes the field of a case.
+class Field:
+    """The contenders of a case, one after the other, so that few engines are in memory at a time.
 
     Args:
         case: what is measured.
@@ -69,6 +64,8 @@ class FieldBuilder:
 
     def __init__(self, case: Case, requests: Requests, report: Report) -> None:
         self.case = case
+        #: Why a contender does not run, by name.
+        self.absent: dict[str, str] = {}
         self._requests = requests
         self._report = report
         self._model = build(case.size)
@@ -77,73 +74,91 @@ class FieldBuilder:
         self._config = config_of(case.size)
         self._searched = max(ROWS, round(SEARCH_TOKENS / case.lengths.mean))
         self._reference = self._run_reference()
-        self._field = Field()
+        self._executable = compile_packed(self._model, case.lengths.longest, case.precision)
 
-    def build(self) -> Field:
-        """Make, check and tune every contender."""
-        self._add_baselines()
-        self._try("CTranslate2", peer_ctranslate2.HOW_TO, self._add_ctranslate2)
-        self._try("OpenVINO", peer_openvino.HOW_TO, self._add_openvino)
-        if ours.precision_available(self.case.precision):
-            self._add_ours()
-        else:
-            self._field.absent["poprt"] = f"not available: this version does not convert to {self.case.precision}"
-        return self._field
+    def ours(self) -> Entry:
+        """The pack runner, which each other contender is timed against.
+
+        Raises:
+            WrongNumbersError: its numbers are wrong.
+        """
+        return self._entry(ours.runner_contender(self._executable), "poprt")
+
+    def others(self) -> Iterator[Entry]:
+        """Make, tune, check and yield every other contender. None is made before the one before it is asked for."""
+        for name, how_to, contenders in (
+            ("onnxruntime", "", self._baselines),
+            ("CTranslate2", peer_ctranslate2.HOW_TO, self._ctranslate2),
+            ("OpenVINO", peer_openvino.HOW_TO, self._openvino),
+            ("poprt", "", self._laid_offline),
+            (_PACKED_OPENVINO, peer_openvino.HOW_TO, self._packed_openvino),
+        ):
+            yield from self._present(name, how_to, contenders())
+
+    def _present(self, name: str, how_to: str, contenders: Iterator[tuple[Contender, str, bool]]) -> Iterator[Entry]:
+        """Those of a library that may be missing, that may refuse the model, or whose numbers may be wrong."""
+        try:
+            for contender, kind, offline in contenders:
+                try:
+                    yield self._entry(contender, kind, offline)
+                except WrongNumbersError as error:
+                    self.absent[contender.name] = str(error)
+                del contender
+        except ImportError as error:
+            self.absent[name] = f"not installed ({error.name}): {how_to}"
+        except RuntimeError as error:
+            self.absent[name] = f"refuses the model: {str(error).strip().splitlines()[-1]}"
 
     def _run_reference(self) -> list[Result]:
         """The float32 model as it is written, each request alone."""
         engine = OnnxRuntime(self._model.SerializeToString(), optimise=False)
         return Padded("reference", engine, 1).run(self._requests.take(0, CHECKED))
 
-    def _add_baselines(self) -> None:
+    def _baselines(self) -> Iterator[tuple[Contender, str, bool]]:
         engine = OnnxRuntime(self._plain)
         longest = self.case.lengths.longest
         name = f"onnxruntime: padded to {ROWS} x {longest}"
-        self._add(Padded(name, engine, ROWS, columns=longest), "baseline")
-        self._add(self._best("onnxruntime: padded to the longest", engine, batch_sizes(self.case.lengths)), "baseline")
-        self._add_sorted("onnxruntime", engine, "baseline")
-        self._add(Padded("onnxruntime: one at a time, unpadded", engine, 1), "baseline")
+        yield Padded(name, engine, ROWS, columns=longest), "baseline", False
+        sizes = batch_sizes(self.case.lengths)
+        yield self._best("onnxruntime: padded to the longest", engine, sizes), "baseline", False
+        yield self._sorted("onnxruntime", engine), "baseline", True
+        yield Padded("onnxruntime: one at a time, unpadded", engine, 1), "baseline", False
+        del engine
         if (cores := usable_cores()) > 1:
             name = "onnxruntime: one at a time on each core, unpadded"
-            self._add(Padded(name, OnnxRuntime(self._plain, threads=1), 1, workers=cores), "baseline")
+            yield Padded(name, OnnxRuntime(self._plain, threads=1), 1, workers=cores), "baseline", False
 
-    def _add_ctranslate2(self) -> None:
+    def _ctranslate2(self) -> Iterator[tuple[Contender, str, bool]]:
         def engine(workers: int) -> Engine:
             return peer_ctranslate2.CTranslate2(self._model, self._config, self.case.precision, workers)
 
         together = engine(1)
-        self._add_fastest_peer("CTranslate2: order of arrival", together, engine)
-        self._add_sorted("CTranslate2", together, "peer")
+        yield self._fastest_peer("CTranslate2: order of arrival", together, engine), "peer", False
+        yield self._sorted("CTranslate2", together), "peer", True
 
-    def _add_openvino(self) -> None:
+    def _openvino(self) -> Iterator[tuple[Contender, str, bool]]:
         def engine(streams: int) -> Engine:
             return peer_openvino.OpenVINO(self._plain, streams)
 
-        self._add_fastest_peer("OpenVINO: order of arrival", engine(1), engine)
+        yield self._fastest_peer("OpenVINO: order of arrival", engine(1), engine), "peer", False
 
-    def _add_fastest_peer(self, name: str, together: Engine, engine: Callable[[int], Engine]) -> None:
-        """Add a peer at its best batch size, with all cores at one batch or a batch on each core."""
+    def _laid_offline(self) -> Iterator[tuple[Contender, str, bool]]:
+        yield ours.OfflinePacks(self._executable), "poprt", True
+
+    def _packed_openvino(self) -> Iterator[tuple[Contender, str, bool]]:
+        session = peer_openvino.OpenVINO(peer_openvino.engine_model(self._executable))
+        yield ours.OfflinePacks(self._executable, _PACKED_OPENVINO, session), "poprt", True
+
+    def _fastest_peer(self, name: str, together: Engine, engine: Callable[[int], Engine]) -> Contender:
+        """A peer at its best batch size, with all cores at one batch or a batch on each core."""
         sizes = [1, *batch_sizes(self.case.lengths)]
         forms = self._forms(name, together, sizes)
         if (cores := usable_cores()) > 1:
             forms += self._forms(name, engine(cores), sizes[:3], workers=cores)  # small batches: each has one core
-        self._add(self._fastest(forms), "peer")
+        return self._fastest(forms)
 
-    def _add_ours(self) -> None:
-        executable = compile_packed(self._model, self.case.lengths.longest, self.case.precision)
-        self._add(ours.runner_contender(executable), "poprt")
-        self._add(ours.OfflinePacks(executable), "poprt", offline=True)
-        name = "OpenVINO: poprt's packed graph, sorted"
-
-        def packed_openvino() -> None:
-            session = peer_openvino.OpenVINO(peer_openvino.engine_model(executable))
-            self._add(ours.OfflinePacks(executable, name, session), "poprt", offline=True)
-
-        self._try(name, peer_openvino.HOW_TO, packed_openvino)
-
-    def _add_sorted(self, label: str, engine: Engine, kind: str) -> None:
-        sizes = batch_sizes(self.case.lengths)
-        self._add(self._best(f"{label}: sorted by length", engine, sizes, sort=True), kind, offline=True)
+    def _sorted(self, label: str, engine: Engine) -> Contender:
+        return self._best(f"{label}: sorted by length", engine, batch_sizes(self.case.lengths), sort=True)
 
     def _best(self, name: str, engine: Engine, sizes: Sequence[int], sort: bool = False) -> Contender:
         return self._fastest(self._forms(name, engine, sizes, sort))
@@ -167,21 +182,9 @@ class FieldBuilder:
         least = max(form.rows * form.workers for form in forms)
         return fastest(forms, self._requests, self._searched, least, SEARCH_SECONDS, self._report)
 
-    def _add(self, contender: Contender, kind: str, offline: bool = False) -> None:
+    def _entry(self, contender: Contender, kind: str, offline: bool = False) -> Entry:
         """Check the numbers, and let the contender in if they are right."""
         results = contender.run(self._requests.take(0, CHECKED))
-        distance = difference(results, self._reference, self.case.precision)
-        limit = TOLERANCE[self.case.precision]
-        if distance > limit:
-            self._field.absent[contender.name] = f"wrong numbers: {distance:.1e} from the reference, allowed {limit}"
-        else:
-            self._field.entries.append(Entry(contender, kind, offline, distance))
-
-    def _try(self, name: str, how_to: str, add: Callable[[], None]) -> None:
-        """Add a peer that may be missing, or that may refuse the model."""
-        try:
-            add()
-        except ImportError as error:
-            self._field.absent[name] = f"not installed ({error.name}): {how_to}"
-        except RuntimeError as error:
-            self._field.absent[name] = f"refuses the model: {str(error).strip().splitlines()[-1]}"
+        distance = check_numbers(contender.name, results, self._reference, self.case.precision)
+        unit = contender.rows * contender.workers if isinstance(contender, Padded) else ROWS
+        return Entry(contender, kind, offline, distance, 2 * max(unit, ROWS) if offline else unit)

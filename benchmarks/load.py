@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from benchmarks.contenders import OnnxRuntime, Packed, Sample, sample_length
 from benchmarks.ours import runner_contender
 from benchmarks.plain_queue import PlainQueue
 from benchmarks.rounds import Report
+from benchmarks.stalls import Stalls, StallWatch
 from benchmarks.workloads import ROWS, Lengths, Requests, build, compile_packed, config_of
 
 FRACTIONS = (0.3, 0.5, 0.7, 0.9)
@@ -52,8 +53,9 @@ class Point:
     Attributes:
         fraction: of the pack runner's peak that is offered.
         offered, served: requests a second.
-        p50, p99: latency in seconds, from the moment a request was due to arrive until its answer.
+        p50, p99, p999: latency in seconds, from the moment a request was due to arrive until its answer.
         requests: that were sent.
+        stalls: of the machine itself meanwhile.
     """
 
     server: str
@@ -62,7 +64,9 @@ class Point:
     served: float
     p50: float
     p99: float
+    p999: float
     requests: int
+    stalls: Stalls
 
     @property
     def kept_up(self) -> bool:
@@ -84,7 +88,9 @@ class LoadResult:
     points: list[Point]
 
 
-def measure_load(size: str, lengths: Lengths, seconds: float, rounds: int, report: Report) -> LoadResult:
+def measure_load(
+    size: str, lengths: Lengths, seconds: float, rounds: int, report: Report, *, queue_seconds: float = 8.0
+) -> LoadResult:
     """Find each server's peak, then offer both the same loads in turns: fractions of the pack runner's peak.
 
     Args:
@@ -92,21 +98,25 @@ def measure_load(size: str, lengths: Lengths, seconds: float, rounds: int, repor
         seconds: of a load, about.
         rounds: times that each load is offered to each server; latencies of all are taken together.
         report: takes lines of progress.
+        queue_seconds: of a load for the plain queue, at most; where it cannot keep up, more time adds nothing.
     """
     model = build(size)
     servers: dict[str, Server] = {
         "poprt: pack runner": PackServer(runner_contender(compile_packed(model, lengths.longest))),
         "plain batching queue": PlainQueue(OnnxRuntime(model.SerializeToString()), ROWS, lengths.longest),
     }
+    times = dict(zip(servers, (seconds, min(seconds, queue_seconds)), strict=True))
     requests = Requests(lengths, config_of(size).vocab)
     try:
-        peaks = {name: _peak(server, requests, seconds) for name, server in servers.items()}
+        peaks = {name: _peak(server, requests, times[name]) for name, server in servers.items()}
         for name, peak in peaks.items():
             report(f"{name}: {peak:.1f} requests/s with all requests waiting")
         top = next(iter(peaks.values()))
         points = []
         for fraction in FRACTIONS:
-            points += _at_load(servers, requests, fraction, fraction * top, seconds, rounds)
+            for name, server in servers.items():
+                offered = offer_load(server, requests, fraction * top, times[name], rounds)
+                points.append(_point(name, fraction, fraction * top, offered))
             report(f"{fraction:.0%} of the pack runner's peak: done")
     finally:
         for server in servers.values():
@@ -115,7 +125,8 @@ def measure_load(size: str, lengths: Lengths, seconds: float, rounds: int, repor
 
 
 def _peak(server: Server, requests: Requests, seconds: float) -> float:
-    """Requests a second with all of them waiting, over about ``seconds``."""
+    """Requests a second with all of them waiting, over about ``seconds``, 10 at most."""
+    seconds = min(seconds, 10.0)
     count, taken = 2 * ROWS, 0.0
     while True:
         begin = time.perf_counter()
@@ -127,25 +138,34 @@ def _peak(server: Server, requests: Requests, seconds: float) -> float:
         count = int(count * min(8.0, max(1.5, seconds / taken)))
 
 
-def _at_load(
-    servers: dict[str, Server], requests: Requests, fraction: float, rate: float, seconds: float, rounds: int
-) -> list[Point]:
+@dataclass
+class Offered:
+    """What came of a load: seconds of latency of each request, seconds in all, and how late a sleeper woke."""
+
+    latencies: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    lateness: list[float] = field(default_factory=list)
+
+
+def offer_load(server: Server, requests: Requests, rate: float, seconds: float, rounds: int) -> Offered:
+    """Offer ``rate`` requests a second for ``seconds``, ``rounds`` times with arrivals of their own."""
     count = max(2 * ROWS, round(rate * seconds))
-    latencies: dict[str, list[float]] = {name: [] for name in servers}
-    taken = dict.fromkeys(servers, 0.0)
+    offered = Offered()
     for turn in range(rounds):
-        arrivals = poisson_arrivals(rate, count, seed=turn)
         samples = requests.take(turn * count, count)
-        for name, server in servers.items():
-            latency, wall = offer(server, samples, arrivals)
-            latencies[name] += latency
-            taken[name] += wall
-    sent = count * rounds
-    points = []
-    for name, latency in latencies.items():
-        p50, p99 = (float(value) for value in np.quantile(latency, [0.5, 0.99]))
-        points.append(Point(name, fraction, rate, sent / taken[name], p50, p99, sent))
-    return points
+        with StallWatch() as watch:
+            latencies, taken = offer(server, samples, poisson_arrivals(rate, count, seed=turn))
+        offered.latencies += latencies
+        offered.seconds += taken
+        offered.lateness += watch.lateness
+    return offered
+
+
+def _point(server: str, fraction: float, rate: float, offered: Offered) -> Point:
+    sent = len(offered.latencies)
+    p50, p99, p999 = (float(value) for value in np.quantile(offered.latencies, [0.5, 0.99, 0.999]))
+    stalls = Stalls.of(offered.lateness)
+    return Point(server, fraction, rate, sent / offered.seconds, p50, p99, p999, sent, stalls)
 
 
 def poisson_arrivals(rate: float, count: int, seed: int) -> list[float]:

@@ -10,9 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from benchmarks.contenders import Packed, Result, Sample, sample_length
-from passes.errors import RewriteError
 from poprt import runtime
-from poprt.converter import Converter
 from poprt.engine.lanes import choose_lanes
 from poprt.engine.protocol import Session
 from poprt.engine.session import EngineSession
@@ -20,15 +18,6 @@ from poprt.executable import Executable
 from poprt.runtime.across_rows_session import AcrossRowsSession
 
 OFFLINE_TOKENS = 512  # of an offline pack, at most
-
-
-def precision_available(precision: str) -> bool:
-    """Whether this version of poprt converts to ``precision``."""
-    try:
-        Converter(precision=precision)
-    except RewriteError:
-        return False
-    return True
 
 
 def runner_contender(executable: Executable) -> Packed:

@@ -9,6 +9,7 @@ from rich.table import Table
 from benchmarks.cost import Cost, CostResult
 from benchmarks.load import LoadResult
 from benchmarks.one_length import OneLengthResult
+from benchmarks.pair_table import CAPTION, drift_text, quartiles_text
 from benchmarks.profiling import OpTime, Profile
 from benchmarks.startup import Startup
 from benchmarks.throughput import CaseResult, Row
@@ -17,28 +18,31 @@ from benchmarks.variants import VariantRate
 
 def case_table(result: CaseResult) -> Table:
     """One case as a table."""
-    roof = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in result.roof.items())
+    rate = result.roof.theirs.median / 1e9
     table = Table(
         title=f"{result.case} ({result.case.lengths}; mean {result.mean_length:.0f} tokens)",
-        caption=f"roof: {roof} GFLOP/s on the model's products alone, 512 tokens; shares are of the larger. "
-        "(offline) needs all requests before it starts.",
+        caption=f"roof: {result.library} {rate:.0f} GFLOP/s on the model's products alone, 512 tokens; the pack runner "
+        f"is at {quartiles_text(result.roof.ratio)} of it, drift {drift_text(result.roof)}. "
+        f"(offline) needs all requests before it starts. {CAPTION}",
         title_justify="left",
         caption_justify="left",
     )
     table.add_column("contender", max_width=64)
     for title in (
+        "pack runner\nover it",
+        "drift",
         "tokens/s",
         "samples/s",
-        "vs best\nbaseline",
         "of roof",
         "padding",
         "outside\nengine",
-        "spread",
         "requests\na slice",
     ):
         table.add_column(title, justify="right")
+    best = best_baseline(result)
     for row in result.rows:
-        table.add_row(*_cells(row), style=_style(row))
+        style = {"baseline": "bold" if row is best else "", "poprt": "green"}.get(row.kind, "cyan")
+        table.add_row(*_cells(row), style=style)
     for name, reason in result.absent.items():
         table.add_row(name, reason, style="dim")
     return table
@@ -47,21 +51,21 @@ def case_table(result: CaseResult) -> Table:
 def _cells(row: Row) -> list[str]:
     return [
         f"{row.name} (offline)" if row.offline else row.name,
+        "" if row.paired is None else quartiles_text(row.paired.ratio),
+        "" if row.paired is None else drift_text(row.paired),
         f"{row.tokens_per_second:.0f}",
         f"{row.samples_per_second:.1f}",
-        f"{row.ratio:.2f} x",
         f"{row.roof_share:.0%}",
         f"{row.padding:.0%}",
         "" if row.overhead is None else f"{row.overhead:.1%}",
-        f"{row.spread:.0%}",
         str(row.requests),
     ]
 
 
-def _style(row: Row) -> str:
-    if row.kind == "baseline":
-        return "bold" if row.ratio == 1 else ""
-    return "green" if row.kind == "poprt" else "cyan"
+def best_baseline(result: CaseResult) -> Row | None:
+    """The baseline that the pack runner wins least over; None where there is none."""
+    rows = [(row.paired.ratio.median, row) for row in result.rows if row.paired and row.kind == "baseline"]
+    return min(rows, key=lambda pair: pair[0])[1] if rows else None
 
 
 def load_table(result: LoadResult) -> Table:
@@ -69,12 +73,13 @@ def load_table(result: LoadResult) -> Table:
     peaks = "; ".join(f"{name} {peak:.1f}/s" for name, peak in result.peaks.items())
     table = Table(
         title=f"{result.size}, {result.lengths}; open loop, Poisson arrivals",
-        caption=f"Peak with all requests waiting: {peaks}. Latency is from due arrival to answer.",
+        caption=f"Peak with all requests waiting: {peaks}. Latency is from due arrival to answer. Stalls are "
+        "the machine's own: how late a process that only sleeps for 1 ms woke up.",
         title_justify="left",
         caption_justify="left",
     )
     table.add_column("server")
-    for title in ("load", "offered/s", "served/s", "p50 ms", "p99 ms", ""):
+    for title in ("load", "offered/s", "served/s", "p50 ms", "p99 ms", "p99.9 ms", "stalls ms:\np99, p99.9, worst", ""):
         table.add_column(title, justify="right")
     for point in result.points:
         table.add_row(
@@ -84,6 +89,8 @@ def load_table(result: LoadResult) -> Table:
             f"{point.served:.1f}",
             f"{point.p50 * 1e3:.1f}",
             f"{point.p99 * 1e3:.1f}",
+            f"{point.p999 * 1e3:.1f}",
+            ", ".join(f"{late * 1e3:.1f}" for late in (point.stalls.p99, point.stalls.p999, point.stalls.worst)),
             "" if point.kept_up else "cannot keep up",
             style="green" if point.server.startswith("poprt") else "",
         )
@@ -94,49 +101,65 @@ def cost_tables(result: CostResult) -> list[Table]:
     """Time for a token: a table against length and one against hidden size."""
     by_hidden = f"{result.layers} layers, samples of {result.length} tokens: against hidden size"
     curves = ((f"{result.size}: against sample length", result.by_length), (by_hidden, result.by_hidden))
-    return [_cost_table(f"{title}; microseconds a token (useful GFLOP/s)", costs) for title, costs in curves]
+    return [
+        _cost_table(f"{title}; microseconds a token (useful GFLOP/s; the time of packs over it)", costs)
+        for title, costs in curves
+    ]
 
 
 def _cost_table(title: str, costs: Sequence[Cost]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, caption=CAPTION, title_justify="left", caption_justify="left")
     table.add_column("contender")
     for at in dict.fromkeys(cost.at for cost in costs):
         table.add_column(str(at), justify="right")
     for name in dict.fromkeys(cost.contender for cost in costs):
-        cells = [f"{c.microseconds:.1f} ({c.gflops:.0f})" for c in costs if c.contender == name]
+        cells = [_cost_cell(cost) for cost in costs if cost.contender == name]
         table.add_row(name, *cells, style="green" if name.startswith("poprt") else "")
     return table
+
+
+def _cost_cell(cost: Cost) -> str:
+    text = f"{cost.microseconds:.1f} ({cost.gflops:.0f})"
+    if cost.paired is None:
+        return text
+    drift = f"\n{drift_text(cost.paired)}" if cost.paired.drifted else ""
+    return f"{text}\n{quartiles_text(cost.paired.ratio.inverse())}{drift}"
 
 
 def one_length_table(result: OneLengthResult) -> Table:
     """Throughput of each way to answer requests that wait together."""
     table = Table(
         title=f"{result.size}, {result.lengths}; {result.waiting} requests of {result.distinct} lengths wait at once",
+        caption=CAPTION,
         title_justify="left",
+        caption_justify="left",
     )
     table.add_column("way")
-    for title in ("requests/s", "vs one\nat a time", "runs", "largest\ndifference"):
+    for title in ("requests/s", "packs of one\nlength over it", "drift", "runs", "largest\ndifference"):
         table.add_column(title, justify="right")
     for rate in result.rates:
-        cells = f"{rate.requests_per_second:.1f}", f"{rate.ratio:.2f} x", str(rate.packs), f"{rate.difference:.1e}"
+        ratio = ("", "") if rate.paired is None else (quartiles_text(rate.paired.ratio), drift_text(rate.paired))
+        cells = quartiles_text(rate.requests_per_second, 0), *ratio, str(rate.packs), f"{rate.difference:.1e}"
         table.add_row(rate.name, *cells, style="green" if "packs of" in rate.name else "")
     return table
 
 
 def variants_table(rates: Sequence[VariantRate]) -> Table:
     """Packed over padded to the longest, for each form of one model."""
-    table = Table(title="MiniLM as people ship it, short texts: plain onnxruntime, and packed", title_justify="left")
+    title = "MiniLM as people ship it, short texts: plain onnxruntime, and packed"
+    table = Table(title=title, caption=CAPTION, title_justify="left", caption_justify="left")
     table.add_column("form")
-    for title in ("file\nMB", "executable\nMB", "padded\ntokens/s", "packed\ntokens/s", "packed over\npadded"):
-        table.add_column(title, justify="right")
+    titles = ("file\nMB", "executable\nMB", "padded\ntokens/s", "packed\ntokens/s", "packed over\npadded", "drift")
+    for column in titles:
+        table.add_column(column, justify="right")
     table.add_column("padded is")
     for rate in rates:
-        if rate.absent:
-            table.add_row(rate.name, *[""] * 5, rate.absent)
+        if rate.paired is None:
+            table.add_row(rate.name, *[""] * len(titles), rate.absent)
             continue
-        sizes = [f"{size:.0f}" for size in rate.megabytes]
-        cells = f"{rate.padded:.0f}", f"{rate.packed:.0f}", f"{rate.ratio:.2f} x"
-        table.add_row(rate.name, *sizes, *cells, rate.baseline)
+        cells = [f"{size:.0f}" for size in rate.megabytes]
+        cells += [f"{side.median:.0f}" for side in (rate.paired.theirs, rate.paired.ours)]
+        table.add_row(rate.name, *cells, quartiles_text(rate.paired.ratio), drift_text(rate.paired), rate.baseline)
     return table
 
 
@@ -188,7 +211,8 @@ def announce(results: Sequence[CaseResult]) -> str:
     """One line a case: the runner against the best baseline."""
     lines = []
     for result in results:
-        ours = [row for row in result.rows if row.kind == "poprt" and not row.offline]
-        best = max((row for row in result.rows if row.kind == "baseline"), key=lambda row: row.ratio)
-        lines += [f"{result.case}: {row.ratio:.2f} x the best baseline ({best.name})" for row in ours]
+        best = best_baseline(result)
+        if best is not None and best.paired is not None:
+            ratio = quartiles_text(best.paired.ratio)
+            lines.append(f"{result.case}: {ratio} x the best baseline ({best.name})")
     return "\n".join(lines)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import peer_openvino
 from benchmarks.contenders import Array, Engine, OnnxRuntime
+from benchmarks.pairs import repeated
 from benchmarks.quantise import quantise
 from models.bert import BertConfig
 
@@ -60,17 +60,15 @@ class Roof:
 
     def measure(self, seconds: float) -> dict[str, float]:
         """Floating-point operations a second by library, over about ``seconds`` each. numpy computes no int8."""
-        rates = {name: self._rate(partial(engine, self._feeds), seconds) for name, engine in self._engines.items()}
-        if self._with_numpy:
-            rates["numpy"] = self._rate(self._run_numpy, seconds)
-        return rates
+        libraries = [*self._engines, *(["numpy"] if self._with_numpy else [])]
+        return {library: self.rate(library, seconds) for library in libraries}
 
-    def _rate(self, run: Callable[[], object], seconds: float) -> float:
-        runs, start = 0, time.perf_counter()
-        while not runs or time.perf_counter() - start < seconds:
-            run()
-            runs += 1
-        return self.flops * runs / (time.perf_counter() - start)
+    def rate(self, library: str, seconds: float) -> float:
+        """Floating-point operations a second of one library, over about ``seconds``."""
+        run: Callable[[], object] = (
+            self._run_numpy if library == "numpy" else partial(self._engines[library], self._feeds)
+        )
+        return self.flops * repeated(run, seconds)(0)
 
     def _run_numpy(self) -> None:
         x = self._feeds["x"]

@@ -1,17 +1,17 @@
-"""Timing in turns: every contender once a round, so that a disturbance of the machine meets them all."""
+"""Slices of a contender: some requests, timed; how many of them to take, and whether the numbers are right."""
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from benchmarks.contenders import Contender, Result, sample_length
 from benchmarks.workloads import Requests
+from poprt.errors import PoprtError
 
 #: Slices are whole batches of the fixed shape.
 MULTIPLE = 16
@@ -48,12 +48,6 @@ class Timing:
         return statistics.median(item.tokens / item.seconds for item in self.slices)
 
     @property
-    def spread(self) -> float:
-        """(fastest - slowest) / median of the slices' throughputs."""
-        rates = [item.tokens / item.seconds for item in self.slices]
-        return (max(rates) - min(rates)) / statistics.median(rates)
-
-    @property
     def padding(self) -> float:
         """The share of padding in what was fed."""
         return 1 - sum(item.tokens for item in self.slices) / sum(item.fed for item in self.slices)
@@ -74,6 +68,53 @@ def time_slice(contender: Contender, requests: Requests, start: int, count: int)
     seconds, after = time.perf_counter() - begin, contender.engine_seconds()
     engine = None if before is None or after is None else after - before
     return Slice(lengths, contender.fed(lengths), seconds, engine)
+
+
+class Sliced:
+    """A contender as one side of pairs: each slice begins at another request, the same for whoever is timed beside it.
+
+    Args:
+        contender: what runs.
+        requests: what it runs.
+        count: requests of a slice.
+        stride: requests from the begin of a slice to that of the next; those of both sides are equal.
+        work: what a slice's rate counts for its lengths; None counts tokens without padding.
+        timing: takes the slices.
+    """
+
+    def __init__(
+        self,
+        contender: Contender,
+        requests: Requests,
+        count: int,
+        stride: int,
+        work: Callable[[Sequence[int]], float] | None = None,
+        timing: Timing | None = None,
+    ) -> None:
+        self.timing = Timing() if timing is None else timing
+        self._contender, self._requests = contender, requests
+        self._count, self._stride = count, stride
+        self._work = work or sum
+
+    def __call__(self, turn: int) -> float:
+        """Run slice number ``turn``, and return its rate."""
+        done = time_slice(self._contender, self._requests, turn * self._stride, self._count)
+        self.timing.slices.append(done)
+        return self._work(done.lengths) / done.seconds
+
+
+def pair_sides(
+    ours: Contender, theirs: Contender, requests: Requests, seconds: float, least: int = MULTIPLE
+) -> tuple[Sliced, Sliced]:
+    """Both as sides of pairs, with slices of about ``seconds`` and of ``least`` requests at least. Warms both."""
+    counts = [slice_count(contender, requests, seconds, least) for contender in (ours, theirs)]
+    mine, other = (Sliced(c, requests, n, max(counts)) for c, n in zip((ours, theirs), counts, strict=True))
+    return mine, other
+
+
+def slice_count(contender: Contender, requests: Requests, seconds: float, least: int = MULTIPLE) -> int:
+    """Requests of a slice of about ``seconds``: whole batches of the fixed shape, ``least`` of them at least."""
+    return max(whole_batches(least), whole_batches(seconds * requests_per_second(contender, requests, seconds / 2)))
 
 
 def fastest(
@@ -110,42 +151,20 @@ def whole_batches(count: float) -> int:
     return max(1, round(count / MULTIPLE)) * MULTIPLE
 
 
-def interleave(
-    contenders: Sequence[Contender],
-    requests: Requests,
-    counts: Mapping[str, int],
-    rounds: int,
-    report: Report,
-    *,
-    between: Callable[[], None] = lambda: None,
-    deadline: float = math.inf,
-) -> dict[str, Timing]:
-    """Run all contenders in turns.
+class WrongNumbersError(PoprtError):
+    """A contender's numbers are too far from the reference's."""
 
-    Args:
-        contenders: the ways to time.
-        requests: what they run; every round starts at another place, the same for all contenders.
-        counts: requests of a slice, by contender.
-        rounds: slices of each contender.
-        report: takes a line of progress after each round.
-        between: called once a round, to measure something else in turns with them (the roof).
-        deadline: ``time.perf_counter()`` at which no further round would end in time; the first is always run.
+
+def check_numbers(name: str, results: Sequence[Result], reference: Sequence[Result], precision: str) -> float:
+    """How far the results of ``name`` lie from the reference, in the measure that ``TOLERANCE`` limits.
+
+    Raises:
+        WrongNumbersError: farther than it allows.
     """
-    timings = {contender.name: Timing() for contender in contenders}
-    longest = max(counts.values())
-    slowest = 0.0
-    for turn in range(rounds):
-        begin = time.perf_counter()
-        if turn and begin + slowest > deadline:
-            report(f"stopped after {turn} of {rounds} rounds: the machine is slow or busy")
-            break
-        between()
-        for contender in contenders:
-            done = time_slice(contender, requests, turn * longest, counts[contender.name])
-            timings[contender.name].slices.append(done)
-        slowest = max(slowest, time.perf_counter() - begin)
-        report(f"round {turn + 1} of {rounds}: {time.perf_counter() - begin:.0f} s")
-    return timings
+    distance, limit = difference(results, reference, precision), TOLERANCE[precision]
+    if distance > limit:
+        raise WrongNumbersError(f"{name}: wrong numbers, {distance:.1e} from the reference, allowed {limit}")
+    return distance
 
 
 def difference(results: Sequence[Result], reference: Sequence[Result], precision: str) -> float:

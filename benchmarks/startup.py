@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
+from benchmarks.probe import load
+from benchmarks.processes import run_alone
 from benchmarks.rounds import Report
 from benchmarks.workloads import build, compile_packed
 
-_ROOT = Path(__file__).parents[1]
 _COLUMNS = 256
 
 
@@ -44,7 +42,7 @@ def measure_startup(size: str, runs: int, report: Report) -> list[Startup]:
         figures_of: dict[str, list[dict[str, float]]] = {name: [] for name in files}
         for turn in range(runs + 1):
             for name, (kind, path) in files.items():
-                figures = _probe(kind, path)
+                figures = run_alone(load, kind, str(path))
                 if turn:  # the first run fills the file cache
                     figures_of[name].append(figures)
             report(f"run {turn} of {runs}: done" if turn else "file cache warm")
@@ -61,15 +59,6 @@ def _write(size: str, folder: Path) -> dict[str, tuple[str, Path]]:
         compile_packed(model, _COLUMNS, precision).save(path)
         files[f"poprt: {precision} executable, packed"] = ("poprt", path)
     return files
-
-
-def _probe(kind: str, path: Path) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.probe", kind, str(path)]
-    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return figures
 
 
 def _median(name: str, path: Path, runs: list[dict[str, float]]) -> Startup:

@@ -1,20 +1,23 @@
-"""Throughput of every contender, as a ratio to the best baseline and as a share of the machine's roof."""
+"""Throughput of the pack runner against every contender, in pairs, and as a share of the machine's roof."""
 
 from __future__ import annotations
 
-import multiprocessing
-import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmarks.field import Case, Entry, Field, FieldBuilder
+from benchmarks.contenders import sample_length
+from benchmarks.field import Case, Entry, Field
+from benchmarks.pairs import PAIRS, Paired, Side, run_pairs
+from benchmarks.processes import run_alone
 from benchmarks.roof import Roof
-from benchmarks.rounds import MULTIPLE, Report, Timing, interleave, requests_per_second, whole_batches
+from benchmarks.rounds import Report, Sliced, Timing, slice_count
 from benchmarks.workloads import Requests, config_of, useful_flops
+
+MEAN_OF = 2048  # requests whose mean length stands for all
+_CONTENDERS = 11  # of a case at most, the roof among them; for sharing its minutes out
 
 
 @dataclass(frozen=True)
@@ -22,17 +25,14 @@ class Budget:
     """How long to measure.
 
     Attributes:
-        seconds: of a slice, about.
-        rounds: slices of each contender.
-        least: requests of a slice at least; with fewer there would be little to sort.
-        minutes: for all cases together. Where they are short, rounds are left out, all but the first; then slices
-            shrink, to a batch of the fixed shape.
+        seconds: of a slice, about; a slice is a batch of the fixed shape at least.
+        pairs: of slices for each contender.
+        minutes: for all cases together. Where they are short, pairs are left out, all but three.
     """
 
-    seconds: float = 4.0
-    rounds: int = 3
-    least: int = 32
-    minutes: float = 18.0
+    seconds: float = 0.5
+    pairs: int = PAIRS
+    minutes: float = 20.0
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,12 @@ class Row:
     Attributes:
         kind: "baseline", "peer" or "poprt".
         offline: it needs all requests before it starts.
-        samples_per_second: tokens per second over the mean length of all requests that were run in the case, so that
-            contenders whose slices held other requests compare.
-        ratio: throughput over that of the best baseline.
+        tokens_per_second: of requests, without padding; the median over the slices.
+        samples_per_second: tokens per second over the mean length of the case's requests.
+        paired: the pack runner against it, rates in tokens a second; None for the pack runner itself.
         roof_share: floating-point operations that the requests need, without padding, over time and over the roof.
         padding: share of padding in the tokens fed.
         overhead: share of the time outside the engine's run call; None where nobody counts it.
-        spread: (fastest - slowest) / median over the slices.
         requests: in a slice.
         difference: of the numbers from the reference.
     """
@@ -58,11 +57,10 @@ class Row:
     offline: bool
     tokens_per_second: float
     samples_per_second: float
-    ratio: float
+    paired: Paired | None
     roof_share: float
     padding: float
     overhead: float | None
-    spread: float
     requests: int
     difference: float
 
@@ -72,14 +70,17 @@ class CaseResult:
     """One table.
 
     Attributes:
-        roof: floating-point operations a second of the model's products alone, by library, medians over the rounds.
+        library: the one whose products are fastest here: the roof.
+        roof: the pack runner against it, rates in floating-point operations a second that the requests need without
+            padding, or that the products have.
         mean_length: tokens of a request on average.
         absent: why a contender was not run, by name.
         seconds: that the case took, with building, checking and tuning.
     """
 
     case: Case
-    roof: dict[str, float]
+    library: str
+    roof: Paired
     mean_length: float
     rows: list[Row]
     absent: dict[str, str]
@@ -87,70 +88,87 @@ class CaseResult:
 
 
 def measure_case(case: Case, budget: Budget, report: Report) -> CaseResult:
-    """Build the field of a case, check it, and time it in turns with the roof. ``budget.minutes`` is for this case."""
+    """Time the pack runner against the roof, then against one contender after the other."""
     begin = time.perf_counter()
-    deadline = begin + 60 * budget.minutes
-    config = config_of(case.size)
-    requests = Requests(case.lengths, config.vocab)
-    field = FieldBuilder(case, requests, report).build()
-    contenders = [entry.contender for entry in field.entries]
-    speeds = {c.name: requests_per_second(c, requests, budget.seconds / 4) for c in contenders}
-    counts = slice_counts(speeds, budget, deadline - time.perf_counter())
-    roof = Roof(config, case.precision)
-    roof.measure(0)  # warm
-    measured: list[dict[str, float]] = []
-
-    def measure_roof() -> None:
-        measured.append(roof.measure(budget.seconds / 4))
-
-    timings = interleave(contenders, requests, counts, budget.rounds, report, between=measure_roof, deadline=deadline)
-    rates = {name: statistics.median(turn[name] for turn in measured) for name in measured[0]}
-    lengths = [n for timing in timings.values() for item in timing.slices for n in item.lengths]
-    mean = float(np.mean(lengths))
-    rows = make_rows(case, field, timings, max(rates.values()), mean)
-    return CaseResult(case, rates, mean, rows, field.absent, time.perf_counter() - begin)
+    requests = Requests(case.lengths, config_of(case.size).vocab)
+    field = Field(case, requests, report)
+    duel = _Duel(case, budget, requests, field.ours(), begin + 60 * budget.minutes)
+    library, roof = duel.against_roof()
+    rows = []
+    for entry in field.others():
+        rows.append(duel.against(entry, roof))
+        report(report_line(rows[-1]))
+        del entry  # and its engine, before the next one is opened
+    rows.append(duel.own_row(roof))
+    return CaseResult(case, library, roof, duel.mean, rows, field.absent, time.perf_counter() - begin)
 
 
-def slice_counts(speeds: Mapping[str, float], budget: Budget, seconds: float) -> dict[str, int]:
-    """How many requests each contender gets in a slice, if all slices are to take ``seconds`` together.
-
-    Args:
-        speeds: requests a second by contender.
-        budget: what is wanted.
-        seconds: what there is, for as many rounds as it is enough for.
-    """
-    affordable = seconds // (budget.seconds * len(speeds))
-    each = seconds / max(1, min(budget.rounds, affordable)) / len(speeds)
-    counts = {}
-    for name, speed in speeds.items():
-        count = max(budget.least, whole_batches(budget.seconds * speed))
-        counts[name] = min(count, max(MULTIPLE, int(each * speed / MULTIPLE) * MULTIPLE))
-    return counts
+def report_line(row: Row) -> str:
+    """A line of progress for a contender that is done."""
+    assert row.paired is not None
+    return f"{row.paired.ratio.median:.2f} x {row.name}, {row.paired.pairs} pairs"
 
 
-def make_rows(case: Case, field: Field, timings: dict[str, Timing], roof: float, mean: float) -> list[Row]:
-    """Every contender's figures, in the order of the field."""
-    rates = {entry.contender.name: timings[entry.contender.name].tokens_per_second for entry in field.entries}
-    best = max(rates[entry.contender.name] for entry in field.entries if entry.kind == "baseline")
-    return [_row(case, entry, timings[entry.contender.name], best, roof, mean) for entry in field.entries]
+class _Duel:
+    """The pack runner, kept warm, against one after the other."""
 
+    def __init__(self, case: Case, budget: Budget, requests: Requests, ours: Entry, deadline: float) -> None:
+        self._config = config_of(case.size)
+        self._precision = case.precision
+        self._budget, self._deadline = budget, deadline
+        self._requests, self._ours = requests, ours
+        self._timing = Timing()
+        self._done = 0
+        self._count = slice_count(ours.contender, requests, budget.seconds)
+        #: Tokens of a request on average.
+        self.mean = float(np.mean([sample_length(sample) for sample in requests.take(0, MEAN_OF)]))
 
-def _row(case: Case, entry: Entry, timing: Timing, best: float, roof: float, mean: float) -> Row:
-    config, rate = config_of(case.size), timing.tokens_per_second
-    return Row(
-        name=entry.contender.name,
-        kind=entry.kind,
-        offline=entry.offline,
-        tokens_per_second=rate,
-        samples_per_second=rate / mean,
-        ratio=rate / best,
-        roof_share=statistics.median(useful_flops(config, s.lengths) / s.seconds / roof for s in timing.slices),
-        padding=timing.padding,
-        overhead=timing.overhead,
-        spread=timing.spread,
-        requests=len(timing.slices[0].lengths),
-        difference=entry.difference,
-    )
+    def against_roof(self) -> tuple[str, Paired]:
+        """The library whose products are fastest, and the pack runner's operations against them."""
+        roof = Roof(self._config, self._precision)
+        roof.measure(0)  # warm
+        rates = roof.measure(self._budget.seconds / 4)
+        library = max(rates, key=rates.__getitem__)
+        mine = Sliced(self._ours.contender, self._requests, self._count, self._count, self._work, self._timing)
+        return library, self._run(mine, lambda _: roof.rate(library, self._budget.seconds / 2))
+
+    def against(self, entry: Entry, roof: Paired) -> Row:
+        """Time one contender."""
+        count = slice_count(entry.contender, self._requests, self._budget.seconds, entry.unit)
+        stride = max(count, self._count)
+        mine = Sliced(self._ours.contender, self._requests, self._count, stride, timing=self._timing)
+        other = Sliced(entry.contender, self._requests, count, stride)
+        paired = self._run(mine, other)
+        return self._row(entry, other.timing, paired, roof.ratio.median / paired.ratio.median)
+
+    def own_row(self, roof: Paired) -> Row:
+        """The pack runner's own figures, over all its slices."""
+        return self._row(self._ours, self._timing, None, roof.ratio.median)
+
+    def _run(self, mine: Side, other: Side) -> Paired:
+        now = time.perf_counter()
+        share = max(0.0, self._deadline - now) / max(1, _CONTENDERS - self._done)
+        self._done += 1
+        return run_pairs(mine, other, self._budget.pairs, deadline=now + share)
+
+    def _work(self, lengths: Sequence[int]) -> float:
+        return useful_flops(self._config, lengths)
+
+    def _row(self, entry: Entry, timing: Timing, paired: Paired | None, roof_share: float) -> Row:
+        rate = timing.tokens_per_second
+        return Row(
+            name=entry.contender.name,
+            kind=entry.kind,
+            offline=entry.offline,
+            tokens_per_second=rate,
+            samples_per_second=rate / self.mean,
+            paired=paired,
+            roof_share=roof_share,
+            padding=timing.padding,
+            overhead=timing.overhead,
+            requests=len(timing.slices[0].lengths),
+            difference=entry.difference,
+        )
 
 
 def measure_all(cases: Sequence[Case], budget: Budget, report: Report) -> Iterator[CaseResult]:
@@ -158,8 +176,7 @@ def measure_all(cases: Sequence[Case], budget: Budget, report: Report) -> Iterat
     deadline = time.perf_counter() + 60 * budget.minutes
     for done, case in enumerate(cases):
         share = (deadline - time.perf_counter()) / (len(cases) - done)
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-            result = process.submit(_measure_alone, case, replace(budget, minutes=share / 60)).result()
+        result = run_alone(_measure_alone, case, replace(budget, minutes=share / 60))
         report(f"{case}: done in {result.seconds:.0f} s")
         yield result
 

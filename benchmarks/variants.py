@@ -12,7 +12,8 @@ import onnx
 from benchmarks.contenders import Contender, OnnxRuntime, Padded
 from benchmarks.field import SEARCH_SECONDS, batch_sizes
 from benchmarks.ours import runner_contender
-from benchmarks.rounds import Report, fastest, interleave
+from benchmarks.pairs import Paired, run_pairs
+from benchmarks.rounds import Report, fastest, pair_sides
 from benchmarks.workloads import DISTRIBUTIONS, ROWS, Requests
 from models.variants import CONVERTER_OPTIONS, FIXED, FIXED_SHAPE, Source, make, open_source
 from passes.errors import RewriteError
@@ -23,6 +24,7 @@ from poprt.executable import Executable
 
 _LENGTHS = DISTRIBUTIONS["short"]
 _VOCAB = 30522
+_SEARCHED = 256  # requests that batch sizes are tried on, at most
 
 
 @dataclass(frozen=True)
@@ -32,25 +34,19 @@ class VariantRate:
     Attributes:
         megabytes: of the file that is shipped, and of the executable.
         baseline: how plain onnxruntime runs it best.
-        padded, packed: tokens a second, without padding: medians over the rounds.
+        paired: packed over padded; rates in tokens a second, without padding.
         absent: why it was not measured; "" where it was.
     """
 
     name: str
     megabytes: tuple[float, float] = (0.0, 0.0)
     baseline: str = ""
-    padded: float = 0.0
-    packed: float = 0.0
+    paired: Paired | None = None
     absent: str = ""
 
-    @property
-    def ratio(self) -> float:
-        """Packed over padded."""
-        return self.packed / self.padded if self.padded else 0.0
 
-
-def measure_variants(names: Sequence[str], waiting: int, rounds: int, report: Report) -> list[VariantRate]:
-    """Time each variant, ``waiting`` requests a slice, in plain onnxruntime and packed, in turns."""
+def measure_variants(names: Sequence[str], seconds: float, pairs: int, report: Report) -> list[VariantRate]:
+    """Time each variant packed and in plain onnxruntime, in pairs of slices of about ``seconds``."""
     requests = Requests(_LENGTHS, _VOCAB)
     rates = []
     with tempfile.TemporaryDirectory() as folder:
@@ -58,26 +54,26 @@ def measure_variants(names: Sequence[str], waiting: int, rounds: int, report: Re
         for name in names:
             report(f"{name}: made, converted, compiled and timed")
             try:
-                rates.append(_measure(name, source, requests, waiting, rounds, report))
+                rates.append(_measure(name, source, requests, seconds, pairs, report))
+            except ImportError as error:
+                rates.append(VariantRate(name, absent=f"not installed: {error.name}"))
             except (PoprtError, RewriteError) as error:
                 rates.append(VariantRate(name, absent=str(error).splitlines()[0]))
     return rates
 
 
-def _measure(name: str, source: Source, requests: Requests, waiting: int, rounds: int, report: Report) -> VariantRate:
+def _measure(name: str, source: Source, requests: Requests, seconds: float, pairs: int, report: Report) -> VariantRate:
     model = onnx.load(str(make(name, source)))
     shipped = model.ByteSize()
     executable = _packed(name, model)
-    padded: Contender = _padded(name, model, requests, waiting, report)
+    padded = _padded(name, model, requests, report)
     packed = runner_contender(executable)
     del model
-    counts = {contender.name: waiting for contender in (padded, packed)}
-    timings = interleave([padded, packed], requests, counts, rounds, report)
+    paired = run_pairs(*pair_sides(packed, padded, requests, seconds), pairs)
     packed.runner.close()
     weights = sum(executable.weight(spec.name).nbytes for spec in executable.manifest.weights)
     compiled = len(executable.graph) + weights
-    rate = {contender.name: timings[contender.name].tokens_per_second for contender in (padded, packed)}
-    return VariantRate(name, (shipped / 1e6, compiled / 1e6), padded.name, rate[padded.name], rate[packed.name])
+    return VariantRate(name, (shipped / 1e6, compiled / 1e6), padded.name, paired)
 
 
 def _packed(name: str, model: onnx.ModelProto) -> Executable:
@@ -92,10 +88,10 @@ def _packed(name: str, model: onnx.ModelProto) -> Executable:
     return Compiler.compile(converter.convert(model))
 
 
-def _padded(name: str, model: onnx.ModelProto, requests: Requests, most: int, report: Report) -> Contender:
+def _padded(name: str, model: onnx.ModelProto, requests: Requests, report: Report) -> Contender:
     """Plain onnxruntime at its best batch size; the variant of fixed shape takes that shape alone."""
     engine = OnnxRuntime(model.SerializeToString())
     if name == FIXED:
         return Padded(f"padded to {FIXED_SHAPE[0]} x {FIXED_SHAPE[1]}", engine, *FIXED_SHAPE)
     forms = [Padded(f"padded to the longest of {rows}", engine, rows) for rows in batch_sizes(_LENGTHS)]
-    return fastest(forms, requests, most, max(form.rows for form in forms), SEARCH_SECONDS, report)
+    return fastest(forms, requests, _SEARCHED, max(form.rows for form in forms), SEARCH_SECONDS, report)

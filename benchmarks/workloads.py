@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -39,6 +40,13 @@ class Lengths:
 DISTRIBUTIONS = {d.name: d for d in (Lengths("long", 128, 128, 256), Lengths("short", 16, 8, 64))}
 
 
+class Distribution(Protocol):
+    """Draws sample lengths."""
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[int]:
+        """Draw ``count`` lengths."""
+
+
 class Requests:
     """An endless list of requests, the same for the same seed.
 
@@ -48,7 +56,7 @@ class Requests:
         seed: of lengths and ids.
     """
 
-    def __init__(self, lengths: Lengths, vocab: int, seed: int = 0) -> None:
+    def __init__(self, lengths: Distribution, vocab: int, seed: int = 0) -> None:
         self._lengths = lengths
         self._vocab = vocab
         self._rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Load, cost, profile and startup, on tiny models and for a moment."""
+"""The other commands, on tiny models and for a moment."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from benchmarks.commands import main
 from benchmarks.contenders import OnnxRuntime, Result, Sample
 from benchmarks.cost import measure_cost
 from benchmarks.load import offer, poisson_arrivals
+from benchmarks.output import Output
+from benchmarks.pairs import Paired, Quartiles
 from benchmarks.plain_queue import PlainQueue
 from benchmarks.profiling import op_times, profile
 from benchmarks.report import variants_table
@@ -135,7 +137,8 @@ def test_load_writes_a_point_for_each_server_and_load(tmp_path: Path) -> None:
     points = report["results"]["points"]  # type: ignore[index]
     assert [point["fraction"] for point in points] == [f for f in (0.3, 0.5, 0.7, 0.9) for _ in range(2)]
     assert {point["server"] for point in points} == {"poprt: pack runner", "plain batching queue"}
-    assert all(0 < point["p50"] <= point["p99"] for point in points)
+    assert all(0 < point["p50"] <= point["p99"] <= point["p999"] for point in points)
+    assert all(0 <= point["stalls"]["p99"] <= point["stalls"]["worst"] for point in points)
 
 
 def test_cost_has_every_contender_at_every_point() -> None:
@@ -146,13 +149,13 @@ def test_cost_has_every_contender_at_every_point() -> None:
 
 
 def test_one_length_runs_the_same_requests_in_fewer_packs_to_the_same_numbers(tmp_path: Path) -> None:
-    results = run("one_length --size tiny --waiting 40 --rounds 1", tmp_path)["results"]
+    results = run("one_length --size tiny --waiting 40 --pairs 1", tmp_path)["results"]
     rates = {rate["name"]: rate for rate in results["rates"]}  # type: ignore[index]
     alone, equal, similar = list(rates.values())[2:]
     assert alone["packs"] == results["waiting"] == 40  # type: ignore[index]
     assert results["distinct"] <= equal["packs"] < alone["packs"]  # type: ignore[index]
     assert similar["packs"] < equal["packs"]
-    assert all(rate["difference"] < 1e-4 and rate["requests_per_second"] > 0 for rate in rates.values())
+    assert all(rate["difference"] < 1e-4 and rate["requests_per_second"]["low"] > 0 for rate in rates.values())
 
 
 def test_profile_compares_the_padded_and_the_packed_model_by_operator(
@@ -214,7 +217,7 @@ def test_all_runs_the_measuring_commands_with_options_that_they_take(
     def watch(name: str) -> None:
         add, _, text = commands._COMMANDS[name]
 
-        def note(options: argparse.Namespace, _: commands.Output) -> None:
+        def note(options: argparse.Namespace, _: Output) -> None:
             assert options.output_dir == tmp_path
             asked.append(name)
 
@@ -223,17 +226,18 @@ def test_all_runs_the_measuring_commands_with_options_that_they_take(
     for name in set(commands._COMMANDS) - {"all"}:
         watch(name)
     main(["all", "--minutes", "12", "--output_dir", str(tmp_path)])
-    assert asked == ["throughput", "load", "startup", "cost"]
+    assert sorted(asked) == sorted(set(commands._COMMANDS) - {"all"})
 
 
 def test_the_table_of_variants_gives_packed_over_padded_or_why_there_is_none() -> None:
+    paired = Paired(Quartiles(240, 250, 260), Quartiles(90, 100, 110), Quartiles(2.4, 2.5, 2.6), 7, 0.1)
     rates = [
-        VariantRate("float32", (90, 91), "padded to the longest of 8", 100.0, 250.0),
+        VariantRate("float32", (90, 91), "padded to the longest of 8", paired),
         VariantRate("odd", absent="no"),
     ]
     console = Console(width=200, record=True)
     console.print(variants_table(rates))
     text = console.export_text()
-    assert "2.50 x" in text
+    assert "2.50 [2.40 - 2.60]" in text
     assert "padded to the longest of 8" in text
     assert [line for line in text.splitlines() if "odd" in line and "no" in line]

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import peer_ctranslate2, peer_openvino, rounds
 from benchmarks.commands import main
 from benchmarks.contenders import OnnxRuntime, Padded, Result, Sample
-from benchmarks.field import Case, FieldBuilder
+from benchmarks.field import Case, Field
 from benchmarks.roof import Roof
-from benchmarks.rounds import Slice, Timing, interleave
-from benchmarks.throughput import Budget, measure_case, slice_counts
+from benchmarks.rounds import Slice, Sliced, Timing
+from benchmarks.throughput import Budget, measure_case
 from benchmarks.workloads import DISTRIBUTIONS, Requests, build, config_of
 from poprt.engine.cpu import usable_cores
 
-QUICK = Budget(seconds=0.01, rounds=2, least=16)
+QUICK = Budget(seconds=0.01, pairs=1)
 SHORT = DISTRIBUTIONS["short"]
 
 #: One more where there are cores to share.
@@ -51,10 +52,8 @@ def test_the_command_prints_a_table_and_writes_json_and_a_picture(
         "fp32",
         "--seconds",
         "0.01",
-        "--rounds",
+        "--pairs",
         "1",
-        "--least",
-        "16",
     ]
     main([*options, "--output_dir", str(tmp_path)])
     printed = capsys.readouterr().out
@@ -66,13 +65,15 @@ def test_the_command_prints_a_table_and_writes_json_and_a_picture(
         row["name"] for row in rows
     }
     assert all(row["name"] in printed for row in rows)
-    assert max(row["ratio"] for row in rows if row["kind"] == "baseline") == 1
+    (runner,) = [row for row in rows if row["paired"] is None]
+    assert runner["name"] == "poprt: pack runner, order of arrival"
+    assert all(row["paired"]["ratio"]["median"] > 0 for row in rows if row is not runner)
     assert (tmp_path / "throughput.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_absent_peers_are_named_with_how_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
     without_peers(monkeypatch)
-    result = measure_case(Case("tiny", SHORT, "fp32"), replace(QUICK, rounds=1), ignore)
+    result = measure_case(Case("tiny", SHORT, "fp32"), QUICK, ignore)
     assert "pip install ctranslate2" in result.absent["CTranslate2"]
     assert "pip install openvino" in result.absent["OpenVINO"]
     assert len(result.rows) == BASELINES + 2
@@ -87,50 +88,56 @@ def test_a_contender_with_wrong_numbers_is_left_out(monkeypatch: pytest.MonkeyPa
         return [{k: v + 1 for k, v in result.items()} for result in results] if self.sort else results
 
     monkeypatch.setattr(Padded, "run", wrong)
-    builder = FieldBuilder(Case("tiny", SHORT, "fp32"), Requests(SHORT, 1000), ignore)
-    field = builder.build()
-    assert len(field.entries) == BASELINES + 1
+    field = Field(Case("tiny", SHORT, "fp32"), Requests(SHORT, 1000), ignore)
+    entries = list(field.others())
+    assert len(entries) == BASELINES
+    assert all(entry.unit >= 2 * 16 for entry in entries if entry.offline)
     assert [name.split(",")[0] for name, why in field.absent.items() if "wrong numbers" in why] == [
         "onnxruntime: sorted by length"
     ]
 
 
-def test_every_contender_runs_the_same_requests_once_a_round() -> None:
+def test_a_contender_is_made_only_when_the_one_before_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_peers(monkeypatch)
+    engines: list[weakref.ref[OnnxRuntime]] = []
+    opened = OnnxRuntime.__init__
+
+    def note(self: OnnxRuntime, *arguments: Any, **options: Any) -> None:
+        engines.append(weakref.ref(self))
+        opened(self, *arguments, **options)
+
+    monkeypatch.setattr(OnnxRuntime, "__init__", note)
+    live = []
+    for entry in Field(Case("tiny", SHORT, "fp32"), Requests(SHORT, 1000), ignore).others():
+        del entry
+        live.append(sum(engine() is not None for engine in engines))
+    assert max(live) == 1
+
+
+def test_both_sides_of_a_pair_begin_at_the_same_request() -> None:
     engine = OnnxRuntime(build("tiny").SerializeToString(), threads=1)
-    ways = [Padded("a", engine, 1), Padded("b", engine, 4)]
-    between: list[str] = []
-    timings = interleave(
-        ways, Requests(SHORT, 1000), {"a": 16, "b": 32}, 3, ignore, between=lambda: between.append("roof")
-    )
-    assert len(between) == 3
-    for small, large in zip(timings["a"].slices, timings["b"].slices, strict=True):
-        assert large.lengths[:16] == small.lengths
-    assert timings["a"].slices[0].lengths != timings["a"].slices[1].lengths
-    assert timings["a"].padding == 0 < timings["b"].padding
+    small, large = (Sliced(Padded("x", engine, rows), Requests(SHORT, 1000), 16 * rows, 32) for rows in (1, 2))
+    for turn in range(2):
+        small(turn)
+        large(turn)
+    for one, two in zip(small.timing.slices, large.timing.slices, strict=True):
+        assert two.lengths[:16] == one.lengths
+    assert small.timing.slices[0].lengths != small.timing.slices[1].lengths
+    assert small.timing.padding == 0 < large.timing.padding
 
 
-def test_no_round_begins_that_would_end_after_the_deadline() -> None:
-    lines: list[str] = []
-    way = Padded("a", OnnxRuntime(build("tiny").SerializeToString(), threads=1), 1)
-    timings = interleave([way], Requests(SHORT, 1000), {"a": 16}, 3, lines.append, deadline=0.0)
-    assert len(timings["a"].slices) == 1
-    assert "stopped after 1 of 3 rounds" in lines[-1]
-
-
-def test_rounds_are_left_out_before_slices_shrink_and_they_never_shrink_below_a_batch() -> None:
-    budget = Budget(seconds=4, rounds=3, least=32)
-    speeds = {"slow": 1.0, "quick": 100.0}
-    assert slice_counts(speeds, budget, 1e6) == {"slow": 32, "quick": 400}
-    assert slice_counts(speeds, budget, 18.0) == {"slow": 16, "quick": 400}
-    assert slice_counts(speeds, budget, 6.0) == {"slow": 16, "quick": 288}
-    assert slice_counts(speeds, budget, -5.0) == {"slow": 16, "quick": 16}
+def test_a_slice_is_whole_batches_and_one_unit_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = OnnxRuntime(build("tiny").SerializeToString(), threads=1)
+    way, requests = Padded("x", engine, 1), Requests(SHORT, 1000)
+    for rate, count in ((0.1, 32), (100.0, 48)):
+        monkeypatch.setattr(rounds, "requests_per_second", lambda *_, rate=rate: rate)
+        assert rounds.slice_count(way, requests, 0.5, least=20 if rate == 100 else 32) == count
 
 
 def test_a_timing_gives_medians_over_its_slices() -> None:
     slices = [Slice((10, 10), 40, seconds, seconds / 2) for seconds in (1.0, 4.0, 2.0)]
     timing = Timing(slices)
     assert timing.tokens_per_second == 10
-    assert timing.spread == (20 - 5) / 10
     assert timing.padding == 0.5
     assert timing.overhead == 0.5
     assert Timing([Slice((1,), 1, 1.0, None)]).overhead is None

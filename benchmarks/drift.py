@@ -1,0 +1,58 @@
+"""How far the machine itself moved during a measurement: a fixed piece of work, timed again and again."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+#: A run whose machine drifted by more is marked in its table.
+ALLOWED = 0.2
+_SIDE = 512  # of the square matrices
+_PRODUCTS = 4  # of a repeat
+_REPEATS = 3
+
+Clock = Callable[[], float]
+
+
+class Reference:
+    """The reference loop: a numpy product of fixed size, about 20 ms in all.
+
+    Args:
+        work: what is timed instead of the product.
+        clock: gives seconds.
+    """
+
+    def __init__(self, work: Callable[[], object] | None = None, clock: Clock = time.perf_counter) -> None:
+        self._matrix = np.random.default_rng(0).standard_normal((_SIDE, _SIDE), np.float32)
+        self._work = work or self._multiply
+        self._clock = clock
+        self._work()  # warm
+
+    def seconds(self) -> float:
+        """The work's time now: the best of three, so that a stall of milliseconds or threads that still spin after
+        the slice before do not count as drift."""
+        return min(self._once() for _ in range(_REPEATS))
+
+    def _once(self) -> float:
+        begin = self._clock()
+        self._work()
+        return self._clock() - begin
+
+    def _multiply(self) -> None:
+        for _ in range(_PRODUCTS):
+            self._matrix @ self._matrix
+
+
+def drift(seconds: Sequence[float]) -> float:
+    """By which share the reference's slowest time is above its fastest, each the median of itself and its neighbours.
+
+    So one late note counts for nothing, and a machine that is slow for two notes and longer counts in full.
+    """
+    if len(seconds) < 3:
+        smooth = list(seconds)
+    else:
+        smooth = [statistics.median(seconds[at : at + 3]) for at in range(len(seconds) - 2)]
+    return max(smooth) / min(smooth) - 1
