@@ -24,6 +24,7 @@ from passes.precision.shared_scales import shared_scales
 from passes.precision.unsign_dequantised import UnsignDequantised
 from passes.precision.unsign_weights import UnsignWeights
 from poprt.compiler.cache import cached
+from poprt.compiler.full_packs.fuse import FuseFullPacks
 from poprt.compiler.fuse_int8 import FuseInt8
 from poprt.compiler.head_gathers import GatherHeads
 from poprt.compiler.interface import ReadInterface, tensor_spec
@@ -175,6 +176,8 @@ def _lowerings(
     if lacks_int8_dot_products():
         steps += [UnsignWeights(source.weights), UnsignDequantised(source.weights)]
     steps.append(FuseInt8())
+    if packing is not None and not has_fast_half():
+        steps.append(FuseFullPacks(packing))
     return steps
 
 
