@@ -143,7 +143,9 @@ def _compile(source: Source, outputs: list[str], options: CompilerOptions, progr
         )
     progress.step("placing the weights")
     if packing is not None:
-        packing = replace(packing, outputs={name: kind for name, kind in packing.outputs.items() if name in outputs})
+        kinds = {name: kind for name, kind in packing.outputs.items() if name in outputs}
+        fused = any(record.name == FuseFullPacks.name and record.result.modified for record in manager.records)
+        packing = replace(packing, outputs=kinds, equal_lengths_cheaper=fused)
     manifest = _manifest(source, model, interface, packing, options)
     if opening is not None:
         reason = str(opening.refusal or "")

@@ -76,11 +76,11 @@ def _measured(graph: gs.Graph, mask: gs.Tensor | None) -> tuple[gs.Tensor, gs.Te
         return add_node(nodes, op, _PREFIX + name, inputs, dtype, **attributes)
 
     shortest = add("ReduceMin", "shortest", [tensors[LENGTHS]], np.int64, keepdims=0)
-    equal = [shortest, tensors[WIDTH]]
     if mask is None:
-        condition = add("Equal", _PACK, equal, np.bool_)
+        condition = add("Equal", _PACK, [shortest, tensors[WIDTH]], np.bool_)
     else:
-        condition = add("And", _PACK, [add("Equal", "equal_lengths", equal, np.bool_), _unmasked(nodes, mask)], np.bool_)
+        equal = add("Equal", "equal_lengths", [shortest, tensors[WIDTH]], np.bool_)
+        condition = add("And", _PACK, [equal, _unmasked(nodes, mask)], np.bool_)
     rest = gs.Constant(f"{_PREFIX}rest", np.array([-1], np.int64))
     extents = add("Concat", "extents", [tensors[GRID], rest], np.int64, axis=0)
     graph.nodes.extend(nodes)
@@ -111,7 +111,8 @@ def _fused(attention: Attention, extents: gs.Tensor) -> list[gs.Node]:
     """The nodes that make the result of ``attention`` in a full pack."""
     nodes: list[gs.Node] = []
     name = f"{_PREFIX}{attention.result.name}"
-    rows = [_rows(nodes, f"{name}_{part}", tokens, extents) for part, tokens in zip("qkv", attention.tokens, strict=True)]
+    parts = zip("qkv", attention.tokens, strict=True)
+    rows = [_rows(nodes, f"{name}_{part}", tokens, extents) for part, tokens in parts]
     sizes = {"num_heads": attention.heads, "scale": attention.scale}
     context = add_node(nodes, "MultiHeadAttention", f"{name}_context", rows, domain=CONTRIB, **sizes)
     lead = [1, -1] if attention.form is Form.PACKED else [0, 0]
