@@ -106,6 +106,7 @@ def put(field: str, value: object) -> Callable[[dict[str, Any]], object]:
         *(("packing.unpack_info", value) for value in ("", "z", "ids")),
         ("packing.position_ids", "z"),
         ("packing.ragged", None),
+        *(("packing.equal_lengths_cheaper", value) for value in (None, 1)),
         *(("batch_axis", value) for value in (-1, 99, None)),
         *(("passes", value) for value in (None, [1], "x")),
         *(("metadata", value) for value in (None, {"a": 1})),
