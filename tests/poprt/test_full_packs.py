@@ -1,4 +1,4 @@
-"""Attention of full packs: one operator without scores, the model's own answers, and the old nodes for all other packs."""
+"""Attention of full packs: one operator without scores, and the model's own answers; other packs run the old nodes."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_full_pack_makes_no_scores_and_no_mask(dialect: str) -> None:
     for part in fused:
         assert [node.op_type for node in part.node] == ["Reshape"] * 3 + ["MultiHeadAttention", "Reshape"]
         assert all(len(node.input) == 3 for node in part.node if node.op_type == "MultiHeadAttention")
-    shared = [node for node in graph.node if node.op_type == "If"][0]
+    shared = next(node for node in graph.node if node.op_type == "If")
     assert [node.op_type for node in branch(shared, "then_branch").node] == ["Constant"]
 
 
@@ -196,7 +196,7 @@ def test_what_is_added_beside_the_mask_keeps_its_path(bias: np.ndarray) -> None:
         assert_answers(executable, model, random_samples(lengths))
 
 
-MASKS = """g (int64[1, T] mask, int64[1, T] ids, float[1, 4] x) => (float[1, T] additive, bool[1, T] flag, float[1, 4] y) {
+MASKS = """g (int64[1, T] mask, int64[1, T] ids, float[4] x) => (float[1, T] additive, bool[1, T] flag, float[4] y) {
     one = Constant <value_float = 1.0> ()
     low = Constant <value_float = -10000.0> ()
     number = Cast <to = 1> (mask)

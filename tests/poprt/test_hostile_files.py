@@ -136,8 +136,16 @@ def test_a_field_that_is_missing_is_named(tmp_path: Path) -> None:
         load(tmp_path, sealed(body(lambda fields: fields["inputs"][1].pop("shape")), GRAPH, WEIGHTS))
 
 
+def test_only_a_ragged_pack_may_say_that_equal_lengths_cost_less(tmp_path: Path) -> None:
+    fields = body(lambda fields: fields["packing"].update(ragged=False, equal_lengths_cheaper=True))
+    with pytest.raises(DamagedExecutableError, match=r"packing\.equal_lengths_cheaper"):
+        load(tmp_path, sealed(fields, GRAPH, WEIGHTS))
+
+
 def test_fields_that_came_later_may_be_missing(tmp_path: Path) -> None:
-    fields = body(lambda fields: [fields["packing"].pop(name) for name in ("neighbours", "isolation")])
+    fields = body(
+        lambda fields: [fields["packing"].pop(name) for name in ("neighbours", "isolation", "equal_lengths_cheaper")]
+    )
     assert load(tmp_path, sealed(fields, GRAPH, WEIGHTS)).packing == MANIFEST.packing
 
 
