@@ -17,7 +17,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from passes.cleanup.rewiring import is_op
 from passes.node_values import constant
-from passes.operators import Family, lookup, members
+from passes.operators import Family, members
 from passes.placeholders import is_placeholder
 from poprt.compiler.ragged import INDEX
 
@@ -25,6 +25,10 @@ Value = np.ndarray[Any, Any]
 
 #: Give values of their first input and no others.
 _MOVES = members(Family.ORDER, Family.AXES, Family.REPEAT, Family.CUT) | {"Identity"}
+#: Compute each place of their result from the same place of their inputs.
+_COMPUTES = members(
+    Family.ARITHMETIC, Family.POWER, Family.SIGN, Family.CLAMP, Family.COMPARISON, Family.LOGIC, Family.CONVERSION
+)
 _MOST_ELEMENTS = 1 << 16  # a larger constant is no mask's
 
 
@@ -53,7 +57,7 @@ class FullPackValues:
         return value is not None and bool(value == wanted)
 
     def _find(self, tensor: gs.Tensor) -> Value | None:
-        if tensor is self._mask:
+        if self._mask is not None and tensor is self._mask:
             return np.ones(1, tensor.dtype)
         if isinstance(tensor, gs.Constant) and (is_placeholder(tensor) or math.prod(tensor.shape) > _MOST_ELEMENTS):
             return None
@@ -73,8 +77,7 @@ class FullPackValues:
             return np.ones(1, np.bool_)
         if is_op(node, "Equal") and node.inputs[0] is node.inputs[1] and _is_whole(node.inputs[0]):
             return np.ones(1, np.bool_)
-        facts = lookup(node.op, node.domain)
-        return self._computed(node) if facts.elementwise else None
+        return self._computed(node) if is_op(node, *_COMPUTES) else None
 
     def _chosen(self, node: gs.Node) -> Value | None:
         chosen = self.value(node.inputs[0])
@@ -86,7 +89,8 @@ class FullPackValues:
             return None
         with np.errstate(all="ignore"):
             evaluator = ReferenceEvaluator(OnnxExporter.export_node(node), opsets=self._opsets)
-            return np.asarray(evaluator.run(None, operands)[0]).reshape(-1)
+            (result,) = evaluator.run(None, operands)
+        return np.asarray(result).reshape(-1)
 
 
 def _is_whole(tensor: gs.Tensor) -> bool:
