@@ -63,7 +63,9 @@ def _declared_extents(first: gs.Node, last: gs.Node) -> list[Entry]:
     """
     before, after = list(first.inputs[0].shape or []), list(last.outputs[0].shape or [])
     target = entries(last.inputs[1])
-    if [len(before), len(after), len(target)] != [4, 4, 4] or [before[axis] for axis in _FLIP] != after:
+    if [len(before), len(after), len(target)] != [4, 4, 4] or not all(before):  # an extent without a name is any
+        return []
+    if [before[axis] for axis in _FLIP] != after:
         return []
     return [target[axis] for axis in _FLIP]
 

@@ -48,12 +48,12 @@ class FuseFullPacks(GraphPass):
             return result
         mask = tensors.get(self._packing.mask)
         finder = AttentionFinder(graph, FullPackValues(graph, mask))
-        found = [attention for node in graph.nodes if (attention := finder.find(node)) is not None]
-        if not found:
+        attentions = [attention for node in graph.nodes if (attention := finder.find(node)) is not None]
+        if not attentions:
             return result
         condition, extents = _measured(graph, mask)
         branches = Branches(graph, condition)
-        for attention in found:
+        for attention in attentions:
             result.count("attentions fused for full packs", _fuse(attention, extents, branches))
         branches.move_shared()
         if result.modified:

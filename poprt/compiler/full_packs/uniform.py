@@ -51,10 +51,10 @@ class FullPackValues:
             self._known[id(tensor)] = self._find(tensor)
         return self._known[id(tensor)]
 
-    def is_known(self, tensor: gs.Tensor, wanted: float) -> bool:
-        """Whether ``tensor`` holds ``wanted`` throughout."""
+    def is_known(self, tensor: gs.Tensor, number: float) -> bool:
+        """Whether ``tensor`` holds ``number`` throughout."""
         value = self.value(tensor)
-        return value is not None and bool(value == wanted)
+        return value is not None and bool(value == number)
 
     def _find(self, tensor: gs.Tensor) -> Value | None:
         if self._mask is not None and tensor is self._mask:
