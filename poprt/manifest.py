@@ -41,9 +41,13 @@ class PackingSpec(Packing):
     Attributes:
         ragged: the engine's graph takes [1, T] for T real tokens and [n, segments] lengths, and unpacks only to the
             longest sample present; otherwise it takes the declared shapes alone.
+        equal_lengths_cheaper: a pack whose samples are of one length and mask nothing costs less than another of as
+            many samples, tokens and places: its attention keeps no scores, so its memory grows with the tokens, that
+            of another pack with samples times longest squared. A sample alone is such a pack.
     """
 
     ragged: bool = field(kw_only=True)
+    equal_lengths_cheaper: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,8 @@ def _check_packing(manifest: Manifest, packing: PackingSpec) -> None:
         raise wrong("packing.layout", packing.layout, f"{ACROSS_ROWS!r} where it is ragged or has several segments")
     if packing.ragged and len(packing.segment_max_size) > 1:
         raise wrong("packing.ragged", packing.ragged, "false where a sample has several segments")
+    if packing.equal_lengths_cheaper and not packing.ragged:
+        raise wrong("packing.equal_lengths_cheaper", True, "false where it is not ragged")
     _check_packed_inputs(packing, {spec.name: spec for spec in manifest.inputs})
     outputs = {spec.name: spec for spec in manifest.outputs}
     if set(packing.outputs) != set(outputs):

@@ -21,6 +21,8 @@ from poprt.compiler.ragged import INDEX, PLACES, WIDTH
 from poprt.compiler.reshapes import entries, maker, only_reader
 
 _PREFIX = "poprt_heads_"
+#: Names of the finer indices, but for the number of heads; see :meth:`_Indices.unpack` and :meth:`_Indices.repack`.
+UNPACK, REPACK = f"{_PREFIX}unpack_", f"{_PREFIX}repack_"
 _BACK = [0, 2, 1, 3]  # [B, N, S, D] to [B, S, N, D]
 
 
@@ -70,7 +72,7 @@ class _Indices:
 
     def unpack(self, heads: int) -> gs.Tensor:
         """[B, S, heads]: the row of each head of each place in a zero-first stream of heads."""
-        name = f"{_PREFIX}unpack_{heads}"
+        name = f"{UNPACK}{heads}"
         last = self.node("Unsqueeze", [self._tensors[INDEX], self.ints([2], f"{_PREFIX}axis_2")], f"{_PREFIX}places")
         first = self.node("Mul", [last, self.ints(heads, f"{_PREFIX}count_{heads}")], f"{name}_first")
         return self.node("Add", [first, self.ints(range(heads), f"{_PREFIX}number_{heads}")], name)
@@ -86,7 +88,7 @@ class _Indices:
 
     def repack(self, heads: int) -> gs.Tensor:
         """[T, heads]: the row of each head of each token in [B, heads, S] rows."""
-        name = f"{_PREFIX}repack_{heads}"
+        name = f"{REPACK}{heads}"
         places, width = self._tensors[PLACES], self._tensors[WIDTH]
         sample = self.node("Div", [places, width], f"{_PREFIX}sample")
         start = self.node("Mul", [sample, width], f"{_PREFIX}start")  # of the sample, in rows of one head

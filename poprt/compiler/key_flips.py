@@ -35,7 +35,8 @@ def _flip(transpose: gs.Node, graph: gs.Graph) -> bool:
         return False
     if last.inputs[0] is not transpose.outputs[0] or only_reader(first, graph) is not transpose:
         return False
-    if not _is_flip(_extents(first), entries(first.inputs[1]), entries(last.inputs[1])):
+    before = _extents(first) or _declared_extents(first, last)
+    if not _is_flip(before, entries(first.inputs[1]), entries(last.inputs[1])):
         return False
     output = last.outputs[0]
     last.outputs.clear()
@@ -53,6 +54,20 @@ def _extents(reader: gs.Node) -> list[Entry]:
     if source is not None and source.op == "Reshape" and len(reader.inputs[0].shape or []) == 4:
         return entries(source.inputs[1])
     return []
+
+
+def _declared_extents(first: gs.Node, last: gs.Node) -> list[Entry]:
+    """What ``last`` makes, its last axes swapped, where the declared shapes say that ``first`` gets just that.
+
+    Keys that were rotated come from no reshape.
+    """
+    before, after = list(first.inputs[0].shape or []), list(last.outputs[0].shape or [])
+    target = entries(last.inputs[1])
+    if [len(before), len(after), len(target)] != [4, 4, 4] or not all(before):  # an extent without a name is any
+        return []
+    if [before[axis] for axis in _FLIP] != after:
+        return []
+    return [target[axis] for axis in _FLIP]
 
 
 def _is_flip(before: list[Entry], folded: list[Entry], after: list[Entry]) -> bool:

@@ -24,4 +24,5 @@ def read_packing(model: onnx.ModelProto) -> PackingSpec | None:
         raise CompileError(str(error)) from error
     if packed is None:
         return None
-    return PackingSpec(**{field.name: getattr(packed, field.name) for field in dataclasses.fields(PackingSpec)})
+    fields = [field.name for field in dataclasses.fields(PackingSpec) if hasattr(packed, field.name)]
+    return PackingSpec(**{name: getattr(packed, name) for name in fields})

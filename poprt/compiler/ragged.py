@@ -23,7 +23,7 @@ from poprt.executable import PackingSpec
 
 _PREFIX = "poprt_ragged_"
 #: Tensors of the lowered graph, int64; see :data:`_INDEX`.
-INDEX, PLACES, WIDTH = (_PREFIX + name for name in ("index", "places", "width"))
+INDEX, PLACES, WIDTH, LENGTHS, GRID = (_PREFIX + name for name in ("index", "places", "width", "lengths", "grid"))
 
 #: From the lengths [n, 1]: the width of an unpacked row; `places`, the flat [n * width] places that hold a token, in
 #: the order of the stream; and `index` [n, width], for each place its token's number from 1, or 0 where there is none.

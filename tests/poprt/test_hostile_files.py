@@ -106,6 +106,7 @@ def put(field: str, value: object) -> Callable[[dict[str, Any]], object]:
         *(("packing.unpack_info", value) for value in ("", "z", "ids")),
         ("packing.position_ids", "z"),
         ("packing.ragged", None),
+        *(("packing.equal_lengths_cheaper", value) for value in (None, 1)),
         *(("batch_axis", value) for value in (-1, 99, None)),
         *(("passes", value) for value in (None, [1], "x")),
         *(("metadata", value) for value in (None, {"a": 1})),
@@ -135,8 +136,16 @@ def test_a_field_that_is_missing_is_named(tmp_path: Path) -> None:
         load(tmp_path, sealed(body(lambda fields: fields["inputs"][1].pop("shape")), GRAPH, WEIGHTS))
 
 
+def test_only_a_ragged_pack_may_say_that_equal_lengths_cost_less(tmp_path: Path) -> None:
+    fields = body(lambda fields: fields["packing"].update(ragged=False, equal_lengths_cheaper=True))
+    with pytest.raises(DamagedExecutableError, match=r"packing\.equal_lengths_cheaper"):
+        load(tmp_path, sealed(fields, GRAPH, WEIGHTS))
+
+
 def test_fields_that_came_later_may_be_missing(tmp_path: Path) -> None:
-    fields = body(lambda fields: [fields["packing"].pop(name) for name in ("neighbours", "isolation")])
+    fields = body(
+        lambda fields: [fields["packing"].pop(name) for name in ("neighbours", "isolation", "equal_lengths_cheaper")]
+    )
     assert load(tmp_path, sealed(fields, GRAPH, WEIGHTS)).packing == MANIFEST.packing
 
 

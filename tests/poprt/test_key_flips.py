@@ -106,3 +106,22 @@ def test_a_tensor_with_another_reader_is_left_alone(name: str, how: str) -> None
     flipped, count = rewritten(model)
     assert count == 0
     assert_same(model, flipped)
+
+
+ROTATED = """g (float[batch, 2, length, 4] k) => (float[batch, 2, LAST] y) <int64[1] open = {-1}, int64[1] n = {2},
+    int64[1] d = {4}> {
+    b = Shape <start = 0, end = 1> (k)  s = Shape <start = 2, end = 3> (k)
+    turned = Neg (k)  fold = Concat <axis = 0> (open, s, d)  flat = Reshape (turned, fold)
+    flipped = Transpose <perm = [0, 2, 1]> (flat)  after = Concat <axis = 0> (b, n, d, s)  y = Reshape (flipped, after)
+}"""
+
+
+@pytest.mark.parametrize(("last", "flips"), [("4, length", 1), ("4, other", 0)])
+def test_keys_that_come_from_no_reshape_are_flipped_where_declared_shapes_prove_it(last: str, flips: int) -> None:
+    model = parse(ROTATED.replace("LAST", last))
+    graph = import_graph(model)
+    graph.tensors()["turned"].shape = list(graph.inputs[0].shape)
+    count = FlipKeys().apply(graph).counts.get("keys flipped in place", 0)
+    assert count == flips
+    x = RNG.standard_normal((BATCH, HEADS, LENGTH, SIZE)).astype(np.float32)
+    np.testing.assert_array_equal(run(export_graph(graph), {"k": x})["y"], run(model, {"k": x})["y"])
