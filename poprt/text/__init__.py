@@ -1,6 +1,7 @@
 """Text models: texts in, answers out.
 
-``pack`` makes an executable of a folder that transformers or sentence-transformers saved, ``TextModel`` answers with it.
+``pack`` makes an executable of a folder that transformers or sentence-transformers saved; ``TextModel`` answers with
+it.
 The names below are imported when they are first used: a process that serves loads no onnx.
 """
 

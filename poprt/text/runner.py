@@ -143,10 +143,6 @@ class TextRunner:
         if self.facts.task not in tasks:
             raise PoprtError(f"the model is for {self.facts.task}; this needs one for {' or '.join(tasks)}")
 
-    def pending(self) -> int:
-        """How many texts wait for a run."""
-        return self.runner._batcher.pending()
-
     def close(self, cancel: bool = False) -> None:
         """Take no more texts. Those that wait are answered or, with ``cancel``, fail with RunnerClosedError."""
         self.runner.close(cancel)

@@ -14,8 +14,10 @@ logger = logging.getLogger("poprt")
 
 #: Architectures whose table of positions starts behind the padding token's.
 OFFSET_TYPES = frozenset(
-    "camembert data2vec-text ibert longformer luke markuplm mpnet roberta roberta-prelayernorm xlm-roberta "
-    "xlm-roberta-xl xmod".split()
+    (
+        *("camembert", "data2vec-text", "ibert", "longformer", "luke", "markuplm", "mpnet", "roberta"),
+        *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+    )
 )
 #: transformers writes a tokenizer without a limit as 1e30.
 _NO_LIMIT = 10**6
