@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from rich.console import Console
 from rich.progress import Progress
 
+from poprt.errors import RunnerClosedError
 from poprt.text.submission import Submission
 
 R = TypeVar("R")
@@ -64,7 +65,7 @@ async def run_async(plan: Plan[R], executor: Executor) -> R:
     waiting: deque[Submission] = deque()
     with _cancelled_on_error(waiting):
         for step in plan.steps:
-            waiting.append(await _submitted(executor.submit(step)))
+            waiting.append(await _submitted(_scheduled(executor, step)))
             submissions.append(waiting[-1])
             if len(waiting) > 1:
                 await asyncio.wrap_future(waiting.popleft().done)
@@ -72,6 +73,13 @@ async def run_async(plan: Plan[R], executor: Executor) -> R:
             await asyncio.wrap_future(waiting[0].done)
             waiting.popleft()
     return plan.read(submissions)
+
+
+def _scheduled(executor: Executor, step: Callable[[], Submission]) -> Future[Submission]:
+    try:
+        return executor.submit(step)
+    except RuntimeError as error:  # its threads were told to end
+        raise RunnerClosedError("the model is closed: open it again to send texts") from error
 
 
 async def _submitted(step: Future[Submission]) -> Submission:
@@ -104,6 +112,6 @@ def _progress(total: int, asked: bool | None) -> Iterator[Callable[[int], None]]
     if asked is False or (asked is None and (total < LONG_WORK or not console.is_terminal)):
         yield lambda count: None
         return
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=console.is_terminal) as progress:
         task = progress.add_task("texts", total=total)
         yield lambda count: progress.update(task, advance=count)

@@ -146,7 +146,7 @@ class TextRunner:
     def close(self, cancel: bool = False) -> None:
         """Take no more texts. Those that wait are answered or, with ``cancel``, fail with RunnerClosedError."""
         self.runner.close(cancel)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False)
 
     def __enter__(self) -> Self:
         return self
