@@ -16,11 +16,13 @@ from models.bert import SIZES, BertConfig, build_bert
 HIDDEN = SIZES["tiny"]["hidden"]
 VOCAB = SIZES["tiny"]["vocab"]
 POSITIONS = 64
-WORDS = (
-    "the a of and to in is was on for with as by at from it that this are were be has had not but or an which their "
-    "new york berlin paris anna james bought sold bread dense train cancelled slow query sleep faster why how my who "
-    "company river city bank old red house light water stone play un ##able ##ing ##ed ##s ##er ##ly ##est ##ment ##ful"
-).split()
+_TEXT = """
+the a of and to in is was on for with as by at from it that this are were be has had not but or an which their
+new york berlin paris anna james bought sold bread dense train cancelled slow query sleep faster why how my
+who company river city bank old red house light water stone play un ##able ##ing ##ed ##s ##er ##ly ##est
+##ment ##ful
+"""
+WORDS = tuple(_TEXT.split())
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,?!'-"
 #: The flags of a pooling module by the name of the way.
@@ -56,7 +58,9 @@ def byte_pairs() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator([" ".join(WORDS)] * 4, trainer)
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

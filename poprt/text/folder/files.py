@@ -39,7 +39,11 @@ class ModelFolder:
             )
 
     def _no_graph(self) -> str:
-        others = sorted(item.relative_to(self.path).as_posix() for item in self.path.glob("**/*.onnx"))
+        others = sorted(
+            item.relative_to(self.path).as_posix()
+            for pattern in ("*.onnx", "*/*.onnx")
+            for item in self.path.glob(pattern)
+        )
         instead = f" (it has {', '.join(others[:4])}: rename the one to take)" if others else ""
         return (
             f"{str(self.path)!r} has neither {' nor '.join(GRAPHS)}{instead}: export one with "

@@ -10,6 +10,13 @@ from poprt.errors import PoprtError
 
 #: The inputs that can be fed from a text.
 INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+#: Architectures whose table of positions starts behind the padding token's.
+OFFSET_TYPES = frozenset(
+    (
+        *("camembert", "data2vec-text", "ibert", "longformer", "luke", "markuplm", "mpnet", "roberta"),
+        *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+    )
+)
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 
 
@@ -48,15 +55,20 @@ def outputs_of(model: onnx.ModelProto) -> list[Output]:
     return outputs
 
 
-def check_inputs(model: onnx.ModelProto) -> None:
+def check_inputs(model: onnx.ModelProto, model_type: str) -> None:
     """Refuse a graph that no text can be fed to.
 
     Raises:
-        PoprtError: it has no ``input_ids``, or an input that is not of :data:`INPUTS`.
+        PoprtError: it has no ``input_ids``, another input than :data:`INPUTS`, or positions that start elsewhere.
     """
     names = [value.name for value in inputs_of(model)]
     unknown = [name for name in names if name not in INPUTS]
     if unknown:
         raise PoprtError(f"the graph has the input {unknown[0]!r}; texts give {', '.join(INPUTS)} alone")
+    if "position_ids" in names and model_type in OFFSET_TYPES:
+        raise PoprtError(
+            f"the graph has the input 'position_ids', and positions of {model_type} start behind the padding token's: "
+            "export the model without this input"
+        )
     if INPUTS[0] not in names:
         raise PoprtError(f"the graph has no input {INPUTS[0]!r}; it has {', '.join(names) or 'none'}")

@@ -9,16 +9,10 @@ import onnx
 
 from poprt.errors import PoprtError
 from poprt.text.folder.files import ModelFolder
+from poprt.text.folder.graph import OFFSET_TYPES, inputs_of
 
 logger = logging.getLogger("poprt")
 
-#: Architectures whose table of positions starts behind the padding token's.
-OFFSET_TYPES = frozenset(
-    (
-        *("camembert", "data2vec-text", "ibert", "longformer", "luke", "markuplm", "mpnet", "roberta"),
-        *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
-    )
-)
 #: transformers writes a tokenizer without a limit as 1e30.
 _NO_LIMIT = 10**6
 #: Where nothing says how long a text may be.
@@ -69,7 +63,7 @@ def input_shapes(model: onnx.ModelProto, longest: int) -> dict[str, list[int]]:
     """Rows and columns for each input: the longest text is a row. Extents that the graph fixed stay."""
     rows = -(-PACK_TOKENS // longest)
     shapes = {}
-    for value, extents in zip(model.graph.input, _input_extents(model), strict=True):
+    for value, extents in zip(inputs_of(model), _input_extents(model), strict=True):
         fixed_rows, fixed_columns = extents if len(extents) == 2 else (0, 0)
         shapes[value.name] = [fixed_rows or rows, fixed_columns or longest]
     return shapes
@@ -77,4 +71,4 @@ def input_shapes(model: onnx.ModelProto, longest: int) -> dict[str, list[int]]:
 
 def _input_extents(model: onnx.ModelProto) -> list[list[int]]:
     """The extents of each input, 0 where one is open."""
-    return [[max(dim.dim_value, 0) for dim in value.type.tensor_type.shape.dim] for value in model.graph.input]
+    return [[max(dim.dim_value, 0) for dim in value.type.tensor_type.shape.dim] for value in inputs_of(model)]

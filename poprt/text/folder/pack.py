@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -15,15 +16,18 @@ from poprt.converter import Converter
 from poprt.errors import PoprtError
 from poprt.executable import TEXT, TOKENIZER, Executable
 from poprt.option_kinds import PRECISION
-from poprt.text.facts import EMBEDDING, TASKS, TextFacts
+from poprt.text.facts import EMBEDDING, QUESTION_ANSWERING, RERANKING, TASKS, TextFacts
 from poprt.text.folder.describe import describe
 from poprt.text.folder.files import ModelFolder
-from poprt.text.folder.graph import check_inputs, inputs_of, outputs_of
+from poprt.text.folder.graph import check_inputs, outputs_of
 from poprt.text.folder.head import add_head, keep_outputs, normalise
 from poprt.text.folder.limits import PACK_TEXTS, input_shapes, max_length
 from poprt.text.folder.modules import POOLINGS, Head, read_head
 from poprt.text.folder.task import Answer, find_answer
 from poprt.text.folder.tokenizer import check_vocabulary, read_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 logger = logging.getLogger("poprt")
 
@@ -84,12 +88,13 @@ def pack(folder: str | Path, output: str | Path | None = None, options: PackOpti
     """
     options = options or PackOptions()
     if output is not None:
-        check_target(Path(output))
+        _check_output(Path(output))
     files = ModelFolder(folder)
     tokenizer = read_tokenizer(files)
     source = repr(str(files.path / "tokenizer.json"))
     check_vocabulary(tokenizer, files.whole(files.config, "vocab_size", "config.json"), source)
     model, facts = _prepared(files, options)
+    _check_room(tokenizer, facts)
     executable, converter = _compiled(model, facts, options)
     limits = {spec.name: spec.id_limit for spec in executable.inputs}
     check_vocabulary(tokenizer, limits["input_ids"], source)
@@ -102,10 +107,22 @@ def pack(folder: str | Path, output: str | Path | None = None, options: PackOpti
     return packed
 
 
+def _check_output(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise PoprtError(f"{str(path)!r} cannot be written: there is no folder {str(path.parent)!r}")
+    check_target(path)
+
+
+def _check_room(tokenizer: Tokenizer, facts: TextFacts) -> None:
+    frame = tokenizer.num_special_tokens_to_add(facts.task in (RERANKING, QUESTION_ANSWERING))
+    if facts.max_length <= frame:
+        raise PoprtError(f"max_length {facts.max_length}: the tokenizer frames a text with {frame} tokens; give more")
+
+
 def _prepared(files: ModelFolder, options: PackOptions) -> tuple[onnx.ModelProto, TextFacts]:
     """The graph with its answer as the only output, and what is said of it."""
     model = files.model()
-    check_inputs(model)
+    check_inputs(model, str(files.config.get("model_type")))
     answer = find_answer(files, outputs_of(model), options.task, options.pooling is not None)
     longest = max_length(files, model, options.max_length)
     facts = describe(files, answer, longest)
@@ -151,10 +168,8 @@ def _with_head(model: onnx.ModelProto, answer: Answer, head: Head, files: ModelF
 
 def _compiled(model: onnx.ModelProto, facts: TextFacts, options: PackOptions) -> tuple[Executable, Converter]:
     """Convert, try and compile. What was compiled for the trial is not compiled again."""
-    names = {value.name for value in inputs_of(model)}
-    shapes = {name: shape for name, shape in input_shapes(model, facts.max_length).items() if name in names}
     converter = Converter(
-        input_shape=shapes,
+        input_shape=input_shapes(model, facts.max_length),
         precision=options.precision,
         pack_args={"max_valid_num": PACK_TEXTS, "segment_max_size": facts.max_length},
         disable_progress_bar=not options.progress,

@@ -185,7 +185,9 @@ def test_a_closed_model_refuses_and_one_that_is_cancelled_drops(embedder_path: P
 
 def test_an_executable_without_a_tokenizer_says_how_to_get_one(embedder_path: Path, tmp_path: Path) -> None:
     whole = Executable(embedder_path)
-    plain = Executable.build(whole.manifest, whole.graph, {s.name: whole.weight(s.name) for s in whole.manifest.weights})
+    plain = Executable.build(
+        whole.manifest, whole.graph, {s.name: whole.weight(s.name) for s in whole.manifest.weights}
+    )
     plain.save(tmp_path / "plain.popef")
     with pytest.raises(PoprtError, match=r"plain.popef has no tokenizer: make it of a model's folder with `poprt pack"):
         TextModel(tmp_path / "plain.popef")
