@@ -113,12 +113,11 @@ def test_a_config_whose_task_the_graph_does_not_answer(folder: Path) -> None:
 
 
 def test_labels_that_do_not_fit_the_logits(tmp_path: Path) -> None:
-    folder = bert_folder(
-        tmp_path, "sequence", "BertForSequenceClassification", labels=3, id2label={"0": "no", "1": "yes"}
-    )
-    assert "config.json names 2 labels, 'logits' has 3 logits" in complaint(folder)
-    assert "reranking needs one logit, 'logits' has 3" in complaint(folder, task="reranking")
+    folder = bert_folder(tmp_path, "sequence", "BertForSequenceClassification", labels=3)
     assert "--pooling: the model is for sequence-classification" in complaint(folder, pooling="mean")
+    assert "reranking needs one logit, 'logits' has 3" in complaint(folder, task="reranking")
+    edit(folder / "config.json", id2label={"0": "no", "1": "yes"})
+    assert "config.json names 2 labels, 'logits' has 3 logits" in complaint(folder)
 
 
 def test_more_tokens_than_the_model_has_positions_for(folder: Path) -> None:

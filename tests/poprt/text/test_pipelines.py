@@ -196,5 +196,21 @@ def test_embeddings(family: str, models: Any, tmp_path: Path) -> None:
         expected = torch.nn.functional.normalize(mean, dim=1).numpy()
     with TextModel(pack(folder, None, PackOptions(progress=False)).executable) as ours:
         np.testing.assert_allclose(ours.encode(texts), expected, atol=2e-5)
+
+
+def test_the_peer_gives_the_same_embeddings_and_ranking(models: Any, tmp_path: Path) -> None:
     peer = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
-    np.testing.assert_allclose(peer.SentenceTransformer(str(folder), device="cpu").encode(texts), expected, atol=2e-5)
+    from tests.poprt.text import exported_folders as folders
+    from tests.text_folders import FLAGS, write_pooling
+
+    folder = folders.save(tmp_path / "folder", *folders.bert("Model"), "hidden")
+    texts = [*TEXTS, CONTEXT, "  blanks  "]
+    for ways in (["mean"], ["cls", "max"], sorted(FLAGS)):
+        write_pooling(folder, *ways, normalise=len(ways) == 1)
+        with TextModel(pack(folder, None, PackOptions(progress=False)).executable) as ours:
+            expected = peer.SentenceTransformer(str(folder), device="cpu").encode(texts)
+            np.testing.assert_allclose(ours.encode(texts), expected, atol=1e-4)
+    item = models("bert", "ForSequenceClassification", "sequence", num_labels=1)
+    encoder = peer.CrossEncoder(str(item.folder), device="cpu")
+    for ours_first, theirs in zip(item.ours.rank(QUESTION, texts), encoder.rank(QUESTION, texts), strict=True):
+        assert_alike(ours_first, {**theirs, "corpus_id": int(theirs["corpus_id"])})
