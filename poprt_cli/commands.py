@@ -101,7 +101,7 @@ class DefaultCommand(KeyValueCommand, click.Group):
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, invoke_without_command=True, subcommand_metavar="", **options)
+        super().__init__(*args, **{"invoke_without_command": True, "subcommand_metavar": "", **options})
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take the words for a command where the first is its name, and for options of this one elsewhere."""

@@ -239,7 +239,9 @@ class TextModel(TextRunner):
 
         def step(start: int) -> Submission:
             tokens = self.tokenize(texts[start : start + CHUNK])
-            return self.submit(tokens, [{output.name: rows[start + index]} for index in range(len(tokens))])
+            return self.submit(
+                tokens, [{output.name: rows[start + index]} for index in range(len(tokens))], first=start
+            )
 
         steps = [partial(step, start) for start in range(0, len(texts), CHUNK)]
         return Plan(steps, lambda _: read(rows.astype(np.float32, copy=False)), len(texts))

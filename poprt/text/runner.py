@@ -101,12 +101,15 @@ class TextRunner:
         """Tokenise without running; see :meth:`poprt.text.tokens.TextTokenizer.tokenize`. Texts are not checked."""
         return self.tokenizer.tokenize(texts, offsets=offsets, add_special_tokens=add_special_tokens)
 
-    def submit(self, tokens: Sequence[Tokens], buffers: Sequence[dict[str, Array]] | None = None) -> Submission:
+    def submit(
+        self, tokens: Sequence[Tokens], buffers: Sequence[dict[str, Array]] | None = None, *, first: int = 0
+    ) -> Submission:
         """Hand tokenised texts to the runner. Blocks while its queue is full.
 
         Args:
             tokens: what :meth:`tokenize` gave.
             buffers: for each text output name -> array to fill; None makes new ones.
+            first: the number of the first text in messages.
 
         Raises:
             InputError: a text has no tokens.
@@ -114,7 +117,9 @@ class TextRunner:
         """
         empty = next((number for number, item in enumerate(tokens) if not len(item)), None)
         if empty is not None:
-            raise InputError(f"text {empty} has no tokens, and the tokenizer adds none: there is nothing to compute")
+            raise InputError(
+                f"text {first + empty} has no tokens, and the tokenizer adds none: there is nothing to compute"
+            )
         if buffers is None:
             buffers = [self._buffers(len(item)) for item in tokens]
         return Submission(tokens, buffers).send(self.runner, [self._feeds(item) for item in tokens])

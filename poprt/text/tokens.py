@@ -113,17 +113,24 @@ class TextTokenizer:
         first = self._facts.question_first
         strategy = "only_second" if first else "only_first"
         tokenizer = self._tokenizer(_Truncation(max_length, stride, strategy))
-        alone = self._default.encode_batch_fast([question[: CHARACTERS_A_TOKEN * max_length]])[0]
-        room = max_length - len(alone) - (self._special[True] - self._special[False])
-        if room <= stride:
-            raise InputError(
-                f"the question has {len(alone)} tokens, which leaves {max(room, 0)} of {max_length} for a context, and "
-                f"windows share {stride}; shorten the question, or lower doc_stride"
-            )
+        self._check_room(question, context, max_length, stride)
         pair = (question, context) if first else (context, question)
         with panics_are_errors("question and context cannot be tokenised", InputError):
             encoding = tokenizer.encode_batch([pair])[0]
         return [self._window(part) for part in (encoding, *encoding.overflowing)]
+
+    def _check_room(self, question: str, context: str, max_length: int, stride: int) -> None:
+        """Raise InputError where windows beside the question would not reach beyond each other."""
+        most = CHARACTERS_A_TOKEN * max_length
+        with panics_are_errors("question and context cannot be tokenised", InputError):
+            parts = self._default.encode_batch_fast([question[:most], context[:most]], add_special_tokens=False)
+        asked, told = map(len, parts)
+        room = max_length - asked - self._special[True]
+        if room <= stride and told > room:
+            raise InputError(
+                f"the question has {asked} tokens, which leaves {max(room, 0)} of {max_length} for a context, and "
+                f"windows share {stride}; shorten the question, or lower doc_stride"
+            )
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """The text of token ids.

@@ -65,10 +65,10 @@ def _activation(config: dict[str, Any], task: str, labels: int) -> str:
         return _reranking_activation(config)
     if task != CLASSIFICATION:
         return "none"
-    problem = config.get("problem_type")
-    if problem == "regression":
+    kind = config.get("problem_type")
+    if kind == "regression":
         return "none"
-    return "sigmoid" if problem == "multi_label_classification" or labels == 1 else "softmax"
+    return "sigmoid" if kind == "multi_label_classification" or labels == 1 else "softmax"
 
 
 def _reranking_activation(config: dict[str, Any]) -> str:

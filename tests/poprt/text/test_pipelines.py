@@ -125,6 +125,13 @@ def test_answers(family: str, options: dict[str, Any], models: Any) -> None:
         assert_alike(answers, expected if options.get("top_k", 1) == 1 or isinstance(expected, list) else [expected])
 
 
+def test_a_context_that_fits_beside_a_long_question(models: Any) -> None:
+    item = models("bert", "ForQuestionAnswering", "qa")
+    pipeline = transformers.pipeline("question-answering", model=item.theirs, tokenizer=item.tokenizer)
+    question = "who " * 45
+    assert_alike(item.ours.answer(question, "Anna."), pipeline(question=question, context="Anna."))
+
+
 @pytest.mark.parametrize(
     ("question", "context", "options", "complaint"),
     [
