@@ -174,18 +174,15 @@ class TextTokenizer:
 
     def _tokens(self, text: Text, encoding: Encoding, special: dict[bool, int]) -> Tokens:
         ids = np.array(encoding.ids, np.int32)
-        count = len(ids)
-        if encoding.overflowing:
-            count = self._count(text, special)
+        count = len(ids) + sum(len(part) - special[False] for part in encoding.overflowing)
+        if encoding.overflowing and isinstance(text, tuple):
+            count = self._count(text, special[True])
         return Tokens(ids, self._type_ids(encoding), count, encoding)
 
-    def _count(self, text: Text, special: dict[bool, int]) -> int:
-        """Tokens of a text that was truncated. What was cut off a pair does not tell how long it was."""
-        parts = list(text) if isinstance(text, tuple) else [text]
-        total = special[isinstance(text, tuple)]
-        for encoding in self._default.encode_batch_fast(parts, add_special_tokens=False):
-            total += len(encoding) + sum(len(part) for part in encoding.overflowing)
-        return total
+    def _count(self, pair: tuple[str, str], special: int) -> int:
+        """Tokens of a pair that was truncated: what was cut off does not tell how long it was."""
+        parts = self._default.encode_batch_fast(list(pair), add_special_tokens=False)
+        return special + sum(len(part) + sum(map(len, part.overflowing)) for part in parts)
 
     def _window(self, encoding: Encoding) -> Tokens:
         return Tokens(np.array(encoding.ids, np.int32), self._type_ids(encoding), len(encoding), encoding)
