@@ -55,8 +55,11 @@ class MiniLM:
         ]
 
 
-def load_minilm(dialect: str = "old-torch") -> MiniLM:
+def load_minilm(dialect: str = "old-torch", head: str = "mean") -> MiniLM:
     """Load the tokenizer and build the model with its trained weights.
+
+    Args:
+        dialect, head: as for :class:`models.bert.BertConfig`; with "hidden" the output is the vectors of tokens.
 
     Raises:
         MiniLMNotFoundError: the package, safetensors or tokenizers is not installed.
@@ -78,7 +81,7 @@ def load_minilm(dialect: str = "old-torch") -> MiniLM:
         max_positions=sizes["max_position_embeddings"],
         type_vocab=sizes["type_vocab_size"],
         epsilon=sizes["layer_norm_eps"],
-        head="mean",
+        head=head,
         dialect=dialect,
     )
     model = build_bert(config, weights=StoredWeights(load_file(str(folder / "model.safetensors"))))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         passes,
         profile,
         runtime,
+        text,
         utils,
         verify,
     )
@@ -55,6 +56,7 @@ __all__ = [
     "passes",
     "profile",
     "runtime",
+    "text",
     "utils",
     "verify",
 ]

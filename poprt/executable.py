@@ -1,4 +1,4 @@
-"""The executable: one zip file with a manifest, the engine's graph and its weights.
+"""The executable: one zip file with a manifest, the engine's graph and its weights, and a text model's tokenizer.
 
 Members are stored, not compressed, and start on 64-byte boundaries, so ``unzip -l`` works and the weights can be
 memory-mapped. Loading runs nothing from the file.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ from poprt.opened_file import Bytes
 
 __all__ = [
     "FORMAT_VERSION",
+    "TEXT",
+    "TOKENIZER",
     "WEIGHT_DTYPES",
     "Executable",
     "Manifest",
@@ -38,6 +41,10 @@ __all__ = [
 
 _GRAPH = "model.onnx"
 _WEIGHTS = "weights.bin"
+#: What a text model says of itself, and its tokenizer. Both are there, or neither.
+TEXT, TOKENIZER = "text.json", "tokenizer.json"
+#: The most bytes of each that are read. Large vocabularies have tokenizers of some 35 MB.
+TEXT_LIMITS = {TEXT: 1 << 20, TOKENIZER: 64 << 20}
 _HEAD_ROOM = 1024  # what the container adds to a manifest
 
 
@@ -67,19 +74,21 @@ class Executable:
     """
 
     _container: Container | None = None
+    _texts: Mapping[str, bytes] = MappingProxyType({})
 
     def __init__(self, path: str | Path, *, check_hash: bool = True) -> None:
         container = read_container(path, check_hash=check_hash)
         try:
-            if set(container.names) != {_GRAPH, _WEIGHTS}:
-                raise DamagedExecutableError(f"its members are {sorted(container.names)}, not {_GRAPH} and {_WEIGHTS}")
+            _check_names(container.names)
             manifest = read_manifest(container.manifest)
             data, graph = container.view(_WEIGHTS), container.read(_GRAPH)
             check_manifest(manifest, file_bytes=container.size, weight_bytes=len(data))
             check_graph(graph, manifest.weights)
+            texts = {name: _text(container, name) for name in TEXT_LIMITS if name in container.names}
         except ExecutableError as error:
             raise type(error)(f"{path}: {error}") from None
         self._set(manifest, graph, {spec.name: _weight_view(spec, data) for spec in manifest.weights})
+        self._texts = texts
         self._container = container
 
     @classmethod
@@ -108,6 +117,21 @@ class Executable:
                 raise ValueError(f"weight {spec.name!r}: the manifest gives another place than place_weights")
         executable = cls.__new__(cls)
         executable._set(manifest, graph, {name: _read_only(array) for name, array in weights.items()})
+        return executable
+
+    def with_texts(self, texts: Mapping[str, bytes]) -> Executable:
+        """The same executable, in memory, with the members of a text model; weights are shared, not copied.
+
+        Args:
+            texts: the contents of :data:`TEXT` and :data:`TOKENIZER`.
+
+        Raises:
+            ValueError: other members are given.
+        """
+        if set(texts) != set(TEXT_LIMITS):
+            raise ValueError(f"the members of a text model are {TEXT} and {TOKENIZER}")
+        executable = type(self).build(self._manifest, self._graph, self._weights)
+        executable._container, executable._texts = self._container, dict(texts)
         return executable
 
     def _set(self, manifest: Manifest, graph: bytes, weights: dict[str, npt.NDArray[Any]]) -> None:
@@ -156,6 +180,11 @@ class Executable:
         return dict(self._manifest.opaque_blobs)
 
     @property
+    def texts(self) -> dict[str, bytes]:
+        """The members of a text model by name (a copy); empty for an executable without a tokenizer."""
+        return dict(self._texts)
+
+    @property
     def graph(self) -> bytes:
         """The engine's ONNX graph, serialised, without its large tensors."""
         return self._graph
@@ -184,6 +213,7 @@ class Executable:
         size = max((spec.offset + spec.nbytes for spec in specs), default=0)
         self._check_loadable(body, size)
         payloads = {_GRAPH: Payload(len(self._graph), [self._graph]), _WEIGHTS: Payload(size, self._weight_chunks())}
+        payloads.update({name: Payload(len(data), [data]) for name, data in self._texts.items()})
         write_container(path, payloads, body)
 
     def _check_loadable(self, body: dict[str, Any], weight_bytes: int) -> None:
@@ -195,6 +225,8 @@ class Executable:
             read_manifest(json.loads(manifest))
             check_manifest(self._manifest, file_bytes=len(self._graph) + weight_bytes, weight_bytes=weight_bytes)
             check_graph(self._graph, self._manifest.weights)
+            for name, data in self._texts.items():
+                _check_text_size(name, len(data))
         except ExecutableError as error:
             raise ExecutableError(f"the executable is not written, it could not be loaded: {error}") from error
 
@@ -204,6 +236,24 @@ class Executable:
             yield bytes(spec.offset - position)
             yield _little_endian(self._weights[spec.name]).reshape(-1).view(np.uint8).data
             position = spec.offset + spec.nbytes
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """A graph and weights; a text model has its two members as well."""
+    if set(names) not in ({_GRAPH, _WEIGHTS}, {_GRAPH, _WEIGHTS, *TEXT_LIMITS}):
+        raise DamagedExecutableError(
+            f"its members are {sorted(names)}, not {_GRAPH} and {_WEIGHTS}, with {TEXT} and {TOKENIZER} or without"
+        )
+
+
+def _text(container: Container, name: str) -> bytes:
+    _check_text_size(name, len(container.view(name)))
+    return container.read(name)
+
+
+def _check_text_size(name: str, size: int) -> None:
+    if size > TEXT_LIMITS[name]:
+        raise DamagedExecutableError(f"member {name!r} has {size} bytes, at most {TEXT_LIMITS[name]} are read")
 
 
 def _little_endian(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Read a manifest from JSON. The dataclasses of :mod:`poprt.manifest` are the schema, by their annotations."""
+"""Read a manifest from JSON, or another record. Its dataclasses are the schema, by their annotations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import reprlib
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from poprt.errors import DamagedExecutableError
 from poprt.manifest import Manifest
@@ -17,6 +17,8 @@ from poprt_format.packing import from_former_words
 #: Fields that belong to the container around the manifest.
 _OF_THE_CONTAINER = frozenset({"format", "format_version", "members"})
 _LARGEST = 2**63 - 1
+
+R = TypeVar("R")
 
 
 def read_manifest(body: Mapping[str, Any]) -> Manifest:
@@ -28,13 +30,45 @@ def read_manifest(body: Mapping[str, Any]) -> Manifest:
     own = {name: value for name, value in body.items() if name not in _OF_THE_CONTAINER}
     if type(own.get("packing")) is dict:
         own["packing"] = from_former_words(own["packing"])
-    manifest: Manifest = _read_object(Manifest, own, "")
-    return manifest
+    return read_record(Manifest, own, "manifest")
+
+
+def read_record(kind: type[R], body: object, document: str) -> R:
+    """The dataclass ``kind`` that ``body``, parsed JSON, holds.
+
+    Args:
+        kind: texts, flags, whole numbers of 0 or more, and tuples, tables and dataclasses of these.
+        document: what messages call it.
+
+    Raises:
+        DamagedExecutableError: a field is missing, unknown or of another type; the message names it.
+    """
+    try:
+        record: R = _read_object(kind, body, "")
+    except _FieldError as error:
+        raise DamagedExecutableError(f"{document} field {error.field} {error.complaint}") from None
+    return record
+
+
+class _FieldError(Exception):
+    """A field that is not as its annotation says."""
+
+    def __init__(self, field: str, complaint: str) -> None:
+        super().__init__(field, complaint)
+        self.field, self.complaint = field, complaint
 
 
 def wrong(field: str, value: object, expected: str) -> DamagedExecutableError:
-    """The error for a field that holds something else than expected."""
-    return DamagedExecutableError(f"manifest field {field!r} is {reprlib.repr(value)}, expected {expected}")
+    """The error for a field of the manifest that holds something else than expected."""
+    return DamagedExecutableError(f"manifest field {field!r} {_complaint(value, expected)}")
+
+
+def _wrong(field: str, value: object, expected: str) -> _FieldError:
+    return _FieldError(repr(field), _complaint(value, expected))
+
+
+def _complaint(value: object, expected: str) -> str:
+    return f"is {reprlib.repr(value)}, expected {expected}"
 
 
 def _read(hint: Any, value: Any, field: str) -> Any:
@@ -57,15 +91,15 @@ def _read(hint: Any, value: Any, field: str) -> Any:
 
 def _read_object(kind: Any, value: Any, field: str) -> Any:
     if type(value) is not dict:
-        raise wrong(field, value, "an object")
+        raise _wrong(field, value, "an object")
     start = f"{field}." if field else ""
     fields = _fields(kind)
     unknown = next((name for name in value if name not in fields), None)
     if unknown is not None:
-        raise DamagedExecutableError(f"manifest field {reprlib.repr(start + unknown)} is not known to this poprt")
+        raise _FieldError(reprlib.repr(start + unknown), "is not known to this poprt")
     missing = next((name for name, (_, required) in fields.items() if required and name not in value), None)
     if missing is not None:
-        raise DamagedExecutableError(f"manifest field {start + missing!r} is missing")
+        raise _FieldError(repr(start + missing), "is missing")
     return kind(**{name: _read(fields[name][0], item, start + name) for name, item in value.items()})
 
 
@@ -82,35 +116,35 @@ def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
 
 def _read_list(hint: Any, value: Any, field: str) -> tuple[Any, ...]:
     if type(value) is not list:
-        raise wrong(field, value, "a list")
+        raise _wrong(field, value, "a list")
     return tuple(_read(hint, item, f"{field}[{number}]") for number, item in enumerate(value))
 
 
 def _read_table(hint: Any, value: Any, field: str) -> dict[str, Any]:
     if type(value) is not dict:
-        raise wrong(field, value, "an object")
+        raise _wrong(field, value, "an object")
     return {_text(name, field): _read(hint, item, f"{field}[{reprlib.repr(name)}]") for name, item in value.items()}
 
 
 def _text(value: Any, field: str) -> str:
     if type(value) is not str:
-        raise wrong(field, value, "a text")
+        raise _wrong(field, value, "a text")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise wrong(field, value, "a text of whole characters") from None
+        raise _wrong(field, value, "a text of whole characters") from None
     return value
 
 
 def _flag(value: Any, field: str) -> bool:
     if type(value) is not bool:
-        raise wrong(field, value, "true or false")
+        raise _wrong(field, value, "true or false")
     return value
 
 
 def _count(value: Any, field: str) -> int:
     if type(value) is not int or not 0 <= value <= _LARGEST:
-        raise wrong(field, value, "a whole number of 0 or more")
+        raise _wrong(field, value, "a whole number of 0 or more")
     return value
 
 

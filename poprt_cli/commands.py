@@ -94,6 +94,22 @@ class CommandGroup(_OneLineErrors, click.Group):
     """A group of commands with the same errors."""
 
 
+class DefaultCommand(KeyValueCommand, click.Group):
+    """A command that has others beside it: what does not begin with the name of one is its own options.
+
+    ``poprt --input_model m.onnx`` is the command itself, ``poprt pack FOLDER`` the one called ``pack``.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"invoke_without_command": True, "subcommand_metavar": "", **options})
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the words for a command where the first is its name, and for options of this one elsewhere."""
+        named = bool(args) and args[0] in self.commands
+        ctx.allow_interspersed_args, ctx.allow_extra_args = not named, named
+        return super().parse_args(ctx, args)
+
+
 def _repeat_flags(args: Sequence[str], flags: set[str]) -> list[str]:
     expanded: list[str] = []
     flag, taken = "", 0

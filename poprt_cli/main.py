@@ -1,4 +1,4 @@
-"""The command `poprt`: convert an ONNX model."""
+"""The command `poprt`: convert an ONNX model; `poprt pack`: make a text model of a folder."""
 
 from __future__ import annotations
 
@@ -10,26 +10,30 @@ from click.shell_completion import get_completion_class
 
 from passes import get_registered_passes
 from poprt.convert_options import IPU_ONLY_PASSES
-from poprt_cli.commands import CONTEXT_SETTINGS, KeyValueCommand
+from poprt_cli.commands import CONTEXT_SETTINGS, DefaultCommand
 from poprt_cli.custom import import_files
 from poprt_cli.logs import configure_logging
 from poprt_cli.options import IPU_OPTIONS, action_options, ipu_options, model_options, rewrite_options
+from poprt_cli.pack import pack_command
 
 logger = logging.getLogger("poprt")
 
 
-@click.command("poprt", cls=KeyValueCommand, context_settings=CONTEXT_SETTINGS)
+@click.command("poprt", cls=DefaultCommand, context_settings=CONTEXT_SETTINGS)
 @model_options
 @rewrite_options
 @action_options
 @ipu_options
 @click.version_option(None, "-v", "--version", package_name="poprt", message="%(prog)s %(version)s")
-def cli(**options: Any) -> None:
-    """Rewrite, pack and compile an ONNX model.
+@click.pass_context
+def cli(ctx: click.Context, /, **options: Any) -> None:
+    """Rewrite, pack and compile an ONNX model. `poprt pack --help` is about folders of text models.
 
     The converted model is written to --output_dir, and a table of what was done is printed. Options without a
     description steer only an IPU: they are accepted and have no effect here.
     """
+    if ctx.invoked_subcommand is not None:
+        return
     configure_logging(options["logging_level"])
     if options["print_completion"]:
         _print_completion(options["print_completion"])
@@ -47,6 +51,9 @@ def cli(**options: Any) -> None:
     from poprt_cli.convert import convert  # here: it brings the engine and the compiler
 
     convert(options)
+
+
+cli.add_command(pack_command)
 
 
 def _list_passes() -> None:

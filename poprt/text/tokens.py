@@ -1,0 +1,209 @@
+"""From texts to token ids, by the tokenizer that the executable holds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from poprt.errors import InputError
+from poprt.text.facts import TextFacts
+from poprt.text.inputs import Text
+from poprt.text.library import load_tokenizer, panics_are_errors
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+#: A text is cut to so many characters a token before it is tokenised: 2 MB cost seconds, whatever is kept of them.
+CHARACTERS_A_TOKEN = 250
+#: Settings of truncation for which a tokenizer is kept.
+_MOST_SETTINGS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One tokenised text or pair.
+
+    Attributes:
+        ids, type_ids: int32 [length].
+        count: tokens that it has when nothing is cut off, special ones included; at least so many where it was cut at
+            :data:`CHARACTERS_A_TOKEN`.
+        encoding: the library's own, with offsets where they were asked for.
+    """
+
+    ids: npt.NDArray[np.int32]
+    type_ids: npt.NDArray[np.int32]
+    count: int
+    encoding: Encoding
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether something was cut off."""
+        return self.count > len(self.ids)
+
+
+@dataclass(frozen=True)
+class _Truncation:
+    max_length: int
+    stride: int = 0
+    strategy: str = "longest_first"
+
+
+class TextTokenizer:
+    """Tokenises for one executable. Every method may be called from any thread.
+
+    A tokenizer object has its truncation set when it is made and never again: to set it is no matter of one thread.
+    Another setting is another object.
+
+    Args:
+        data: the member ``tokenizer.json``.
+        facts: what is said beside it.
+
+    Raises:
+        PoprtError: the library is not installed, or does not understand the member.
+    """
+
+    def __init__(self, data: bytes, facts: TextFacts) -> None:
+        self._data = data
+        self._facts = facts
+        self._making = threading.Lock()
+        self._tokenizers: dict[_Truncation, Tokenizer] = {}
+        self._default = self._tokenizer(_Truncation(facts.max_length))
+        self._special = {pair: self._default.num_special_tokens_to_add(pair) for pair in (False, True)}
+
+    def tokenize(
+        self, texts: Sequence[Text], *, offsets: bool = False, add_special_tokens: bool = True
+    ) -> list[Tokens]:
+        """Tokenise texts or pairs; what is longer than ``max_length`` is truncated.
+
+        Args:
+            texts: checked ones.
+            offsets: whether the places of tokens in the text are wanted; without them it is faster.
+            add_special_tokens: whether the tokens that frame a text are added.
+
+        Raises:
+            InputError: the library refuses a text.
+        """
+        tokenizer = self._default
+        encode = tokenizer.encode_batch if offsets else tokenizer.encode_batch_fast
+        prepared = [self._prepared(text, offsets) for text in texts]
+        with panics_are_errors("the texts cannot be tokenised", InputError):
+            encodings = encode(prepared, add_special_tokens=add_special_tokens)
+        special = self._special if add_special_tokens else {False: 0, True: 0}
+        return [self._tokens(*item, special) for item in zip(prepared, encodings, strict=True)]
+
+    def windows(self, question: str, context: str, max_length: int, stride: int) -> list[Tokens]:
+        """A question with each part of a context that is too long for one run; parts overlap.
+
+        Args:
+            question, context: checked texts; nothing of the context is cut off.
+            max_length: most tokens of a window.
+            stride: tokens of the context that two neighbouring windows share.
+
+        Raises:
+            InputError: the question leaves no room for a context.
+        """
+        first = self._facts.question_first
+        strategy = "only_second" if first else "only_first"
+        tokenizer = self._tokenizer(_Truncation(max_length, stride, strategy))
+        self._check_room(question, context, max_length, stride)
+        pair = (question, context) if first else (context, question)
+        with panics_are_errors("question and context cannot be tokenised", InputError):
+            encoding = tokenizer.encode_batch([pair])[0]
+        return [self._window(part) for part in (encoding, *encoding.overflowing)]
+
+    def _check_room(self, question: str, context: str, max_length: int, stride: int) -> None:
+        """Raise InputError where windows beside the question would not reach beyond each other."""
+        most = CHARACTERS_A_TOKEN * max_length
+        with panics_are_errors("question and context cannot be tokenised", InputError):
+            parts = self._default.encode_batch_fast([question[:most], context[:most]], add_special_tokens=False)
+        asked, told = map(len, parts)
+        room = max_length - asked - self._special[True]
+        if room <= stride and told > room:
+            raise InputError(
+                f"the question has {asked} tokens, which leaves {max(room, 0)} of {max_length} for a context, and "
+                f"windows share {stride}; shorten the question, or lower doc_stride"
+            )
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of token ids.
+
+        Raises:
+            InputError: an id is no whole number, or negative.
+        """
+        with panics_are_errors("the ids cannot be decoded", InputError):
+            return str(self._default.decode(list(ids), skip_special_tokens=skip_special_tokens))
+
+    def words(self, tokens: Sequence[str]) -> str:
+        """Tokens as the text that they spell."""
+        decoder = self._default.decoder
+        return " ".join(tokens) if decoder is None else str(decoder.decode(list(tokens)))
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token; None where there is no such token."""
+        number: int | None = self._default.token_to_id(token) if token else None
+        return number
+
+    @property
+    def marks_subwords(self) -> bool:
+        """Whether a token shows that it goes on with a word, as WordPiece's do."""
+        return bool(getattr(self._default.model, "continuing_subword_prefix", None))
+
+    def _prepared(self, text: Text, offsets: bool) -> Text:
+        if isinstance(text, tuple):
+            return self._cut(text[0], offsets), self._cut(text[1], offsets)
+        return self._cut(text, offsets)
+
+    def _cut(self, text: str, offsets: bool) -> str:
+        facts = self._facts
+        text = text.strip() if facts.strip else text
+        text = text.lower() if facts.lower else text
+        most = CHARACTERS_A_TOKEN * facts.max_length
+        if len(text) <= most:
+            return text
+        if facts.truncation_side == "right":
+            return text[:most]
+        return text if offsets else text[-most:]  # offsets count from the text's start
+
+    def _tokens(self, text: Text, encoding: Encoding, special: dict[bool, int]) -> Tokens:
+        ids = np.array(encoding.ids, np.int32)
+        count = len(ids) + sum(len(part) - special[False] for part in encoding.overflowing)
+        if encoding.overflowing and isinstance(text, tuple):
+            count = self._count(text, special[True])
+        return Tokens(ids, self._type_ids(encoding), count, encoding)
+
+    def _count(self, pair: tuple[str, str], special: int) -> int:
+        """Tokens of a pair that was truncated: what was cut off does not tell how long it was."""
+        parts = self._default.encode_batch_fast(list(pair), add_special_tokens=False)
+        return special + sum(len(part) + sum(map(len, part.overflowing)) for part in parts)
+
+    def _window(self, encoding: Encoding) -> Tokens:
+        return Tokens(np.array(encoding.ids, np.int32), self._type_ids(encoding), len(encoding), encoding)
+
+    def _type_ids(self, encoding: Encoding) -> npt.NDArray[np.int32]:
+        if self._facts.type_ids:
+            return np.array(encoding.type_ids, np.int32)
+        return np.zeros(len(encoding), np.int32)
+
+    def _tokenizer(self, truncation: _Truncation) -> Tokenizer:
+        with self._making:
+            tokenizer = self._tokenizers.get(truncation)
+            if tokenizer is None:
+                tokenizer = load_tokenizer(self._data, "the executable's tokenizer.json")
+                tokenizer.enable_truncation(
+                    truncation.max_length,
+                    stride=truncation.stride,
+                    strategy=truncation.strategy,
+                    direction=self._facts.truncation_side,
+                )
+                if len(self._tokenizers) >= _MOST_SETTINGS:
+                    self._tokenizers.pop(list(self._tokenizers)[1])  # the first is the default one
+                self._tokenizers[truncation] = tokenizer
+            return tokenizer
