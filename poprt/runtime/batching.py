@@ -92,8 +92,7 @@ def _serve(queue: RequestQueue[R]) -> None:
                 break
             running = [request for request in batch if request.future.begin()]
             if error is None:
-                _run(queue.worker, running)
-                queue.release(batch)
+                _run(queue, batch, running)
             else:
                 _answer(running, error)
             batch = running = []  # an idle lane keeps no arrays of answered requests alive
@@ -110,17 +109,20 @@ def _answer(requests: Sequence[R], error: Exception | None = None) -> None:
         request.future.answer(error)
 
 
-def _run(worker: Worker[R], batch: Sequence[R]) -> None:
-    """Run a batch. Where it fails, halves of it are run until the requests that spoil it stand alone.
+def _run(queue: RequestQueue[R], batch: Sequence[R], running: Sequence[R]) -> None:
+    """Run those of a batch that are not cancelled. Where it fails, halves are run until what spoils it stands alone.
 
-    One request may have spoilt the batch (an id outside the vocabulary). Its neighbours deserve answers, and soon.
+    One request may have spoilt the batch (an id outside the vocabulary). Its neighbours deserve answers, and soon. What
+    the batch holds is released before they are told: the callback of a future may take its time.
     """
-    error = _error_of(worker, batch)
-    if error is None or len(batch) <= 1:
-        _answer(batch, error)
+    error = _error_of(queue.worker, running)
+    if error is None or len(running) <= 1:
+        queue.release(batch)
+        _answer(running, error)
         return
-    logger.warning("a batch of %d failed, it is run in halves: %s", len(batch), error)
-    _run_halves(worker, batch)
+    logger.warning("a batch of %d failed, it is run in halves: %s", len(running), error)
+    _run_halves(queue.worker, running)
+    queue.release(batch)
 
 
 def _run_halves(worker: Worker[R], batch: Sequence[R]) -> None:

@@ -20,11 +20,19 @@ logger = logging.getLogger("poprt")
 CANDIDATES = (256, 512, 1024, 2048)
 #: A larger pack must be faster by this factor to be worth its longer wait.
 WORTHWHILE = 1.03
-#: Seconds after which no further size is tried.
+#: Seconds that measuring takes, about: what would take it beyond is not tried.
 PATIENCE = 1.5
 _SAMPLE_LENGTH = 64
-#: Packs that tell the parts of the cost apart: a lone short sample, many places that are padding, many pairs.
-_PROBES = ((8,), (32, *[1] * 15), (256, 1, 1, 1))
+#: Packs that tell the parts of the cost apart, fewest tokens first: a lone short sample, many places that are padding,
+#: and many pairs.
+_SHORT, _PADDED, _PAIRS = (8,), (32, *[1] * 15), (256, 1, 1, 1)
+#: Times that a pack is timed, at least and at most, if there is time: a machine that stalls slows a run, never speeds
+#: it up. More than the least where the fastest two differ by more than ``_AGREEMENT``.
+_LEAST_TIMES, _MOST_TIMES = 2, 4
+_AGREEMENT = 1.15
+
+#: Seconds of a run that a coarse clock does not see.
+_LEAST_SECONDS = 1e-7
 
 #: Runs a pack of samples of these lengths and tells the seconds.
 Timer = Callable[[Sequence[int]], float]
@@ -58,23 +66,70 @@ def plan_packs(time_pack: Timer, packing: PackingSpec, max_count: int, budget: i
     longest = min(packing.segment_max_size[0], capacity)
     length = min(_SAMPLE_LENGTH, longest)
     sizes = [size for size in CANDIDATES if size <= min(capacity, max_count * length)] or [min(capacity, CANDIDATES[0])]
-    timed: dict[tuple[int, ...], float] = {}
-    time_pack([length] * max(1, sizes[0] // length))  # the first run allocates
-    started = time.perf_counter()
-    for probe in _PROBES:
-        pack = tuple(min(part, longest) for part in probe[:max_count])
-        timed[pack] = min(time_pack(pack) for _ in range(2))
+    packs = [(length,) * max(1, size // length) for size in sizes]
+    probes = [tuple(min(part, longest) for part in probe[:max_count]) for probe in (_SHORT, _PADDED, _PAIRS)]
+    timing = _Timing(time_pack)
+    timing.time(list(dict.fromkeys([*probes[:2], packs[0], probes[2]])))
     best, rate = sizes[0], 0.0
-    for size in sizes if budget is None else sizes[:1]:
-        pack = (length,) * max(1, size // length)
-        timed[pack] = min(time_pack(pack) for _ in range(2))
-        if size / timed[pack] > rate * WORTHWHILE:
-            best, rate = size, size / timed[pack]
-        if time.perf_counter() - started + 4 * timed[pack] > PATIENCE:  # two runs of twice the size
+    for size, pack in zip(sizes, packs, strict=True):
+        if (budget is not None and size > sizes[0]) or not timing.time([pack]):
             break
-    plan = PackPlan(best if budget is None else budget, fit_cost(list(timed), list(timed.values())))
+        if size / timing.seconds[pack] > rate * WORTHWHILE:
+            best, rate = size, size / timing.seconds[pack]
+    plan = PackPlan(best if budget is None else budget, fit_cost(list(timing.seconds), list(timing.seconds.values())))
     logger.debug("token budget %d: %.0f tokens/s; %s", plan.budget, rate, plan.cost)
     return plan
+
+
+class _Timing:
+    """Times packs while there is patience.
+
+    Attributes:
+        seconds: of each pack that was timed, the least.
+    """
+
+    def __init__(self, time_pack: Timer) -> None:
+        self._time_pack = time_pack
+        self._runs: dict[tuple[int, ...], list[float]] = {}
+        self._spent = 0.0
+        self._warm = False
+
+    @property
+    def seconds(self) -> dict[tuple[int, ...], float]:
+        return {pack: min(runs) for pack, runs in self._runs.items()}
+
+    def time(self, packs: Sequence[tuple[int, ...]]) -> bool:
+        """Time packs in turn, each again until two of its runs agree: what slows one round leaves another alone.
+
+        Returns:
+            Whether each of them was timed; what would take too long is not.
+        """
+        for number in range(_MOST_TIMES):
+            for pack in packs:
+                if self._unsure(pack, number) and self._is_short(pack):
+                    self._run(pack)
+        return all(pack in self._runs for pack in packs)
+
+    def _unsure(self, pack: tuple[int, ...], number: int) -> bool:
+        runs = sorted(self._runs.get(pack, []))
+        return len(runs) <= number and (len(runs) < _LEAST_TIMES or runs[1] > runs[0] * _AGREEMENT)
+
+    def _is_short(self, pack: tuple[int, ...]) -> bool:
+        """Whether there is time for the pack, by what is known. For two packs there is, so that something is."""
+        seconds = self.seconds
+        if len(seconds) < 2 and pack not in seconds:
+            return True
+        cost = fit_cost(list(seconds), list(seconds.values()))
+        expected = seconds.get(pack, cost.seconds(sum(pack), len(pack), max(pack)))
+        return self._spent + expected <= PATIENCE
+
+    def _run(self, pack: tuple[int, ...]) -> None:
+        if not self._warm:  # the first run allocates
+            self._spent += self._time_pack(pack)
+            self._warm = True
+        seconds = max(self._time_pack(pack), _LEAST_SECONDS)
+        self._spent += seconds
+        self._runs.setdefault(pack, []).append(seconds)
 
 
 def pack_timer(session: AcrossRowsSession, manifest: Manifest, packing: PackingSpec, lanes: int) -> Timer:

@@ -15,6 +15,9 @@ from poprt.runtime.pack_cost import PackCost
 LEAST_TOKENS = 32
 #: Samples are alike that are up to this much longer or shorter: they would share a pack of their own.
 _ALIKE = 1.5
+#: The cost parts no samples of which the longest is up to this much longer than the shortest: they pad little, and a cost
+#: that was measured while the machine stalled must not make packs of one for ever.
+_NEAR = 1.125
 #: Seconds are compared up to this part of a pack's.
 _ROUNDING = 1e-9
 
@@ -47,7 +50,7 @@ def choose_pack(
 
     With a ``cost``, a sample is left to a later pack where it would pay for others or they for it: where it adds more
     seconds to this pack than it takes in one of samples like itself, with its share of that pack's start. A text of 8
-    tokens does not ride with one of 500.
+    tokens does not ride with one of 500. Samples of nearly one length are never parted so.
 
     Args:
         lengths: tokens of each waiting sample, oldest sample first.
@@ -62,10 +65,10 @@ def choose_pack(
     target = _share(sum(lengths), limits)
     alike = _Alike(lengths, limits.budget) if cost is not None else None
     chosen = [0]
-    tokens = longest = lengths[0]
+    tokens = longest = least = lengths[0]
     for i in sorted(range(1, len(lengths)), key=lambda i: abs(lengths[i] - lengths[0])):
         length = lengths[i]
-        count, total, most = len(chosen) + 1, tokens + length, max(longest, length)
+        count, total, most, least = len(chosen) + 1, tokens + length, max(longest, length), min(least, length)
         if count > limits.max_count or total > limits.capacity or tokens + length / 2 > target:
             break
         if packing.padded_bytes(count, most) > limits.memory:
@@ -74,7 +77,8 @@ def choose_pack(
             seconds = cost.seconds(total, count, most)
             elsewhere = cost.own(length) + cost.start * alike.share_of_start(length)
             here = seconds - cost.seconds(tokens, count - 1, longest)
-            if seconds > limits.seconds or here > elsewhere + _ROUNDING * seconds:
+            dear = most > _NEAR * least and here > elsewhere + _ROUNDING * seconds
+            if dear or seconds > limits.seconds:
                 break
         chosen.append(i)
         tokens, longest = total, most

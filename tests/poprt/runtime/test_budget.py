@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -39,9 +40,36 @@ def test_a_pack_that_leaves_the_caches_is_not_taken() -> None:
 
 
 def test_a_slow_engine_is_not_tried_for_long() -> None:
-    plan, tried = _plan(float)
+    spent = 0.0
+
+    def slow(size: int) -> float:
+        nonlocal spent
+        spent += 0.01 * size
+        return 0.01 * size
+
+    plan, tried = _plan(slow)
     assert plan.budget == 256
-    assert set(tried) == {256}
+    assert set(tried) <= {256}
+    assert spent < 2
+    assert plan.cost.token == pytest.approx(0.01, rel=1e-3)
+    assert plan.cost.pair > 0  # a short sample does not ride with a very long one
+
+
+@pytest.mark.parametrize("stalled", [range(1, 5), range(5, 9), range(2, 3)])
+def test_a_machine_that_stalls_while_it_is_measured_leaves_the_cost_as_it_is(stalled: range) -> None:
+    runs = itertools.count()
+
+    def seconds(size: int) -> float:
+        return (0.001 + size * 1e-5) * (20 if next(runs) in stalled else 1)
+
+    cost = _plan(seconds)[0].cost
+    assert cost.seconds(256, 4, 64) == pytest.approx(0.001 + 256e-5, rel=1e-3)
+    assert cost.cell + cost.pair == pytest.approx(0, abs=1e-9)
+
+
+def test_a_clock_that_sees_no_time_pass_gives_a_finite_cost() -> None:
+    cost = _plan(lambda _: 0.0)[0].cost
+    assert 0 <= cost.seconds(256, 4, 64) < 1
 
 
 @pytest.mark.parametrize("budget", [0, 100, 4096])

@@ -11,8 +11,10 @@ import pytest
 
 from poprt.executable import Executable
 from poprt.runtime import PackRunner, PackRunnerConfig
+from poprt.runtime.batching import Request
 from poprt.runtime.memory_room import MemoryRoom
 from tests.poprt.runtime.fake_engine import FakeEngine, executable, expected
+from tests.poprt.runtime.recorder import blocked
 
 SOON = 20
 
@@ -114,3 +116,17 @@ def test_what_is_too_large_for_the_limit_runs_one_after_the_other(caplog: pytest
     assert engine.most == built.packing.padded_bytes(1, 8)
     assert len(engine.calls) == 20
     assert sum("max_pack_bytes" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_what_a_pack_held_is_released_once_and_before_its_answers_are_told() -> None:
+    recorder, batcher, first = blocked(most=4)
+    recorder.errors = {3: ValueError("spoilt")}
+    released: list[int] = []
+    first.add_done_callback(lambda _: released.append(len(recorder.released)))
+    futures = [batcher.submit(Request(size)) for size in (1, 2, 3, 4, 5)]
+    assert futures[4].cancel()
+    recorder.gate.set()
+    batcher.close()
+    assert released == [1]
+    assert recorder.released == [[0], [1, 2, 3, 4], [5]]
+    assert [future.exception(SOON) is None for future in futures[:4]] == [True, True, False, True]

@@ -92,10 +92,19 @@ def test_a_lone_sample_rides_where_a_run_of_its_own_would_cost_more():
 
 
 @given(st.lists(st.integers(1, 512), min_size=1, max_size=128), st.integers(64, 8192))
-def test_packs_by_cost_never_take_longer_than_one_at_a_time(lengths, budget):
+def test_packs_by_cost_never_take_much_longer_than_one_at_a_time(lengths, budget):
     packs = packs_of(lengths, PackLimits(budget, 1 << 20, 999), cost=COST)
     together = sum(COST.seconds(sum(pack), len(pack), max(pack)) for pack in packs)
-    assert together <= sum(COST.seconds(length, 1, length) for length in lengths) * (1 + 1e-9)
+    assert together <= sum(COST.seconds(length, 1, length) for length in lengths) * 1.05
+
+
+@pytest.mark.parametrize(
+    "cost",
+    [PackCost(), PackCost(start=1.0), PackCost(cell=1.0), PackCost(pair=1.0), PackCost(token=1e-9, pair=1e9)],
+)
+def test_no_cost_makes_packs_of_one_of_samples_that_are_nearly_alike(cost):
+    packs = packs_of(list(range(200, 328)), PackLimits(2048, 1 << 20, 999), cost=cost)
+    assert len(packs) < 32
 
 
 def test_a_pack_keeps_to_its_seconds_and_its_memory():
