@@ -44,10 +44,21 @@ class PackingSpec(Packing):
         equal_lengths_cheaper: a pack whose samples are of one length and mask nothing costs less than another of as
             many samples, tokens and places: its attention keeps no scores, so its memory grows with the tokens, that
             of another pack with samples times longest squared. A sample alone is such a pack.
+        full_pair_bytes: what ``pair_bytes`` is for such a pack: 0 where no attention keeps scores.
     """
 
     ragged: bool = field(kw_only=True)
     equal_lengths_cheaper: bool = field(default=False, kw_only=True)
+    full_pair_bytes: int = field(default=0, kw_only=True)
+
+    def padded_bytes(self, samples: int, longest: int, full: bool = False) -> int:
+        """What a pack of samples padded to ``longest`` tokens holds in memory at once, beside the packed side.
+
+        Args:
+            full: whether all samples are of that length and mask nothing.
+        """
+        full = full and self.equal_lengths_cheaper
+        return samples * longest * (self.cell_bytes + (self.full_pair_bytes if full else self.pair_bytes) * longest)
 
 
 @dataclass(frozen=True)

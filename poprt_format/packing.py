@@ -84,10 +84,6 @@ class Packing:
         """Whether samples share rows; otherwise they are laid end to end."""
         return self.layout == WITHIN_ROWS
 
-    def padded_bytes(self, samples: int, longest: int) -> int:
-        """What a pack of samples padded to ``longest`` tokens holds in memory at once, beside the packed side."""
-        return samples * longest * (self.cell_bytes + self.pair_bytes * longest)
-
     @property
     def width(self) -> int:
         """Columns of an unpacked row: the longest sample."""

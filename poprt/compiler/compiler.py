@@ -24,7 +24,7 @@ from passes.precision.shared_scales import shared_scales
 from passes.precision.unsign_dequantised import UnsignDequantised
 from passes.precision.unsign_weights import UnsignWeights
 from poprt.compiler.cache import cached
-from poprt.compiler.full_packs.fuse import FuseFullPacks
+from poprt.compiler.full_packs.fuse import FuseFullPacks, with_full_packs
 from poprt.compiler.fuse_int8 import FuseInt8
 from poprt.compiler.head_gathers import GatherHeads
 from poprt.compiler.interface import ReadInterface, tensor_spec
@@ -144,8 +144,9 @@ def _compile(source: Source, outputs: list[str], options: CompilerOptions, progr
     progress.step("placing the weights")
     if packing is not None:
         kinds = {name: kind for name, kind in packing.outputs.items() if name in outputs}
-        fused = any(record.name == FuseFullPacks.name and record.result.modified for record in manager.records)
-        packing = replace(packing, outputs=kinds, equal_lengths_cheaper=fused)
+        packing = replace(packing, outputs=kinds)
+        if any(record.name == FuseFullPacks.name and record.result.modified for record in manager.records):
+            packing = with_full_packs(packing, model)
     manifest = _manifest(source, model, interface, packing, options)
     if opening is not None:
         reason = str(opening.refusal or "")

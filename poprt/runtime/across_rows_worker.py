@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -56,7 +57,7 @@ class AcrossRowsWorker(PackWorker):
         # Whoever waits for full packs, or pays for a whole one however little it holds, wants no smaller ones.
         self.shares = lanes if packing.ragged and options.send_when_idle else 1
         self._seconds = _longest_run(options.latency_seconds(), self.cost)
-        self._room = MemoryRoom(options.max_pack_bytes, packing)
+        self._room = MemoryRoom(options.max_pack_bytes)
 
     def is_full(self, count: int, size: int) -> bool:
         """Tell whether the waiting samples fill a pack."""
@@ -68,22 +69,32 @@ class AcrossRowsWorker(PackWorker):
         Where padding would show in an answer (``PackingSpec.neighbours``), samples of one length alone. None while the
         packs that run leave the oldest no memory.
         """
+        # A masked token inside a sample keeps attention from the short way of full packs.
+        window = [request for request in window if request.masked == window[0].masked]
         sizes = [request.size for request in window]
-        room = self._room.left(sizes[0])
+        room = self._room.left(self._bytes(window[:1]), sizes[0])
         if room is None:
             return []
         limits = PackLimits(self.budget, self.capacity, self.max_count, self.shares, self._seconds, room)
-        if self.packing.neighbours == "same_length":
-            chosen = choose_equal([request.kind for request in window], sizes, limits, self.packing, self.cost)
+        packing, cost = self.packing, self.cost
+        if window[0].masked:
+            packing, cost = replace(packing, equal_lengths_cheaper=False), cost and replace(cost, full_pair=None)
+        if packing.neighbours == "same_length":
+            chosen = choose_equal([request.kind for request in window], sizes, limits, packing, cost)
         else:
-            chosen = choose_pack(sizes, limits, self.packing, self.cost)
+            chosen = choose_pack(sizes, limits, packing, cost)
         batch = [window[i] for i in chosen]
-        self._room.take(_padded(batch))
+        self._room.take(self._bytes(batch))
         return batch
 
     def release(self, batch: Sequence[PackRequest]) -> None:
         """The pack that was chosen has run."""
-        self._room.give_back(_padded(batch))
+        self._room.give_back(self._bytes(batch))
+
+    def _bytes(self, batch: Sequence[PackRequest]) -> int:
+        sizes = [request.size for request in batch]
+        full = len(set(sizes)) == 1 and not batch[0].masked
+        return self.packing.padded_bytes(len(sizes), max(sizes), full)
 
     def results(self, batch: Sequence[PackRequest], names: list[str]) -> list[list[Array]]:
         """Run one pack; return for each named output the values of each sample."""
@@ -111,8 +122,3 @@ def _longest_run(target: float | None, cost: PackCost | None) -> float:
     if shortest > target / 2:
         logger.warning("latency_target=%g s cannot be kept: the shortest run takes %.2g s", target, shortest)
     return target / 2
-
-
-def _padded(batch: Sequence[PackRequest]) -> tuple[int, int]:
-    """Samples of a pack, and the tokens of its longest."""
-    return len(batch), max(request.size for request in batch)

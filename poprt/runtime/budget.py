@@ -24,8 +24,8 @@ WORTHWHILE = 1.03
 PATIENCE = 1.5
 _SAMPLE_LENGTH = 64
 #: Packs that tell the parts of the cost apart, fewest tokens first: a lone short sample, many places that are padding,
-#: and many pairs.
-_SHORT, _PADDED, _PAIRS = (8,), (32, *[1] * 15), (256, 1, 1, 1)
+#: many pairs, and pairs of a full pack.
+_SHORT, _PADDED, _PAIRS, _FULL = (8,), (32, *[1] * 15), (256, 1, 1, 1), (256,)
 #: Times that a pack is timed, at least and at most, if there is time: a machine that stalls slows a run, never speeds
 #: it up. More than the least where the fastest two differ by more than ``_AGREEMENT``.
 _LEAST_TIMES, _MOST_TIMES = 2, 4
@@ -67,16 +67,18 @@ def plan_packs(time_pack: Timer, packing: PackingSpec, max_count: int, budget: i
     length = min(_SAMPLE_LENGTH, longest)
     sizes = [size for size in CANDIDATES if size <= min(capacity, max_count * length)] or [min(capacity, CANDIDATES[0])]
     packs = [(length,) * max(1, size // length) for size in sizes]
-    probes = [tuple(min(part, longest) for part in probe[:max_count]) for probe in (_SHORT, _PADDED, _PAIRS)]
-    timing = _Timing(time_pack)
-    timing.time(list(dict.fromkeys([*probes[:2], packs[0], probes[2]])))
+    probes = [tuple(min(part, longest) for part in probe[:max_count]) for probe in (_SHORT, _PADDED, _PAIRS, _FULL)]
+    if not packing.equal_lengths_cheaper:
+        probes.pop()
+    timing = _Timing(time_pack, packing.equal_lengths_cheaper)
+    timing.time(list(dict.fromkeys([*probes[:2], packs[0], *probes[2:]])))
     best, rate = sizes[0], 0.0
     for size, pack in zip(sizes, packs, strict=True):
         if (budget is not None and size > sizes[0]) or not timing.time([pack]):
             break
         if size / timing.seconds[pack] > rate * WORTHWHILE:
             best, rate = size, size / timing.seconds[pack]
-    plan = PackPlan(best if budget is None else budget, fit_cost(list(timing.seconds), list(timing.seconds.values())))
+    plan = PackPlan(best if budget is None else budget, timing.cost())
     logger.debug("token budget %d: %.0f tokens/s; %s", plan.budget, rate, plan.cost)
     return plan
 
@@ -88,8 +90,9 @@ class _Timing:
         seconds: of each pack that was timed, the least.
     """
 
-    def __init__(self, time_pack: Timer) -> None:
+    def __init__(self, time_pack: Timer, full_packs: bool) -> None:
         self._time_pack = time_pack
+        self._full_packs = full_packs
         self._runs: dict[tuple[int, ...], list[float]] = {}
         self._spent = 0.0
         self._warm = False
@@ -97,6 +100,10 @@ class _Timing:
     @property
     def seconds(self) -> dict[tuple[int, ...], float]:
         return {pack: min(runs) for pack, runs in self._runs.items()}
+
+    def cost(self) -> PackCost:
+        """The cost by what was timed so far."""
+        return fit_cost(list(self.seconds), list(self.seconds.values()), self._full_packs)
 
     def time(self, packs: Sequence[tuple[int, ...]]) -> bool:
         """Time packs in turn, each again until two of its runs agree: what slows one round leaves another alone.
@@ -119,8 +126,8 @@ class _Timing:
         seconds = self.seconds
         if len(seconds) < 2 and pack not in seconds:
             return True
-        cost = fit_cost(list(seconds), list(seconds.values()))
-        expected = seconds.get(pack, cost.seconds(sum(pack), len(pack), max(pack)))
+        full = len(set(pack)) == 1
+        expected = seconds.get(pack, self.cost().seconds(sum(pack), len(pack), max(pack), full))
         return self._spent + expected <= PATIENCE
 
     def _run(self, pack: tuple[int, ...]) -> None:

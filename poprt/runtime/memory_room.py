@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import math
 
-from poprt.executable import PackingSpec
-
 logger = logging.getLogger("poprt")
 
 
@@ -15,21 +13,18 @@ class MemoryRoom:
 
     Args:
         limit: bytes for all packs together; 0 for no limit.
-        packing: says how many bytes a pack needs.
     """
 
-    def __init__(self, limit: int, packing: PackingSpec) -> None:
+    def __init__(self, limit: int) -> None:
         self._limit = limit or math.inf
-        self._packing = packing
         self._in_use = 0
         self._warned = False
 
-    def left(self, length: int) -> float | None:
-        """Bytes that a pack with a sample of ``length`` tokens may take now; None where it has to wait for others.
+    def left(self, need: int, length: int) -> float | None:
+        """Bytes that a pack may take now with a sample of ``length`` tokens which by itself needs ``need``.
 
-        A sample that is beyond the limit by itself runs when no other pack does.
+        None where it has to wait for others. A sample that is beyond the limit by itself runs when no other pack does.
         """
-        need = self._packing.padded_bytes(1, length)
         if self._in_use and self._in_use + need > self._limit:
             return None
         if need > self._limit and not self._warned:
@@ -42,10 +37,10 @@ class MemoryRoom:
             )
         return self._limit - self._in_use
 
-    def take(self, padded: tuple[int, int]) -> None:
-        """A pack of (samples, longest) begins."""
-        self._in_use += self._packing.padded_bytes(*padded)
+    def take(self, need: int) -> None:
+        """A pack of so many bytes begins."""
+        self._in_use += need
 
-    def give_back(self, padded: tuple[int, int]) -> None:
-        """A pack of (samples, longest) has ended."""
-        self._in_use -= self._packing.padded_bytes(*padded)
+    def give_back(self, need: int) -> None:
+        """A pack of so many bytes has ended."""
+        self._in_use -= need

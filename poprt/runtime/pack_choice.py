@@ -15,9 +15,12 @@ from poprt.runtime.pack_cost import PackCost
 LEAST_TOKENS = 32
 #: Samples are alike that are up to this much longer or shorter: they would share a pack of their own.
 _ALIKE = 1.5
-#: The cost parts no samples of which the longest is up to this much longer than the shortest: they pad little, and a cost
-#: that was measured while the machine stalled must not make packs of one for ever.
+#: The cost parts no samples of which the longest is up to this much longer than the shortest: they pad little, and a
+#: cost that was measured while the machine stalled must not make packs of one for ever.
 _NEAR = 1.125
+#: Samples as long as this keep the cores about as busy alone as together. Where full packs are cheaper they are parted
+#: by the cost, and if that is wrong it is no great harm.
+_LONG = 128
 #: Seconds are compared up to this part of a pack's.
 _ROUNDING = 1e-9
 
@@ -63,25 +66,25 @@ def choose_pack(
         tokens: the rest makes no small pack of its own.
     """
     target = _share(sum(lengths), limits)
-    alike = _Alike(lengths, limits.budget) if cost is not None else None
-    chosen = [0]
+    alike = _Alike(lengths, limits.budget, cost) if cost is not None else None
+    chosen, full = [0], True
     tokens = longest = least = lengths[0]
     for i in sorted(range(1, len(lengths)), key=lambda i: abs(lengths[i] - lengths[0])):
         length = lengths[i]
         count, total, most, least = len(chosen) + 1, tokens + length, max(longest, length), min(least, length)
         if count > limits.max_count or total > limits.capacity or tokens + length / 2 > target:
             break
-        if packing.padded_bytes(count, most) > limits.memory:
+        if packing.padded_bytes(count, most, least == most) > limits.memory:
             break
         if cost is not None and alike is not None:
-            seconds = cost.seconds(total, count, most)
-            elsewhere = cost.own(length) + cost.start * alike.share_of_start(length)
-            here = seconds - cost.seconds(tokens, count - 1, longest)
-            dear = most > _NEAR * least and here > elsewhere + _ROUNDING * seconds
+            seconds = cost.seconds(total, count, most, least == most)
+            here = seconds - cost.seconds(tokens, count - 1, longest, full)
+            part = most > _NEAR * least or (cost.full_pair is not None and most > least >= _LONG)
+            dear = part and here > alike.seconds_elsewhere(length) + _ROUNDING * seconds
             if dear or seconds > limits.seconds:
                 break
         chosen.append(i)
-        tokens, longest = total, most
+        tokens, longest, full = total, most, least == most
     return chosen
 
 
@@ -106,27 +109,35 @@ def choose_equal(
     equal = [i for i, kind in enumerate(kinds) if kind == kinds[0]]
     size = sizes[0]
     most = min(limits.max_count, round(_share(sum(sizes), limits) / size), limits.capacity // size)
-    each = packing.padded_bytes(1, size)
+    each = packing.padded_bytes(1, size, full=True)
     if each and each * most > limits.memory:
         most = int(limits.memory // each)
-    if cost is not None and cost.seconds(size * most, most, size) > limits.seconds:
-        most = int((limits.seconds - cost.start) // cost.own(size)) if cost.own(size) else most
+    if cost is not None and cost.seconds(size * most, most, size, full=True) > limits.seconds:
+        own = cost.own(size, full=True)
+        most = int((limits.seconds - cost.start) // own) if own else most
     packs = math.ceil(len(equal) / max(1, most))
     return equal[: math.ceil(len(equal) / packs)]
 
 
 class _Alike:
-    """Tokens of the waiting samples that are about as long as a given one."""
+    """What a sample would take in another pack of those that wait."""
 
-    def __init__(self, lengths: Sequence[int], budget: int) -> None:
+    def __init__(self, lengths: Sequence[int], budget: int, cost: PackCost) -> None:
         self._sorted = sorted(lengths)
         self._sums = [0, *accumulate(self._sorted)]
         self._budget = budget
+        self._cost = cost
 
-    def share_of_start(self, length: int) -> float:
-        """What part of a pack's start a sample bears in a pack of samples like itself: all of it where it is alone."""
-        first = bisect_left(self._sorted, length / _ALIKE)
-        last = bisect_right(self._sorted, length * _ALIKE)
+    def seconds_elsewhere(self, length: int) -> float:
+        """Seconds in a pack of samples about as long, or in a full pack of samples just as long, with a share of its
+        start: all of that where there are no others."""
+        near = self._cost.own(length) + self._cost.start * self._share_of_start(length, _ALIKE)
+        equal = self._cost.own(length, full=True) + self._cost.start * self._share_of_start(length, 1)
+        return min(near, equal)
+
+    def _share_of_start(self, length: int, ratio: float) -> float:
+        first = bisect_left(self._sorted, length / ratio)
+        last = bisect_right(self._sorted, length * ratio)
         return length / max(length, min(self._budget, self._sums[last] - self._sums[first]))
 
 

@@ -160,7 +160,8 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         length = len(next(iter(arrays.values())))
         lengths = self._split(length, inputs.get(packing.unpack_info))
         buffers = {name: self._buffer(self._outputs[name], value, lengths) for name, value in outputs.items()}
-        return PackRequest([arrays[name] for name in packing.dynamic_inputs], lengths, buffers, self._alike)
+        masked = packing.equal_lengths_cheaper and packing.mask in arrays and bool((arrays[packing.mask] != 1).any())
+        return PackRequest([arrays[name] for name in packing.dynamic_inputs], lengths, buffers, self._alike, masked)
 
     def _tokens(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return every dynamic input as [L]; raise InputError if one is missing, mistyped or of another length."""

@@ -38,17 +38,24 @@ class PackRequest(Request):
         outputs: output name -> buffer.
 
     Args:
+        masked: whether its mask leaves out a token.
         alike: whether only samples of the same lengths may share its pack; they are its ``kind``.
     """
 
-    __slots__ = ("arrays", "lengths", "outputs")
+    __slots__ = ("arrays", "lengths", "masked", "outputs")
 
     def __init__(
-        self, arrays: Sequence[Array], lengths: Sequence[int], outputs: dict[str, Array], alike: bool = False
+        self,
+        arrays: Sequence[Array],
+        lengths: Sequence[int],
+        outputs: dict[str, Array],
+        alike: bool = False,
+        masked: bool = False,
     ) -> None:
         super().__init__(sum(lengths), tuple(lengths) if alike else None)
         self.arrays = arrays
         self.lengths = lengths
+        self.masked = masked
         self.outputs = outputs
 
 

@@ -7,6 +7,7 @@ attention becomes an If: one operator on the packed tensors where the pack is fu
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,15 @@ class FuseFullPacks(GraphPass):
         if result.modified:
             import_domain(graph, CONTRIB, 1)
         return result
+
+
+def with_full_packs(packing: PackingSpec, model: onnx.ModelProto) -> PackingSpec:
+    """What the manifest of a model that was fused says of full packs.
+
+    An attention that was left alone keeps its scores in every pack.
+    """
+    kept = any(node.op_type == "Softmax" or node.op_type.endswith("Attention") for node in model.graph.node)
+    return replace(packing, equal_lengths_cheaper=True, full_pair_bytes=packing.pair_bytes if kept else 0)
 
 
 def _fuse(attention: Attention, extents: gs.Tensor, branches: Branches) -> bool:

@@ -32,27 +32,23 @@ def sample(length: int) -> dict[str, np.ndarray]:
 
 
 def test_the_room_is_what_the_packs_that_run_leave() -> None:
-    packing = compiled().packing
-    assert packing is not None
-    room = MemoryRoom(10_000, packing)
-    assert room.left(8) == 10_000
-    room.take((3, 8))
-    assert room.left(4) == 10_000 - 3 * 48 * 64
-    assert room.left(8) is None
-    room.give_back((3, 8))
-    assert room.left(8) == 10_000
+    room = MemoryRoom(10_000)
+    assert room.left(3072, 8) == 10_000
+    room.take(9216)
+    assert room.left(768, 4) == 784
+    assert room.left(3072, 8) is None
+    room.give_back(9216)
+    assert room.left(3072, 8) == 10_000
 
 
 def test_a_sample_beyond_the_limit_waits_for_the_others_and_is_announced_once(caplog: pytest.LogCaptureFixture) -> None:
-    packing = compiled().packing
-    assert packing is not None
-    room = MemoryRoom(1000, packing)
-    room.take((1, 2))
-    assert room.left(8) is None
+    room = MemoryRoom(1000)
+    room.take(192)
+    assert room.left(3072, 8) is None
     assert not caplog.records
-    room.give_back((1, 2))
+    room.give_back(192)
     for _ in range(2):
-        assert room.left(8) is not None
+        assert room.left(3072, 8) is not None
     (record,) = caplog.records
     assert record.getMessage() == (
         "max_pack_bytes=1000: a sample of 8 tokens needs about 3072 by itself; it and others like it run alone"
@@ -60,13 +56,23 @@ def test_a_sample_beyond_the_limit_waits_for_the_others_and_is_announced_once(ca
 
 
 def test_no_limit_and_an_executable_that_does_not_know_bound_nothing() -> None:
-    unknown = executable().packing
-    packing = compiled().packing
-    assert unknown is not None
+    unlimited = MemoryRoom(0)
+    unlimited.take(1 << 40)
+    assert unlimited.left(1 << 40, 8) is not None
+    packing = executable().packing
     assert packing is not None
-    for room, spec in ((MemoryRoom(0, packing), packing), (MemoryRoom(1, unknown), unknown)):
-        room.take((64, spec.width))
-        assert room.left(8) is not None
+    assert packing.padded_bytes(64, packing.width) == 0
+
+
+def test_a_full_pack_that_keeps_no_scores_counts_its_places_alone() -> None:
+    packing = compiled().packing
+    assert packing is not None
+    fused = dataclasses.replace(packing, equal_lengths_cheaper=True, cell_bytes=10)
+    assert fused.padded_bytes(3, 8) == 3 * 8 * (10 + 48 * 8)
+    assert fused.padded_bytes(3, 8, full=True) == 3 * 8 * 10
+    partly = dataclasses.replace(fused, full_pair_bytes=48)
+    assert partly.padded_bytes(3, 8, full=True) == partly.padded_bytes(3, 8)
+    assert packing.padded_bytes(3, 8, full=True) == packing.padded_bytes(3, 8)
 
 
 class Counting(FakeEngine):

@@ -91,6 +91,14 @@ def test_a_lone_sample_rides_where_a_run_of_its_own_would_cost_more():
     assert packs_of([500, 8], PackLimits(8192, 1 << 20, 99), cost=COST) == [[500], [8]]
 
 
+def test_long_samples_of_different_lengths_run_alone_where_full_packs_are_cheaper():
+    full = PackCost(3e-3, 3e-4, 1e-6, 1e-7, full_pair=2e-8)
+    lengths = [500, 490, 510, 500, 480, 8, 9, 8, 10, 9]
+    limits = PackLimits(8192, 1 << 20, 99)
+    assert packs_of(lengths, limits, cost=full) == [[500, 500], [490], [510], [480], [8, 8, 9, 9, 10]]
+    assert packs_of(lengths, limits, cost=COST)[0] == [500, 500, 490, 510, 480]
+
+
 @given(st.lists(st.integers(1, 512), min_size=1, max_size=128), st.integers(64, 8192))
 def test_packs_by_cost_never_take_much_longer_than_one_at_a_time(lengths, budget):
     packs = packs_of(lengths, PackLimits(budget, 1 << 20, 999), cost=COST)
@@ -174,6 +182,15 @@ def test_the_cost_is_read_off_a_few_packs():
     cost = fit_cost(_TIMED, [COST.seconds(sum(p), len(p), max(p)) for p in _TIMED])
     for part in ("start", "token", "cell", "pair"):
         assert getattr(cost, part) == pytest.approx(getattr(COST, part), rel=1e-6)
+
+
+def test_the_cost_of_full_packs_is_read_off_too():
+    full = PackCost(3e-3, 3e-4, 1e-6, 1e-7, full_pair=2e-8)
+    packs = [*_TIMED, (256,)]
+    seconds = [full.seconds(sum(p), len(p), max(p), len(set(p)) == 1) for p in packs]
+    cost = fit_cost(packs, seconds, full_packs=True)
+    assert cost.full_pair == pytest.approx(2e-8, rel=1e-6)
+    assert cost.pair == pytest.approx(1e-7, rel=1e-6)
 
 
 @given(st.lists(st.floats(0.5, 2), min_size=5, max_size=5))
