@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from poprt.engine.lanes import choose_lanes
 from poprt.engine.protocol import Session
 from poprt.errors import InputError, RequestTooLongError
 from poprt.executable import Executable, Manifest, PackingSpec, TensorSpec
 from poprt.runtime.across_rows_session import AcrossRowsSession
 from poprt.runtime.buffers import Array, InputNames, as_array, check_dtype, check_ids, check_known
 from poprt.runtime.shapes import fits, wrong_result
+
+#: Tokens of a part of a large pack, about.
+PART_TOKENS = 512
 
 
 def open_session(
@@ -38,7 +43,8 @@ class DeclaredSession:
 
     For a ragged executable the padding that the declared shapes ask for is taken off before the engine
     runs and put back, as zeros, afterwards. Where an executable says that only samples of one length may share a run
-    (``PackingSpec.neighbours``), a pack is run in as many parts as it has lengths; where none may, in one a sample.
+    (``PackingSpec.neighbours``), a pack is run in as many parts as it has lengths; where none may, in one a sample. A
+    large pack for an engine that takes any number of tokens is run in parts of similar length, side by side.
 
     Args:
         executable: what to run.
@@ -64,6 +70,7 @@ class DeclaredSession:
         self._outputs = {spec.name: spec for spec in manifest.outputs}
         self._input_names = InputNames(self._inputs)
         self._packing = manifest.packing
+        self._lanes = choose_lanes(None, threads, providers).count if session is None else 1
         self._across_rows: AcrossRowsSession | None = None
         packing = self._packing
         if packing is not None and not packing.within_rows and (packing.ragged or packing.neighbours != "any"):
@@ -136,13 +143,18 @@ class DeclaredSession:
             return list(declared.values())
         starts = np.cumsum(lengths.sum(axis=1)) - lengths.sum(axis=1)
         tokens = {name: arrays[name].reshape(-1) for name in packing.dynamic_inputs}
-        for group in _groups(lengths, packing.neighbours):
+
+        def run(group: Array) -> list[Array]:
             where = np.concatenate([np.arange(starts[i], starts[i] + lengths[i].sum()) for i in group])
-            parts = {name: values[where] for name, values in tokens.items()}
-            results = session.run(parts, lengths[group], names)
-            for name, result in zip(names, results, strict=True):
-                declared[name] = _with_room(declared[name], self._outputs[name].shape, result.shape)
-                _scatter(session, packing.outputs[name], declared[name], result, rows[group], lengths[group], name)
+            return session.run({name: values[where] for name, values in tokens.items()}, lengths[group], names)
+
+        groups = _groups(lengths, packing, self._lanes)
+        with ThreadPoolExecutor(self._lanes) as pool:
+            each = pool.map(run, groups) if len(groups) > 1 else map(run, groups)
+            for group, results in zip(groups, each, strict=True):
+                for name, result in zip(names, results, strict=True):
+                    declared[name] = _with_room(declared[name], self._outputs[name].shape, result.shape)
+                    _scatter(session, packing.outputs[name], declared[name], result, rows[group], lengths[group], name)
         return list(declared.values())
 
 
@@ -155,14 +167,31 @@ def _with_room(target: Array, declared: Sequence[int], shape: Sequence[int]) -> 
     return np.pad(target, [(0, n) for n in missing]) if any(missing) else target
 
 
-def _groups(lengths: Array, neighbours: str) -> list[Array]:
+def _groups(lengths: Array, packing: PackingSpec, lanes: int) -> list[Array]:
     """The samples of each run, as positions in ``lengths`` [n, segments]; see ``PackingSpec.neighbours``."""
-    if neighbours == "any":
-        return [np.arange(len(lengths))]
-    if neighbours == "none":
+    if packing.neighbours == "none":
         return [np.array([i]) for i in range(len(lengths))]
-    _, kinds = np.unique(lengths, axis=0, return_inverse=True)
-    return [np.flatnonzero(kinds.reshape(-1) == kind) for kind in range(kinds.max() + 1)]
+    if packing.neighbours == "same_length":
+        _, kinds = np.unique(lengths, axis=0, return_inverse=True)
+        return [np.flatnonzero(kinds.reshape(-1) == kind) for kind in range(kinds.max() + 1)]
+    if not packing.ragged:
+        return [np.arange(len(lengths))]
+    return _alike(lengths.sum(axis=1), lanes)
+
+
+def _alike(sizes: Array, lanes: int) -> list[Array]:
+    """Samples by length, the longest first, in runs of about ``PART_TOKENS`` that divide the lanes' work evenly.
+
+    A run pads each sample to its longest, and small runs keep a CPU as busy as one large run does.
+    """
+    total = int(sizes.sum())
+    count = lanes * round(total / PART_TOKENS / lanes)
+    if count < 2:
+        return [np.arange(len(sizes))]
+    order = np.argsort(-sizes, kind="stable")
+    ends = np.cumsum(sizes[order])
+    part = np.minimum((ends - sizes[order] / 2) * count // total, count - 1)
+    return [np.sort(order[part == number]) for number in range(count) if (part == number).any()]
 
 
 def check_lengths(info: Array, packing: PackingSpec) -> None:

@@ -48,6 +48,29 @@ def test_a_ragged_engine_gets_real_tokens_only():
     assert call["unpack_info"].tolist() == [[3], [4], [2], [5], [1]]
 
 
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+def test_a_large_pack_is_run_in_parts_of_similar_length(lanes):
+    lengths = np.random.default_rng(lanes).integers(1, 65, 100).tolist()
+    samples = [np.arange(1, n + 1, dtype=np.int32) for n in lengths]
+    compiled = executable(rows=64, columns=64, segments=(64,), max_valid_num=128)
+    engine = FakeEngine(compiled)
+    declared = DeclaredSession(compiled, session=engine)
+    declared._lanes = lanes
+    data = [{"input_ids": ids, "position_ids": np.arange(len(ids))} for ids in samples]
+    pack = pack_data(data, 0, 64, 64, 128, 1, True)
+    logits, _, pooled = declared.run({**pack.data, "unpack_info": pack.unpack_info})
+    for i, ids in enumerate(samples):
+        np.testing.assert_array_equal(logits[i, : len(ids)], expected(ids)["logits"].astype(np.float16))
+        np.testing.assert_array_equal(pooled[i], expected(ids)["pooled"])
+        assert not logits[i, len(ids) :].any()
+    assert not pooled[100:].any()
+    parts = [call["unpack_info"][:, 0] for call in engine.calls]
+    assert len(parts) == lanes * round(sum(lengths) / 512 / lanes)
+    assert sorted(np.concatenate(parts).tolist()) == sorted(lengths)
+    assert max(part.sum() for part in parts) < 1.3 * sum(lengths) / len(parts)
+    assert sum(part.max() * len(part) for part in parts) < 1.25 * sum(lengths)
+
+
 def test_samples_of_length_zero_may_stand_anywhere():
     declared, engine = session()
     inputs = feeds(SAMPLES[:2])
