@@ -15,8 +15,8 @@ from poprt.runtime.pack_cost import PackCost
 LEAST_TOKENS = 32
 #: Samples are alike that are up to this much longer or shorter: they would share a pack of their own.
 _ALIKE = 1.5
-#: The cost parts no samples of which the longest is up to this much longer than the shortest: they pad little, and a cost
-#: that was measured while the machine stalled must not make packs of one for ever.
+#: The cost parts no samples of which the longest is up to this much longer than the shortest: they pad little, and a
+#: cost that was measured while the machine stalled must not make packs of one for ever.
 _NEAR = 1.125
 #: Seconds are compared up to this part of a pack's.
 _ROUNDING = 1e-9
