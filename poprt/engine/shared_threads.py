@@ -8,6 +8,7 @@ So there are never more busy threads than cores, and the weights are in memory o
 
 from __future__ import annotations
 
+import enum
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,17 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+
+#: Seconds in which an idle thread of the pool takes up a run. After these it is in the queue of a busy one.
+_PATIENCE = 0.005
+
+
+class _Place(enum.Enum):
+    """Where a run goes: a thread of the pool that has no other run is at most busy with a part of the caller's."""
+
+    CALLER = enum.auto()
+    POOL = enum.auto()
+    POOL_WITH_OTHERS = enum.auto()
 
 
 class SharedThreads:
@@ -29,7 +41,7 @@ class SharedThreads:
     def __init__(self, session: ort.InferenceSession, threads: int) -> None:
         self._session = session
         self._lock = threading.Lock()
-        self._free_in_pool = threads - 1
+        self._pool = self._free_in_pool = threads - 1
         self._in_callers = 0
 
     def run(self, names: list[str], feeds: Mapping[str, Array]) -> list[Array]:
@@ -38,22 +50,31 @@ class SharedThreads:
         Raises:
             onnxruntime's exceptions, those of ``InferenceSession.run``.
         """
-        in_pool = self._begin()
-        try:
-            results = self._run_in_pool(names, feeds) if in_pool else None
-            return self._session.run(names, feeds) if results is None else results
-        finally:
-            self._end(in_pool)
-
-    def _begin(self) -> bool:
-        """Take a place; tell whether it is one in the pool."""
-        with self._lock:
-            in_pool = self._in_callers > 0 and self._free_in_pool > 0
-            if in_pool:
-                self._free_in_pool -= 1
-            else:
+        place = self._begin()
+        if place is not _Place.CALLER:
+            try:
+                run = _PoolRun(self._session, names, feeds)
+                if run.began(None if place is _Place.POOL else _PATIENCE):
+                    return run.results()
+            finally:
+                self._end(in_pool=True)
+            with self._lock:
                 self._in_callers += 1
-            return in_pool
+        try:
+            results: list[Array] = self._session.run(names, feeds)
+            return results
+        finally:
+            self._end(in_pool=False)
+
+    def _begin(self) -> _Place:
+        """Take a place; tell which."""
+        with self._lock:
+            if not self._in_callers or not self._free_in_pool:
+                self._in_callers += 1
+                return _Place.CALLER
+            place = _Place.POOL if self._free_in_pool == self._pool else _Place.POOL_WITH_OTHERS
+            self._free_in_pool -= 1
+            return place
 
     def _end(self, in_pool: bool) -> None:
         with self._lock:
@@ -62,19 +83,52 @@ class SharedThreads:
             else:
                 self._in_callers -= 1
 
-    def _run_in_pool(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array] | None:
-        """Run in a thread of the pool and wait; None where that failed, for it tells only a text of the error."""
-        done = threading.Event()
-        answer: list[tuple[list[Array], str]] = []
 
-        def finish(results: list[Array], _: object, error: str) -> None:
-            answer.append((results, error))
-            done.set()
+class _PoolRun:
+    """A run in a thread of the pool.
 
-        self._session.run_async(names, feeds, finish, None)
-        _wait(done)
-        results, error = answer.pop()
-        return None if error else results
+    The engine puts what it is asked to run later in the queue of a thread that it draws by lot. Where that thread is
+    busy with another run, the new one waits for all of it, though other threads sleep. So the engine is not asked for
+    the run itself but for an output without a name: it refuses that as soon as a thread takes it up, and calls back in
+    that thread, which makes the run then, with the errors of any other. What no thread takes up soon is given up, and
+    its caller runs it himself.
+    """
+
+    def __init__(self, session: ort.InferenceSession, names: Sequence[str], feeds: Mapping[str, Array]) -> None:
+        self._session, self._names, self._feeds = session, names, feeds
+        self._begun = threading.Lock()  # whoever gets it decides: the thread of the pool begins, or the caller gives up
+        self._taken_up, self._done = threading.Event(), threading.Event()
+        self._results: list[Array] = []
+        self._error: BaseException | None = None
+        session.run_async([""], feeds, self._run, None)
+
+    def _run(self, *_: object) -> None:
+        """The engine's call, in a thread of the pool."""
+        if not self._begun.acquire(blocking=False):
+            return
+        self._taken_up.set()
+        try:
+            self._results = self._session.run(self._names, self._feeds)
+        except BaseException as error:  # nothing may leave a callback of the engine
+            self._error = error
+        self._done.set()
+
+    def began(self, patience: float | None) -> bool:
+        """Wait for a thread, for ``patience`` seconds if given; tell whether one makes the run. If not, none will."""
+        try:
+            self._taken_up.wait(patience)
+        except BaseException:
+            if not self._begun.acquire(blocking=False):
+                _wait(self._done)
+            raise
+        return not self._begun.acquire(blocking=False)
+
+    def results(self) -> list[Array]:
+        """Wait for the run, and return its outputs or raise its error."""
+        _wait(self._done)
+        if self._error is not None:
+            raise self._error
+        return self._results
 
 
 def _wait(done: threading.Event) -> None:

@@ -21,24 +21,36 @@ Finish = Callable[[list[Any], object, str], None]
 
 
 class Places:
-    """Notes where runs go: "caller", or "pool", where they last until ``let_go``."""
+    """Notes where runs go: "caller" or "pool"; they last until ``gate`` is set.
 
-    def __init__(self, error: str = "") -> None:
+    Args:
+        threads: of the pool that take up runs; what comes later waits until ``late`` is set.
+    """
+
+    def __init__(self, threads: int = 9) -> None:
         self.where: list[str] = []
-        self.gate = threading.Event()
-        self._error = error
+        self.gate, self.late = threading.Event(), threading.Event()
+        self.error: Exception | None = None
+        self._free = threads
+        self._here = threading.local()
 
     def run(self, names: list[str], feeds: Mapping[str, Any]) -> list[str]:
-        self.where.append("caller")
+        place = getattr(self._here, "name", "caller")
+        self.where.append(place)
         assert self.gate.wait(SOON)
-        return ["from the caller"]
+        if self.error is not None:
+            raise self.error
+        return [f"from the {place}"]
 
     def run_async(self, names: list[str], feeds: Mapping[str, Any], finish: Finish, _: object) -> None:
-        self.where.append("pool")
+        assert names == [""]
+        self._free -= 1
+        free = self._free >= 0
 
         def later() -> None:
-            assert self.gate.wait(SOON)
-            finish([] if self._error else ["from the pool"], None, self._error)
+            self._here.name = "pool"
+            assert free or self.late.wait(SOON)
+            finish([], None, "an output without a name")
 
         threading.Thread(target=later).start()
 
@@ -72,14 +84,29 @@ def test_there_are_no_more_busy_threads_than_the_engine_has(threads: int, expect
         assert shared.run(["y"], {}) == ["from the caller"]
 
 
-def test_what_fails_in_the_pool_is_run_again_by_its_caller_who_gets_the_real_error() -> None:
-    places = Places("it failed")
+def test_what_fails_in_the_pool_raises_its_own_error_and_is_run_once() -> None:
+    places = Places()
     shared = SharedThreads(places, 2)  # type: ignore[arg-type]
     with ThreadPoolExecutor(2) as pool:
         runs = started(places, shared, pool, 2)
+        places.error = ValueError("it failed")
         places.gate.set()
-        assert [run.result(SOON) for run in runs] == [["from the caller"]] * 2
-    assert places.where == ["caller", "pool", "caller"]
+        assert [run.exception(SOON) for run in runs] == [places.error] * 2
+    assert places.where == ["caller", "pool"]
+    places.error = None
+    assert shared.run(["y"], {}) == ["from the caller"]
+
+
+def test_a_run_that_no_thread_of_the_pool_takes_up_is_made_by_its_caller_and_once() -> None:
+    places = Places(threads=1)
+    shared = SharedThreads(places, 4)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(3) as pool:
+        runs = started(places, shared, pool, 3)
+        assert places.where == ["caller", "pool", "caller"]
+        places.late.set()
+        places.gate.set()
+        assert [run.result(SOON) for run in runs] == [["from the caller"], ["from the pool"], ["from the caller"]]
+    assert len(places.where) == 3
 
 
 @pytest.fixture(scope="module")

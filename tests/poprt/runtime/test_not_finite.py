@@ -48,7 +48,8 @@ def answers(compiled: Executable, samples: list[dict[str, np.ndarray]]) -> list[
     outs = [{name: np.zeros(shape, spec.dtype)} for _ in samples]
     with PackRunner(compiled, config, threads=1) as runner:
         requests = [runner._request(sample, out) for sample, out in zip(samples, outs, strict=True)]
-        assert set(runner._worker.choose(requests)) == set(requests)
+        if compiled.packing.within_rows:  # across rows the choice goes by what packs cost, which is measured
+            assert set(runner._worker.choose(requests)) == set(requests)
         runner._worker.run(requests)
     return [out[name] for out in outs]
 
