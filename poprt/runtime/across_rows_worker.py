@@ -57,7 +57,7 @@ class AcrossRowsWorker(PackWorker):
         # Whoever waits for full packs, or pays for a whole one however little it holds, wants no smaller ones.
         self.shares = lanes if packing.ragged and options.send_when_idle else 1
         self._seconds = _longest_run(options.latency_seconds(), self.cost)
-        self._room = MemoryRoom(options.max_pack_bytes)
+        self._room = MemoryRoom(options.pack_bytes(lanes))
 
     def is_full(self, count: int, size: int) -> bool:
         """Tell whether the waiting samples fill a pack."""

@@ -16,8 +16,8 @@ from poprt.runtime.checks import check_flag, check_int, check_libraries, check_s
 
 logger = logging.getLogger("poprt")
 
-#: Bytes of padded tensors that packs take together unasked.
-MAX_PACK_BYTES = 256 << 20
+#: Bytes of padded tensors that the packs of one lane take unasked.
+LANE_BYTES = 128 << 20
 
 
 class PackAlgorithm(enum.Enum):
@@ -158,8 +158,8 @@ class PackRunnerConfig(_Options):
             of several samples is made that takes longer than half of it, for a request may arrive when one begins.
             None sets no bound. It has no effect where the engine takes a fixed number of tokens.
         max_pack_bytes: bytes that packs which run at the same time may hold together in tensors that are padded to
-            the longest sample of a pack, attention scores above all; 0 for no limit. A sample that is beyond it by
-            itself runs alone. Weights and the packed side are not counted.
+            the longest sample of a pack, attention scores above all; 0 for no limit, None for 128 MiB a lane. A sample
+            that is beyond it by itself runs alone. Weights and the packed side are not counted.
         window: among how many of the oldest requests a pack is chosen; those of similar length go together. A pack
             whose samples must be of one length is chosen among 1024 or more.
         lanes: packs that run at the same time. A pack that runs alone has all cores, several share them. None takes a
@@ -176,7 +176,7 @@ class PackRunnerConfig(_Options):
     algorithm: PackAlgorithm = PackAlgorithm.next_fit
     token_budget: int | None = None
     latency_target: float | datetime.timedelta | None = None
-    max_pack_bytes: int = MAX_PACK_BYTES
+    max_pack_bytes: int | None = None
     window: int = 128
     lanes: int | None = None
     queue_limit: int = 4096
@@ -229,7 +229,7 @@ class PackRunnerConfig(_Options):
                 check_int(name, getattr(self, name), least)
         for name in ("window", "queue_limit"):
             check_int(name, getattr(self, name), 1)
-        check_int("max_pack_bytes", self.max_pack_bytes, 0)
+        self.pack_bytes(1)
         self._check_target()
         check_flag("send_when_idle", self.send_when_idle)
         check_libraries("custom_ops", self.custom_ops)
@@ -248,6 +248,12 @@ class PackRunnerConfig(_Options):
         if seconds == 0:
             raise PoprtError("latency_target: expected more than 0 seconds; None sets no bound")
         return seconds
+
+    def pack_bytes(self, lanes: int) -> int:
+        """Return ``max_pack_bytes`` for so many lanes; raise PoprtError if it is no whole number of 0 or more."""
+        if self.max_pack_bytes is None:
+            return LANE_BYTES * lanes
+        return check_int("max_pack_bytes", self.max_pack_bytes, 0)
 
     def _check_target(self) -> None:
         """Refuse a target that the timeout alone would miss."""

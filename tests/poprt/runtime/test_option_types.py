@@ -28,7 +28,6 @@ SOON = 20
         ("latency_target", datetime.timedelta(seconds=-1), "latency_target: expected a duration >= 0"),
         ("max_pack_bytes", -1, "max_pack_bytes: expected >= 0, got -1"),
         ("max_pack_bytes", "1GB", "max_pack_bytes: expected a whole number, got '1GB'"),
-        ("max_pack_bytes", None, "max_pack_bytes: expected a whole number, got None"),
         ("max_valid_num", None, "max_valid_num: expected a whole number, got None"),
         ("window", [128], "window: expected a whole number"),
         ("queue_limit", math.inf, "queue_limit: expected a whole number, got inf"),
@@ -171,3 +170,10 @@ def test_whatever_a_callers_mapping_raises_is_in_the_future():
             future = runner.execute_async(Broken(request()[0]), {})
             with pytest.raises(RuntimeError, match="broken"):
                 future.wait(SOON)
+
+
+def test_the_memory_of_packs_grows_with_the_lanes_unless_the_caller_says_how_much():
+    assert PackRunnerConfig().pack_bytes(1) == 128 << 20
+    assert PackRunnerConfig().pack_bytes(16) == 2 << 30
+    assert PackRunnerConfig(max_pack_bytes=5).pack_bytes(16) == 5
+    assert PackRunnerConfig(max_pack_bytes=0).pack_bytes(16) == 0
