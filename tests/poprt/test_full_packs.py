@@ -14,7 +14,7 @@ from models.bert import SIZES, BertConfig, build_bert
 from models.dialects import DIALECTS
 from passes.graph_io import export_graph, import_graph
 from poprt.compiler import Compiler
-from poprt.compiler.full_packs.fuse import FuseFullPacks
+from poprt.compiler.full_packs.fuse import FuseFullPacks, with_full_packs
 from poprt.compiler.full_packs.uniform import FullPackValues
 from poprt.compiler.packing_spec import read_packing
 from poprt.converter import Converter
@@ -136,6 +136,17 @@ def test_the_executable_says_that_equal_lengths_cost_less() -> None:
     packing = compiled().packing
     assert packing is not None
     assert packing.equal_lengths_cheaper
+    assert packing.pair_bytes > packing.full_pair_bytes == 0
+
+
+def test_an_attention_that_is_left_alone_keeps_its_scores_in_full_packs_too() -> None:
+    executable = compiled()
+    assert executable.packing is not None
+    graph = engine_graph(executable)
+    assert with_full_packs(executable.packing, helper.make_model(graph)).full_pair_bytes == 0
+    graph.node.append(helper.make_node("Softmax", ["a"], ["b"]))
+    packing = with_full_packs(executable.packing, helper.make_model(graph))
+    assert packing.full_pair_bytes == packing.pair_bytes
 
 
 def test_weights_stay_outside_of_the_branches() -> None:
