@@ -12,7 +12,10 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 
 from passes.manager import PassManager
+from passes.precision import float_to_int8
 from passes.precision.float_to_int8 import FloatToInt8
+from passes.reference_session import reference_session
+from poprt.converter import Converter
 from poprt_cli.main import cli
 from tests.passes.rewrites import parse
 
@@ -52,3 +55,69 @@ def test_a_low_cosine_is_warned_of(body: str, warned: bool, caplog: pytest.LogCa
         PassManager([FloatToInt8(data=lambda _: {"ids": _IDS})]).run(lookup(body))
     messages = [record.getMessage() for record in caplog.records]
     assert any("int8 moves output 'y' to a cosine of" in text for text in messages) == warned
+
+
+#: The sine of large numbers tips with the least change; a weight that the engine folds makes the change.
+SENSITIVE = "large = Mul (e, big)  y = Sin (large)"
+
+
+def warnings_of(body: str, caplog: pytest.LogCaptureFixture, **options: object) -> tuple[str, dict[str, object]]:
+    manager = PassManager([FloatToInt8(data=lambda _: {"ids": _IDS}, **options)])
+    with caplog.at_level(logging.WARNING, logger="poprt"):
+        manager.run(lookup(body))
+    return caplog.text, manager.records[0].result.details
+
+
+def test_beside_a_low_cosine_stands_what_the_optimiser_alone_does(caplog: pytest.LogCaptureFixture) -> None:
+    seen = []
+
+    def run_optimised(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        seen.append({tensor.name: tensor.data_type for tensor in model.graph.initializer})
+        outputs = reference_session(model).run(["y"], feeds)
+        return {"y": outputs[0] + 1}  # an engine that is far off
+
+    text, details = warnings_of(SENSITIVE, caplog, run_optimised=run_optimised)
+    assert seen == [{"T": onnx.TensorProto.FLOAT, "big": onnx.TensorProto.FLOAT}]  # the model before int8, with weights
+    alone = float(str(details["cosine of y by the optimiser alone"]))
+    assert 0 < alone < 0.9
+    assert f"onnxruntime's optimiser alone moves this one to a cosine of {alone:.3f}" in text
+    assert "--check" not in text
+
+
+def test_the_optimiser_is_not_run_where_int8_does_well(caplog: pytest.LogCaptureFixture) -> None:
+    def run_optimised(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        raise AssertionError
+
+    text, details = warnings_of("y = Relu (e)", caplog, run_optimised=run_optimised)
+    assert not text
+    assert "cosine of y by the optimiser alone" not in details
+
+
+@pytest.mark.parametrize("cause", ["fails", "too large"])
+def test_where_the_optimiser_cannot_be_run_the_warning_names_check(
+    cause: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_optimised(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        assert cause == "fails"
+        raise RuntimeError(cause)
+
+    if cause == "too large":
+        monkeypatch.setattr(float_to_int8, "_LARGEST_KEPT", 1000)
+    text, _ = warnings_of(SENSITIVE, caplog, run_optimised=run_optimised)
+    assert "--check tells what onnxruntime's optimiser alone moves" in text
+
+
+def test_a_conversion_tells_what_the_optimiser_alone_does(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="poprt"):
+        Converter(precision="int8").convert(lookup(SENSITIVE))
+    assert "onnxruntime's optimiser alone moves this one to a cosine of 1.000" in caplog.text
+
+
+def test_weights_of_4_bits_count_as_such() -> None:
+    model = lookup("W = DequantizeLinear (N, scale)  y = MatMul (e, W)")
+    model.opset_import[0].version = 21
+    model.graph.initializer.append(onnx.helper.make_tensor("N", onnx.TensorProto.INT4, [64, 64], [1] * 4096))
+    manager = PassManager([FloatToInt8()])
+    manager.run(model)
+    before, _ = map(int, str(manager.records[0].result.details["bytes of weights"]).split(" -> "))
+    assert before == 2000 * 64 * 4 + 64 * 64 // 2 + 4
