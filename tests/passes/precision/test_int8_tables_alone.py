@@ -11,11 +11,13 @@ import pytest
 from click.testing import CliRunner
 from onnx import numpy_helper
 
+from passes.errors import RewriteError
 from passes.manager import PassManager
 from passes.precision import float_to_int8
 from passes.precision.float_to_int8 import FloatToInt8
 from passes.reference_session import reference_session
 from poprt.converter import Converter
+from poprt.errors import PoprtError
 from poprt_cli.main import cli
 from tests.passes.rewrites import parse
 
@@ -121,3 +123,30 @@ def test_weights_of_4_bits_count_as_such() -> None:
     manager.run(model)
     before, _ = map(int, str(manager.records[0].result.details["bytes of weights"]).split(" -> "))
     assert before == 2000 * 64 * 4 + 64 * 64 // 2 + 4
+
+
+def test_a_model_that_says_that_it_is_quantised_is_left_alone() -> None:
+    once = PassManager([FloatToInt8()]).run(lookup("y = Relu (e)"))
+    manager = PassManager([FloatToInt8()])
+    manager.run(once)
+    assert [str(refusal) for refusal in manager.records[0].result.refusals] == ["the model: it is quantised already"]
+
+
+def test_a_table_that_is_not_finite_stays_float() -> None:
+    model = lookup("y = Relu (e)")
+    table = model.graph.initializer[0]
+    values = numpy_helper.to_array(table).copy()
+    values[3, 5] = np.inf
+    table.CopyFrom(numpy_helper.from_array(values, table.name))
+    manager = PassManager([FloatToInt8(data=lambda _: {"ids": _IDS})])
+    manager.run(model)
+    assert "is not finite" in " ".join(map(str, manager.records[0].result.refusals))
+
+
+def test_data_that_the_model_cannot_take_are_an_error_of_the_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise PoprtError("input 'ids' has 2000 values too many")
+
+    monkeypatch.setattr("poprt.converter.sample_case", fail)
+    with pytest.raises(RewriteError, match="input 'ids' has 2000 values too many"):
+        Converter(precision="int8").convert(lookup("y = Relu (e)"))
