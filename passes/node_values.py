@@ -21,6 +21,19 @@ def axes_argument(node: gs.Node) -> list[int] | None:
     return None if values is None else [int(axis) for axis in values.reshape(-1)]
 
 
+def pads_argument(node: gs.Node, rank: int) -> list[tuple[int, int]] | None:
+    """What a Pad adds before and behind each axis; negative where it cuts. None where that is computed."""
+    pads = np.asarray(node.attrs["pads"]) if "pads" in node.attrs else constant(node.inputs[1])
+    named = node.inputs[3] if len(node.inputs) > 3 and not node.inputs[3].is_empty() else None
+    axes = np.arange(rank) if named is None else constant(named)
+    if pads is None or axes is None or pads.size != 2 * axes.size:
+        return None
+    both = [(0, 0)] * rank
+    for axis, before, behind in zip(axes.reshape(-1), *pads.reshape(2, -1), strict=True):
+        both[int(axis)] = (int(before), int(behind))
+    return both
+
+
 def constant(tensor: gs.Tensor) -> np.ndarray | None:
     """The value of an initializer or of a Constant node's output; None for anything computed."""
     if isinstance(tensor, gs.Constant):

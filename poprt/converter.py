@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
@@ -35,6 +35,7 @@ from poprt.convert_options import (
     read_options,
 )
 from poprt.engine.custom_ops import custom_ops
+from poprt.engine.plain import plain_session
 from poprt.errors import PoprtError
 from poprt.executable import Executable
 from poprt.isolation import Compile, IsolationTrial, try_isolation
@@ -338,7 +339,13 @@ def _with_data(step: Any, inputs: list[InputInfo]) -> Any:
         except PoprtError as error:  # a pass raises errors of passes
             raise RewriteError(str(error)) from error
 
-    return step.with_data(feeds)
+    return step.with_data(feeds, _run_optimised)
+
+
+def _run_optimised(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    session = plain_session(model.SerializeToString())
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
 
 def _packing(options: ConvertOptions, shapes: InputShapes) -> Step:

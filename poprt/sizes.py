@@ -7,14 +7,11 @@ from itertools import chain
 
 import onnx
 
+from passes.element_sizes import stored_bytes
 from passes.node_protos import subgraphs, walk_nodes
 
 #: Above this many bytes of weights a model does not travel in one protobuf message, which ends at 2 GiB.
 LARGEST_MESSAGE = 1_800_000_000
-
-
-#: Elements of such types share a byte. numpy has no type for them, and its stand-ins take a byte each.
-_BITS = {name: bits for bits, names in ((4, ("UINT4", "INT4", "FLOAT4E2M1")), (2, ("UINT2", "INT2"))) for name in names}
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:
@@ -52,8 +49,4 @@ def _sparse_bytes(tensor: onnx.SparseTensorProto) -> int:
 
 
 def _tensor_bytes(tensor: onnx.TensorProto) -> int:
-    """Bytes of one tensor; the last byte of one whose elements share bytes may be partly filled."""
-    bits = _BITS.get(onnx.TensorProto.DataType.Name(tensor.data_type))
-    if bits is None:
-        bits = 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return int(-(-math.prod(tensor.dims) * bits // 8))
+    return stored_bytes(math.prod(tensor.dims), tensor.data_type)

@@ -143,7 +143,10 @@ class InsertAttentionMask(GraphPass):
     def _checked_geometry(self, graph: gs.Graph) -> Geometry:
         refuse_shared_scales(graph)
         if graph.opset < MINIMUM_OPSET:
-            raise PackingError(f"this pass needs opset {MINIMUM_OPSET} or newer, the model has {graph.opset}")
+            raise PackingError(
+                f"this pass needs opset {MINIMUM_OPSET} or newer, the model has {graph.opset}; "
+                "run convert_opset before it"
+            )
         graph.toposort(mode="nodes")
         geometry = self._finder.find(graph)
         if not geometry.columns:
@@ -276,7 +279,8 @@ def _the_mask(graph: gs.Graph, geometry: Geometry, masks: Sequence[str]) -> gs.V
         )
     if len(masks) > 1:
         raise PackingError(
-            f"inputs {', '.join(map(repr, masks))} both mask attention; only one can number the samples of a row"
+            f"inputs {', '.join(map(repr, masks))} both mask attention; only one can number the samples of a row. Lay "
+            "the samples end to end: leave out insert_attention_mask, and give --pack_args"
         )
     mask: Any = next(tensor for tensor in graph.inputs if tensor.name == masks[0])
     return mask

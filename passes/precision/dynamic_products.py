@@ -124,12 +124,26 @@ def _product_of_integers(node: gs.Node, outputs: frozenset[str]) -> DynamicProdu
     return DynamicProduct(node, last, source.inputs[0], weight)
 
 
-def _matmul_integer_to_float(node: gs.Node, outputs: frozenset[str]) -> DynamicProduct | None:
-    source = _quantiser(node.inputs[0], input_at(node, 4))
-    weight = integer_weight(node.inputs[1], node.inputs[3], input_at(node, 5))
-    if source is None or weight is None or node.inputs[2] is not source.outputs[1]:
-        return None
-    return DynamicProduct(node, node, source.inputs[0], weight, bias=input_at(node, 6))
+@dataclass(frozen=True)
+class _FusedOperands:
+    """At which inputs a fused product has the step and zero point of its activation, those of its weight, and a bias.
+
+    Its first two inputs are the levels of both.
+    """
+
+    step: int
+    zero_point: int
+    weight_scale: int
+    weight_zero_point: int
+    bias: int
+
+    def __call__(self, node: gs.Node, outputs: frozenset[str]) -> DynamicProduct | None:
+        """The product of ``node``, where its activation is quantised as a whole."""
+        source = _quantiser(node.inputs[0], input_at(node, self.zero_point))
+        weight = integer_weight(node.inputs[1], node.inputs[self.weight_scale], input_at(node, self.weight_zero_point))
+        if source is None or weight is None or node.inputs[self.step] is not source.outputs[1]:
+            return None
+        return DynamicProduct(node, node, source.inputs[0], weight, bias=input_at(node, self.bias))
 
 
 def _dynamic_quantize_matmul(node: gs.Node, outputs: frozenset[str]) -> DynamicProduct | None:
@@ -139,21 +153,13 @@ def _dynamic_quantize_matmul(node: gs.Node, outputs: frozenset[str]) -> DynamicP
     return DynamicProduct(node, node, node.inputs[0], weight, bias=input_at(node, 4))
 
 
-def _quantised_attention(node: gs.Node, outputs: frozenset[str]) -> DynamicProduct | None:
-    """A QAttention: the product is the projection inside it."""
-    source = _quantiser(node.inputs[0], input_at(node, 6))
-    weight = integer_weight(node.inputs[1], node.inputs[4], input_at(node, 7))
-    if source is None or weight is None or node.inputs[3] is not source.outputs[1]:
-        return None
-    return DynamicProduct(node, node, source.inputs[0], weight, bias=input_at(node, 2))
-
-
 _FINDERS: dict[tuple[str, str], Callable[[gs.Node, frozenset[str]], DynamicProduct | None]] = {
     ("", "ConvInteger"): _product_of_integers,
     ("", "MatMulInteger"): _product_of_integers,
-    (CONTRIB, "MatMulIntegerToFloat"): _matmul_integer_to_float,
+    (CONTRIB, "MatMulIntegerToFloat"): _FusedOperands(2, 4, weight_scale=3, weight_zero_point=5, bias=6),
     (CONTRIB, "DynamicQuantizeMatMul"): _dynamic_quantize_matmul,
-    (CONTRIB, "QAttention"): _quantised_attention,
+    # the product is the projection inside it
+    (CONTRIB, "QAttention"): _FusedOperands(3, 6, weight_scale=4, weight_zero_point=7, bias=2),
 }
 
 

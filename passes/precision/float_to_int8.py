@@ -15,8 +15,16 @@ import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, PassResult
 from passes.cleanup.rewiring import onnx_dtype
+from passes.element_sizes import stored_bytes
 from passes.errors import RewriteError
-from passes.graph_io import header
+from passes.graph_io import copy_graph, header
+from passes.precision.int8_accuracy import (
+    RunOptimised,
+    cosines_when_optimised,
+    low_cosines,
+    report_accuracy,
+    warn_of_low_cosines,
+)
 from passes.precision.int8_kinds import product_kinds, show_kinds
 from passes.precision.int8_measure import Arrays, choose_zero_points, compare_outputs, observe, product_error, run_graph
 from passes.precision.int8_samples import Extents, extents_to_try
@@ -29,6 +37,9 @@ from passes.registry import register
 SampleData = Callable[[onnx.ModelProto], Arrays]
 
 Site = TypeVar("Site", Product, Table)
+
+#: Bytes of weights up to which the graph of before is kept, to be run as the engine rewrites it where int8 does badly.
+_LARGEST_KEPT = 500_000_000
 
 
 @dataclass(frozen=True)
@@ -43,8 +54,6 @@ class _Observation:
 
 #: Where a model says that it was quantised; a second run leaves it alone.
 METADATA_KEY = "poprt.int8"
-#: An output whose cosine is below is warned of: where int8 does well, encoders keep 0.995 and more.
-LEAST_COSINE = 0.99
 #: How the report calls the products that were quantised, and what the products were before.
 PRODUCTS = "products in int8"
 #: How the report calls the lookups whose tables were quantised.
@@ -78,22 +87,30 @@ class FloatToInt8(GraphPass):
         data: called with a model that holds only the inputs and the metadata; returns an array for each input. Where
             few tokens tell as much, the extents there are smaller than those of the model; larger arrays do as well. It
             is called again, with the model's own extents, where the graph cannot be run at smaller ones.
+        run_optimised: runs a model with the engine's rewrites. Where int8 moves an output much, the report tells beside
+            it what these rewrites alone do to the model before int8, if its weights take less than 500 MB.
     """
 
-    def __init__(self, max_error: float = 0.05, reduce_range: bool = False, data: SampleData | None = None) -> None:
+    def __init__(
+        self,
+        max_error: float = 0.05,
+        reduce_range: bool = False,
+        data: SampleData | None = None,
+        run_optimised: RunOptimised | None = None,
+    ) -> None:
         super().__init__()
         if not max_error > 0:
             raise RewriteError(f"max_error must be above 0, not {max_error}; 0.05 allows an error of 5 % a product")
         self.max_error = max_error
         self._limit = REDUCED_RANGE if reduce_range else FULL_RANGE
         self._data = data
+        self._run_optimised = run_optimised
 
-    def with_data(self, data: SampleData) -> FloatToInt8:
-        """This pass where it has sample data of its own, else a copy of it that has ``data``."""
-        if self._data is not None:
-            return self
+    def with_data(self, data: SampleData, run_optimised: RunOptimised) -> FloatToInt8:
+        """A copy of this pass that has ``data`` and ``run_optimised`` where it has none of its own."""
         copied = copy.copy(self)
-        copied._data = data
+        copied._data = self._data or data
+        copied._run_optimised = self._run_optimised or run_optimised
         return copied
 
     def apply(self, graph: gs.Graph) -> PassResult:
@@ -118,23 +135,21 @@ class FloatToInt8(GraphPass):
         errors = self._errors(products, seen, points, weights)
         kept = self._keep(products, errors, "product", result)
         kept_tables = self._keep(tables, [_table_error(site, weights) for site in tables], "table", result)
+        original = copy_graph(graph) if seen and _constant_bytes(graph) < _LARGEST_KEPT else None
         self._write(graph, [*kept, *kept_tables], Int8Writer(graph, weights), points, result)
         if seen and result.modified:
-            measured = compare_outputs(seen.outputs, run_graph(seen.extents.graph(graph), seen.feeds))
-            _report_accuracy(measured, result)
-            self._warn_of_low_cosines(measured)
+            self._report(seen, graph, original, result)
 
-    def _warn_of_low_cosines(self, measured: Mapping[str, tuple[float, float]]) -> None:
-        for name, (cosine, _) in measured.items():
-            if cosine < LEAST_COSINE:  # false for NaN, which is not comparable
-                self.logger.warning(
-                    "int8 moves output %r to a cosine of %.3f on random data, below %.2f: judge it on data of your "
-                    "own. Where the model rounds by itself a small change tips many roundings; --check tells what "
-                    "onnxruntime's optimiser alone moves",
-                    name,
-                    cosine,
-                    LEAST_COSINE,
-                )
+    def _report(self, seen: _Observation, graph: gs.Graph, original: gs.Graph | None, result: PassResult) -> None:
+        """What int8 did to the outputs; beside a bad figure, what the engine does to them by itself."""
+        measured = compare_outputs(seen.outputs, run_graph(seen.extents.graph(graph), seen.feeds))
+        report_accuracy(measured, result)
+        low = low_cosines(measured)
+        optimised: dict[str, float] = {}
+        if low and original is not None and self._run_optimised is not None:
+            before = seen.extents.graph(original)
+            optimised = cosines_when_optimised(before, self._run_optimised, seen.feeds, seen.outputs)
+        warn_of_low_cosines(low, optimised, result)
 
     def _observe(self, graph: gs.Graph, products: list[Product]) -> _Observation | None:
         """The model's behaviour on sample data; None where there is no such data."""
@@ -231,14 +246,6 @@ def _table_error(site: Table, weights: QuantisedWeights) -> float:
 
 def _constant_bytes(graph: gs.Graph) -> int:
     constants = [tensor for tensor in graph.tensors().values() if isinstance(tensor, gs.Constant)]
-    kinds = [onnx.helper.tensor_dtype_to_np_dtype(onnx_dtype(tensor) or onnx.TensorProto.FLOAT) for tensor in constants]
-    return sum(math.prod(tensor.shape) * kind.itemsize for tensor, kind in zip(constants, kinds, strict=True))
-
-
-def _report_accuracy(compared: Mapping[str, tuple[float, float]], result: PassResult) -> None:
-    for name, (cosine, difference) in compared.items():
-        if math.isnan(cosine):
-            result.details[f"cosine of {name}"] = "not comparable: its extents depend on values"
-            continue
-        result.details[f"cosine of {name}"] = f"{cosine:.6f}"
-        result.details[f"largest difference of {name}"] = f"{difference:.3g}"
+    return sum(
+        stored_bytes(math.prod(tensor.shape), onnx_dtype(tensor) or onnx.TensorProto.FLOAT) for tensor in constants
+    )

@@ -46,7 +46,7 @@ def run_graph(graph: gs.Graph, feeds: Arrays) -> dict[str, NDArray[Any]]:
         if isinstance(tensor, gs.Constant) and math.prod(tensor.shape) > _LARGEST_CONSTANT
     }
     model = export_weightless(graph, _LARGEST_CONSTANT)
-    _open_extents([value for value in model.graph.input if value.name not in weights], model.graph.output)
+    open_extents([value for value in model.graph.input if value.name not in weights], model.graph.output)
     names = [tensor.name for tensor in graph.outputs]
     try:
         return dict(zip(names, reference_session(model).run(names, {**feeds, **weights}), strict=True))
@@ -54,7 +54,8 @@ def run_graph(graph: gs.Graph, feeds: Arrays) -> dict[str, NDArray[Any]]:
         raise RewriteError(f"the graph cannot be run on the sample data: {error}") from error
 
 
-def _open_extents(inputs: Iterable[onnx.ValueInfoProto], outputs: Iterable[onnx.ValueInfoProto]) -> None:
+def open_extents(inputs: Iterable[onnx.ValueInfoProto], outputs: Iterable[onnx.ValueInfoProto]) -> None:
+    """Let a graph be run on feeds that are smaller than it declares."""
     for value in inputs:
         for dim in value.type.tensor_type.shape.dim:
             dim.Clear()

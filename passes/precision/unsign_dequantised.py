@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
-import onnx
 import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, PassResult, graph_output_names
-from passes.placeholders import is_placeholder, retype
+from passes.precision.sign_flip import Weights, make_unsigned, signed_values, unsigned
 from passes.shapes.dtypes import has_dtype
-
-_FLIP = np.uint8(128)  # adding 128 turns the sign bit and nothing else
 
 
 class UnsignDequantised(GraphPass):
@@ -29,7 +23,7 @@ class UnsignDequantised(GraphPass):
 
     name = "unsign_dequantised"
 
-    def __init__(self, weights: dict[str, npt.NDArray[Any]] | None = None) -> None:
+    def __init__(self, weights: Weights | None = None) -> None:
         super().__init__()
         self.weights = {} if weights is None else weights
 
@@ -46,7 +40,7 @@ class UnsignDequantised(GraphPass):
                 continue
             for node in readers:
                 self._shift_zero_point(node)
-            self._set(tensor, _turned(self._values(tensor)))
+            make_unsigned(tensor, self.weights)
             result.count("weights made unsigned")
         return result
 
@@ -61,24 +55,9 @@ class UnsignDequantised(GraphPass):
 
     def _shift_zero_point(self, node: gs.Node) -> None:
         point = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
-        values = np.zeros(node.inputs[1].shape, np.int8) if point is None else self._values(point)
-        shifted = gs.Constant(f"{node.outputs[0].name}_zero_point_unsigned", _turned(values))
+        values = np.zeros(node.inputs[1].shape, np.int8) if point is None else signed_values(point, self.weights)
+        shifted = gs.Constant(f"{node.outputs[0].name}_zero_point_unsigned", unsigned(values))
         if len(node.inputs) > 2:
             node.inputs[2] = shifted
         else:
             node.inputs.append(shifted)
-
-    def _values(self, tensor: gs.Constant) -> npt.NDArray[Any]:
-        values = self.weights[tensor.name] if is_placeholder(tensor) else tensor.values
-        return np.asarray(values, np.int8)
-
-    def _set(self, tensor: gs.Constant, values: npt.NDArray[Any]) -> None:
-        if is_placeholder(tensor):
-            self.weights[tensor.name] = values
-            retype(tensor, onnx.TensorProto.UINT8)
-        else:
-            tensor.values = values
-
-
-def _turned(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.asarray(values.view(np.uint8) ^ _FLIP)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import onnx
 import onnx_graphsurgeon as gs
 
 from passes.base import GraphPass, PassResult, graph_output_names
-from passes.placeholders import is_placeholder, retype
+from passes.placeholders import is_placeholder
+from passes.precision.sign_flip import Weights, make_unsigned, unsigned
 from passes.shapes.dtypes import has_dtype
 
 _MIDDLE = "poprt_int8_weight_zero_point"
-_FLIP = np.uint8(128)  # adding 128 turns the sign bit and nothing else
 
 
 class UnsignWeights(GraphPass):
@@ -30,7 +27,7 @@ class UnsignWeights(GraphPass):
 
     name = "unsign_weights"
 
-    def __init__(self, weights: dict[str, npt.NDArray[Any]] | None = None) -> None:
+    def __init__(self, weights: Weights | None = None) -> None:
         super().__init__()
         self.weights = {} if weights is None else weights
 
@@ -48,7 +45,7 @@ class UnsignWeights(GraphPass):
             if reads[name] == len(tensor.outputs) and name not in outputs
         }
         for name in changed:
-            self._unsign(tensors[name])
+            make_unsigned(tensors[name], self.weights)
         middle = gs.Constant(_MIDDLE, np.array(128, np.uint8))
         points: dict[int, gs.Constant] = {}
         for node in products:
@@ -60,13 +57,6 @@ class UnsignWeights(GraphPass):
                 node.inputs[3] = _unsigned_point(node.inputs[3], points)
         result.count("weights made unsigned", len(changed))
         return result
-
-    def _unsign(self, tensor: gs.Constant) -> None:
-        if is_placeholder(tensor):
-            self.weights[tensor.name] = self.weights[tensor.name].view(np.uint8) ^ _FLIP
-            retype(tensor, onnx.TensorProto.UINT8)
-        else:
-            tensor.values = tensor.values.view(np.uint8) ^ _FLIP
 
 
 def _has_known_point(product: gs.Node) -> bool:
@@ -80,6 +70,5 @@ def _has_known_point(product: gs.Node) -> bool:
 def _unsigned_point(signed: gs.Constant, points: dict[int, gs.Constant]) -> gs.Constant:
     """The zero point of an unsigned weight; ``points`` are those made before, by the id of the signed one."""
     if id(signed) not in points:
-        unsigned = np.asarray(signed.values.view(np.uint8) ^ _FLIP)
-        points[id(signed)] = gs.Constant(f"{signed.name}_unsigned", unsigned)
+        points[id(signed)] = gs.Constant(f"{signed.name}_unsigned", unsigned(signed.values))
     return points[id(signed)]

@@ -14,7 +14,9 @@ from passes import packed_model
 from passes.errors import RewriteError
 from passes.graph_io import export_graph, import_graph
 from passes.packed_model import METADATA_KEY, PackedModel, is_packed
+from poprt.compiler import Compiler
 from poprt.compiler.packing_spec import read_packing
+from poprt.errors import CompileError
 from poprt.manifest import PackingSpec
 from poprt_format.packing import ACROSS_ROWS, ANY, SAME_LENGTH, WITHIN_ROWS, Packing
 from tests.passes.rewrites import parse
@@ -84,6 +86,16 @@ def test_a_damaged_field_is_named(name: str) -> None:
     for stated in (in_metadata(fields), import_graph(in_metadata(fields))):
         with pytest.raises(RewriteError, match=rf"'poprt.packing' are damaged: {name} is \[{{}}\], expected"):
             PackedModel.read(stated)
+
+
+@pytest.mark.parametrize(("text", "said"), [("{", "they are no JSON: "), ("[]", "they are no JSON object")])
+def test_metadata_that_are_no_record_are_damaged(text: str, said: str) -> None:
+    stated = model()
+    onnx.helper.set_model_props(stated, {METADATA_KEY: text})
+    with pytest.raises(RewriteError, match=f"'poprt.packing' are damaged: {said}"):
+        PackedModel.read(stated)
+    with pytest.raises(CompileError, match=f"'poprt.packing' are damaged: {said}"):
+        Compiler.compile(stated)
 
 
 def test_a_name_that_is_no_input_is_an_error_that_lists_the_inputs() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import sympy
 
-from passes.node_values import constant
+from passes.node_values import constant, pads_argument
 from passes.operators import CONTRIB
 from passes.packing.isolation import values as v
 from passes.packing.isolation.distances import check_distances
@@ -206,18 +206,19 @@ def _pad(view: View) -> Facts:
     facts = view.facts(tensor)
     if view.packed:
         return facts
-    before, after = view.shape(tensor), view.shape(view.node.outputs[0])
-    values = constant(view.node.inputs[1]) if len(view.node.inputs) > 1 else None
+    pads = pads_argument(view.node, view.rank(tensor))
+    if pads is None:
+        raise refused("its pads are not constant", Cause.SAMPLES)
     filler = view.input(2)
     fill = v.ZERO if filler is None else view.facts(filler).real
     for axis in {*view.seq(tensor), *view.batch(tensor)}:
-        if _equal(before[axis], after[axis]):
-            continue
-        if axis in view.batch(tensor):
-            raise refused("it adds samples to a batch", Cause.SAMPLES)
-        after_end = None if values is None or view.input(3) is not None else int(values[axis + len(before)])
+        in_front, behind = pads[axis]
+        if axis in view.batch(tensor) and (in_front or behind):
+            raise refused("it adds samples to a batch, or moves them along it", Cause.SAMPLES)
+        if behind < 0:
+            raise refused("it cuts the end of a row, where padding is", Cause.PADDING)
         filled = fill.is_zero and facts.at(axis).is_zero
-        if after_end != 0 and not filled:
+        if behind > 0 and not filled:
             raise refused("it adds places at the end of a row, behind its padding", Cause.PADDING)
     padded = {axis: hull([item, fill]) for axis, item in facts.padded.items()}
     return Facts(hull([facts.real, fill]), padded, hull([facts.corner, fill]))

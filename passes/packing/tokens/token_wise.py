@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.node_values import axes_argument, constant, constant_or_empty
+from passes.node_values import axes_argument, constant, constant_or_empty, pads_argument
 from passes.operators import (
     CONTRIB,
     CONTRIB_ELEMENTWISE,
@@ -280,12 +279,10 @@ def _slice(node: gs.Node, axes: AxisMap) -> Verdict:
 @_rule("Pad")
 def _pad(node: gs.Node, axes: AxisMap) -> Verdict:
     rank = len(axes.shape(node.inputs[0]) or ())
-    if len(node.inputs) > 3 and not node.inputs[3].is_empty():
-        return because("it lists the axes that it pads")
-    pads = constant(node.inputs[1]) if axes.opset >= 11 else np.asarray(node.attrs["pads"])
-    if pads is None or len(pads) != 2 * rank:
+    pads = pads_argument(node, rank)
+    if pads is None:
         return because("its pads are not constant")
-    touched = [axis for axis in range(rank) if pads[axis] or pads[axis + rank]]
+    touched = [axis for axis, both in enumerate(pads) if any(both)]
     return _untouched(node.inputs[0], touched, axes) or _must_be_free(node.inputs[1:], axes)
 
 

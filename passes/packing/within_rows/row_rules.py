@@ -8,9 +8,9 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.fusion.attention_ops import input_at, require_attention_inputs
-from passes.node_values import axes_argument, constant, known_values
+from passes.node_values import axes_argument, constant, known_values, pads_argument
 from passes.operators import CONTRIB, CONTRIB_ELEMENTWISE, ELEMENTWISE, QUANTISATION, Family, lookup, members
-from passes.packing.tokens.axes import show
+from passes.packing.tokens.axes import BATCH, show
 from passes.packing.tokens.quantised import keeps_zero, rounded_by
 from passes.packing.within_rows.row_analysis import RowAnalysis, Rule, State
 from passes.refusal import refused
@@ -176,11 +176,20 @@ def _slice(analysis: RowAnalysis, node: gs.Node) -> State:
     return analysis.by_rank(node, block=before == after and analysis.of(node.inputs[0]) is State.BLOCK)
 
 
-# [B, S, H] TOKEN on axis 2 -> [B, S, H + 1] TOKEN. On axis 1 it adds places to a row.
+# [B, S, H] TOKEN on axis 2 -> [B, S, H + 1] TOKEN. On axis 1 it adds places to a row, or moves them within its extent.
 @_rule("Pad")
 def _pad(analysis: RowAnalysis, node: gs.Node) -> State:
-    if analysis.seq(node.outputs[0]) != analysis.seq(node.inputs[0]):
+    shape, seq = analysis.shape(node.inputs[0]), analysis.seq(node.inputs[0])
+    if analysis.seq(node.outputs[0]) != seq:
         raise refused("it pads along the places of a row")
+    pads = pads_argument(node, len(shape))
+    if pads is None:
+        raise refused("its pads are not constant")
+    touched = {axis for axis, both in enumerate(pads) if any(both)}
+    if touched & set(seq):
+        raise refused("it pads along the places of a row")
+    if any(shape[axis] == BATCH for axis in touched):
+        raise refused("it pads along the rows")
     return analysis.by_rank(node)
 
 

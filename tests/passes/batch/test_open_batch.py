@@ -189,6 +189,52 @@ HELD = {
     "noise": ("r = RandomUniform <shape = [1, 6, 8]> ()  y = Add (x, r)", "draws numbers for the whole run"),
     "from the first axis on": ("f = Flatten <axis = -3> (x)  y = Relu (f)", "into one row"),
     "random": ("r = RandomNormalLike (x)  y = Add (x, r)", "draws numbers for the whole run"),
+    "pooled places first": ("t = Transpose <perm = [1, 0, 2]> (x)  y = GlobalAveragePool (t)", "samples in axis 1"),
+    "places of maxima": (
+        "m, i = MaxPool <kernel_shape = [2]> (x)  y = Cast <to = 1> (i)",
+        "count through the whole batch",
+    ),
+    "an ellipsis": ("""y = Einsum <equation = "...h,hk->...k"> (x, w)""", "does not name all axes"),
+    "a constant of samples": (
+        """y = Einsum <equation = "bsh,bsh->bsh"> (x, own)""",
+        "reads 'own', which does not depend on the batch",
+    ),
+    "samples as time": (
+        "a, y, c = LSTM <hidden_size = 3> (x, recurrence_w, recurrence_r)",
+        "does not read samples in axis 1 of 'x'",
+    ),
+    "samples as columns": (
+        "f = Flatten (x)  t = Transpose <perm = [1, 0]> (f)  y = Gemm <transA = 1> (t, long)",
+        "its rows are not samples",
+    ),
+    "a vector on the left": ("t = Transpose <perm = [0, 2, 1]> (x)  y = MatMul (scale, t)", "a vector on the left"),
+    "sums over samples": ("t = Transpose <perm = [1, 2, 0]> (x)  y = MatMul (t, few)", "sums along the batch of 't'"),
+    "a square and its transpose, joined": (
+        "a = Slice (x, i0, four, i1)  b = Transpose <perm = [1, 0, 2]> (a)  y = Concat <axis = 2> (a, b)",
+        "its operands keep their samples in other axes",
+    ),
+    "a square and its transpose, added": (
+        "a = Slice (x, i0, four, i1)  b = Transpose <perm = [1, 0, 2]> (a)  y = Add (a, b)",
+        "its operands keep their samples in other axes",
+    ),
+    "constant indices of each row": (
+        "y = GatherElements <axis = 2> (x, first_of_each)",
+        "data and indices keep their samples in other axes",
+    ),
+    "indices of samples": (
+        "a = Slice (x, i0, four, i2)  i = ArgMax <axis = 2, keepdims = 1> (a)  y = GatherND (x, i)",
+        "its indices name samples",
+    ),
+    "kinds between": ("y = OneHot <axis = 1> (n, depth, bits)", "it does not add the last axis"),
+    "all axes of one": ("g = Gather <axis = 1> (x, i0)  y = Squeeze (g)", "or left out: that may take the batch away"),
+    "dropout in training": ("y = Dropout (x, quarter, yes)", "it may be in training mode"),
+    "flat, places first": ("t = Transpose <perm = [1, 0, 2]> (x)  y = Flatten <axis = 2> (t)", "divides the samples"),
+}
+CONSTANTS |= {
+    "long": RNG.normal(size=(48, 3)).astype(np.float32),
+    "few": RNG.normal(size=(B, 3)).astype(np.float32),
+    "first_of_each": np.zeros((B, 6, 1), np.int64),
+    "yes": np.array(True),
 }
 
 
@@ -214,6 +260,16 @@ def test_a_condition_inside_holds_the_batch_size() -> None:
     step = OpenBatch()
     step.run(parse(text))
     assert "works along the samples of 'c'" in str(step.refusal)
+
+
+def test_a_branch_that_reads_samples_holds_the_batch_size() -> None:
+    text = """m (float[4, 8] x) => (float[4, 8] y) <bool c = {1}> {
+        y = If (c) <then_branch = a () => (float[4, 8] o) { o = Neg (x) },
+                    else_branch = b () => (float[4, 8] p) { p = Relu (x) }>
+    }"""
+    step = OpenBatch()
+    step.run(parse(text))
+    assert "If 'y': holds a graph of its own" in str(step.refusal)
 
 
 @pytest.mark.parametrize(

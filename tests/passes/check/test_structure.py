@@ -68,6 +68,22 @@ def subgraph_again() -> onnx.ModelProto:
     )
 
 
+def subgraph_weight() -> onnx.ModelProto:
+    model = subgraph_again()
+    branch = next(item.g for item in model.graph.node[1].attribute if item.name == "then_branch")
+    branch.node[0].output[0] = branch.output[0].name = "own"
+    branch.initializer.append(numpy_helper.from_array(np.ones(2, np.float32), "v"))
+    return model
+
+
+def typed_values(count: int) -> onnx.ModelProto:
+    """A weight of 16 elements whose values stand in the field of their type."""
+    model = add_weight()
+    model.graph.initializer[0].ClearField("raw_data")
+    model.graph.initializer[0].float_data.extend([1.0] * count)
+    return model
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [
@@ -83,6 +99,8 @@ def subgraph_again() -> onnx.ModelProto:
         (add_weight(raw_data=bytes(60)), ["initializer 'w' is truncated", "60 bytes of 64"]),
         (with_bytes("Add"), ["no UTF-8", r"\xff\xff\xff"]),
         (subgraph_again(), ["tensor 'v'", "Neg", "Relu"]),
+        (subgraph_weight(), ["a subgraph has an initializer 'v'", "made by", "rename one of them"]),
+        (typed_values(15), ["initializer 'w' is truncated", "15 values of 16"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )
@@ -93,6 +111,13 @@ def test_a_model_that_no_pass_can_read_is_refused_by_name(model: onnx.ModelProto
     with pytest.raises(CompileError) as error:
         Compiler.compile(model)
     assert str(error.value) == str(refused.value)
+
+
+def test_the_renamed_weight_of_a_subgraph_is_taken() -> None:
+    model = subgraph_weight()
+    branch = next(item.g for item in model.graph.node[1].attribute if item.name == "then_branch")
+    branch.initializer[0].name = "v_inside"
+    assert convert(model)
 
 
 def test_a_long_weight_is_found_truncated_without_reading_it() -> None:
@@ -185,8 +210,9 @@ def sparse(indices: list[object], dims: list[int]) -> onnx.ModelProto:
         (sparse([3, 99], [2, 8]), "indices do not fit"),
         (sparse([3, -1], [2, 8]), "indices do not fit"),
         (sparse([[0, 0, 0], [1, 1, 1]], [2, 8]), "indices do not fit"),
+        (sparse([3, 9], [0, 8]), "has extents .* export a dense one"),
     ],
-    ids=["huge", "beyond", "negative", "rank"],
+    ids=["huge", "beyond", "negative", "rank", "empty"],
 )
 def test_a_malformed_sparse_initializer_is_refused_by_name(model: onnx.ModelProto, words: str) -> None:
     with pytest.raises(RewriteError, match=f"sparse initializer 'w'.*{words}"):

@@ -110,3 +110,27 @@ def test_what_takes_long_to_compute_is_left_to_the_engine() -> None:
     manager = PassManager(["constant_folding"])
     assert len(manager.run(model).graph.node) == 2
     assert "takes long" in manager.records[0].result.refusals[0].reason
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("s = Constant <value_ints = [5]> ()  t = Reshape (one, s)", "it cannot be evaluated: "),
+        ("t = SequenceEmpty () u = SequenceInsert (t, one)", "is not known in advance"),
+    ],
+)
+def test_what_cannot_be_folded_says_why(body: str, said: str) -> None:
+    model = parse(f"g (float[M] x) => (float[M] y) {{ {body}  y = Relu (x) }}")
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), "one"))
+    manager = PassManager(["constant_folding"])
+    manager.run(model)
+    assert said in " ".join(map(str, manager.records[0].result.refusals))
+
+
+def test_a_result_of_another_type_than_declared_is_not_folded() -> None:
+    model = parse("g (float[M] x) => (float[M] y) <float16[1] t> { t = Neg (one)  y = Relu (x) }")
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), "one"))
+    manager = PassManager(["constant_folding"])
+    manager.run(model)
+    refusals = " ".join(map(str, manager.records[0].result.refusals))
+    assert "'t' is declared as float16 and evaluates to float32" in refusals

@@ -184,6 +184,16 @@ TABLE = """
     t = Slice (x, zero, one, zero)  y = Mul (t, x)
 [pad in front] proved
     $end  pads = Constant <value_ints = [0, 1, 0, 0, 0, 0]> ()  t = Pad (x, pads)  y = Slice (t, one, end, one)
+[places moved towards the end] it cuts the end of a row
+    pads = Constant <value_ints = [0, 1, 0, 0, -1, 0]> ()  t = Pad (x, pads)  y = Mul (t, x)
+[masked places moved towards the front] proved
+    $masked  pads = Constant <value_ints = [0, -1, 0, 0, 1, 0]> ()  t = Pad (m, pads)  y = Mul (t, column)
+[places moved towards the front] it adds places at the end of a row
+    pads = Constant <value_ints = [0, -1, 0, 0, 1, 0]> ()  t = Pad (x, pads)  y = Mul (t, column)
+[masked places without the last] it cuts the end of a row
+    $masked  pads = Constant <value_ints = [0, 0, 0, 0, -1, 0]> ()  t = Pad (m, pads)  y = ReduceSum (t, one)
+[samples moved along a batch] mixes: it adds samples to a batch, or moves them
+    pads = Constant <value_ints = [1, 0, 0, -1, 0, 0]> ()  t = Pad (x, pads)  y = Mul (t, x)
 [pad behind] adds places at the end
     $end  pads = Constant <value_ints = [0, 0, 0, 0, 1, 0]> ()  t = Pad (x, pads)  y = Slice (t, one, end, one)
 [pad of masked tokens behind] proved

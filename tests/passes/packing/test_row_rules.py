@@ -253,6 +253,20 @@ TABLE = """
     t = local.Twice (x)  y = MatMul (t, W1)
 [unknown operator on pairs] none of its inputs carries tokens
     $pairs  t = Det (sc)  y = MatMul (x, W1)
+[product by a vector] one of its operands is a vector
+    t = MatMul (x, V)  u = Unsqueeze (t, last)  y = Mul (x, u)
+[places moved by one] it pads along the places of a row
+    pads = Constant <value_ints = [0, 1, 0, 0, -1, 0]> ()  t = Pad (x, pads)  y = MatMul (t, W1)
+[rows moved by one] it pads along the rows
+    pads = Constant <value_ints = [1, 0, 0, -1, 0, 0]> ()  t = Pad (x, pads)  y = MatMul (t, W1)
+[einsum with a table of positions] 'p' is a table of positions
+    $counted  p = Gather (T, r)  t = Einsum <equation = "bsh,sh->bsh"> (x, p)  y = Relu (t)
+[elements at positions] its indices are positions of a row
+    $counted  ends = Constant <value_ints = [0, 2]> ()  i = Unsqueeze (r, ends)  t = GatherElements <axis = 2> (x, i)
+    y = Add (x, t)
+[tokens times positions] it multiplies by a matrix of positions
+    $counted  p = Gather (T, r)  pt = Transpose <perm = [1, 0]> (p)  t = MatMul (x, pt)  w = Softmax (t)
+    y = MatMul (w, x)
 """
 FUNCTIONS = '<domain: "local", opset_import: ["" : 17]> Twice (a) => (t) { t = Add (a, a) }'
 #: An attention of its own, so that there is always something to mask.

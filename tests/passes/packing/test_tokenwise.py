@@ -4,6 +4,8 @@ of each sample alone; only the first may run packed."""
 import re
 
 import pytest
+from onnx import TensorProto
+from onnx.helper import make_tensor
 
 from tests.passes.packing.packs import (
     around,
@@ -242,6 +244,26 @@ def test_each_sample_gets_its_own_numbers_in_declared_shapes(body, verdict):
 def test_each_sample_gets_its_own_numbers_on_real_tokens_alone(body, verdict):
     model, batch = build(body), samples()
     assert_each_is_right(run_ragged(model, batch), model, batch)
+
+
+_FLAT = "rows = Constant <value_ints = [-1, 8]> ()  f = Reshape (x, rows)"
+#: Why ``t`` is no row a token, although its shape does not show it.
+REASONS = {
+    "it may be in training mode": "h = Constant <value_float = 0.5> ()  t = Dropout (x, h, yes)",
+    "it is in training mode": """c = Transpose <perm = [0, 2, 1]> (x)  a = Abs (V)
+        t = BatchNormalization <training_mode = 1> (c, V, V1, V, a)""",
+    "'own' is no constant matrix": f"{_FLAT}  ft = Transpose (f)  own = MatMul (ft, f)  t = Gemm (f, own)",
+    "it does not add the last axis": """depth = Constant <value_int = 64> ()
+        ends = Constant <value_floats = [0.0, 1.0]> ()  t = OneHot <axis = 1> (ids, depth, ends)""",
+    "its axis is not a constant": "ax = ReduceMax <keepdims = 0> (mask)  t = CumSum (x, ax)",
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_an_operator_that_is_no_row_a_token_says_why(reason):
+    model = around(f"{REASONS[reason]}  y = Exp (t)")
+    model.graph.initializer.append(make_tensor("yes", TensorProto.BOOL, [], [True]))
+    assert reason in str(why_unpacked(model, "t"))
 
 
 def test_levels_of_a_scale_that_is_measured_are_those_of_the_whole_run():

@@ -1,62 +1,20 @@
-"""Products and tables in int8: what is written, what stays float and why, and what it costs."""
+"""Products and tables in int8: what is written, and what stays float and why."""
 
 from __future__ import annotations
-
-import logging
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from passes.base import PassResult
-from passes.errors import RewriteError
-from passes.graph_io import export_graph, import_graph
 from passes.precision.float_to_int8 import FloatToInt8
 from passes.precision.int8_values import best_zero_point
 from tests.numerics import run, run_exactly
+from tests.passes.precision.int8_models import RNG, apply, one_product, reasons, relative, types, weight, with_weights
 from tests.passes.rewrites import copy_of, ops, parse, rewritten
 from tests.versions import no_rows
-
-RNG = np.random.default_rng(0)
-
-
-def weight(rows: int, columns: int) -> NDArray[np.float32]:
-    return RNG.standard_normal((rows, columns)).astype(np.float32)
-
-
-def with_weights(text: str, weights: Mapping[str, NDArray[Any]], *, opset: int = 17) -> onnx.ModelProto:
-    model = parse(text, opset=opset)
-    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
-    return model
-
-
-def one_product(rows: int = 96, columns: int = 80, *, opset: int = 17) -> onnx.ModelProto:
-    text = f"g (float[b,s,{rows}] x) => (float[b,s,{columns}] y) {{ y = MatMul (x, w) }}"
-    return with_weights(text, {"w": weight(rows, columns)}, opset=opset)
-
-
-def apply(model: onnx.ModelProto, **options: Any) -> tuple[onnx.ModelProto, PassResult]:
-    graph = import_graph(copy_of(model))
-    result = FloatToInt8(**options).apply(graph)
-    return export_graph(graph.toposort()), result
-
-
-def relative(expected: NDArray[Any], got: NDArray[Any]) -> float:
-    return float(np.linalg.norm(expected - got) / np.linalg.norm(expected))
-
-
-def types(model: onnx.ModelProto) -> dict[str, int]:
-    return {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-
-
-def reasons(result: PassResult) -> str:
-    return " / ".join(f"{refusal.node}: {refusal.reason}" for refusal in result.refusals)
 
 
 @pytest.mark.parametrize("opset", [13, 17, 21])
@@ -223,105 +181,6 @@ def test_a_product_of_two_activations_is_none_of_its_business() -> None:
     assert not result.refusals
 
 
-def two_products() -> tuple[onnx.ModelProto, NDArray[np.float32]]:
-    """One ordinary product, and one whose activation has an outlier that drowns the rest in every token."""
-    text = """g (float[n,96] x) => (float[n,80] tame, float[n,80] wild) {
-        tame = MatMul (x, w)  bent = Mul (x, gain)  wild = MatMul (bent, v) }"""
-    gain, v = np.ones(96, np.float32), weight(96, 80)
-    gain[0], v[0] = 1000, 0
-    model = with_weights(text, {"w": weight(96, 80), "v": v, "gain": gain})
-    return model, RNG.standard_normal((32, 96)).astype(np.float32)
-
-
-def test_a_product_that_measures_badly_on_the_data_stays_float_alone() -> None:
-    model, x = two_products()
-    converted, result = apply(model, data=lambda signature: {"x": x})
-    assert result.counts == {"products in int8": 1}
-    assert "wild" in reasons(result)
-    assert "more than 5.0%" in reasons(result)
-    assert {"w_int8", "v"} <= set(types(converted))
-    outputs = run_exactly(converted, {"x": x})
-    assert relative(run(model, {"x": x})["tame"], outputs["tame"]) < 0.015
-    np.testing.assert_allclose(outputs["wild"], run(model, {"x": x})["wild"], rtol=1e-5, atol=1e-4)
-
-
-def test_the_limit_of_the_error_is_the_callers(caplog: pytest.LogCaptureFixture) -> None:
-    model, x = two_products()
-    assert apply(model, data=lambda signature: {"x": x}, max_error=10)[1].counts == {"products in int8": 2}
-    assert not apply(model, data=lambda signature: {"x": x}, max_error=1e-4)[1].modified
-    with pytest.raises(RewriteError, match="max_error"):
-        FloatToInt8(max_error=0)
-    with caplog.at_level(logging.WARNING, "poprt"):
-        assert apply(model)[1].counts == {"products in int8": 2}
-    assert "no sample data" in caplog.text
-
-
-def test_the_report_says_what_it_cost() -> None:
-    model, x = two_products()
-    converted, result = apply(model, data=lambda signature: {"x": x})
-    expected, got = run(model, {"x": x})["tame"], run_exactly(converted, {"x": x})["tame"]
-    assert float(result.details["largest difference of tame"]) == pytest.approx(np.abs(expected - got).max(), rel=0.01)
-    cosine = np.sum(expected * got) / np.linalg.norm(expected) / np.linalg.norm(got)
-    assert float(result.details["cosine of tame"]) == pytest.approx(cosine, abs=1e-5)
-    before, after = map(int, result.details["bytes of weights"].split(" -> "))
-    assert before == (2 * 96 * 80 + 96) * 4
-    assert before - after == pytest.approx(96 * 80 * 3, rel=0.05)
-
-
-def test_the_data_source_gets_the_inputs_and_the_metadata() -> None:
-    model, x = two_products()
-    onnx.helper.set_model_props(model, {"key": "value"})
-    seen = []
-
-    def data(signature: onnx.ModelProto) -> dict[str, NDArray[Any]]:
-        seen.append(signature)
-        return {"x": x}
-
-    apply(model, data=data)
-    assert [value.name for value in seen[0].graph.input] == ["x"]
-    assert seen[0].metadata_props[0].value == "value"
-
-
-def test_data_that_the_model_cannot_take_is_an_error_that_says_so() -> None:
-    model, x = two_products()
-    with pytest.raises(RewriteError, match="sample data"):
-        apply(model, data=lambda signature: {"x": x[:, :5]})
-
-
-def test_an_activation_of_one_sign_gets_finer_steps_than_one_of_both() -> None:
-    text = "g (float[n,96] x) => (float[n,80] y) { a = Relu (x)  y = MatMul (a, w) }"
-    model = with_weights(text, {"w": weight(96, 80)})
-    x = RNG.standard_normal((64, 96)).astype(np.float32)
-    expected = run(model, {"x": x})["y"]
-    blind = relative(expected, run_exactly(apply(model)[0], {"x": x})["y"])
-    told = relative(expected, run_exactly(apply(model, data=lambda signature: {"x": x})[0], {"x": x})["y"])
-    assert told < 0.85 * blind
-
-
-def test_the_reduced_range_keeps_sums_of_two_products_within_16_bits() -> None:
-    converted, _ = apply(one_product(), reduce_range=True)
-    levels = next(numpy_helper.to_array(t) for t in converted.graph.initializer if t.name == "w_int8")
-    assert 60 <= np.abs(levels.astype(int)).max() <= 63
-    assert 2 * 255 * np.abs(levels.astype(int)).max() < 2**15
-
-
-def test_a_weight_that_is_not_finite_stays_float() -> None:
-    w = weight(96, 80)
-    w[3, 5] = np.inf
-    text = "g (float[n,96] x) => (float[n,80] y) { y = MatMul (x, w) }"
-    for options in ({}, {"data": lambda signature: {"x": np.ones((2, 96), np.float32)}}):
-        result = apply(with_weights(text, {"w": w}), **options)[1]
-        assert "not finite" in reasons(result)
-        assert not result.modified
-
-
-def test_a_model_of_tables_alone_is_measured_as_well() -> None:
-    text = "g (int64[n] ids) => (float[n,128] y) { y = Gather (t, ids) }"
-    _, result = apply(with_weights(text, {"t": weight(1000, 128)}), data=lambda signature: {"ids": np.arange(9)})
-    assert result.counts == {"table lookups in int8": 1}
-    assert float(result.details["cosine of y"]) > 0.9999
-
-
 @pytest.mark.parametrize("shape", [(96,), (2, 3, 4, 96), pytest.param((1, 0, 96), marks=no_rows)])
 def test_activations_of_any_rank_and_of_no_rows_are_quantised(shape: tuple[int, ...]) -> None:
     letters = ",".join("abc"[: len(shape) - 1])
@@ -347,70 +206,3 @@ def test_no_zero_point_ever_cuts_off_a_value(seed: int, lean: float, size: float
     assert levels.max() <= 255
     symmetric = np.maximum(rows.max(axis=1) / 127, -rows.min(axis=1) / 128)[:, None]
     assert np.mean(np.square(step / symmetric)) <= 1 + 1e-6
-
-
-@pytest.mark.parametrize(
-    ("text", "dtypes", "kinds"),
-    [
-        ("(float16[n,96] x) => (float16[n,2] y) { y = MatMul (x, w) }", {"w": "float16"}, "1 with float16 weights"),
-        ("(float[n,96] x) => (float[n,2] y) { y = MatMul (x, w) }", {"w": "float32"}, "1 with float32 weights"),
-        ("(uint8[n,96] x) => (int32[n,80] y) { y = MatMulInteger (x, w) }", {"w": "int8"}, "1 already quantised"),
-        (
-            "(float[n,96] x) => (float[n,80] y) { d = DequantizeLinear (w, s)  y = MatMul (x, d) }",
-            {"w": "int8", "s": "float32"},
-            "1 already quantised",
-        ),
-        (
-            "(float[n,80] x) => (float[n,96] y) { d = DequantizeLinear (w, s)  t = Transpose (d)  y = MatMul (x, t) }",
-            {"w": "int8", "s": "float32"},
-            "1 already quantised",
-        ),
-        (
-            "(float[n,96] x) => (float[n,80] y) { y = com.microsoft.DynamicQuantizeMatMul (x, w, s) }",
-            {"w": "int8", "s": "float32"},
-            "1 already quantised",
-        ),
-        (
-            "(uint8[n,96] x) => (uint8[n,80] y) { y = QLinearMatMul (x, s, z, w, s, z, s, z) }",
-            {"w": "uint8", "s": "float32", "z": "uint8"},
-            "1 already quantised",
-        ),
-        (
-            "(float[n,96,1] x) => (float[n,96,1] y) { d = DequantizeLinear (c, s)  y = Conv (x, d) }",
-            {"c": "int8", "s": "float32"},
-            "1 already quantised",
-        ),
-        ("(uint8[n,96,1] x) => (int32[n,96,1] y) { y = ConvInteger (x, c) }", {"c": "int8"}, "1 already quantised"),
-        ("(float[n,96,1] x) => (float[n,96,1] y) { y = Conv (x, c) }", {"c": "float32"}, "none"),
-        ("(float[n,96] x, float[96,80] z) => (float[n,80] y) { y = MatMul (x, z) }", {}, "none"),
-    ],
-)
-def test_where_no_product_is_quantised_the_report_says_which_kinds_there_are(
-    text: str, dtypes: Mapping[str, str], kinds: str
-) -> None:
-    shape = (96, 2) if "[n,2]" in text else (96, 80)
-    shapes: dict[str, tuple[int, ...]] = {"s": (), "z": (), "c": (96, 96, 1)}
-    weights = {name: np.ones(shapes.get(name, shape), dtype) for name, dtype in dtypes.items()}
-    result = apply(with_weights(f"g {text}", weights))[1]
-    assert not result.modified
-    assert result.details == {"products by constant matrices before": kinds}
-
-
-def test_products_that_were_quantised_before_are_counted_beside_those_that_are_now() -> None:
-    model = with_weights(
-        "g (float[n,96] x) => (float[n,80] y, float[n,80] z) "
-        "{ y = MatMul (x, w)  d = DequantizeLinear (q, s)  z = MatMul (x, d) }",
-        {"w": weight(96, 80), "q": np.ones((96, 80), np.int8), "s": np.float32(1).reshape(())},
-    )
-    result = apply(model)[1]
-    assert result.counts["products in int8"] == 1
-    assert result.details["products by constant matrices before"] == "1 with float32 weights, 1 already quantised"
-
-
-def test_a_weight_of_a_type_that_numpy_lacks_is_named() -> None:
-    model = parse("g (bfloat16[n,96] x) => (bfloat16[n,80] y) { y = MatMul (x, w) }", opset=17)
-    model.graph.initializer.append(TensorProto(name="w", data_type=TensorProto.BFLOAT16, dims=(96, 80)))
-    model.graph.initializer[0].raw_data = bytes(2 * 96 * 80)
-    result = apply(model)[1]
-    assert "its weight is bfloat16" in reasons(result)
-    assert result.details["products by constant matrices before"] == "1 with bfloat16 weights"

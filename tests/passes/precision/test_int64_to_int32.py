@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from passes.graph_io import import_graph
 from passes.ops import attach_functions
 from passes.precision.int64_to_int32 import Int64ToInt32
 from tests.numerics import run
@@ -60,6 +61,15 @@ def test_an_output_of_int64_stays_int64_under_its_name() -> None:
     assert ops(converted) == ["Neg", "Cast", "Abs", "Cast"]
     assert [output.name for output in converted.graph.output] == ["y", "z"]
     same(model, converted, {"ids": [1, 2]})
+
+
+def test_an_input_that_is_an_output_too_is_said_to_change_both() -> None:
+    model = parse("g (int64[n] ids, float[8] T) => (int64[n] ids, float[n] y) { y = Gather (T, ids) }")
+    graph = import_graph(model)
+    result = Int64ToInt32().apply(graph)
+    (refusal,) = result.refusals
+    assert str(refusal) == "ids: is an input and an output at once, so the output is int32 too"
+    assert {value.name: value.dtype for value in graph.outputs}["ids"] == np.int32
 
 
 def test_a_constant_beyond_int32_keeps_the_operator_in_int64() -> None:
