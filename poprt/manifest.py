@@ -84,9 +84,10 @@ class Manifest:
     """What the executable says of itself (``manifest.json``).
 
     Attributes:
-        batch_axes: the axis of each input and output that counts samples, where the graph takes any number of them;
-            empty where it holds the batch size that it declares.
-        batch_held: why it does; "" where it does not, and for packed models, whose packs are another matter.
+        batch_axes: the axis of each input and output that counts samples (of a model packed within rows: its rows),
+            where the graph takes any number of them; empty where it holds the batch size that it declares.
+        batch_held: why it does; "" where it does not, and for models packed across rows or with a final Unpack, whose
+            packs are another matter.
         passes: the passes that made the model, in order.
         options: the compiler's options.
         versions: version of poprt, onnx and onnxruntime that compiled it.

@@ -61,8 +61,10 @@ def _check_batch_axes(manifest: Manifest) -> None:
     if not manifest.batch_axes:
         return
     specs = {spec.name: spec for spec in (*manifest.inputs, *manifest.outputs)}
-    if manifest.packing is not None or set(manifest.batch_axes) != set(specs):
-        raise wrong("batch_axes", sorted(manifest.batch_axes), "all inputs and outputs of a model that is not packed")
+    packing = manifest.packing
+    if set(manifest.batch_axes) != set(specs) or (packing is not None and not packing.rows_apart):
+        expected = "all inputs and outputs of a model that is not packed, or packed within rows"
+        raise wrong("batch_axes", sorted(manifest.batch_axes), expected)
     sizes = set()
     for name, axis in manifest.batch_axes.items():
         if axis >= len(specs[name].shape):

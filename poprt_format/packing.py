@@ -85,6 +85,11 @@ class Packing:
         return self.layout == WITHIN_ROWS
 
     @property
+    def rows_apart(self) -> bool:
+        """Whether a row is answered by itself: samples share rows, and nothing is unpacked at the end."""
+        return self.within_rows and not self.unpack_info
+
+    @property
     def width(self) -> int:
         """Columns of an unpacked row: the longest sample."""
         return sum(self.segment_max_size)

@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 
 from passes.batch.batch_axes import Answer, BatchAxes, BatchAxis
 from passes.batch.table import apart_from, meet, must_not_depend, rule
+from passes.ops.common import DOMAIN
 from passes.refusal import refused
 
 
@@ -137,3 +138,12 @@ def _recurrent(node: gs.Node, batch: BatchAxes) -> Answer:
             raise refused(f"does not read samples in axis {axis} of {node.inputs[index].name!r}")
     places: list[BatchAxis | None] = [BatchAxis(2), BatchAxis(1), BatchAxis(1)]
     return places[: len(node.outputs)]
+
+
+# [R, C], [R, N, C, C] -> [R, 1, C, C]: each row by its own numbers; of the second input only the type is read.
+@rule("AttentionMask", domain=DOMAIN)
+def _attention_mask(node: gs.Node, batch: BatchAxes) -> Answer:
+    place = batch.require(node.inputs[0])
+    if place != BatchAxis(0, 1):
+        raise refused("its rows are not samples")
+    return place

@@ -128,7 +128,8 @@ def _chosen_outputs(model: onnx.ModelProto, outputs: Sequence[str] | None) -> li
 def _compile(source: Source, outputs: list[str], options: CompilerOptions, progress: Progress) -> Executable:
     packing = read_packing(source.model)
     interface = ReadInterface()
-    opening = OpenBatch(weights=source.weights) if packing is None and not source.variable else None
+    rows_apart = packing is None or packing.rows_apart
+    opening = OpenBatch(weights=source.weights) if rows_apart and not source.variable else None
     manager = PassManager(
         _lowerings(source, outputs, packing, interface, opening),
         dump_dir=options.dump_passes or None,

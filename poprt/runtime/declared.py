@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -71,6 +72,7 @@ class DeclaredSession:
         self._input_names = InputNames(self._inputs)
         self._packing = manifest.packing
         self._lanes = choose_lanes(None, threads, providers).count if session is None else 1
+        self._rows_apart = manifest.packing is not None and bool(manifest.batch_axes)
         self._across_rows: AcrossRowsSession | None = None
         packing = self._packing
         if packing is not None and not packing.within_rows and (packing.ragged or packing.neighbours != "any"):
@@ -103,8 +105,28 @@ class DeclaredSession:
         if self._across_rows is not None and self._packing is not None:
             return self._run_across_rows(self._across_rows, self._packing, arrays, names)
         engine = {n: np.asarray(a, self._inputs[n].engine_dtype, order="C") for n, a in arrays.items()}
-        results = self._session.run(engine, names)
+        results = self._run_rows(engine, names) if self._rows_apart else self._session.run(engine, names)
         return [self._declared(name, array) for name, array in zip(names, results, strict=True)]
+
+    def _run_rows(self, arrays: Mapping[str, Array], names: list[str]) -> list[Array]:
+        """Run the rows that hold something, in parts side by side; the results of the others are zero."""
+        used = np.flatnonzero(np.any([array.any(axis=1) for array in arrays.values()], axis=0))
+        if not len(used):
+            return self._session.run(arrays, names)
+        rows, columns = next(iter(arrays.values())).shape
+        size = max(1, round(PART_TOKENS / columns))
+        parts = np.array_split(used, min(len(used), self._lanes * math.ceil(len(used) / size / self._lanes)))
+
+        def run(part: Array) -> list[Array]:
+            return self._session.run({name: array[part] for name, array in arrays.items()}, names)
+
+        with ThreadPoolExecutor(self._lanes) as pool:
+            answers = list(pool.map(run, parts))
+        results = []
+        for values in map(np.concatenate, zip(*answers, strict=True)):
+            results.append(np.zeros((rows, *values.shape[1:]), values.dtype))
+            results[-1][used] = values
+        return results
 
     def _declared(self, name: str, array: Array) -> Array:
         """Return a result in its declared type; raise ExecutableError if it has another than its declared shape."""

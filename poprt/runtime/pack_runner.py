@@ -72,6 +72,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         announce_shared_scales(manifest)
         self._packing: PackingSpec = manifest.packing
         self._alike = manifest.packing.neighbours == "same_length"
+        self._any_size = manifest.packing.ragged or bool(manifest.batch_axes)
         self._inputs = {spec.name: spec for spec in manifest.inputs}
         self._outputs = {spec.name: spec for spec in manifest.outputs}
         self._input_names = InputNames(self._inputs, (POSITION_IDS, "unpack_info"))
@@ -100,7 +101,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         lanes = self._config.lanes
         if session is not None:
             return lanes or 1, session
-        chosen = choose_lanes(lanes, threads, providers, any_size=self._packing.ragged)
+        chosen = choose_lanes(lanes, threads, providers, any_size=self._any_size)
         return chosen.count, open_session(self.executable, chosen.threads, providers, self._config.custom_ops)
 
     def stats(self) -> PackStats:

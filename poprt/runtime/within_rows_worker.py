@@ -17,6 +17,9 @@ from poprt.runtime.places import Place, place_within_rows, stream_distances
 from poprt.runtime.shapes import same_shape, wrong_result
 from poprt.runtime.token_axes import clear_padding
 
+#: Tokens of a pack where the engine takes any number of rows, about.
+PART_TOKENS = 512
+
 #: Gives each sample a place in a run, or None where it has to wait for another run.
 Placer = Callable[[Sequence[PackRequest]], "list[Place | None]"]
 
@@ -45,12 +48,16 @@ class WithinRowsWorker(PackWorker):
     ) -> None:
         super().__init__(session, manifest, packing, max_count)
         self.mask = mask
+        #: Whether the engine takes any number of rows. Then a pack has a few, and the lanes share what waits.
+        self._any_rows = bool(manifest.batch_axes)
+        rows = pack_rows(packing, max_count) if self._any_rows else packing.rows
+        self.capacity = rows * packing.columns
         self._declared = {spec.name: spec.shape for spec in manifest.outputs}
         kinds = {spec.name: np.dtype(spec.engine_dtype).kind for spec in manifest.outputs}
         self._floats = [name for name in packing.outputs if kinds[name] == "f"]
         self._shared = functools.partial(
             place_within_rows,
-            rows=packing.rows,
+            rows=rows,
             columns=packing.columns,
             max_count=max_count,
             algorithm=algorithm,
@@ -62,7 +69,7 @@ class WithinRowsWorker(PackWorker):
 
     def _place_alone(self, requests: Sequence[PackRequest]) -> list[Place | None]:
         """Give each a row of its own."""
-        rows = min(self.packing.rows, self.max_count)
+        rows = min(self.capacity // self.packing.columns, self.max_count)
         return [Place(row, 0, request.size) if row < rows else None for row, request in enumerate(requests)]
 
     def choose(self, window: Sequence[PackRequest]) -> list[PackRequest]:
@@ -118,7 +125,8 @@ class WithinRowsWorker(PackWorker):
         """Run the engine once; return for each sample its values of each named output."""
         starts = [place.row * self.packing.columns + place.start for place in places]
         order = sorted(range(len(batch)), key=starts.__getitem__)
-        feeds = self._feeds(batch, places, starts)
+        rows = 1 + max(place.row for place in places) if self._any_rows else self.packing.rows
+        feeds = self._feeds(batch, places, starts, rows)
         if self.packing.unpack_info:
             feeds[self.packing.unpack_info] = self._distances([places[i] for i in order])
         started = time.perf_counter()
@@ -127,15 +135,18 @@ class WithinRowsWorker(PackWorker):
         rank = {sample: position for position, sample in enumerate(order)}
         by_name = []
         for name, output in zip(names, outputs, strict=True):
-            if not same_shape(output.shape, self._declared[name]):
-                raise wrong_result(name, output.shape, self._declared[name])
+            declared = (rows, *self._declared[name][1:]) if self._any_rows else self._declared[name]
+            if not same_shape(output.shape, declared):
+                raise wrong_result(name, output.shape, declared)
             if self.packing.outputs[name] == "sample":
                 axes = self.packing.token_axes.get(name, ())
                 clear_padding(output, axes, [batch[sample].size for sample in order])
             by_name.append(self._values(self.packing.outputs[name], output, batch, starts, rank))
         return [list(sample) for sample in zip(*by_name, strict=True)]
 
-    def _feeds(self, batch: Sequence[PackRequest], places: Sequence[Place], starts: Sequence[int]) -> dict[str, Array]:
+    def _feeds(
+        self, batch: Sequence[PackRequest], places: Sequence[Place], starts: Sequence[int], rows: int
+    ) -> dict[str, Array]:
         lengths = np.array([request.size for request in batch])
         first = np.cumsum(lengths) - lengths
         where = np.repeat(np.array(starts) - first, lengths) + np.arange(lengths.sum())
@@ -145,9 +156,9 @@ class WithinRowsWorker(PackWorker):
         streams[self.mask] = np.where(streams[self.mask] != 0, numbers, -numbers).astype(self.dtypes[self.mask])
         feeds: dict[str, Array] = {}
         for name, stream in streams.items():
-            flat = np.zeros(self.capacity, stream.dtype)
+            flat = np.zeros(rows * self.packing.columns, stream.dtype)
             flat[where] = stream
-            feeds[name] = flat.reshape(self.packing.rows, self.packing.columns)
+            feeds[name] = flat.reshape(rows, self.packing.columns)
         return feeds
 
     def _distances(self, places: Sequence[Place]) -> Array:
@@ -159,11 +170,16 @@ class WithinRowsWorker(PackWorker):
         self, kind: str, output: Array, batch: Sequence[PackRequest], starts: Sequence[int], rank: dict[int, int]
     ) -> list[Array]:
         if kind == "packed":
-            flat = output.reshape(self.capacity, *output.shape[2:])
+            flat = output.reshape(-1, *output.shape[2:])
             return [flat[start : start + request.size] for start, request in zip(starts, batch, strict=True)]
         if kind == "sample":
             return [output[rank[i]] for i in range(len(batch))]
         return [output[rank[i], : request.size] for i, request in enumerate(batch)]
+
+
+def pack_rows(packing: PackingSpec, max_count: int) -> int:
+    """Rows of a pack where the engine takes any number: enough to keep a core busy, and room for ``max_count``."""
+    return min(packing.rows, max_count, max(1, round(PART_TOKENS / packing.columns)))
 
 
 def _numbers_in_row(places: Sequence[Place]) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from passes.packed_model import PackedModel
 from poprt.compiler import Compiler
 from poprt.convert_options import WITHIN_ROWS_PASS
 from poprt.converter import Converter
-from poprt.runtime import PackAlgorithm, PackRunner, PackRunnerConfig, pack_data
+from poprt.engine.session import EngineSession
+from poprt.executable import Executable
+from poprt.runtime import DeclaredSession, PackAlgorithm, PackRunner, PackRunnerConfig, pack_data
 from tests.numerics import one_by_one, random_samples, run
 
 ROWS, COLUMNS = 3, 16
@@ -205,3 +208,67 @@ def test_the_packed_share_leaves_out_a_head_that_reads_the_unpack() -> None:
         shares[head] = details[0]["packed share of FLOPs"]
     assert shares["token"] == 1
     assert 0.9 < shares["sequence"] < 1
+
+
+def compiled_rows() -> tuple[onnx.ModelProto, Executable]:
+    """A model, and its executable packed within rows."""
+    model = bert()
+    converter = Converter(used_passes=[WITHIN_ROWS_PASS], input_shape=shapes_for(model))
+    return model, Compiler.compile(converter.convert(model), None)
+
+
+class CountedRows(EngineSession):
+    """Notes how many rows each run has."""
+
+    def __init__(self, executable: Executable) -> None:
+        super().__init__(executable)
+        self.rows: list[int] = []
+
+    def run(self, feeds: Mapping[str, Any], output_names: Sequence[str] | None = None) -> list[Any]:
+        self.rows.append(len(feeds["input_ids"]))
+        return super().run(feeds, output_names)
+
+
+def test_only_rows_that_hold_samples_are_run() -> None:
+    model, executable = compiled_rows()
+    assert executable.manifest.batch_axes == dict.fromkeys(executable.manifest.batch_axes, 0) != {}
+    samples = random_samples([5, 9, 16], position_ids=True)
+    pack = pack_data(samples, 0, ROWS, COLUMNS, 9, 1, across_rows=False)
+    engine = CountedRows(executable)
+    names = list(executable.packing.outputs)  # type: ignore[union-attr]
+    results = dict(zip(names, DeclaredSession(executable, session=engine).run(pack.data, names), strict=True))
+    assert engine.rows == [2]
+    for place, expected in zip(pack.specs, one_by_one(model, samples), strict=True):
+        for name, values in expected.items():
+            got = results[name][place.row, place.start : place.start + place.length]
+            np.testing.assert_allclose(got, values, rtol=0, atol=TOLERANCE["fp32"])
+            assert results[name].shape == (ROWS, COLUMNS)
+            assert not results[name][2].any()
+
+
+def test_a_runner_runs_the_rows_that_it_needs_on_several_lanes() -> None:
+    model, executable = compiled_rows()
+    engine = CountedRows(executable)
+    samples = random_samples([n % 16 + 1 for n in range(0, 300, 7)])
+    outputs = [{"start_logits": np.zeros(len(s["input_ids"]), np.float32)} for s in samples]
+    with PackRunner(executable, PackRunnerConfig(lanes=2), session=engine) as runner:
+        for future in [runner.execute_async(s, out) for s, out in zip(samples, outputs, strict=True)]:
+            future.wait(SOON)
+        runner.execute(samples[0], outputs[0])
+    assert engine.rows[-1] == 1
+    assert max(engine.rows) <= ROWS
+    for out, expected in zip(outputs, one_by_one(model, samples), strict=True):
+        np.testing.assert_allclose(out["start_logits"], expected["start_logits"], rtol=0, atol=TOLERANCE["fp32"])
+
+
+def test_a_final_unpack_holds_the_declared_rows() -> None:
+    model = bert("sequence")
+    converter = Converter(
+        used_passes=[WITHIN_ROWS_PASS],
+        input_shape=shapes_for(model),
+        pack_args={"max_valid_num": 6, "segment_max_size": COLUMNS},
+    )
+    executable = Compiler.compile(converter.convert(model), None)
+    assert not executable.manifest.batch_axes
+    assert executable.packing is not None
+    assert executable.packing.unpack_info
