@@ -53,7 +53,7 @@ def padded_memory(placed: PlacedGraph, longest: int) -> PaddedMemory:
         if weight > most:
             most, peak = weight, sympy.Add(*alive.values())
         alive = {name: size for name, size in alive.items() if last_read[name] > number}
-    return _by_degree(peak)
+    return _by_degree(_at_most(peak), longest)
 
 
 def _sizes(placed: PlacedGraph) -> dict[str, sympy.Expr]:
@@ -85,8 +85,18 @@ def _last_reads(placed: PlacedGraph, names: Iterable[str]) -> dict[str, int]:
     return last
 
 
-def _by_degree(size: sympy.Expr) -> PaddedMemory:
+def _at_most(size: sympy.Expr) -> sympy.Expr:
+    """``size``, or more where a Slice, a stride or a window makes it no polynomial: an upper bound is what is asked."""
+    size = size.replace(sympy.floor, lambda extent: extent)
+    size = size.replace(sympy.ceiling, lambda extent: extent + 1)
+    size = size.replace(sympy.Min, lambda *extents: extents[0])
+    return size.replace(sympy.Max, lambda *extents: sympy.Add(*extents))
+
+
+def _by_degree(size: sympy.Expr, longest: int) -> PaddedMemory:
     """Split bytes by how they grow with the sequence: like it, or like its square or faster."""
+    if not size.is_polynomial(SEQ):
+        size = size.subs(SEQ, longest) / longest * SEQ
     by_degree = sympy.Poly(sympy.expand(size), SEQ).as_dict() if SEQ in size.free_symbols else {}
     cells = sum(coefficient.subs(BATCH, 1) for (degree,), coefficient in by_degree.items() if degree < 2)
     pairs = sum(coefficient.subs(BATCH, 1) for (degree,), coefficient in by_degree.items() if degree >= 2)

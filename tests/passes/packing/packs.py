@@ -81,6 +81,15 @@ def around(body: str, *, opset: int = 17, functions: str = "", head: str = "") -
     return model
 
 
+def with_constants(model: onnx.ModelProto, constants: Mapping[str, Any]) -> onnx.ModelProto:
+    """``model`` with those of ``constants`` that its nodes read."""
+    read = {name for node in model.graph.node for name in node.input}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(value, name) for name, value in constants.items() if name in read
+    )
+    return model
+
+
 def _nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     nodes = list(graph.node)
     for node in graph.node:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 
 from passes.packing.isolation.company import ANY
 from poprt.compiler import Compiler
@@ -26,8 +25,9 @@ from tests.passes.packing.packs import (
     run_ragged,
     samples,
     why_unpacked,
+    with_constants,
 )
-from tests.passes.packing.test_fused import assert_rows_are_right, row_lengths
+from tests.passes.packing.shared_rows import assert_rows_are_right, row_lengths
 
 BLOCK, VOCAB = 16, 64
 RNG = np.random.default_rng(3)
@@ -78,10 +78,7 @@ cases = pytest.mark.parametrize("case", CASES)
 
 
 def built(case: str, head: str = "") -> onnx.ModelProto:
-    model = around(CASES.get(case, case), head=head)
-    read = {name for node in model.graph.node for name in node.input}
-    model.graph.initializer.extend(numpy_helper.from_array(CONSTANTS[name], name) for name in CONSTANTS if name in read)
-    return model
+    return with_constants(around(CASES.get(case, case), head=head), CONSTANTS)
 
 
 @cases

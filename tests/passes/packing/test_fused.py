@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 
 from passes.errors import PackingError
 from passes.graph_io import import_graph
-from passes.manager import PassManager
-from passes.packing.insert_attention_mask import InsertAttentionMask
-from tests.numerics import Arrays, one_by_one, random_samples, run
+from tests.numerics import random_samples
 from tests.passes.packing.packs import (
     COLUMNS,
     HIDDEN,
     ROWS,
-    TOLERANCE,
     around,
     assert_each_is_right,
     metadata,
@@ -28,8 +24,9 @@ from tests.passes.packing.packs import (
     run_declared,
     run_ragged,
     samples,
+    with_constants,
 )
-from tests.passes.rewrites import copy_of
+from tests.passes.packing.shared_rows import assert_rows_are_right, row_lengths, shares_rows
 from tests.versions import CRASHES_WITHOUT_BIAS
 
 RNG = np.random.default_rng(1)
@@ -49,8 +46,7 @@ WEIGHTS: dict[str, Any] = {
     "minus": np.array(-10000, np.float32),
     "slope": np.array(-0.25, np.float32),
 }
-#: Samples of each row within rows: [rows] of lengths, which sum to COLUMNS at most.
-ROW_LENGTHS = ((5, 7), (9, 1, 2), (4,))
+
 
 _INT_MASK = "mask32 = Cast <to = 6> (mask)"
 _COUNTS = f"{_INT_MASK} counts = ReduceSum <keepdims = 0> (mask32, one)"
@@ -122,45 +118,7 @@ def built(case: str | tuple[int, str], *, per_sample: bool = False) -> onnx.Mode
     if CRASHES_WITHOUT_BIAS and "(x, QKV, ," in body:
         pytest.skip("the installed onnxruntime crashes on an attention without a bias")
     model = around(body, opset=opset, head="" if per_sample else "pooled = Add (y, y)")
-    read = {name for node in model.graph.node for name in node.input}
-    model.graph.initializer.extend(numpy_helper.from_array(WEIGHTS[name], name) for name in WEIGHTS if name in read)
-    return model
-
-
-def shares_rows(model: onnx.ModelProto) -> onnx.ModelProto:
-    shapes = {value.name: [ROWS, COLUMNS] for value in model.graph.input}
-    before = ("extract_constant_to_initializer", "constant_folding", "eliminate_identity")
-    return PassManager([*before, InsertAttentionMask(shapes)]).run(copy_of(model))
-
-
-def in_rows(batch: Sequence[Arrays], mask: str) -> tuple[Arrays, list[tuple[int, int]]]:
-    """The samples in shared rows, numbered by the mask, and where each begins."""
-    feeds = {name: np.zeros((ROWS, COLUMNS), np.int64) for name in [*batch[0], "position_ids"]}
-    begins, left = [], iter(batch)
-    for row, lengths in enumerate(ROW_LENGTHS):
-        column = 0
-        for number, length in enumerate(lengths, 1):
-            place = (row, slice(column, column + length))
-            for name, values in next(left).items():
-                feeds[name][place] = values
-            feeds[mask][place] = number
-            feeds["position_ids"][place] = np.arange(length)
-            begins.append((row, column))
-            column += length
-    return feeds, begins
-
-
-def assert_rows_are_right(model: onnx.ModelProto, batch: Sequence[Arrays], mask: str) -> None:
-    feeds, begins = in_rows(batch, mask)
-    got = run(shares_rows(model), feeds)
-    for (row, column), want in zip(begins, one_by_one(model, batch), strict=True):
-        for name, values in want.items():
-            own = got[name][row, column : column + len(values)]
-            np.testing.assert_allclose(own, values, atol=TOLERANCE, rtol=TOLERANCE, err_msg=name)
-
-
-def row_lengths() -> list[int]:
-    return [length for lengths in ROW_LENGTHS for length in lengths]
+    return with_constants(model, WEIGHTS)
 
 
 def unpacked_products(model: onnx.ModelProto) -> list[str]:

@@ -183,6 +183,8 @@ def test_the_packed_model_says_how_it_is_packed():
         "neighbours": "any",
         "isolation": "",
         "token_axes": {},
+        "cell_bytes": 1024,
+        "pair_bytes": 4,
     }
 
 

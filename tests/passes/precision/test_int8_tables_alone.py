@@ -147,6 +147,6 @@ def test_data_that_the_model_cannot_take_are_an_error_of_the_conversion(monkeypa
     def fail(*_: object) -> None:
         raise PoprtError("input 'ids' has 2000 values too many")
 
-    monkeypatch.setattr("poprt.converter.sample_case", fail)
+    monkeypatch.setattr("poprt.conversion_steps.sample_case", fail)
     with pytest.raises(RewriteError, match="input 'ids' has 2000 values too many"):
         Converter(precision="int8").convert(lookup("y = Relu (e)"))
