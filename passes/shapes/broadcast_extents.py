@@ -1,4 +1,4 @@
-"""Which of the extents that meet in a broadcast are 1, although their expressions do not show it."""
+"""What the extents that meet in a broadcast say of each other."""
 
 from __future__ import annotations
 
@@ -7,8 +7,25 @@ from typing import Any
 
 import sympy
 
+from passes.shapes.decided import is_never_one
+
 #: What the dimensions of a model are taken to be, one after another. Small ones, where ``Min(512, S)`` is ``S``.
 _PROBES = (2, 3, 7, 64, 509)
+
+
+def broadcast_extent(extents: Sequence[Any], symbols: Mapping[str, Any]) -> Any:
+    """The extent that comes of ``extents``; None where that depends on which of them is 1.
+
+    ``[n, 5]`` -> 5, and nothing is said of ``n``. ``[n, m]`` -> None.
+
+    Args:
+        extents: numbers, and names of dimensions.
+        symbols: name of a dimension -> its expression.
+    """
+    several = [extent for extent in dict.fromkeys(extents) if extent != 1]
+    if len(several) < 2:
+        return several[0] if several else 1
+    return next((extent for extent in several if is_never_one(symbols.get(extent, extent))), None)
 
 
 def without_ones(extents: Sequence[Any], symbols: Mapping[str, Any]) -> list[Any]:

@@ -50,6 +50,11 @@ def equal(left: Any, right: Any, extents: AbstractSet[Any] = frozenset()) -> boo
     return sympy.expand(first - second).is_zero if is_zero is None else is_zero
 
 
+def is_never_one(extent: Any) -> bool:
+    """Whether an extent is another number than 1 whatever the open extents are."""
+    return not isinstance(extent, str) and equal(extent, 1) is False
+
+
 def truth(value: Any) -> bool | None:
     """Whether a whole number or a boolean counts as true: whether it is not 0; None where that is open."""
     is_zero = equal(value, 0)

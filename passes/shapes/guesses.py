@@ -7,7 +7,8 @@ it still has to guess a rank, the guess is noted.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,8 @@ import onnxruntime
 import sympy
 
 from passes.node_protos import subgraphs, walk_nodes
+from passes.operators import BROADCASTING
+from passes.shapes.broadcast_extents import broadcast_extent
 from passes.shapes.decided import COMPARISONS, Comparison, are_ordered, equal, truth
 
 #: Element types whose contents inference knows exactly; of floats it drops what is behind the point.
@@ -64,6 +67,7 @@ class NotesGuesses(ORT.SymbolicShapeInference):  # type: ignore[misc, name-defin
         self.of_several_ranks: set[str] = set()
         #: The comparisons of open extents that came up, each once.
         self.open_comparisons: dict[Comparison, None] = {}
+        self._current = onnx.NodeProto()
         self._measures: set[str] = set()  # names of what holds the extents of a tensor
         self._measured: set[Any] = set()  # those extents
         self._ort_rules: dict[str, Rule] = dict(self.dispatcher_)
@@ -81,7 +85,10 @@ class NotesGuesses(ORT.SymbolicShapeInference):  # type: ignore[misc, name-defin
         )
 
     def _onnx_infer_single_node(self, node: onnx.NodeProto) -> None:
+        self._current = node
         super()._onnx_infer_single_node(node)
+        if node.op_type in BROADCASTING and not self.auto_merge_:
+            self._name_extents(node)
         if node.op_type in COMPARISONS:
             self._note_comparison(node)
         if self._has_literal_shape(node):
@@ -120,6 +127,38 @@ class NotesGuesses(ORT.SymbolicShapeInference):  # type: ignore[misc, name-defin
         if not element and node.op_type != "ConvTranspose":  # of that it takes the type away to get here
             self.guessed.add(node.output[out_idx])
         return super()._new_symbolic_shape(rank, node, out_idx)
+
+    # Extents that meet. With ``auto_merge`` onnxruntime takes those of a broadcast for one; each of them may be 1.
+
+    def _broadcast_shapes(self, shape1: Sequence[Any], shape2: Sequence[Any]) -> list[Any]:
+        if self.auto_merge_:
+            merged: list[Any] = super()._broadcast_shapes(shape1, shape2)
+            return merged
+        met = list(zip_longest(reversed(shape1), reversed(shape2), fillvalue=1))
+        return [self._proved_extent(extents, axis) for axis, extents in reversed(list(enumerate(met, 1)))]
+
+    def _proved_extent(self, extents: Sequence[Any], axis: int) -> Any:
+        """That of axis ``-axis`` of the node's first output; a new name where the others prove none."""
+        proved = broadcast_extent(extents, self.symbolic_dims_)
+        return str(self._new_symbolic_dim_from_output(self._current, 0, -axis)) if proved is None else proved
+
+    def _name_extents(self, node: onnx.NodeProto) -> None:
+        """onnx leaves open what comes of two names, and the walk would stop there."""
+        shapes = [self._get_shape(node, index) for index in range(len(node.input))]
+        for axis, dim in enumerate(reversed(self.known_vi_[node.output[0]].type.tensor_type.shape.dim), 1):
+            if not dim.HasField("dim_value"):
+                extent = self._proved_extent([shape[-axis] for shape in shapes if axis <= len(shape)], axis)
+                dim.CopyFrom(onnx.helper.make_tensor_value_info("", 1, [extent]).type.tensor_type.shape.dim[0])
+
+    def _merge_symbols(self, dims: Sequence[Any]) -> Any:
+        """Of extents that must be alike, as those beside the axis of a Concat."""
+        if self.auto_merge_:
+            return super()._merge_symbols(dims)
+        return next((extent for extent in dims if ORT.is_literal(extent)), dims[0])
+
+    def _add_suggested_merge(self, symbols: Sequence[Any], apply: bool = False) -> None:
+        if self.auto_merge_:
+            super()._add_suggested_merge(symbols, apply)
 
     def _fuse_tensor_type(
         self, node: onnx.NodeProto, out_idx: int, dst_type: onnx.TypeProto, src_type: onnx.TypeProto

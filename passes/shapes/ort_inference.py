@@ -34,10 +34,12 @@ class OrtShapeInference(NotesGuesses):
     Args:
         model: what to infer; copied.
         int_max: the largest number that an integer of the graph may hold.
+        merge: take the extents that meet in a broadcast for one. Without it nothing is said of them, as either may
+            be 1.
     """
 
-    def __init__(self, model: onnx.ModelProto, int_max: int) -> None:
-        super().__init__(int_max=int_max, auto_merge=True, guess_output_rank=True, verbose=0)
+    def __init__(self, model: onnx.ModelProto, int_max: int, merge: bool = True) -> None:
+        super().__init__(int_max=int_max, auto_merge=merge, guess_output_rank=True, verbose=0)
         self.sympy_data_: dict[str, Any] = {}
         self._preprocess(model)
         self._ort_attention, self._ort_constant = self.rules["Attention"], self.rules["Constant"]
@@ -79,7 +81,7 @@ class OrtShapeInference(NotesGuesses):
         """Infer one node as onnx does; the rule of its operator comes next."""
         self._check_rank(node)
         super()._onnx_infer_single_node(node)
-        if node.op_type in BROADCASTING:
+        if node.op_type in BROADCASTING and self.auto_merge_:
             self._name_broadcast_extents(node)
 
     def _name_broadcast_extents(self, node: onnx.NodeProto) -> None:

@@ -75,7 +75,9 @@ def infer_symbolic_shapes(
     Returns:
         The shapes that are known. Shapes that the graph's tensors carry already win over inferred ones, extent by
         extent, where ``input_shapes`` does not contradict what they were made for. A symbol of ``input_shapes`` is
-        never taken for a number or for another: what would be is among the contradictions.
+        never taken for a number or for another: what would be is among the contradictions. With ``input_shapes``,
+        other extents that meet in a broadcast are taken for one, as the layout asks for tokens and nothing else;
+        without, all is proved: [n, 4] added to [5, 1] is [5, 4], and n stays open, as it may be 1.
     """
     assumed = dict(input_shapes or {})
     renamed, fixed_before = _reinterpret(graph, assumed)
@@ -140,11 +142,12 @@ class _Inference(OrtShapeInference):
 
     Args:
         model: what to infer.
-        symbols: names of extents that are neither numbers nor each other, whatever meets them.
+        symbols: names of extents that are neither numbers nor each other, whatever meets them. Where there are none,
+            nothing is said of extents that meet in a broadcast.
     """
 
     def __init__(self, model: onnx.ModelProto, symbols: frozenset[str]) -> None:
-        super().__init__(model, int_max=2**31 - 1)
+        super().__init__(model, int_max=2**31 - 1, merge=bool(symbols))
         self._apart, self._node = symbols, onnx.NodeProto()
         self.contradictions: dict[NodeName, tuple[str, int]] = {}
 

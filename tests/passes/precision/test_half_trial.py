@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -102,3 +104,17 @@ def test_an_operator_with_a_second_output_that_is_no_float_keeps_that_type() -> 
     assert ops(converted) == ["EmbedLayerNormalization", "Neg"]
     feeds = {"ids": np.ones((1, 3), np.int32), "mask": np.ones((1, 3), np.int32)}
     assert run(converted, feeds)["y"].dtype == np.float16
+
+
+def test_a_node_is_not_tried_on_fewer_axes_than_it_names() -> None:
+    """onnxruntime's ReverseSequence ends the process there."""
+    model = parse(
+        "g (float[2,3,4] x, int64[m] shape, int64[n] lengths) => (float[a,b,c] y) {"
+        " r = Reshape (x, shape)  l = Squeeze (lengths)  y = ReverseSequence <batch_axis = 1, time_axis = 0> (r, l) }"
+    )
+    program = (
+        "import sys, onnx; from passes.graph_io import import_graph; from passes.precision.float_to_half import"
+        " FloatToHalf; FloatToHalf().apply(import_graph(onnx.load_from_string(sys.stdin.buffer.read())))"
+    )
+    tried = subprocess.run([sys.executable, "-c", program], input=model.SerializeToString(), capture_output=True)
+    assert tried.returncode == 0, tried.stderr.decode()

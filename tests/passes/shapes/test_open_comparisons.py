@@ -201,3 +201,44 @@ def test_texts_are_compared_without_a_stop() -> None:
         model_of("c = Equal (word, word)  r = Relu (x)  y = Identity (r)", declared=', string[1] word = {"a"}')
     )
     assert len(infer_symbolic_shapes(graph)["r"]) == 3
+
+
+FIVE = ", float[5, 1] column = {1, 2, 3, 4, 5}, int64[3] target = {1, 5, 4}"
+MEETING = {
+    "Add": "y = Add (r, column)",
+    "Where": "t = Greater (r, r)  y = Where (t, r, column)",
+    "Sum": "y = Sum (r, column)",
+    "Expand": "y = Expand (r, target)",
+    "two names": "y = Add (r, w)",
+}
+
+
+@pytest.mark.parametrize("body", MEETING.values(), ids=MEETING)
+def test_an_open_extent_that_meets_another_stays_open(body: str) -> None:
+    model = model_of(
+        f"r = Relu (x)  {body}  k = Shape (r)", "float[b, n, 4] x, float[b, m, 4] w", FIVE, "float y, int64[3] k"
+    )
+    shapes = infer_symbolic_shapes(import_graph(model))
+    assert [str(extent) for extent in shapes["r"]] == ["b", "n", "4"]
+    assert [str(extent) for extent in shapes.contents["k"]] == ["b", "n", "4"]
+    converted = Converter().convert(model)
+    declared = dict(declared_shapes(converted))
+    assert declared["x"] == declared["r"] == ["b", "n", 4]
+    assert declared["w"] == ["b", "m", 4]
+    assert declared.get("y", [0, 0])[1] in ((5,) if "column" in body or "target" in body else ("", 0))
+    assert_equal_runs(model, converted, (1, 5), (5, 1), (5, 5))
+
+
+def test_an_open_extent_that_meets_another_in_a_branch_stays_open() -> None:
+    branch = "z = Relu (r)  p = Add (z, column)"
+    then = f"then_branch = t () => (float t) {{ {branch}  t = Identity (z) }}"
+    other = "else_branch = e () => (float e) { e = Identity (r) }"
+    model = model_of(f"r = Relu (x)  i = If (go) < {then}, {other} >  y = Relu (i)", declared=FIVE)
+    converted = Converter().convert(model)
+    assert 5 not in dict(declared_shapes(converted)).get("i", [])
+    assert_equal_runs(model, converted, (1,), (5,))
+
+
+def test_what_is_never_one_is_the_extent_of_a_broadcast() -> None:
+    model = model_of("d = Concat <axis = 1> (x, x)  y = Add (d, w)", "float[b, n, 4] x, float[b, m, 4] w")
+    assert [str(extent) for extent in infer_symbolic_shapes(import_graph(model))["y"]] == ["b", "2*n", "4"]
