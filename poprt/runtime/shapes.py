@@ -24,5 +24,6 @@ def wrong_result(name: str, shape: Sequence[int], declared: Sequence[int]) -> Ex
     """The error of a result that cannot be handed on: part of it would be missing, and zeros look like an answer."""
     return ExecutableError(
         f"output {name!r}: the engine answered with shape {list(shape)}, the executable declares {list(declared)} "
-        "(0 is any extent): the executable does not describe its graph, compile the model again"
+        "(0 is any extent): the model says something else of its output than it gives; correct the output's shape in "
+        "the model, or leave it out there, and compile again"
     )

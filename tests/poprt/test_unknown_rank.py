@@ -15,7 +15,7 @@ from models.bert import SIZES, BertConfig, build_bert
 from passes.errors import PackingError
 from passes.graph_io import import_graph
 from poprt import Compiler, Converter, backend, runtime
-from poprt.errors import PoprtError
+from poprt.errors import ExecutableError, PoprtError
 from poprt.executable import Executable
 from poprt.profile import get_model_flops
 from poprt.runtime.declared import DeclaredSession
@@ -179,3 +179,22 @@ def test_marks_in_the_branches_of_a_local_function_are_unnamed() -> None:
     built.opset_import.append(helper.make_opsetid("local", 1))
     (function,) = import_graph(built).functions
     assert [part.outputs[0].shape for part in function.nodes[0].subgraphs()] == [[None, None]] * 2
+
+
+def test_an_output_that_the_model_declares_wrongly_is_named_with_a_way_out_that_works() -> None:
+    declared_wrongly = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        agraph (float[3] x) => (float[3] y) <int64[3] extents = {3, 1, 1}>
+        {
+            nothing = IsNaN(x)
+            numbers = Not(nothing)
+            shape = Compress<axis = 0>(extents, numbers)
+            y = Reshape(x, shape)
+        }
+    """)
+    feeds = {"x": np.ones(3, np.float32)}
+    with pytest.raises(ExecutableError, match=r"output 'y': .* shape \[3, 1, 1\], .* declares \[3\] .* leave it out"):
+        DeclaredSession(Compiler.compile(declared_wrongly, None)).run(feeds)
+    declared_wrongly.graph.output[0].type.tensor_type.ClearField("shape")
+    (y,) = DeclaredSession(Compiler.compile(declared_wrongly, None)).run(feeds)
+    assert y.shape == (3, 1, 1)
