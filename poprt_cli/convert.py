@@ -14,6 +14,7 @@ from poprt.verify import Verification
 from poprt_cli.export import PopefExporter
 from poprt_cli.model_files import load_model, save_model
 from poprt_cli.options import CONVERTER_OPTIONS
+from poprt_cli.other_ways import advise
 from poprt_cli.outputs import Outputs
 from poprt_cli.report import ModelSize, print_summary, show_inputs_and_outputs
 from poprt_cli.trial import run_once
@@ -37,7 +38,7 @@ def convert(options: dict[str, Any]) -> None:
     originals = [original]  # a list, so that nothing here keeps alive what is converted in place
     del original
     with outputs.prepared():
-        converter = Converter(**{name: options[option.parameter] for name, option in CONVERTER_OPTIONS.items()})
+        converter = Converter(**_converter_options(options))
         with custom_ops(converter.options.custom_ops):
             _convert(options, converter, originals, outputs)
 
@@ -58,7 +59,7 @@ def _convert(options: dict[str, Any], converter: Converter, originals: list[onnx
         try:
             print_summary(*sizes, converter)
         finally:
-            _refuse_wrong_numbers(converter.verification, options["precision"])
+            _refuse_wrong_numbers(converter.verification, advise(_converter_options(options), originals[0]))
     if options["run"]:
         run_once(originals[0], converted)
     originals.clear()
@@ -68,10 +69,13 @@ def _convert(options: dict[str, Any], converter: Converter, originals: list[onnx
     print_summary(*sizes, converter, executable.manifest if executable is not None else None)
 
 
-def _refuse_wrong_numbers(verification: Verification, precision: str) -> None:
+def _converter_options(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: options[option.parameter] for name, option in CONVERTER_OPTIONS.items()}
+
+
+def _refuse_wrong_numbers(verification: Verification, advice: str) -> None:
     """A model that failed its check is not written: an older good one may be in its place."""
     failed = [output.name for output in verification.outputs if not output.passed]
-    advice = ". Try --enable_avoid_overflow_patterns or --fp16_skip_op_types" if precision == "fp16" else ""
     raise PoprtError(
         f"check: outputs {failed} of the converted model differ from the original's by more than the tolerance; "
         f"nothing was written{advice}"
