@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from itertools import zip_longest
 from typing import TypeAlias
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -23,6 +24,8 @@ from passes.shapes.dtypes import find_schema
 
 #: An extent, or None where it is open.
 Extents: TypeAlias = "tuple[int | None, ...]"
+#: Numbers of a constant that says how: no tensor has more axes.
+_MOST_PLACES = 64
 #: The operators whose rank is the length of an input: which input.
 _AS_LONG_AS = {"Reshape": 1, "ConstantOfShape": 0, "RandomUniform": 0, "RandomNormal": 0}
 
@@ -117,7 +120,8 @@ class ProvedShapes:
         inputs, proto = [tensor for tensor in node.inputs if tensor.name], export_node(node)
         as_they_are = {tensor.name: _type(tensor.dtype, self.shape(tensor)) for tensor in inputs}
         as_floats = {tensor.name: _type(None, self.shape(tensor)) for tensor in inputs}
-        answers = self._answers(schema, proto, as_they_are) or self._answers(schema, proto, as_floats)
+        lists = {tensor.name: _list(tensor) for tensor in inputs if _is_small_list(tensor)}
+        answers = self._answers(schema, proto, as_they_are, lists) or self._answers(schema, proto, as_floats, {})
         shapes: dict[int, Extents] = {}
         for index, tensor in enumerate(node.outputs):
             kind = answers.get(tensor.name)
@@ -127,15 +131,28 @@ class ProvedShapes:
         return shapes
 
     def _answers(
-        self, schema: onnx.defs.OpSchema, node: onnx.NodeProto, types: dict[str, onnx.TypeProto]
+        self,
+        schema: onnx.defs.OpSchema,
+        node: onnx.NodeProto,
+        types: dict[str, onnx.TypeProto],
+        values: dict[str, onnx.TensorProto],
     ) -> dict[str, onnx.TypeProto]:
         try:
             answers: dict[str, onnx.TypeProto] = onnx.shape_inference.infer_node_outputs(
-                schema, node, types, opset_imports=self._imports
+                schema, node, types, values, opset_imports=self._imports
             )
         except Exception:  # a type or an extent that it misses or disputes, reported by errors of every kind
             return {}
         return answers
+
+
+def _is_small_list(tensor: gs.Tensor) -> bool:
+    """Whether it is a constant that may say how: axes, extents."""
+    return isinstance(tensor, gs.Constant) and tensor.dtype == np.int64 and math.prod(tensor.shape) <= _MOST_PLACES
+
+
+def _list(tensor: gs.Constant) -> onnx.TensorProto:
+    return onnx.numpy_helper.from_array(tensor.values, tensor.name)
 
 
 def _size(shape: Extents | None) -> int | None:

@@ -13,6 +13,7 @@ from passes.base import GraphPass, PassResult, walk_graphs
 from passes.registry import register
 from passes.shapes.dtypes import as_dtype, infer_dtypes
 from passes.shapes.packed import is_unpacked_inside
+from passes.shapes.ranks import ProvedShapes
 from passes.shapes.shape_functions import has_shape_function
 from passes.shapes.symbolic import SymbolicShapes, infer_symbolic_shapes
 
@@ -27,7 +28,8 @@ class ShapeInference(GraphPass):
     """Set the shape and type of each tensor of the main graph that lacks them, as far as they can be inferred.
 
     Extents that the model carries already win over inferred ones. Shapes that it carries for tensors whose rank
-    depends on a run (an If that asks whether an extent is 1) are dropped, but for those of outputs. Extents that
+    depends on a run (an If that asks whether an extent is 1) are dropped, but for those of outputs; an output that
+    declares another rank than its graph proves gets that of the graph. Extents that
     depend on the inputs are written as expressions of the inputs' dimension names (``2*seq``). Types are also set in
     subgraphs and local functions, shapes are not. In a model packed with Unpack only types are set: how much a pack
     holds is known at run time.
@@ -45,6 +47,7 @@ class ShapeInference(GraphPass):
                 "the model", "is packed: how much a pack holds is known at run time, and packing noted the rest"
             )
             return result
+        _correct_outputs(graph, result)
         shapes = infer_symbolic_shapes(graph)
         result.count("shapes dropped", _drop_untrue(graph, shapes))
         inferred = known_extents(shapes, declared_names(graph))
@@ -118,6 +121,22 @@ def _set_custom_dtypes(graph: gs.Graph) -> None:
         inferred_dtypes = infer_symbolic_shapes(graph).dtypes
         for tensor in outputs:
             tensor.dtype = as_dtype(inferred_dtypes.get(tensor.name))
+
+
+def _correct_outputs(graph: gs.Graph, result: PassResult) -> None:
+    """Outputs [1, seq], made by a Reshape to three extents -> of three open axes: the graph is what runs."""
+    declared = {tensor.name: tensor.shape for tensor in graph.outputs if tensor.inputs and tensor.shape is not None}
+    outputs = [tensor for tensor in graph.outputs if tensor.name in declared]
+    for tensor in outputs:
+        tensor.shape = None
+    proved = ProvedShapes(graph)
+    for tensor in outputs:
+        shape, own = declared[tensor.name], proved.shape(tensor)
+        wrong = own is not None and len(own) != len(shape)
+        tensor.shape = list(own) if own is not None and wrong else shape
+        if wrong:
+            gives = f"gives {len(own or ())}: what it declares is left out"
+            result.refuse(f"output {tensor.name!r}", f"declares {len(shape)} axes, and the graph {gives}")
 
 
 def _untyped(graph: gs.Graph) -> int:

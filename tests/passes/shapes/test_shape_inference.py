@@ -32,6 +32,17 @@ def test_a_shape_that_the_exporter_left_wins_where_it_is_more_specific() -> None
     assert shapes["n"] == ["rows", "seq"]
 
 
+def test_an_output_of_another_rank_than_its_graph_proves_gets_that_of_the_graph() -> None:
+    model = parse("""g (float[b,n,4] x) => (float[b,n] y, float[b,n] z) <int64[1] first = {0}, int64 axis = {0}> {
+        extents = Shape (x)  batch = Gather (extents, axis)  one = Unsqueeze (batch, first)
+        target = Concat <axis=0> (one, first, first)  y = Reshape (x, target)
+        last = Constant <value = int64[1] {-1}> ()  z = ReduceSum <keepdims=0> (x, last)
+    }""")
+    shapes = declared(rewritten(ShapeInference(), model))
+    assert len(shapes["y"]) == 3
+    assert shapes["z"] == ["b", "n"]
+
+
 def test_types_are_set_behind_a_local_function_and_a_subgraph() -> None:
     model = parse("""g (float[n] x, bool c) => (float[n] y) {
         a = local.Twice (x)  b = Cast <to=10> (a)
