@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import zip_longest
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -161,12 +161,12 @@ def _size(shape: Extents | None) -> int | None:
     return math.prod(extents) if extents is not None and shape is not None and len(extents) == len(shape) else None
 
 
-def _type(dtype: object, shape: Extents | None) -> onnx.TypeProto:
+def _type(dtype: Any, shape: Extents | None) -> onnx.TypeProto:
     """An unknown element type counts as float: no rank depends on it."""
     element: int = onnx.TensorProto.FLOAT
     if isinstance(dtype, int):
         element = dtype
     elif dtype is not None:
-        element = onnx.helper.np_dtype_to_tensor_dtype(dtype)
+        element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     declared: onnx.TypeProto = onnx.helper.make_tensor_type_proto(element, shape)
     return declared
