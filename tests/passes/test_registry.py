@@ -13,7 +13,7 @@ from tests.passes.rewrites import parse
 
 
 def test_a_name_of_a_built_in_pass_is_not_given_twice() -> None:
-    with pytest.raises(RewriteError, match=r"'constant_folding' is taken by passes.cleanup.constant_folding; choose"):
+    with pytest.raises(RewriteError, match=r"'constant_folding' is taken by passes.cleanup.constant_folding.*; choose"):
 
         @register("constant_folding")
         class Mine(GraphPass):
