@@ -27,8 +27,9 @@ pytestmark = pytest.mark.export
 
 ROWS, COLUMNS, MOST = 3, 24, 6
 SOON = 60
-#: How far an answer may be from torch's, and how far a neighbour may move it, relative to the answer's size.
-UNEQUAL, MOVED = 1e-5, 1e-6
+#: How far an answer may be from torch's, and how far a neighbour may move it, relative to the answer's size: a pack of
+#: one length runs another attention kernel, which rounds otherwise.
+UNEQUAL, MOVED = 1e-5, 3e-6
 #: A norm over two places divides by a difference that may be all rounding.
 ILL_CONDITIONED = 1e-3
 LENGTHS = (5, 9, 2, 5, 9, 4)

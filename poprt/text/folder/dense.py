@@ -12,8 +12,8 @@ from poprt.errors import PoprtError
 from poprt.text.folder.building import Nodes
 from poprt.text.folder.files import ModelFolder
 
-#: torch's modules -> ONNX operators; None is none.
-_ACTIVATIONS = {"Identity": None, "Tanh": "Tanh", "ReLU": "Relu", "Sigmoid": "Sigmoid"}
+#: torch's modules, in small letters -> ONNX operators; None is none.
+_ACTIVATIONS = {"identity": None, "tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid"}
 _HOW_TO = "save the model with SentenceTransformer(...).save_pretrained(FOLDER, safe_serialization=True)"
 
 
@@ -38,10 +38,10 @@ def add_dense(nodes: Nodes, vectors: str, path: str, folder: ModelFolder) -> tup
 
 def _activation(config: dict[str, Any], path: Path) -> str | None:
     said = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
-    name = said.rpartition(".")[2]
+    name = said.rpartition(".")[2].lower()
     if name not in _ACTIVATIONS:
-        known_names = ", ".join(sorted(_ACTIVATIONS))
-        raise PoprtError(f"{str(path)!r}: activation_function is {said!r}, expected one of {known_names}")
+        expected = "Identity, ReLU, Sigmoid, Tanh"
+        raise PoprtError(f"{str(path)!r}: activation_function is {said!r}, expected one of {expected}")
     return _ACTIVATIONS[name]
 
 

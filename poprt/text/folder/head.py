@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 from passes import PassManager, get_pass
 from passes.node_protos import opset_of
+from passes.operators import Family, members
 from poprt.text.folder.building import Nodes
 from poprt.text.folder.dense import add_dense
 from poprt.text.folder.files import ModelFolder
@@ -23,7 +24,8 @@ _MASK = "attention_mask"
 _LEAST_OPSET = 13
 #: What torch's ``normalize`` divides by at least.
 _SMALLEST_LENGTH = 1e-12
-_ON_THE_WAY = ("Clip", "Max", "Expand", "Unsqueeze", "Cast", "Reshape")
+#: What exporters put between a vector's length and the division by it.
+_ON_THE_WAY = members(Family.CLAMP, Family.REPEAT, Family.ORDER, Family.CONVERSION)
 
 
 def keep_outputs(model: onnx.ModelProto, outputs: Sequence[Output], widths: Sequence[int]) -> None:
