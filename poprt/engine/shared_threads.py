@@ -10,16 +10,25 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
 #: Seconds in which an idle thread of the pool takes up a run. After these it is in the queue of a busy one.
 _PATIENCE = 0.005
+
+
+class ThreadedSession(Protocol):
+    """What is asked of onnxruntime's ``InferenceSession``."""
+
+    def run(self, names: list[str], feeds: Mapping[str, Any], /) -> list[Any]:
+        """Run in the caller's thread and the pool's free ones."""
+
+    def run_async(self, names: list[str], feeds: Mapping[str, Any], callback: Any, user_data: object, /) -> object:
+        """Run in a thread of the pool, which calls back."""
 
 
 class _Place(enum.Enum):
@@ -38,7 +47,7 @@ class SharedThreads:
         threads: that it was made with.
     """
 
-    def __init__(self, session: ort.InferenceSession, threads: int) -> None:
+    def __init__(self, session: ThreadedSession, threads: int) -> None:
         self._session = session
         self._lock = threading.Lock()
         self._pool = self._free_in_pool = threads - 1
@@ -94,7 +103,7 @@ class _PoolRun:
     its caller runs it himself.
     """
 
-    def __init__(self, session: ort.InferenceSession, names: Sequence[str], feeds: Mapping[str, Array]) -> None:
+    def __init__(self, session: ThreadedSession, names: list[str], feeds: Mapping[str, Array]) -> None:
         self._session, self._names, self._feeds = session, names, feeds
         self._begun = threading.Lock()  # whoever gets it decides: the thread of the pool begins, or the caller gives up
         self._taken_up, self._done = threading.Event(), threading.Event()

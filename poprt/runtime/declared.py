@@ -15,10 +15,8 @@ from poprt.errors import InputError, RequestTooLongError
 from poprt.executable import Executable, Manifest, PackingSpec, TensorSpec
 from poprt.runtime.across_rows_session import AcrossRowsSession
 from poprt.runtime.buffers import Array, InputNames, as_array, check_dtype, check_ids, check_known
+from poprt.runtime.places import PART_TOKENS, rows_of_a_part
 from poprt.runtime.shapes import fits, wrong_result
-
-#: Tokens of a part of a large pack, about.
-PART_TOKENS = 512
 
 
 def open_session(
@@ -114,7 +112,7 @@ class DeclaredSession:
         if not len(used):
             return self._session.run(arrays, names)
         rows, columns = next(iter(arrays.values())).shape
-        size = max(1, round(PART_TOKENS / columns))
+        size = rows_of_a_part(columns)
         parts = np.array_split(used, min(len(used), self._lanes * math.ceil(len(used) / size / self._lanes)))
 
         def run(part: Array) -> list[Array]:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from poprt.runtime.config import PackAlgorithm
 
+#: Tokens of a part of a large pack, about: enough to keep a core busy.
+PART_TOKENS = 512
+
 
 @dataclass(frozen=True)
 class Place:
@@ -15,6 +18,11 @@ class Place:
     row: int
     start: int
     length: int
+
+
+def rows_of_a_part(columns: int) -> int:
+    """Rows of ``columns`` tokens that a part of a large pack has: 2 rows of 256."""
+    return max(1, round(PART_TOKENS / columns))
 
 
 def place_across_rows(lengths: Sequence[int], rows: int, columns: int, max_count: int) -> list[Place]:

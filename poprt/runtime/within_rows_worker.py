@@ -13,12 +13,9 @@ from poprt.executable import Manifest, PackingSpec
 from poprt.runtime.buffers import Array
 from poprt.runtime.config import PackAlgorithm
 from poprt.runtime.pack_worker import PackRequest, PackWorker
-from poprt.runtime.places import Place, place_within_rows, stream_distances
+from poprt.runtime.places import Place, place_within_rows, rows_of_a_part, stream_distances
 from poprt.runtime.shapes import same_shape, wrong_result
 from poprt.runtime.token_axes import clear_padding
-
-#: Tokens of a pack where the engine takes any number of rows, about.
-PART_TOKENS = 512
 
 #: Gives each sample a place in a run, or None where it has to wait for another run.
 Placer = Callable[[Sequence[PackRequest]], "list[Place | None]"]
@@ -179,7 +176,7 @@ class WithinRowsWorker(PackWorker):
 
 def pack_rows(packing: PackingSpec, max_count: int) -> int:
     """Rows of a pack where the engine takes any number: enough to keep a core busy, and room for ``max_count``."""
-    return min(packing.rows, max_count, max(1, round(PART_TOKENS / packing.columns)))
+    return min(packing.rows, max_count, rows_of_a_part(packing.columns))
 
 
 def _numbers_in_row(places: Sequence[Place]) -> list[int]:

@@ -235,7 +235,8 @@ def test_only_rows_that_hold_samples_are_run() -> None:
     samples = random_samples([5, 9, 16], position_ids=True)
     pack = pack_data(samples, 0, ROWS, COLUMNS, 9, 1, across_rows=False)
     engine = CountedRows(executable)
-    names = list(executable.packing.outputs)  # type: ignore[union-attr]
+    assert executable.packing is not None
+    names = list(executable.packing.outputs)
     results = dict(zip(names, DeclaredSession(executable, session=engine).run(pack.data, names), strict=True))
     assert engine.rows == [2]
     for place, expected in zip(pack.specs, one_by_one(model, samples), strict=True):

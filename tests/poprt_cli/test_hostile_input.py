@@ -9,16 +9,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from onnx import numpy_helper
 
 from models.bert import SIZES, BertConfig, build_bert
 from passes.packed_model import METADATA_KEY
 from poprt.converter import Converter
-from poprt_cli.main import cli
 from tests.passes.rewrites import parse
+from tests.poprt_cli.command import Poprt
 
-Poprt = Callable[..., Result]
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 SHAPES = [f"{name}=4,64" for name in NAMES]
 PASS_FILE = "from passes import Pass, register\n\n@register('{name}')\nclass Mine(Pass):\n    def run(self, model):\n"
@@ -30,20 +29,6 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = {**SIZES["tiny"], "layers": 1}
     onnx.save(build_bert(BertConfig(**sizes, head="qa")), str(path))
     return path
-
-
-@pytest.fixture
-def poprt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Poprt:
-    """Run the command in an empty folder; an exception that it lets out fails the test."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> Result:
-        result = CliRunner().invoke(cli, [str(word) for word in words], prog_name="poprt")
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return run
 
 
 def assert_one_line(result: Result, *texts: str) -> None:

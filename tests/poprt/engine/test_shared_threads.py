@@ -75,7 +75,7 @@ def started(places: Places, shared: SharedThreads, pool: ThreadPoolExecutor, cou
 )
 def test_there_are_no_more_busy_threads_than_the_engine_has(threads: int, expected: list[str]) -> None:
     places = Places()
-    shared = SharedThreads(places, threads)  # type: ignore[arg-type]
+    shared = SharedThreads(places, threads)
     with ThreadPoolExecutor(3) as pool:
         runs = started(places, shared, pool, 3)
         places.gate.set()
@@ -86,7 +86,7 @@ def test_there_are_no_more_busy_threads_than_the_engine_has(threads: int, expect
 
 def test_what_fails_in_the_pool_raises_its_own_error_and_is_run_once() -> None:
     places = Places()
-    shared = SharedThreads(places, 2)  # type: ignore[arg-type]
+    shared = SharedThreads(places, 2)
     with ThreadPoolExecutor(2) as pool:
         runs = started(places, shared, pool, 2)
         places.error = ValueError("it failed")
@@ -99,7 +99,7 @@ def test_what_fails_in_the_pool_raises_its_own_error_and_is_run_once() -> None:
 
 def test_a_run_that_no_thread_of_the_pool_takes_up_is_made_by_its_caller_and_once() -> None:
     places = Places(threads=1)
-    shared = SharedThreads(places, 4)  # type: ignore[arg-type]
+    shared = SharedThreads(places, 4)
     with ThreadPoolExecutor(3) as pool:
         runs = started(places, shared, pool, 3)
         assert places.where == ["caller", "pool", "caller"]
