@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import insort
+from collections import deque
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 from typing import Generic
@@ -33,9 +34,11 @@ class FairOrder(Generic[R]):
         self._window = window
         #: Ticket -> request, by arrival. A place whose ticket is not here is of a request that left.
         self._waiting: dict[int, R] = {}
-        # (start, ticket) of each: the first ones sorted, the rest in a heap. Nothing of the rest is before the first.
+        # Places are (start, ticket). The first ones are sorted. Of those behind them, the ones that came in order stand
+        # in a row, and the others in a heap: a request that comes to the end, as most do, costs little.
         self._first: list[tuple[int, int]] = []
-        self._rest: list[tuple[int, int]] = []
+        self._row: deque[tuple[int, int]] = deque()
+        self._heap: list[tuple[int, int]] = []
         self._tickets = itertools.count()
         self._now = 0
         self._flows = 0  # that have a request here
@@ -45,10 +48,6 @@ class FairOrder(Generic[R]):
 
     def __contains__(self, ticket: int) -> bool:
         return ticket in self._waiting
-
-    def get(self, ticket: int) -> R:
-        """Return the request of a ticket; raise KeyError where it does not wait."""
-        return self._waiting[ticket]
 
     def add(self, request: R, flow: Flow | None = None) -> int:
         """Add a request behind those of its flow; None: it is a flow of its own. Returns its ticket."""
@@ -67,7 +66,7 @@ class FairOrder(Generic[R]):
         if self._first and place < self._first[-1]:
             self._put_first(place)
         else:
-            heappush(self._rest, place)
+            self._put_behind(place)
         return ticket
 
     def discard(self, ticket: int) -> R | None:
@@ -75,7 +74,7 @@ class FairOrder(Generic[R]):
         request = self._waiting.pop(ticket, None)
         if request is not None:
             self._leave(request)
-            if len(self._first) + len(self._rest) > 2 * len(self._waiting) + _SPARE:
+            if self.places() > 2 * len(self._waiting) + _SPARE:
                 self._tidy()
         return request
 
@@ -90,9 +89,10 @@ class FairOrder(Generic[R]):
 
     def window(self) -> list[R]:
         """Return the first requests, up to the window's number, in order."""
-        self._first[:] = [place for place in self._first if place[1] in self._waiting]
+        waiting = self._waiting
+        self._first[:] = [place for place in self._first if place[1] in waiting]
         self._fill()
-        return [self._waiting[ticket] for _, ticket in self._first[: self._window]]
+        return [waiting[ticket] for _, ticket in self._first[: self._window]]
 
     def take(self, batch: Sequence[R]) -> None:
         """Take out requests that are to be run now, the head among them. Virtual time goes on.
@@ -101,20 +101,26 @@ class FairOrder(Generic[R]):
         there: what waits behind them is not put off for ever.
         """
         now = max(self._now, self.head().start)
-        due = sum(request.size for request in batch if request.start <= now)
-        self._now = now + max(1, due * _PARTS // self._flows)
+        due, flows = 0, self._flows
         for request in batch:
             if self._waiting.pop(request.ticket, None) is not None:
                 self._leave(request)
+                if request.start <= now:
+                    due += request.size
+        self._now = now + max(1, due * _PARTS // flows)
 
     def clear(self) -> list[R]:
         """Take out all requests and return them by arrival."""
         requests = list(self._waiting.values())
         for request in requests:
             self._leave(request)
-        for places in (self._waiting, self._first, self._rest):
+        for places in (self._waiting, self._first, self._row, self._heap):
             places.clear()
         return requests
+
+    def places(self) -> int:
+        """How many places are kept, those of requests that left among them."""
+        return len(self._first) + len(self._row) + len(self._heap)
 
     def _leave(self, request: R) -> None:
         flow = request.flow
@@ -129,18 +135,27 @@ class FairOrder(Generic[R]):
         insort(first, place)
         if len(first) > 2 * window:
             for later in first[window:]:
-                heappush(self._rest, later)
+                heappush(self._heap, later)
             del first[window:]
 
+    def _put_behind(self, place: tuple[int, int]) -> None:
+        if not self._row or place > self._row[-1]:
+            self._row.append(place)
+        else:
+            heappush(self._heap, place)
+
     def _fill(self) -> None:
-        """Move places from the rest to the first until these fill the window."""
-        while self._rest and len(self._first) < self._window:
-            place = heappop(self._rest)
+        """Move places from behind to the first until these fill the window."""
+        first, row, heap = self._first, self._row, self._heap
+        while len(first) < self._window and (row or heap):
+            place = heappop(heap) if heap and not (row and row[0] < heap[0]) else row.popleft()
             if place[1] in self._waiting:
-                self._first.append(place)
+                first.append(place)
 
     def _tidy(self) -> None:
         """Forget the places of requests that left."""
-        self._first[:] = [place for place in self._first if place[1] in self._waiting]
-        self._rest[:] = [place for place in self._rest if place[1] in self._waiting]
-        heapify(self._rest)
+        waiting = self._waiting
+        self._first[:] = [place for place in self._first if place[1] in waiting]
+        self._row = deque(place for place in self._row if place[1] in waiting)
+        self._heap[:] = [place for place in self._heap if place[1] in waiting]
+        heapify(self._heap)

@@ -9,11 +9,18 @@ import os
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import CancelledError, Future, InvalidStateError
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from poprt.errors import RunnerClosedError
 
 logger = logging.getLogger("poprt")
+
+
+class Withdraws(Protocol):
+    """A queue from which requests can be taken."""
+
+    def withdraw(self, ticket: int) -> bool:
+        """Take out the request of a ticket and tell whether it was there still."""
 
 
 class RunFuture(Future[None]):
@@ -22,11 +29,12 @@ class RunFuture(Future[None]):
     def __init__(self) -> None:
         super().__init__()
         self._process = os.getpid()
-        self._withdraw: Callable[[], bool] | None = None
+        self._queue: Withdraws | None = None  # while the request waits in one
+        self._ticket = -1
 
-    def wait_in(self, withdraw: Callable[[], bool]) -> None:
-        """Note that the request waits in a queue; ``withdraw`` takes it out, and tells whether it was there still."""
-        self._withdraw = withdraw
+    def wait_in(self, queue: Withdraws, ticket: int) -> None:
+        """Note that the request waits in a queue, under a ticket."""
+        self._queue, self._ticket = queue, ticket
 
     def cancel(self) -> bool:
         """Cancel the request, if it does not run yet. It leaves the queue at once.
@@ -34,10 +42,9 @@ class RunFuture(Future[None]):
         Returns:
             Whether it is cancelled: False where it runs or was answered.
         """
-        withdraw = self._withdraw
-        if withdraw is None or self.running() or not withdraw():
+        queue = self._queue
+        if queue is None or self.running() or not queue.withdraw(self._ticket):
             return super().cancel()  # where a lane has taken it, the lane tells those who wait
-        self._withdraw = None
         try:
             return super().cancel()
         finally:  # no lane will see it, whatever a callback raises
@@ -46,7 +53,7 @@ class RunFuture(Future[None]):
 
     def begin(self) -> bool:
         """Tell whether the request is to be run: not where its caller cancelled or answered it meanwhile."""
-        self._withdraw = None  # an answered future keeps no queue alive
+        self._queue = None  # an answered future keeps none alive
         if self.running():  # its caller said so
             return True
         if self.done() and not self.cancelled():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import itertools
 import logging
 import os
@@ -91,6 +90,22 @@ class RequestQueue(Generic[R]):
             for request in requests:
                 self._admit(request, flow)
             self._not_empty.notify()
+
+    def withdraw(self, ticket: int) -> bool:
+        """Take out a request that is cancelled and tell whether it was there still."""
+        if self.is_elsewhere() or not self._lock.acquire(timeout=_LOCK_PATIENCE):
+            return False
+        try:
+            request = self._order.discard(ticket)
+            if request is None:
+                return False
+            self._count([request])
+            self._not_full.notify_all()
+            if self._stalled:
+                self._released.notify_all()
+            return True
+        finally:
+            self._lock.release()
 
     def take(self) -> tuple[list[R], Exception | None]:
         """Wait until a batch is due. Where there is no error, ``release`` it when it has run.
@@ -226,28 +241,12 @@ class RequestQueue(Generic[R]):
     def _admit(self, request: R, flow: Flow | None) -> None:
         request.queued = time.perf_counter()
         ticket = self._order.add(request, flow)
-        request.future.wait_in(functools.partial(self._withdraw, ticket))
+        request.future.wait_in(self, ticket)
         self._tokens += request.size
         if self._company is not None:
             self._company.add(request, self._order)
         if self._stalled and self._order.head() is request:
             self._released.notify_all()
-
-    def _withdraw(self, ticket: int) -> bool:
-        """Take out a request that was cancelled and tell whether it was there still."""
-        if self.is_elsewhere() or not self._lock.acquire(timeout=_LOCK_PATIENCE):
-            return False
-        try:
-            request = self._order.discard(ticket)
-            if request is None:
-                return False
-            self._count([request])
-            self._not_full.notify_all()
-            if self._stalled:
-                self._released.notify_all()
-            return True
-        finally:
-            self._lock.release()
 
     def _count(self, requests: Sequence[R]) -> None:
         """Note that requests do not wait any more."""

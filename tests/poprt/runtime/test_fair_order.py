@@ -148,4 +148,4 @@ def test_cancelling_everything_looks_at_the_queue_a_few_times_only(monkeypatch: 
     for request in requests:
         order.discard(request.ticket)
     assert len(tidied) < 15  # each time half of what was looked at is gone
-    assert len(order._first) + len(order._rest) <= 64
+    assert order.places() <= 64

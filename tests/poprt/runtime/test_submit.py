@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -165,6 +166,7 @@ def test_a_callback_may_submit_and_is_refused_where_the_queue_is_full() -> None:
     results: list[Any] = []
     first.add_done_callback(lambda _: results.append(error_of(lambda: runner.submit([sample(3)]))))
     engine.gate.set()
+    wait_until(lambda: results)
     runner.close()
     assert results[0].startswith("QueueFullError: the queue is full")
 
@@ -213,8 +215,9 @@ def test_a_large_request_is_let_in_after_small_ones_have_passed_it_for_a_while()
     ended = threading.Event()
 
     def put_small() -> None:
-        while not ended.is_set():
-            queue.put(Request(4))
+        with contextlib.suppress(RunnerClosedError):
+            while not ended.is_set():
+                queue.put(Request(4))
 
     large = threading.Thread(target=queue.put, args=(Request(9),))
     small = threading.Thread(target=put_small)
