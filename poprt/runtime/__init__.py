@@ -3,7 +3,7 @@
 from poprt.engine.device import Device, DeviceManager, ReplicaIdToDevice
 from poprt.executable import Executable
 from poprt.runtime.admission import Pending
-from poprt.runtime.batching import RunFuture
+from poprt.runtime.batching import Flow, RunFuture
 from poprt.runtime.config import PackAlgorithm, PackRunnerConfig, RuntimeConfig
 from poprt.runtime.data_desc import DataDesc
 from poprt.runtime.declared import DeclaredSession
@@ -19,6 +19,7 @@ __all__ = [
     "Device",
     "DeviceManager",
     "Executable",
+    "Flow",
     "ModelRunner",
     "PackAlgorithm",
     "PackObservation",

@@ -114,8 +114,10 @@ class FairOrder(Generic[R]):
         requests = list(self._waiting.values())
         for request in requests:
             self._leave(request)
-        for places in (self._waiting, self._first, self._row, self._heap):
-            places.clear()
+        self._waiting.clear()
+        self._first.clear()
+        self._row.clear()
+        self._heap.clear()
         return requests
 
     def places(self) -> int:

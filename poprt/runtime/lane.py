@@ -17,12 +17,13 @@ logger = logging.getLogger("poprt")
 
 def serve(queue: RequestQueue[R], number: int, observing: Observing | None) -> None:
     """Body of a lane. It holds the queue and its worker, never the runner."""
-    batch: list[R] = []
+    running: list[R] = []
     try:
         while True:
             batch, error = queue.take()
             if not batch:
                 break
+            running = batch  # until it is known who was cancelled meanwhile
             running = [request for request in batch if request.future.begin()]
             if error is None:
                 _run(queue, batch, running, number, observing)
@@ -31,7 +32,7 @@ def serve(queue: RequestQueue[R], number: int, observing: Observing | None) -> N
             batch = running = []  # an idle lane keeps no arrays of answered requests alive
     except BaseException as error:
         logger.critical("a lane stopped", exc_info=True)
-        queue.lane_dies(error, batch)
+        queue.lane_dies(error, running)
     finally:
         queue.lane_ends()
 
@@ -94,6 +95,7 @@ def _run(
     finally:
         if observing is not None and running:
             observing.tell(_observation(run, running, lane))
+        run.error = None  # its traceback has this very run
 
 
 def _run_and_answer(queue: RequestQueue[R], batch: Sequence[R], running: Sequence[R], run: _Run[R]) -> None:
