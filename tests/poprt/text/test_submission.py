@@ -61,7 +61,7 @@ def test_texts_that_fit_are_answered(embedder: TextModel) -> None:
 def test_a_text_that_the_model_refuses_is_named_by_its_own_number(waiting_model: TextModel) -> None:
     tokens = waiting_model.tokenize(["the bank", "my bread", "the old bank"])  # the longest one goes first
     tokens[1].ids[1] = 10**6
-    with pytest.raises(InputError, match=r"text 11: input 'input_ids': 1000000 in place 1 is no row"):
+    with pytest.raises(InputError, match=r"text 11: input 'input_ids': the value 1000000 in place 1 is no row"):
         waiting_model.submit(tokens, first=10, block=False)
     assert waiting_model.runner.pending() == Pending(0, 0)
 
