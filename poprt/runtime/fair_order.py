@@ -65,8 +65,10 @@ class FairOrder(Generic[R]):
         place = (start, ticket)
         if self._first and place < self._first[-1]:
             self._put_first(place)
+        elif not self._row or place > self._row[-1]:
+            self._row.append(place)
         else:
-            self._put_behind(place)
+            heappush(self._heap, place)
         return ticket
 
     def discard(self, ticket: int) -> R | None:
@@ -139,12 +141,6 @@ class FairOrder(Generic[R]):
             for later in first[window:]:
                 heappush(self._heap, later)
             del first[window:]
-
-    def _put_behind(self, place: tuple[int, int]) -> None:
-        if not self._row or place > self._row[-1]:
-            self._row.append(place)
-        else:
-            heappush(self._heap, place)
 
     def _fill(self) -> None:
         """Move places from behind to the first until these fill the window."""

@@ -26,11 +26,12 @@ class Withdraws(Protocol):
 class RunFuture(Future[None]):
     """The answer to one request. When it is done, the caller's output arrays hold the results."""
 
+    _queue: Withdraws | None = None  # while the request waits in one
+    _ticket: int
+
     def __init__(self) -> None:
         super().__init__()
         self._process = os.getpid()
-        self._queue: Withdraws | None = None  # while the request waits in one
-        self._ticket = -1
 
     def wait_in(self, queue: Withdraws, ticket: int) -> None:
         """Note that the request waits in a queue, under a ticket."""
@@ -145,15 +146,15 @@ class Request:
     """
 
     __slots__ = ("flow", "future", "kind", "queued", "size", "start", "ticket")
+    queued: float
+    ticket: int
+    start: int
+    flow: Flow | None
 
     def __init__(self, size: int, kind: Hashable = None) -> None:
         self.size = size
         self.kind = kind
         self.future = RunFuture()
-        self.queued = 0.0
-        self.ticket = -1
-        self.start = 0
-        self.flow: Flow | None = None
 
 
 R = TypeVar("R", bound=Request)

@@ -71,11 +71,13 @@ class RequestQueue(Generic[R]):
 
     def put(self, request: R, flow: Flow | None = None) -> None:
         """Add a request; block while the queue is full. Raises RunnerClosedError."""
-        self.check_process()
+        if os.getpid() != self._process:
+            raise in_another_process()
         with self._lock:
             if self._next is not None or not self._fits(request.size):
                 self._wait_for_room(request.size)
-            self._check_open()
+            if self.closed:
+                raise self.closed_error()
             self._admit(request, flow)
             self._not_empty.notify()
 
@@ -84,7 +86,8 @@ class RequestQueue(Generic[R]):
         self.check_process()
         flow, size = Flow(), sum(request.size for request in requests)
         with self._lock:
-            self._check_open()
+            if self.closed:
+                raise self.closed_error()
             if requests and not self.limits.admit(len(self._order), self._tokens, len(requests), size):
                 raise self.limits.refusal(self._pending(), Pending(len(requests), size))
             for request in requests:
@@ -233,10 +236,6 @@ class RequestQueue(Generic[R]):
 
     def _pending(self) -> Pending:
         return Pending(len(self._order), self._tokens)
-
-    def _check_open(self) -> None:
-        if self.closed:
-            raise self.closed_error()
 
     def _admit(self, request: R, flow: Flow | None) -> None:
         request.queued = time.perf_counter()
