@@ -10,11 +10,12 @@ import numpy as np
 
 from poprt.serve.calls import Call
 from poprt.serve.errors import BadRequest, DeadlineExceeded, Internal
+from poprt.serve.kserve.arrays import Array
+from poprt.serve.kserve.datatypes import datatype_of
 from poprt.serve.kserve.metadata import entry_of
 from poprt.serve.kserve.parameters import Parameters
 from poprt.serve.kserve.requests import InferRequest, InferResponse
 from poprt.serve.kserve.signature import OPEN, SCORES, Signature, TensorFacts
-from poprt.serve.kserve.arrays import Array
 from poprt.serve.models import ServedModel
 from poprt.serve.options import ServeOptions
 from poprt.text.facts import EMBEDDING
@@ -73,8 +74,9 @@ def _check_inputs(inputs: Mapping[str, TensorFacts], signature: Signature, array
         if name not in inputs:
             raise _unknown_input(name, inputs, signature)
         item = inputs[name]
-        if array.dtype != item.datatype.dtype:
-            raise BadRequest(f"input {name!r}: the datatype does not fit, expected {item.datatype.name}")
+        if not _converts(array.dtype, item.datatype.dtype):
+            sent = datatype_of(array.dtype).name
+            raise BadRequest(f"input {name!r} is {sent}, the model takes {item.datatype.name}")
         if not _fits(item, array.shape):
             raise BadRequest(
                 f"input {name!r}: shape {list(array.shape)}, expected {list(item.shape)} where {OPEN} is any extent"
@@ -89,6 +91,13 @@ def _unknown_input(name: str, inputs: Mapping[str, TensorFacts], signature: Sign
     if name in signature.arrays or name in signature.texts:
         return BadRequest(f"input {name!r} does not go with {', '.join(inputs)}: send texts or token ids, not both")
     return BadRequest(f"unknown input {name!r}: the model has {names}")
+
+
+def _converts(dtype: np.dtype[Any], declared: np.dtype[Any]) -> bool:
+    """Whether values of a type are taken for another: whole numbers of any size, which are checked, and floats."""
+    if object in (dtype, declared):
+        return dtype == declared
+    return (dtype.kind in "iu" and declared.kind in "iu") or np.can_cast(dtype, declared, "same_kind")
 
 
 def _fits(item: TensorFacts, shape: Sequence[int]) -> bool:

@@ -10,9 +10,9 @@ import orjson
 
 from poprt.serve.errors import BadRequest, Internal
 from poprt.serve.kserve import arrays, parameters
+from poprt.serve.kserve.arrays import Array
 from poprt.serve.kserve.datatypes import datatype, datatype_of
 from poprt.serve.kserve.requests import InferRequest, InferResponse, check_id, check_name, check_new
-from poprt.serve.kserve.arrays import Array
 
 #: Says how many bytes of a body are JSON, where tensors in binary form lie behind it. Bytes before compression.
 JSON_LENGTH = "Inference-Header-Content-Length"

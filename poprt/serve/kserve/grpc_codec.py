@@ -8,10 +8,10 @@ from typing import Any
 
 from poprt.serve.errors import BadRequest
 from poprt.serve.kserve import arrays, parameters
+from poprt.serve.kserve.arrays import Array
 from poprt.serve.kserve.datatypes import BYTES, Datatype, datatype, datatype_of
 from poprt.serve.kserve.messages import Message, response_class
 from poprt.serve.kserve.requests import InferRequest, InferResponse, check_id, check_name, check_new
-from poprt.serve.kserve.arrays import Array
 
 _Response = response_class("ModelInfer")
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from poprt.serve.errors import BadRequest
-from poprt.serve.kserve.parameters import Parameters
 from poprt.serve.kserve.arrays import Array
+from poprt.serve.kserve.parameters import Parameters
 
 #: Most characters of a tensor's name or a request's id.
 _MOST_CHARACTERS = 256

@@ -6,10 +6,10 @@ import asyncio
 import math
 import zlib
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
@@ -125,7 +125,7 @@ async def model_statistics(request: Request, name: str, version: str = "") -> Re
     responses=documents.INFER,
     openapi_extra=documents.REQUEST,
 )
-async def infer(request: Request, call: CallOf, name: str, version: str = "") -> Response:
+async def infer(request: Request, call: Annotated[Call, Depends(call_of)], name: str, version: str = "") -> Response:
     """Texts or arrays in, arrays out: JSON, with tensors in binary form behind it where the client likes."""
     model = _model(request, name, version)
     asked = read_request(await request.body(), request.headers.get(JSON_LENGTH))
