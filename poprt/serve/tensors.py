@@ -47,7 +47,10 @@ async def run_arrays(
     buffers = [_buffers(packing, specs, length) for length in lengths]
     feeds = [{name: array[row, :length] for name, array in rows.items()} for row, length in enumerate(lengths)]
     await _answered(runner, list(zip(feeds, buffers, strict=True)))
-    return {spec.name: _stacked(packing, spec, [buffer[spec.name] for buffer in buffers], width) for spec in specs}
+    return {
+        spec.name: stacked([buffer[spec.name] for buffer in buffers], _row_shape(packing, spec, width), spec.dtype)
+        for spec in specs
+    }
 
 
 async def _answered(runner: Runner, samples: Sequence[tuple[Arrays, Arrays]]) -> None:
@@ -61,15 +64,22 @@ async def _answered(runner: Runner, samples: Sequence[tuple[Arrays, Arrays]]) ->
 
 
 async def _run_whole(runner: Runner, inputs: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """One request of all rows."""
     batch = _batch(runner.executable, inputs)
     axes = runner.executable.manifest.batch_axes
-    shapes = {
-        spec.name: [batch if axis == axes.get(spec.name) else extent for axis, extent in enumerate(spec.shape)]
-        for spec in specs
-    }
-    buffers = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in specs}
+    buffers = {spec.name: np.zeros(_whole_shape(spec, axes.get(spec.name), batch), spec.dtype) for spec in specs}
     await _answered(runner, [(dict(inputs), buffers)])
     return buffers
+
+
+def _whole_shape(spec: TensorSpec, batch_axis: int | None, batch: int) -> list[int]:
+    shape = [batch if axis == batch_axis else extent for axis, extent in enumerate(spec.shape)]
+    if spec.any_rank or any(not extent and axis != batch_axis for axis, extent in enumerate(shape)):
+        raise InputError(
+            f"output {spec.name!r}: the model leaves its shape open, so there is no room to make for it; ask for other "
+            "outputs, or compile the model with input_shape"
+        )
+    return shape
 
 
 def _batch(executable: Executable, inputs: Mapping[str, Array]) -> int:
@@ -118,9 +128,9 @@ def _row_shape(packing: PackingSpec, spec: TensorSpec, length: int) -> list[int]
     return [length if axis in grown else extent for axis, extent in enumerate(spec.shape)][1:]
 
 
-def _stacked(packing: PackingSpec, spec: TensorSpec, rows: Sequence[Array], width: int) -> Array:
-    """Rows of one sample each under each other, zeros from their ends to the width of the request."""
-    stacked = np.zeros((len(rows), *_row_shape(packing, spec, width)), spec.dtype)
+def stacked(rows: Sequence[Array], shape: Sequence[int], dtype: str | np.dtype[Any]) -> Array:
+    """Rows of one sample each under each other, zeros from their ends to a row of ``shape``."""
+    array: Array = np.zeros((len(rows), *shape), dtype)
     for number, row in enumerate(rows):
-        stacked[(number, *map(slice, row.shape))] = row
-    return stacked
+        array[number, ...][tuple(slice(extent) for extent in row.shape)] = row
+    return array

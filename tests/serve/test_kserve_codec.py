@@ -124,7 +124,7 @@ def _is_answered(data: bytes, header: str | None) -> None:
         read_request(data, header)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(requests, st.binary(max_size=12), st.none() | st.integers(-2, 400).map(str) | st.text(max_size=3))
 def test_garbage_is_a_bad_request_and_nothing_else(fields: Any, binary: bytes, header: str | None) -> None:
     _is_answered(json.dumps(fields).encode() + binary, header)  # the standard library writes NaN and halves of pairs

@@ -18,6 +18,7 @@ from poprt.serve.kserve.requests import InferRequest, InferResponse
 from poprt.serve.kserve.signature import OPEN, SCORES, Signature, TensorFacts
 from poprt.serve.models import ServedModel
 from poprt.serve.options import ServeOptions
+from poprt.serve.tensors import stacked
 from poprt.text.facts import EMBEDDING
 from poprt.text.inputs import Text
 from poprt.text.model import TextModel
@@ -150,7 +151,8 @@ async def _of_texts(model: ServedModel, request: InferRequest, call: Call, trunc
         call,
         truncate=truncate if asked.truncate is None else asked.truncate,
     )
-    return {name: _stacked([buffer[name] for buffer in submission.buffers]) for name in model.text.facts.outputs}
+    rows = {name: [buffer[name] for buffer in submission.buffers] for name in model.text.facts.outputs}
+    return {name: stacked(buffers, _largest(buffers), buffers[0].dtype) for name, buffers in rows.items()}
 
 
 def _texts(text: TextModel, request: InferRequest) -> list[Text]:
@@ -165,13 +167,9 @@ def _texts(text: TextModel, request: InferRequest) -> list[Text]:
     return list(zip(columns["text"], columns["text_pair"], strict=True)) if "text_pair" in columns else columns["text"]
 
 
-def _stacked(rows: Sequence[Array]) -> Array:
-    """Rows of one sample each under each other, filled up with zeros to the longest."""
-    shape = np.max([row.shape for row in rows], axis=0) if rows[0].ndim else ()
-    stacked = np.zeros((len(rows), *shape), rows[0].dtype)
-    for number, row in enumerate(rows):
-        stacked[(number, *map(slice, row.shape))] = row
-    return stacked
+def _largest(rows: Sequence[Array]) -> list[int]:
+    """The extents that hold each of the rows."""
+    return [max(extents) for extents in zip(*(row.shape for row in rows), strict=True)]
 
 
 def _engine_outputs(model: ServedModel, names: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ Array = NDArray[Any]
 #: Most axes of a tensor, and the largest extent of one.
 MOST_AXES, MOST_EXTENT = 16, 2**31 - 1
 #: The types of JSON values that a tensor may have, by the kind of its array.
-_VALUES = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}, "O": {str}}
+_VALUES: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}, "O": {str}}
 _LENGTH = struct.Struct("<I")
 
 

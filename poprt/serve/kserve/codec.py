@@ -63,7 +63,7 @@ def write_response(response: InferResponse, request: InferRequest) -> Body:
     """
     entries, binary = [], list[bytes]()
     for name, array in response.outputs.items():
-        entry = {"name": name, "datatype": datatype_of(array.dtype).name, "shape": list(array.shape)}
+        entry: dict[str, Any] = {"name": name, "datatype": datatype_of(array.dtype).name, "shape": list(array.shape)}
         if request.binary(name):
             binary.append(arrays.to_bytes(array))
             entry["parameters"] = {"binary_data_size": len(binary[-1])}
@@ -136,11 +136,12 @@ def _input(name: str, fields: dict[str, Any], binary: _Binary) -> Array:
     kind = datatype(fields.get("datatype"), name)
     shape = arrays.check_shape(name, fields.get("shape"))
     size = parameters.of_input(name, fields.get("parameters"))
-    if (size is None) != ("data" in fields):
+    values = fields.get("data")
+    if (size is None) == (values is None):
         which = "neither data nor" if size is None else "both data and"
         raise BadRequest(f"input {name!r} has {which} binary_data_size, expected one of them")
     if size is None:
-        return arrays.from_values(name, kind, shape, fields["data"])
+        return arrays.from_values(name, kind, shape, values)
     return arrays.from_bytes(name, kind, shape, binary.take(name, size))
 
 

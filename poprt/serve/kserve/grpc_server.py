@@ -37,6 +37,8 @@ _CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+#: What metrics call a request whose client did not wait, as web servers do.
+CLIENT_GONE = 499
 #: Methods that other servers have -> what they need that is not here.
 _REFUSED = {
     "RepositoryModelLoad": "models are named when the server starts, and not loaded later",
@@ -137,6 +139,9 @@ class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
                 self._state.metrics.finished(call, error.status)
                 await _abort(context, error)
                 raise
+            except asyncio.CancelledError:  # the client went, or its time is over
+                self._state.metrics.finished(call, CLIENT_GONE)
+                raise
             self._state.metrics.finished(call, 200)
             return bytes(message.SerializeToString())
 
@@ -156,6 +161,9 @@ class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
                 status = 200
             except ServeError as error:
                 message, status = response(error_message=error.message), error.status
+            except asyncio.CancelledError:
+                self._state.metrics.finished(call, CLIENT_GONE)
+                raise
             self._state.metrics.finished(call, status)
             yield bytes(message.SerializeToString())
 
