@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
+import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from importlib.resources import files
@@ -27,7 +30,11 @@ grpc = pytest.importorskip("grpc", reason="pip install 'poprt[grpc]'")
 
 TEXTS = ["why is my bread dense", "the train was cancelled", "anna", ""]
 VECTORS = "sentence_embedding"
-KEY = "a key"
+KEY = "a-key"
+_CERTIFICATE = (
+    "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=localhost "
+    "-addext subjectAltName=DNS:localhost"
+)
 
 
 @pytest.fixture(scope="module")
@@ -323,6 +330,13 @@ def _until(condition: Any) -> None:
     pytest.fail("the condition never held")
 
 
+def _refuses(address: str) -> bool:
+    """Whether a server takes no more calls."""
+    with contextlib.suppress(grpc.RpcError):
+        return not ask(address, "ServerLive", b"")
+    return True
+
+
 def test_a_full_queue_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     options = ServeOptions(lanes=1, max_queue_requests=4)
     with server({"embed": text_model("embed")}, options, grpc=True) as running:
@@ -348,7 +362,8 @@ def test_a_key_is_asked_for_but_for_health() -> None:
             assert (code, KEY in details) == ("UNAUTHENTICATED", False)
         assert ask(running.grpc, "ServerLive", b"").live
         assert ask(running.grpc, "ServerReady", b"").ready
-        assert ask(running.grpc, "ModelInfer", typed(["anna"]), metadata=(("authorization", f"Bearer {KEY}"),)).outputs
+        for metadata in ((("authorization", f"Bearer {KEY}"),), (("x-api-key", KEY),)):
+            assert ask(running.grpc, "ModelInfer", typed(["anna"]), metadata=metadata).outputs
 
 
 def test_a_port_in_use_is_one_line() -> None:
@@ -359,9 +374,41 @@ def test_a_port_in_use_is_one_line() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         app = create_app({"embed": text_model("embed")}, ServeOptions(grpc_port=port))
-        with pytest.raises(PoprtError, match=f"--grpc-port: 127.0.0.1:{port}"):
+        with pytest.raises(PoprtError, match=f"grpc_port: {port} on 127.0.0.1"):
             asyncio.run(start(app.state.poprt))
     app.state.poprt.models.close(cancel=True)
+
+
+def test_tls_has_the_options_of_http(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl, which makes a certificate, is not installed")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        [*_CERTIFICATE.split(), "-keyout", key, "-out", certificate],
+        check=True,
+        capture_output=True,
+    )
+    options = ServeOptions(ssl_keyfile=str(key), ssl_certfile=str(certificate))
+    with server({"embed": text_model("embed")}, options, grpc=True) as running:
+        credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
+        with grpc.secure_channel(running.grpc.replace("127.0.0.1", "localhost"), credentials) as channel:
+            call = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+            assert response_class("ServerLive").FromString(call(b"", timeout=SOON)).live
+        with grpc.insecure_channel(running.grpc) as channel, pytest.raises(grpc.RpcError):
+            channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=SOON)
+
+
+def test_a_server_that_stops_answers_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with server({"embed": text_model("embed")}, ServeOptions(lanes=1), grpc=True) as running:
+        engine = Blocked(running, monkeypatch)
+        with grpc.insecure_channel(running.grpc) as channel:
+            call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            first = call.future(typed(["anna"]).SerializeToString(), timeout=SOON)
+            assert engine.entered.wait(SOON)
+            running.stop()
+            _until(lambda: _refuses(running.grpc))
+            engine.gate.set()
+            assert first.result(SOON)
 
 
 def test_messages_have_the_names_and_numbers_of_tritons_client() -> None:

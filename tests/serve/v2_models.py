@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -79,11 +79,12 @@ def padded(lengths: list[int], width: int, dtype: Any = np.int64) -> dict[str, n
 
 @dataclass
 class Served:
-    """A running server: its addresses and its state."""
+    """A running server: its addresses, its state, and what tells it to end."""
 
     http: str
     grpc: str
     state: State
+    stop: Callable[[], None]
 
 
 @contextlib.contextmanager
@@ -94,7 +95,11 @@ def server(models: Mapping[str, Any], options: ServeOptions | None = None, *, gr
     config = uvicorn.Config(app, port=0, log_level="warning", lifespan="on", timeout_graceful_shutdown=5)
     running = uvicorn.Server(config)
     ready = threading.Event()
-    served = Served("", "", app.state.poprt)
+
+    def stop() -> None:
+        running.should_exit = True
+
+    served = Served("", "", app.state.poprt, stop)
 
     async def main() -> None:
         grpc_server = None
@@ -111,7 +116,7 @@ def server(models: Mapping[str, Any], options: ServeOptions | None = None, *, gr
         ready.set()
         await task
         if grpc_server is not None:
-            await grpc_server.stop(1)
+            await grpc_server.stop(5)
 
     thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
     thread.start()
@@ -120,7 +125,7 @@ def server(models: Mapping[str, Any], options: ServeOptions | None = None, *, gr
     try:
         yield served
     finally:
-        running.should_exit = True
+        stop()
         thread.join(SOON)
         for model in served.state.models.values():
             model.runner.close(cancel=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,8 @@ async def start(state: State) -> GrpcServer:
     """Serve on ``options.grpc_port`` of ``options.host``; port 0 takes a free one.
 
     Raises:
-        PoprtError: the port is taken, or an option of TLS is one that gRPC does not have.
+        PoprtError: the port is taken, or the key has a password, which gRPC does not take.
+        OSError: a certificate cannot be read.
     """
     options = state.options
     server = grpc.aio.server(
@@ -98,7 +100,23 @@ def _listen(server: Any, options: ServeOptions) -> int:
             return int(server.add_insecure_port(address))
         return int(server.add_secure_port(address, credentials))
     except RuntimeError as error:
-        raise PoprtError(f"--grpc-port: {address} cannot be listened on; is it in use?") from error
+        raise PoprtError(
+            f"grpc_port: {options.grpc_port} on {options.host} cannot be listened on; if another process has it, "
+            "give another one"
+        ) from error
+
+
+def _credentials(options: ServeOptions) -> Any:
+    """What TLS needs; None without it."""
+    if options.ssl_certfile is None:
+        return None
+    if options.ssl_keyfile_password is not None:
+        raise PoprtError("ssl_keyfile_password: gRPC takes no key with a password; give one without, or no grpc_port")
+    certificate = Path(options.ssl_certfile).read_bytes()
+    key = Path(options.ssl_keyfile or options.ssl_certfile).read_bytes()
+    required = options.ssl_cert_reqs == ssl.CERT_REQUIRED
+    authority = Path(options.ssl_ca_certs).read_bytes() if required and options.ssl_ca_certs else None
+    return grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=required)
 
 
 class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -185,9 +203,21 @@ class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
         key = self._state.options.api_key
         if key is None or method in _OPEN:
             return
-        sent = dict(context.invocation_metadata() or ()).get("authorization", "")
-        if not hmac.compare_digest(str(sent).encode(), f"Bearer {key}".encode()):
-            raise Unauthorized("the request needs the metadata 'authorization: Bearer KEY' with the server's key")
+        sent = _keys(context.invocation_metadata() or ())
+        if not sum(hmac.compare_digest(key.encode(), value) for value in sent):  # all of them are compared
+            raise Unauthorized("the key is missing or wrong: send it as the metadata `authorization: Bearer KEY`")
+
+
+def _keys(sent: Iterable[tuple[str, str | bytes]]) -> list[bytes]:
+    """The keys among a call's metadata, which may have the names that HTTP takes."""
+    keys = []
+    for name, value in sent:
+        data = value if isinstance(value, bytes) else value.encode()
+        if name in ("api-key", "x-api-key"):
+            keys.append(data)
+        elif name == "authorization" and data[:7].lower() == b"bearer ":
+            keys.append(data[7:].strip())
+    return keys
 
 
 def _read(method: str, data: bytes) -> Message:
@@ -254,15 +284,3 @@ async def _model_infer(state: State, message: Message, call: Call) -> Message:
     request = read_request(message)
     response = await counted(model, request, call, state.options)
     return write_response(response, request.parameters.binary_output)
-
-
-def _credentials(options: ServeOptions) -> Any:
-    """What TLS needs; None without it."""
-    if options.ssl_certfile is None:
-        return None
-    if options.ssl_keyfile_password is not None:
-        raise PoprtError("--grpc-port: gRPC takes no key file with a password; give it one without")
-    certificate = Path(options.ssl_certfile).read_bytes()
-    key = Path(options.ssl_keyfile or options.ssl_certfile).read_bytes()
-    authority = None if options.ssl_ca_certs is None else Path(options.ssl_ca_certs).read_bytes()
-    return grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=authority is not None)
