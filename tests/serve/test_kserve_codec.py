@@ -218,6 +218,12 @@ def test_parameters_without_effect_pass() -> None:
     assert read_request(*body(tensor(), parameters=quiet)).parameters.timeout is None
 
 
+def test_an_empty_tensor_in_binary_form_needs_no_header() -> None:
+    """KServe's client sends ``null`` beside it, and no header where no tensor has bytes."""
+    (array,) = read_request(*body({**binary_tensor(0, [0], "BYTES"), "data": None})).inputs.values()
+    assert array.shape == (0,)
+
+
 def test_a_timeout_is_in_microseconds() -> None:
     assert read_request(*body(tensor(), parameters={"timeout": 1500})).parameters.timeout == 0.0015
 

@@ -185,6 +185,15 @@ def test_typed_values_are_answered_by_typed_values(served: Served) -> None:
     np.testing.assert_allclose(array, encoder().encode(TEXTS), atol=1e-5)
 
 
+def test_the_size_that_kserves_client_leaves_in_is_compared(served: Served) -> None:
+    message = request_class("ModelInfer")(model_name="embed", raw_input_contents=[b"\x04\0\0\0anna"])
+    tensor = message.inputs.add(name="text", datatype="BYTES", shape=[1])
+    tensor.parameters["binary_data_size"].int64_param = 8
+    assert ask(served.grpc, "ModelInfer", message).raw_output_contents
+    tensor.parameters["binary_data_size"].int64_param = 9
+    assert "binary_data_size is 9" in error_of(served.grpc, "ModelInfer", message)[1]
+
+
 def test_half_precision_has_no_typed_form(served: Served) -> None:
     message = request_class("ModelInfer")(model_name="half")
     for name, array in padded([3], 4).items():

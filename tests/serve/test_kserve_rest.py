@@ -420,6 +420,11 @@ def test_a_text_is_truncated_where_the_request_says_so(client: Any) -> None:
     np.testing.assert_allclose(output_of(response, VECTORS), vectors([text]), atol=1e-5)
 
 
+def test_a_prompt_goes_before_the_texts(client: Any) -> None:
+    response = client.post("/models/embed/infer", json=json_texts(["train"], parameters={"prompt_name": "query"}))
+    np.testing.assert_allclose(output_of(response, VECTORS), vectors(["how my train"]), atol=1e-5)
+
+
 def test_a_timeout_of_the_request_counts(client: Any) -> None:
     response = client.post("/models/embed/infer", json=json_texts(TEXTS, parameters={"timeout": 1}))
     assert response.status_code == 504

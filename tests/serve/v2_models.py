@@ -23,7 +23,7 @@ from poprt.executable import Executable
 from poprt.serve.app import State, create_app
 from poprt.serve.options import ServeOptions
 from poprt.text import PackOptions, TextModel, pack
-from tests.text_folders import bert_folder, embedding_folder
+from tests.text_folders import bert_folder, embedding_folder, write_json
 
 ROWS, COLUMNS, MOST = 3, 32, 10
 SOON = 30
@@ -35,6 +35,7 @@ def text_model(kind: str) -> Path:
     folder = Path(mkdtemp(prefix="poprt-v2-")) / kind
     if kind == "embed":
         embedding_folder(folder, "mean", normalise=True)
+        write_json(folder / "config_sentence_transformers.json", {"prompts": {"query": "how my "}})
     elif kind == "classify":
         bert_folder(folder, "sequence", "BertForSequenceClassification")
     elif kind == "tag":

@@ -106,7 +106,7 @@ class _Binary:
 
     def take(self, name: str, size: int) -> memoryview:
         """The bytes of the next tensor; raise BadRequest."""
-        if not self._announced:
+        if size and not self._announced:
             raise BadRequest(f"input {name!r} is in binary form, which needs the header {JSON_LENGTH}")
         start, self._at = self._at, self._at + size
         if self._at > len(self._data):

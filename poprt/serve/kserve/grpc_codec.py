@@ -71,8 +71,9 @@ def _input(tensor: Message, raw: bytes | None) -> Array:
     name = tensor.name
     kind = datatype(tensor.datatype, name)
     shape = arrays.check_shape(name, list(tensor.shape))
-    if parameters.of_input(name, _values(tensor.parameters)) is not None:
-        raise BadRequest(f"input {name!r}: binary_data_size is of HTTP; send the bytes in raw_input_contents")
+    size = parameters.of_input(name, _values(tensor.parameters))  # of HTTP; KServe's client leaves it in
+    if size is not None and size != (None if raw is None else len(raw)):
+        raise BadRequest(f"input {name!r}: binary_data_size is {size}, and raw_input_contents has no such tensor")
     contents = tensor.contents.ListFields()
     if raw is None:
         return arrays.from_flat(name, kind, shape, _flat(name, kind, contents))
