@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import uvicorn
+import uvloop
 
 from models.bert import SIZES, BertConfig, build_bert
 from poprt.compiler import Compiler
@@ -119,7 +120,11 @@ def server(models: Mapping[str, Any], options: ServeOptions | None = None, *, gr
         if grpc_server is not None:
             await grpc_server.stop(5)
 
-    thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
+    def run() -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main())
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     assert ready.wait(SOON)
     assert served.http

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from poprt.serve.app import State
 
 #: What the server can do beyond the protocol's core, by the names that clients look for.
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics", "model_repository")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
 #: What kind of model it is: "<project>_<format>".
 PLATFORM = "poprt_popef"
 _TYPES = {"BYTES": "TYPE_STRING"}  # the configuration calls a type TYPE_ and its name, but for this one
