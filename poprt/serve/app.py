@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 
 import poprt
 from poprt.serve import health, openai
+from poprt.serve.document import completed
 from poprt.serve.errors import NotFound, ServeError, from_exception
 from poprt.serve.kserve import rest
 from poprt.serve.limits import middleware
@@ -69,6 +70,8 @@ def create_app(
         app.router.routes.extend(router.routes)  # not include_router: it matches each request twice
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _failed)
+    describe = app.openapi
+    app.openapi = lambda: completed(describe(), list(loaded))  # type: ignore[method-assign]
     return app
 
 

@@ -111,6 +111,7 @@ async def models(request: Request) -> Response:
     "/models/{name}",
     summary="One model",
     responses=answer_schema(_MODEL, "The model.") | errors_schema(_ERROR, 401, 404),
+    openapi_extra={"parameters": [{"name": "name", "in": "path", "required": True, "schema": _TEXT}]},
 )
 async def model(request: Request) -> Response:
     """One model by its name."""

@@ -17,7 +17,8 @@ from poprt.serve.errors import ServeError, from_exception
 Form = Callable[[ServeError], tuple[int, Any]]
 Documents = dict[int | str, dict[str, Any]]
 
-_DESCRIPTIONS = {
+#: What the document says of each status.
+DESCRIPTIONS = {
     400: "The request is wrong; the message says where.",
     401: "The key is missing or wrong.",
     404: "There is no such model.",
@@ -62,7 +63,7 @@ def route_class(form: Form) -> type[APIRoute]:
 def errors_schema(schema: dict[str, Any], *statuses: int) -> Documents:
     """The errors of a route for the OpenAPI document."""
     content = {"application/json": {"schema": schema}}
-    return {status: {"description": _DESCRIPTIONS[status], "content": content} for status in statuses}
+    return {status: {"description": DESCRIPTIONS[status], "content": content} for status in statuses}
 
 
 def answer_schema(schema: dict[str, Any], description: str) -> Documents:

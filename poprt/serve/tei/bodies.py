@@ -58,7 +58,7 @@ class Sentences(Body):
 class SimilarityRequest(Truncating):
     """What is compared."""
 
-    inputs: Sentences
+    inputs: Annotated[Sentences, WithJsonSchema(Sentences.model_json_schema())]
     prompt_name: str | None = None
 
 
