@@ -212,6 +212,7 @@ class Supervisor:
             logger.info("%s", line)
 
     def _replace(self, worker: Worker) -> None:
+        worker.process.join()
         process_id, code = worker.process.pid, worker.process.exitcode
         while worker.reports is not None and worker.reports.poll():
             self._read_report(worker)
