@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ from poprt.errors import ExecutableError, InputError, PoprtError
 from poprt.executable import TEXT, TOKENIZER, Executable, PackingSpec
 from poprt.runtime.config import PackRunnerConfig
 from poprt.runtime.pack_runner import PackRunner
+from poprt.runtime.request import Flow
 from poprt.runtime.runner import load
 from poprt.text.facts import TextFacts, read_facts
 from poprt.text.inputs import Text
@@ -102,17 +103,26 @@ class TextRunner:
         return self.tokenizer.tokenize(texts, offsets=offsets, add_special_tokens=add_special_tokens)
 
     def submit(
-        self, tokens: Sequence[Tokens], buffers: Sequence[dict[str, Array]] | None = None, *, first: int = 0
+        self,
+        tokens: Sequence[Tokens],
+        buffers: Sequence[dict[str, Array]] | None = None,
+        *,
+        first: int = 0,
+        block: bool = True,
+        flow: Flow | None = None,
     ) -> Submission:
-        """Hand tokenised texts to the runner. Blocks while its queue is full.
+        """Hand tokenised texts to the runner. They take turns with the texts of other calls.
 
         Args:
             tokens: what :meth:`tokenize` gave.
             buffers: for each text output name -> array to fill; None makes new ones.
             first: the number of the first text in messages.
+            block: wait while the runner's queue is full. Else all texts are queued or none, at once.
+            flow: where they block, the flow that they are part of, so that several calls take turns as one.
 
         Raises:
-            InputError: a text has no tokens.
+            InputError: a text has no tokens or, without ``block``, is not one that the executable takes.
+            QueueFullError: without ``block``: the queue has no room for all of them.
             RunnerClosedError: the model is closed.
         """
         empty = next((number for number, item in enumerate(tokens) if not len(item)), None)
@@ -121,8 +131,9 @@ class TextRunner:
                 f"text {first + empty} has no tokens, and the tokenizer adds none: there is nothing to compute"
             )
         if buffers is None:
-            buffers = [self._buffers(len(item)) for item in tokens]
-        return Submission(tokens, buffers).send(self.runner, [self._feeds(item) for item in tokens])
+            buffers = [self.room(len(item)) for item in tokens]
+        feeds = [self._feeds(item) for item in tokens]
+        return Submission(tokens, buffers).send(self.runner, feeds, first=first, block=block, flow=flow)
 
     def _feeds(self, tokens: Tokens) -> dict[str, Array]:
         length = len(tokens)
@@ -136,12 +147,22 @@ class TextRunner:
                 arrays[name] = (tokens.ids if name == "input_ids" else tokens.type_ids).astype(dtype, copy=False)
         return arrays
 
-    def _buffers(self, length: int) -> dict[str, Array]:
-        """Room for one text's answer: [length, ...] where it has one row a token."""
-        by_token = self._packing.outputs[self.facts.outputs[0]] == "tokens"
+    def room(self, length: int, names: Collection[str] | None = None) -> dict[str, Array]:
+        """Room for one text's answer: [length, ...] where it has one row a token.
+
+        Args:
+            length: its tokens.
+            names: the executable's outputs that are wanted; None takes those of the task.
+        """
+        specs = (
+            self._outputs if names is None else [spec for spec in self.runner.executable.outputs if spec.name in names]
+        )
         return {
-            spec.name: np.empty((length, *spec.shape[2:]) if by_token else spec.shape[1:], spec.dtype)
-            for spec in self._outputs
+            spec.name: np.empty(
+                (length, *spec.shape[2:]) if self._packing.outputs[spec.name] == "tokens" else spec.shape[1:],
+                spec.dtype,
+            )
+            for spec in specs
         }
 
     def _check_task(self, *tasks: str) -> None:
