@@ -45,7 +45,7 @@ class QueueCollector(Collector):
 
 
 class SharedGauges:
-    """Gauges of one of several processes. Any of them may be asked for all, so each writes down its own, twice a second."""
+    """Gauges of one of several processes. Each writes down its own: any may be asked for all."""
 
     def __init__(self, models: Mapping[str, ServedModel], registry: CollectorRegistry) -> None:
         gauges = [

@@ -7,9 +7,9 @@ import os
 import time
 from collections import Counter
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 
 import poprt
 from poprt.executable import Executable
@@ -24,15 +24,9 @@ if TYPE_CHECKING:
 #: The type of most weights -> what ``poprt pack --precision`` calls it.
 PRECISIONS = {"float32": "fp32", "float16": "fp16", "int8": "int8", "uint8": "int8"}
 
+_KEY: dict[int | str, dict[str, Any]] = {401: {"description": "The key is missing or wrong."}}
+
 router = APIRouter(tags=["Page"])
-
-
-class Tensor(TypedDict):
-    """An input of a model without a tokenizer."""
-
-    name: str
-    dtype: str
-    shape: list[int]
 
 
 class About(TypedDict):
@@ -50,7 +44,6 @@ class About(TypedDict):
     token_budget: int | None
     pack_tokens: int | None
     pack_texts: int | None
-    inputs: list[Tensor]
 
 
 class Server(TypedDict):
@@ -103,7 +96,7 @@ class Live(TypedDict):
     models: dict[str, Figures]
 
 
-@router.get("/live/models", summary="What each model is")
+@router.get("/live/models", summary="What each model is", responses=dict(_KEY))
 async def about_models(request: Request) -> Server:
     """Task, limits and lanes of each model, for the page at `/`."""
     state = _state(request)
@@ -116,10 +109,8 @@ async def about_models(request: Request) -> Server:
     }
 
 
-@router.get("/live", summary="Figures of now")
-async def live(
-    request: Request, after: Annotated[int, Query(ge=0, description="Leave out packs up to this number.")] = 0
-) -> Live:
+@router.get("/live", summary="Figures of now", responses=dict(_KEY))
+async def live(request: Request) -> Live:
     """Figures of each model, for the page at `/`, which asks every second.
 
     Where several workers serve, they are those of the one that answers (`process`); `/metrics` has the sums of all.
@@ -131,7 +122,7 @@ async def live(
         "process": os.getpid(),
         "workers": state.options.workers,
         "scope": "worker" if state.options.workers > 1 else "server",
-        "models": {name: figures(model, recent[name], now, after) for name, model in state.models.items()},
+        "models": {name: figures(model, recent[name], now) for name, model in state.models.items()},
     }
 
 
@@ -140,7 +131,6 @@ def about(model: ServedModel, token_budget: int | None) -> About:
     facts = None if model.text is None else model.text.facts
     manifest = model.executable.manifest
     packing = manifest.packing
-    inputs = [] if facts else manifest.inputs
     return {
         "name": model.name,
         "version": model.version,
@@ -154,7 +144,6 @@ def about(model: ServedModel, token_budget: int | None) -> About:
         "token_budget": token_budget if isinstance(model.runner, PackRunner) else None,
         "pack_tokens": packing.rows * packing.columns if packing else None,
         "pack_texts": packing.max_valid_num if packing else None,
-        "inputs": [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in inputs],
     }
 
 
@@ -167,8 +156,8 @@ def precision(executable: Executable) -> str:
     return PRECISIONS.get(dtype, dtype)
 
 
-def figures(model: ServedModel, recent: Recent, now: float, after: int = 0) -> Figures:
-    """Figures of a model at ``now`` (``time.perf_counter()``), with the packs whose number is above ``after``."""
+def figures(model: ServedModel, recent: Recent, now: float) -> Figures:
+    """Figures of a model at ``now`` (``time.perf_counter()``)."""
     pending = model.runner.pending()
     totals = recent.totals()
     durations = recent.durations(now)
@@ -179,7 +168,7 @@ def figures(model: ServedModel, recent: Recent, now: float, after: int = 0) -> F
         "lanes_busy": model.runner.running(),
         "p50_ms": _quantile_ms(durations, 0.5),
         "p99_ms": _quantile_ms(durations, 0.99),
-        "last_packs": [_pack(number, pack, now) for number, pack in recent.packs() if number > after],
+        "last_packs": [_pack(number, pack, now) for number, pack in recent.packs()],
     }
 
 

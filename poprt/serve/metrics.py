@@ -40,7 +40,7 @@ _FAILED = 400
 class Metrics:
     """Counts for ``GET /metrics``, and for the page.
 
-    Where several processes serve (``PROMETHEUS_MULTIPROC_DIR`` is set before prometheus_client is imported), each writes
+    Where several processes serve, ``PROMETHEUS_MULTIPROC_DIR`` is set before prometheus_client is imported. Each writes
     its counts to files there, and :meth:`exposition` adds those of all.
 
     Args:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 if TYPE_CHECKING:
     from poprt.serve.app import State
 
-_TEXT = {"schema": {"type": "string"}}
+_TEXTS = dict.fromkeys(("text/plain", "application/openmetrics-text"), {"schema": {"type": "string"}})
 
 router = APIRouter(tags=["Health"])
 
@@ -18,7 +18,9 @@ router = APIRouter(tags=["Health"])
     "/metrics",
     summary="Figures for Prometheus",
     response_class=Response,
-    responses={200: {"content": {"text/plain": _TEXT, "application/openmetrics-text": _TEXT}, "description": "Metrics"}},
+    responses={
+        200: {"content": {"text/plain": _TEXT, "application/openmetrics-text": _TEXT}, "description": "Metrics"}
+    },
 )
 def metrics(request: Request) -> Response:
     """What `docs/serve.md` lists, in Prometheus' text format, or as OpenMetrics where `Accept` asks for it."""

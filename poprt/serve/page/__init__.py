@@ -50,5 +50,5 @@ router = APIRouter(tags=["Page"])
     responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}, "description": "The page"}},
 )
 async def page() -> Response:
-    """Each model, a box to try it, and its figures. It holds nothing of the models: it asks `/live/models` and `/live`."""
+    """Each model, a box to try it, and its figures. All of that it asks for, so it is open to those without a key."""
     return Response(_HTML, media_type="text/html", headers=_HEADERS)
