@@ -6,8 +6,8 @@ import math
 import os
 import time
 from collections import Counter
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter, Request
 
@@ -19,6 +19,7 @@ from poprt.serve.recent import Recent
 
 if TYPE_CHECKING:
     from poprt.serve.app import State
+    from poprt.serve.metrics import Metrics
     from poprt.serve.models import ServedModel
 
 #: The type of most weights -> what ``poprt pack --precision`` calls it.
@@ -29,7 +30,8 @@ _KEY: dict[int | str, dict[str, Any]] = {401: {"description": "The key is missin
 router = APIRouter(tags=["Page"])
 
 
-class About(TypedDict):
+@dataclass(frozen=True)
+class About:
     """What a model is. ``task`` is null for a model that takes tensors alone."""
 
     name: str
@@ -46,7 +48,8 @@ class About(TypedDict):
     pack_texts: int | None
 
 
-class Server(TypedDict):
+@dataclass(frozen=True)
+class Server:
     """The server and its models. ``max_client_batch`` is 0 where there is no limit."""
 
     version: str
@@ -56,7 +59,8 @@ class Server(TypedDict):
     models: list[About]
 
 
-class Pack(TypedDict):
+@dataclass(frozen=True)
+class Pack:
     """A pack that ran: for each text its tokens, and milliseconds in the queue. ``age`` is seconds since it began."""
 
     number: int
@@ -68,7 +72,8 @@ class Pack(TypedDict):
     waited_ms: list[float]
 
 
-class Figures(TypedDict):
+@dataclass(frozen=True)
+class Figures:
     """Of one model. Counts are those since the server started; p50 and p99 are of the last minute, null without one."""
 
     requests: int
@@ -86,7 +91,8 @@ class Figures(TypedDict):
     last_packs: list[Pack]
 
 
-class Live(TypedDict):
+@dataclass(frozen=True)
+class Live:
     """Figures of the process that answers. ``time`` is in seconds, from any begin."""
 
     time: float
@@ -100,13 +106,13 @@ class Live(TypedDict):
 async def about_models(request: Request) -> Server:
     """Task, limits and lanes of each model, for the page at `/`."""
     state = _state(request)
-    return {
-        "version": poprt.__version__,
-        "process": os.getpid(),
-        "workers": state.options.workers,
-        "max_client_batch": state.options.max_client_batch,
-        "models": [about(model, state.options.token_budget) for model in state.models.values()],
-    }
+    return Server(
+        version=poprt.__version__,
+        process=os.getpid(),
+        workers=state.options.workers,
+        max_client_batch=state.options.max_client_batch,
+        models=[about(model, state.options.token_budget) for model in state.models.values()],
+    )
 
 
 @router.get("/live", summary="Figures of now", responses=dict(_KEY))
@@ -116,14 +122,14 @@ async def live(request: Request) -> Live:
     Where several workers serve, they are those of the one that answers (`process`); `/metrics` has the sums of all.
     """
     state, now = _state(request), time.perf_counter()
-    recent = state.metrics.recent
-    return {
-        "time": now,
-        "process": os.getpid(),
-        "workers": state.options.workers,
-        "scope": "worker" if state.options.workers > 1 else "server",
-        "models": {name: figures(model, recent[name], now) for name, model in state.models.items()},
-    }
+    metrics: Metrics = request.app.state.poprt.metrics
+    return Live(
+        time=now,
+        process=os.getpid(),
+        workers=state.options.workers,
+        scope="worker" if state.options.workers > 1 else "server",
+        models={name: figures(model, metrics.recent[name], now) for name, model in state.models.items()},
+    )
 
 
 def about(model: ServedModel, token_budget: int | None) -> About:
@@ -131,20 +137,20 @@ def about(model: ServedModel, token_budget: int | None) -> About:
     facts = None if model.text is None else model.text.facts
     manifest = model.executable.manifest
     packing = manifest.packing
-    return {
-        "name": model.name,
-        "version": model.version,
-        "task": facts.task if facts else None,
-        "max_length": facts.max_length if facts else None,
-        "dimension": (facts.dimension or None) if facts else None,
-        "labels": list(facts.labels) if facts else [],
-        "activation": facts.activation if facts else None,
-        "precision": precision(model.executable),
-        "lanes": model.runner.lanes,
-        "token_budget": token_budget if isinstance(model.runner, PackRunner) else None,
-        "pack_tokens": packing.rows * packing.columns if packing else None,
-        "pack_texts": packing.max_valid_num if packing else None,
-    }
+    return About(
+        name=model.name,
+        version=model.version,
+        task=facts.task if facts else None,
+        max_length=facts.max_length if facts else None,
+        dimension=(facts.dimension or None) if facts else None,
+        labels=list(facts.labels) if facts else [],
+        activation=facts.activation if facts else None,
+        precision=precision(model.executable),
+        lanes=model.runner.lanes,
+        token_budget=token_budget if isinstance(model.runner, PackRunner) else None,
+        pack_tokens=packing.rows * packing.columns if packing else None,
+        pack_texts=packing.max_valid_num if packing else None,
+    )
 
 
 def precision(executable: Executable) -> str:
@@ -161,15 +167,15 @@ def figures(model: ServedModel, recent: Recent, now: float) -> Figures:
     pending = model.runner.pending()
     totals = recent.totals()
     durations = recent.durations(now)
-    return {
-        **asdict(totals),  # type: ignore[typeddict-item]
-        "queue_requests": pending.requests,
-        "queue_tokens": pending.tokens,
-        "lanes_busy": model.runner.running(),
-        "p50_ms": _quantile_ms(durations, 0.5),
-        "p99_ms": _quantile_ms(durations, 0.99),
-        "last_packs": [_pack(number, pack, now) for number, pack in recent.packs()],
-    }
+    return Figures(
+        **asdict(totals),
+        queue_requests=pending.requests,
+        queue_tokens=pending.tokens,
+        lanes_busy=model.runner.running(),
+        p50_ms=_quantile_ms(durations, 0.5),
+        p99_ms=_quantile_ms(durations, 0.99),
+        last_packs=[_pack(number, pack, now) for number, pack in recent.packs()],
+    )
 
 
 def _quantile_ms(ordered: list[float], share: float) -> float | None:
@@ -180,15 +186,15 @@ def _quantile_ms(ordered: list[float], share: float) -> float | None:
 
 
 def _pack(number: int, pack: PackObservation, now: float) -> Pack:
-    return {
-        "number": number,
-        "age": round(now - pack.started, 3),
-        "engine_ms": round(1e3 * pack.engine_seconds, 3),
-        "lane": pack.lane,
-        "failed": pack.error is not None,
-        "tokens": list(pack.lengths),
-        "waited_ms": [round(1e3 * seconds, 2) for seconds in pack.queue_seconds],
-    }
+    return Pack(
+        number=number,
+        age=round(now - pack.started, 3),
+        engine_ms=round(1e3 * pack.engine_seconds, 3),
+        lane=pack.lane,
+        failed=pack.error is not None,
+        tokens=list(pack.lengths),
+        waited_ms=[round(1e3 * seconds, 2) for seconds in pack.queue_seconds],
+    )
 
 
 def _state(request: Request) -> State:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request, Response
 
 if TYPE_CHECKING:
-    from poprt.serve.app import State
+    from poprt.serve.metrics import Metrics
 
-_TEXTS = dict.fromkeys(("text/plain", "application/openmetrics-text"), {"schema": {"type": "string"}})
+_TEXTS = {kind: {"schema": {"type": "string"}} for kind in ("text/plain", "application/openmetrics-text")}
 
 router = APIRouter(tags=["Health"])
 
@@ -18,12 +18,10 @@ router = APIRouter(tags=["Health"])
     "/metrics",
     summary="Figures for Prometheus",
     response_class=Response,
-    responses={
-        200: {"content": {"text/plain": _TEXT, "application/openmetrics-text": _TEXT}, "description": "Metrics"}
-    },
+    responses={200: {"content": _TEXTS, "description": "The metrics."}},
 )
 def metrics(request: Request) -> Response:
     """What `docs/serve.md` lists, in Prometheus' text format, or as OpenMetrics where `Accept` asks for it."""
-    state: State = request.app.state.poprt
-    body, content_type = state.metrics.exposition(request.headers.get("accept", ""))
+    counts: Metrics = request.app.state.poprt.metrics
+    body, content_type = counts.exposition(request.headers.get("accept", ""))
     return Response(body, headers={"Content-Type": content_type})
