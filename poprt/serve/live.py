@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from poprt.serve.metrics import Metrics
     from poprt.serve.models import ServedModel
 
-#: The type of most weights -> what ``poprt pack --precision`` calls it.
-PRECISIONS = {"float32": "fp32", "float16": "fp16", "int8": "int8", "uint8": "int8"}
+#: The type of a weight -> the precision that it is of, where that is not fp32.
+PRECISIONS = {"float16": "fp16", "int8": "int8", "uint8": "int8"}
 
 _KEY: dict[int | str, dict[str, Any]] = {401: {"description": "The key is missing or wrong."}}
 
@@ -154,12 +154,14 @@ def about(model: ServedModel, token_budget: int | None) -> About:
 
 
 def precision(executable: Executable) -> str:
-    """The type that most of the weights have: "fp32", "fp16", "int8", or what numpy calls another one."""
+    """What ``poprt pack --precision`` calls the weights: "int8" where a matrix is of it, else that of most of them."""
     sizes: Counter[str] = Counter()
     for spec in executable.manifest.weights:
-        sizes[spec.dtype] += math.prod(spec.shape)
-    dtype = sizes.most_common(1)[0][0] if sizes else "float32"
-    return PRECISIONS.get(dtype, dtype)
+        if len(spec.shape) > 1:
+            sizes[PRECISIONS.get(spec.dtype, "fp32")] += math.prod(spec.shape)
+    if "int8" in sizes:
+        return "int8"
+    return "fp16" if sizes["fp16"] > sizes["fp32"] else "fp32"
 
 
 def figures(model: ServedModel, recent: Recent, now: float) -> Figures:
