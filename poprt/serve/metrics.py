@@ -159,7 +159,7 @@ class Metrics:
             if self._gauges is not None:
                 self._gauges.update()  # of this process; the others write theirs by themselves
             registry = CollectorRegistry()
-            MultiProcessCollector(registry)
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         encode, content_type = choose_encoder(accept)
         return encode(registry), content_type
 
