@@ -66,7 +66,7 @@ def create_app(
     app = FastAPI(title="poprt", version=poprt.__version__, middleware=around, lifespan=life)
     app.state.poprt = State(loaded, options, metrics)
     for router in (openai.router, routes.router, rest.router, health.router):
-        app.include_router(router)
+        app.router.routes.extend(router.routes)  # not include_router: it matches each request twice
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _failed)
     return app

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
+import numpy.typing as npt
 import orjson
 from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError, WithJsonSchema
@@ -111,7 +112,7 @@ def json_response(value: Any, status: int = 200, headers: dict[str, str] | None 
     return Response(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY), status, headers, "application/json")
 
 
-async def dump_list(items: Sequence[Any], numbers_each: int) -> bytes:
+async def dump_list(items: Sequence[Any] | npt.NDArray[Any], numbers_each: int) -> bytes:
     """A list as JSON. The event loop gets its turn in between where it is a long one.
 
     Args:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+#: Seconds after which a client that waits is watched.
+PATIENCE = 0.02
 #: Where the application keeps the call of a request, in the scope.
 KEY = "poprt.call"
 
@@ -67,25 +69,39 @@ async def call_of(request: Request) -> Call:
 
 
 class _Watch:
-    """Cancels the task that answers when its client goes."""
+    """Cancels the task that answers when its client goes, or its time is up.
 
-    def __init__(self, receive: Receive) -> None:
-        self.gone = False
+    Most answers are there before it begins: a task that listens for each of them would cost more than the rest.
+    """
+
+    def __init__(self, receive: Receive, deadline: float) -> None:
+        self.gone = self.late = False
         task = asyncio.current_task()
         assert task is not None
-        self._task = task
-        self._listener = asyncio.create_task(self._listen(receive))
+        self._task, self._receive, self._deadline = task, receive, deadline
+        self._listener: asyncio.Task[None] | None = None
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_at(min(loop.time() + PATIENCE, deadline), self._begin)
 
-    async def _listen(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self.gone = True
+    def _begin(self) -> None:
+        self._listener = asyncio.create_task(self._listen())
+
+    async def _listen(self) -> None:
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                while (await self._receive())["type"] != "http.disconnect":
+                    pass
+            self.gone = True
+        except TimeoutError:
+            self.late = True
         self._task.cancel()
 
     def end(self) -> None:
-        """Listen no more."""
-        self._listener.cancel()
-        if self.gone:
+        """Watch no more."""
+        self._timer.cancel()
+        if self._listener is not None:
+            self._listener.cancel()
+        if self.gone or self.late:
             self._task.uncancel()
 
 
@@ -98,15 +114,14 @@ async def watched(call: Call, request: Request, awaitable: Awaitable[R]) -> R:
         DeadlineExceeded: the time is up.
         ClientGone: the client went away.
     """
-    watch = _Watch(request.receive)
+    watch = _Watch(request.receive, call.deadline)
     try:
-        async with asyncio.timeout_at(call.deadline):
-            return await awaitable
+        return await awaitable
     except asyncio.CancelledError:
         if watch.gone:
             raise ClientGone("the client went away") from None
+        if watch.late:
+            raise DeadlineExceeded("the request was not answered in time (--request-timeout)") from None
         raise
-    except TimeoutError:
-        raise DeadlineExceeded("the request was not answered in time (--request-timeout)") from None
     finally:
         watch.end()

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: A text is cut to so many characters a token before it is tokenised: 2 MB cost seconds, whatever is kept of them.
 CHARACTERS_A_TOKEN = 250
+#: Characters up to which texts are tokenised one by one: to wake the library's threads takes longer.
+ONE_BY_ONE = 1000
 #: Settings of truncation for which a tokenizer is kept.
 _MOST_SETTINGS = 4
 
@@ -95,7 +97,8 @@ class TextTokenizer:
         encode = tokenizer.encode_batch if offsets else tokenizer.encode_batch_fast
         prepared = [self._prepared(text, offsets) for text in texts]
         with panics_are_errors("the texts cannot be tokenised", InputError):
-            encodings = encode(prepared, add_special_tokens=add_special_tokens)
+            parts = [[text] for text in prepared] if _characters(prepared) <= ONE_BY_ONE else [prepared]
+            encodings = [item for part in parts for item in encode(part, add_special_tokens=add_special_tokens)]
         special = self._special if add_special_tokens else {False: 0, True: 0}
         return [self._tokens(*item, special) for item in zip(prepared, encodings, strict=True)]
 
@@ -207,3 +210,7 @@ class TextTokenizer:
                     self._tokenizers.pop(list(self._tokenizers)[1])  # the first is the default one
                 self._tokenizers[truncation] = tokenizer
             return tokenizer
+
+
+def _characters(texts: Sequence[Text]) -> int:
+    return sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts)

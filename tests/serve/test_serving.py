@@ -234,7 +234,7 @@ def test_models_are_opened_by_name_and_closed_where_one_fails(tmp_path: Path) ->
     with pytest.raises(PoprtError, match="models: expected at least one"):
         create_app({})
     before = threading.active_count()
-    with pytest.raises(PoprtError, match="model 'second': .*cannot be read: No such file"):
+    with pytest.raises(PoprtError, match=r"model 'second': .*cannot be read: No such file"):
         create_app({"first": executable("plain"), "second": tmp_path / "nothing.popef"})
     until(lambda: threading.active_count() == before)
 

@@ -62,7 +62,7 @@ ANSWER = _route(_either(_FOUND), "The answer; with `top_k` a list, the likeliest
 TOKENIZE = _route(array_of(array_of(_TOKEN)), "The tokens of each text.", bodies.TokenizeRequest)
 DECODE = _route(array_of(_TEXT), "The text of each list of ids.", bodies.DecodeRequest)
 ANY = _route({}, "As the route of the model's task.", bodies.EmbedRequest, bodies.PredictRequest, bodies.AnswerRequest)
-INFO = {
+INFO: dict[str, Any] = {
     "responses": {**answer_schema(_INFO, "The model."), **errors_schema(ERROR, 401, 404)},
     "openapi_extra": {"parameters": _CHOICE},
 }
