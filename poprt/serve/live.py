@@ -9,12 +9,13 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 import poprt
 from poprt.executable import Executable
 from poprt.runtime import PackRunner
 from poprt.runtime.observation import PackObservation
+from poprt.serve.bodies import json_response
 from poprt.serve.recent import Recent
 
 if TYPE_CHECKING:
@@ -102,34 +103,36 @@ class Live:
     models: dict[str, Figures]
 
 
-@router.get("/live/models", summary="What each model is", responses=dict(_KEY))
-async def about_models(request: Request) -> Server:
+@router.get("/live/models", summary="What each model is", response_model=Server, responses=dict(_KEY))
+async def about_models(request: Request) -> Response:
     """Task, limits and lanes of each model, for the page at `/`."""
     state = _state(request)
-    return Server(
+    server = Server(
         version=poprt.__version__,
         process=os.getpid(),
         workers=state.options.workers,
         max_client_batch=state.options.max_client_batch,
         models=[about(model, state.options.token_budget) for model in state.models.values()],
     )
+    return json_response(server)
 
 
-@router.get("/live", summary="Figures of now", responses=dict(_KEY))
-async def live(request: Request) -> Live:
+@router.get("/live", summary="Figures of now", response_model=Live, responses=dict(_KEY))
+async def live(request: Request) -> Response:
     """Figures of each model, for the page at `/`, which asks every second.
 
     Where several workers serve, they are those of the one that answers (`process`); `/metrics` has the sums of all.
     """
     state, now = _state(request), time.perf_counter()
     metrics: Metrics = request.app.state.poprt.metrics
-    return Live(
+    answer = Live(
         time=now,
         process=os.getpid(),
         workers=state.options.workers,
         scope="worker" if state.options.workers > 1 else "server",
         models={name: figures(model, metrics.recent[name], now) for name, model in state.models.items()},
     )
+    return json_response(answer)
 
 
 def about(model: ServedModel, token_budget: int | None) -> About:
