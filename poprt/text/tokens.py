@@ -119,6 +119,24 @@ class TextTokenizer:
             encoding = tokenizer.encode_batch([pair])[0]
         return [self._window(part) for part in (encoding, *encoding.overflowing)]
 
+    def parts(self, texts: Sequence[str], stride: int) -> list[list[Tokens]]:
+        """Texts as they are, read whole: one that is too long in parts of ``max_length`` that overlap, with offsets.
+
+        Args:
+            texts: checked ones.
+            stride: tokens that two neighbouring parts share.
+
+        Raises:
+            InputError: the stride leaves no room for others, or the library refuses a text.
+        """
+        room = self._facts.max_length - self._special[False]
+        if not 0 <= stride < room:
+            raise InputError(f"stride is {stride}, expected 0 to {room - 1}, as a part has {room} tokens of the text")
+        tokenizer = self._tokenizer(_Truncation(self._facts.max_length, stride))
+        with panics_are_errors("the texts cannot be tokenised", InputError):
+            encodings = tokenizer.encode_batch(list(texts))
+        return [[self._window(part) for part in (whole, *whole.overflowing)] for whole in encodings]
+
     def _check_room(self, question: str, context: str, max_length: int, stride: int) -> None:
         """Raise InputError where windows beside the question would not reach beyond each other."""
         most = CHARACTERS_A_TOKEN * max_length
