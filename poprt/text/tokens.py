@@ -191,7 +191,7 @@ class TextTokenizer:
         return text if offsets else text[-most:]  # offsets count from the text's start
 
     def _tokens(self, text: Text, encoding: Encoding, special: dict[bool, int]) -> Tokens:
-        ids = np.array(encoding.ids, np.int32)
+        ids = _int32(encoding.ids)
         count = len(ids) + sum(len(part) - special[False] for part in encoding.overflowing)
         if encoding.overflowing and isinstance(text, tuple):
             count = self._count(text, special[True])
@@ -203,11 +203,11 @@ class TextTokenizer:
         return special + sum(len(part) + sum(map(len, part.overflowing)) for part in parts)
 
     def _window(self, encoding: Encoding) -> Tokens:
-        return Tokens(np.array(encoding.ids, np.int32), self._type_ids(encoding), len(encoding), encoding)
+        return Tokens(_int32(encoding.ids), self._type_ids(encoding), len(encoding), encoding)
 
     def _type_ids(self, encoding: Encoding) -> npt.NDArray[np.int32]:
         if self._facts.type_ids:
-            return np.array(encoding.type_ids, np.int32)
+            return _int32(encoding.type_ids)
         return np.zeros(len(encoding), np.int32)
 
     def _tokenizer(self, truncation: _Truncation) -> Tokenizer:
@@ -225,3 +225,11 @@ class TextTokenizer:
                     self._tokenizers.pop(list(self._tokenizers)[1])  # the first is the default one
                 self._tokenizers[truncation] = tokenizer
             return tokenizer
+
+
+def _int32(ids: Sequence[int]) -> npt.NDArray[np.int32]:
+    """Raises InputError where the tokenizer gives an id that no table has."""
+    try:
+        return np.array(ids, np.int32)
+    except OverflowError as error:
+        raise InputError(f"the tokenizer gives the id {max(ids)}, which no model has a row for") from error
