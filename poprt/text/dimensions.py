@@ -42,7 +42,8 @@ def shortened(vectors: Floats, dimensions: int, facts: TextFacts) -> Floats:
     if not facts.normalised:
         return cut
     lengths = np.linalg.norm(cut, axis=1, keepdims=True)
-    return cut / np.maximum(lengths, np.float32(1e-12))
+    unit: Floats = cut / np.maximum(lengths, np.float32(1e-12))
+    return unit
 
 
 def _choices(facts: TextFacts) -> str:
