@@ -38,12 +38,15 @@ def original(head: str, position_ids: bool = False) -> onnx.ModelProto:
 
 @cache
 def packed(head: str, position_ids: bool = False, precision: str = "fp32") -> Executable:
-    model = original(head, position_ids)
+    return compiled(original(head, position_ids), precision)
+
+
+def compiled(model: onnx.ModelProto, precision: str = "fp32", options: CompilerOptions | None = None) -> Executable:
     shape = {item.name: [4, LONGEST] for item in model.graph.input}
     limits = {"max_valid_num": 8, "segment_max_size": LONGEST}
-    options = {"pack_args": limits, "precision": precision, "disable_progress_bar": True}
-    converted = Converter(input_shape=shape, skip_isolation_check=True, **options).convert(model)  # type: ignore[arg-type]
-    return Compiler.compile(converted, None)
+    chosen = {"pack_args": limits, "precision": precision, "disable_progress_bar": True}
+    converter = Converter(input_shape=shape, skip_isolation_check=True, **chosen)  # type: ignore[arg-type]
+    return Compiler.compile(converter.convert(model), None, options)
 
 
 def with_packing(executable: Executable, **fields: object) -> Executable:
@@ -219,6 +222,7 @@ def test_what_triton_cannot_serve_is_refused_with_the_reason(tmp_path: Path) -> 
         (within, r"its samples share rows \(insert_attention_mask\)"),
         (plain, "the executable is not packed"),
         (with_packing(packed("mean"), ragged=False), "its graph takes only packs of 4 x 12 tokens, because its seq"),
+        (with_packing(packed("mean"), ragged=False, segment_max_size=(6, 6)), "because samples have several segments"),
         (with_packing(packed("mean"), token_axes={"embedding": (1,)}), "output 'embedding': its size depends on"),
     ]
     for executable, message in cases:
@@ -240,12 +244,22 @@ def test_many_weights_lie_beside_the_graph(tmp_path: Path, monkeypatch: pytest.M
     assert_equal(Backend(folder).run(requests_of(samples)), one_by_one(original("mean"), samples))
 
 
+def test_a_value_a_sample_is_an_output_without_extents(tmp_path: Path) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(original("mean"))
+    model.graph.initializer.append(onnx.helper.make_tensor("first", onnx.TensorProto.INT64, [], [0]))
+    model.graph.node.append(onnx.helper.make_node("Gather", ["embedding", "first"], ["score"], axis=1))
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("score", onnx.TensorProto.FLOAT, ["batch"]))
+    samples = random_samples(LENGTHS)
+    backend = Backend(exported(compiled(model), tmp_path))
+    assert list(backend.config.output[0].dims) == [1]
+    assert_equal(backend.run(requests_of(samples)), one_by_one(model, samples))
+
+
 def test_weights_that_a_runner_may_replace_are_constant_there(tmp_path: Path) -> None:
     model = original("mean")
-    shape = {item.name: [4, LONGEST] for item in model.graph.input}
-    pack_args = {"max_valid_num": 8, "segment_max_size": LONGEST}
-    converted = Converter(input_shape=shape, pack_args=pack_args, disable_progress_bar=True).convert(model)
-    executable = Compiler.compile(converted, None, CompilerOptions(constant_weights=False))
+    executable = compiled(model, options=CompilerOptions(constant_weights=False))
     assert any(not spec.constant for spec in executable.manifest.weights)
     samples = random_samples(LENGTHS)
     assert_equal(Backend(exported(executable, tmp_path)).run(requests_of(samples)), one_by_one(model, samples))
@@ -304,3 +318,13 @@ def test_nothing_is_written_where_onnxruntime_refuses_the_graph(
     with pytest.raises(PoprtError, match="onnxruntime does not load the graph, so nothing is written: no kernel"):
         exported(packed("mean"), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_answers_that_move_with_their_company_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    executable = packed("mean")
+    weights = {spec.name: executable.weight(spec.name) for spec in executable.manifest.weights}
+    manifest = dataclasses.replace(executable.manifest, shared_scales=("MatMulInteger 'x'",))
+    exported(executable, tmp_path)
+    assert not caplog.messages
+    exported(Executable.build(manifest, executable.graph, weights), tmp_path)
+    assert "answers move with the other requests of a batch" in caplog.text
