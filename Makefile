@@ -15,7 +15,7 @@ SEARCH_FIRST ?= 1000
 FUZZ_SECONDS ?= 600
 # At which opsets the zoo exports, such as "11 12 13 14 17 18 20 23"; by itself at each exporter's own.
 ZOO_OPSETS ?=
-FUZZ_TARGETS := container manifest graph cli
+FUZZ_TARGETS := container text manifest graph cli
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-lowest test-wheel lint format bench zoo search fuzz clean
@@ -54,9 +54,9 @@ zoo: $(VENV)/.test  ## Export every encoder family, pack it in both layouts, and
 search: $(VENV)/.test  ## Pack random encoders for SEARCH_SECONDS and print whose answers depend on a neighbour
 	$(TEST_ENV) $(BIN)/python -m tests.isolation.search --seconds $(SEARCH_SECONDS) --first $(SEARCH_FIRST)
 
-fuzz: $(VENV)/.fuzz  ## Fuzz the file format, the converter and the command line, FUZZ_SECONDS in all (10 minutes)
+fuzz: $(VENV)/.fuzz  ## Fuzz the file format, tokenizers, the converter and the command line, FUZZ_SECONDS in all (10 minutes)
 	for target in $(FUZZ_TARGETS); do \
-	    $(TEST_ENV) $(BIN)/python -m tests.fuzz $$target --seconds $$(($(FUZZ_SECONDS) / 4)) || exit 1; done
+	    $(TEST_ENV) $(BIN)/python -m tests.fuzz $$target --seconds $$(($(FUZZ_SECONDS) / $(words $(FUZZ_TARGETS)))) || exit 1; done
 
 clean:  ## Remove the virtual environment, caches and what the demo and the benchmarks wrote
 	rm -rf $(VENV) build dist *.egg-info demo_output bench_output .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis fuzz_findings
@@ -88,7 +88,7 @@ $(VENV)/.wheel: pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.fuzz: pyproject.toml | $(VENV)/bin/python
-	$(PIP) --editable '.[fuzz]'
+	$(PIP) --editable '.[fuzz,text]'
 	@touch $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python

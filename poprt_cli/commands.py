@@ -175,3 +175,13 @@ def as_dict(ctx: click.Context, param: click.Parameter, words: Sequence[tuple[st
 def as_names(ctx: click.Context, param: click.Parameter, text: str | None) -> list[str]:
     """Option callback: a comma list as names, without blanks."""
     return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def as_sizes(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    """Option callback: the comma list as whole numbers of 1 or more; None where the option is not used."""
+    if text is None:
+        return None
+    sizes = [whole_number(part.strip()) or 0 for part in text.split(",")]
+    if min(sizes) < 1:
+        raise click.BadParameter(f"{text!r}: expected whole numbers with commas between, as in 64,128", ctx, param)
+    return tuple(sizes)

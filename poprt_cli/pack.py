@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from poprt.option_kinds import PRECISION
-from poprt_cli.commands import CONTEXT_SETTINGS
+from poprt_cli.commands import CONTEXT_SETTINGS, as_sizes
 from poprt_cli.logs import configure_logging
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ TASKS = ("embedding", "sequence-classification", "reranking", "token-classificat
     "--pooling", type=click.Choice(POOLINGS), help="How token vectors become one [default: as the folder says]."
 )
 @click.option("--task", type=click.Choice(TASKS), help="What the model is for [default: as config and graph say].")
+@click.option(
+    "--dimensions",
+    callback=as_sizes,
+    metavar="A,B",
+    help="Sizes to which embeddings may be cut [default: those that the folder declares].",
+)
 @click.option(
     "--logging_level",
     type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False),
@@ -65,8 +72,10 @@ def _print_summary(packed: PackedText, output: Path) -> None:
     table.add_row("longest text", f"{facts.max_length} tokens")
     if facts.pooling:
         table.add_row("embedding", f"{facts.dimension} values, pooling {facts.pooling}{_length(facts.normalised)}")
+    if facts.dimensions:
+        table.add_row("may be cut to", _first(list(map(str, facts.dimensions))))
     if facts.labels:
-        table.add_row("labels", escape(", ".join(facts.labels[:12]) + (", ..." if len(facts.labels) > 12 else "")))
+        table.add_row("labels", escape(_first(facts.labels)))
     if facts.prompts:
         table.add_row("prompts", escape(", ".join(facts.prompts)))
     table.add_row("pack", f"{packing.rows} x {packing.columns} tokens, at most {packing.max_valid_num} texts")
@@ -79,6 +88,10 @@ def _print_summary(packed: PackedText, output: Path) -> None:
     if not console.is_terminal:
         console = Console(width=160)  # a file has no width; do not fold its lines
     console.print(table)
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join([*names[:12], *(["..."] if len(names) > 12 else [])])
 
 
 def _length(normalised: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import reprlib
 from dataclasses import dataclass, field
 
 from poprt.errors import DamagedExecutableError
@@ -38,6 +39,7 @@ class TextFacts:
         normalised: whether embeddings have length 1.
         similarity: how embeddings are compared: "cosine", "dot", ...; "" where the folder does not say.
         dimension: length of an embedding; 0 for other tasks.
+        dimensions: shorter lengths to which an embedding may be cut, ascending; empty where the model declares none.
         strip, lower: whether a text loses the blanks around it, or its capitals, before it is tokenised.
         truncation_side: from which side a text that is too long is cut.
         type_ids: whether the tokenizer's type ids are fed; otherwise zeros.
@@ -64,6 +66,7 @@ class TextFacts:
     question_first: bool = True
     unk_token: str = ""
     cls_token: str = ""
+    dimensions: tuple[int, ...] = ()
 
     def to_json(self) -> bytes:
         """The contents of the member."""
@@ -105,5 +108,10 @@ def _check_outputs(facts: TextFacts, manifest: Manifest) -> None:
     expected = facts.dimension if facts.task == EMBEDDING else len(facts.labels)
     if facts.task != QUESTION_ANSWERING and widths != {expected}:
         raise DamagedExecutableError(f"{TEXT}: it names {expected} values a row, the output has {max(widths)}")
+    if list(facts.dimensions) != sorted({size for size in facts.dimensions if 0 < size < facts.dimension}):
+        raise DamagedExecutableError(
+            f"{TEXT} field 'dimensions' is {reprlib.repr(facts.dimensions)}, expected ascending sizes below "
+            f"{facts.dimension}"
+        )
     if facts.default_prompt and facts.default_prompt not in facts.prompts:
         raise DamagedExecutableError(f"{TEXT} field 'default_prompt' is {facts.default_prompt!r}, which is no prompt")

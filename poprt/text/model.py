@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,13 +13,15 @@ import numpy.typing as npt
 from poprt.errors import InputError
 from poprt.runtime.request import Flow
 from poprt.text.answering import Answer, Answerer, AnswerOptions, Window
+from poprt.text.dimensions import check_dimensions, shortened
 from poprt.text.facts import CLASSIFICATION, EMBEDDING, QUESTION_ANSWERING, RERANKING, TOKEN_CLASSIFICATION
 from poprt.text.inputs import Text, as_list, check_pair, check_text, check_texts, chunks
 from poprt.text.plan import Plan, run, run_async
 from poprt.text.runner import TextRunner
 from poprt.text.scores import Floats, activate, check_top_k, labelled
 from poprt.text.submission import Submission
-from poprt.text.tagging import Tagger, check_strategy
+from poprt.text.tagging import Entity, Tagger, check_strategy, without_overlaps
+from poprt.text.tokens import Tokens
 
 R = TypeVar("R")
 
@@ -46,6 +49,7 @@ class TextModel(TextRunner):
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
+        dimensions: int | None = None,
         show_progress_bar: bool | None = None,
     ) -> Floats:
         """Embeddings, as sentence-transformers' ``encode`` gives them.
@@ -54,22 +58,28 @@ class TextModel(TextRunner):
             texts: one text, or any number of them.
             prompt_name: which of the model's prompts to put before each text; None takes its default one.
             prompt: the prompt itself.
+            dimensions: to cut embeddings to this many values; the model must declare the size.
             show_progress_bar: None shows one on a terminal, where there are many texts.
 
         Returns:
-            float32 [n, dimension]; [dimension] for one text.
+            float32 [n, dimension], or [n, dimensions]; without n for one text.
 
         Raises:
-            InputError: a text is none, or there is no such prompt.
+            InputError: a text is none, or there is no such prompt or size.
             PoprtError: the model is for another task.
         """
-        return self._run(self._embeddings(texts, prompt_name, prompt), show_progress_bar)
+        return self._run(self._embeddings(texts, prompt_name, prompt, dimensions), show_progress_bar)
 
     async def aencode(
-        self, texts: str | Sequence[str], *, prompt_name: str | None = None, prompt: str | None = None
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        dimensions: int | None = None,
     ) -> Floats:
         """:meth:`encode` for an event loop."""
-        return await self._arun(self._embeddings(texts, prompt_name, prompt))
+        return await self._arun(self._embeddings(texts, prompt_name, prompt, dimensions))
 
     def predict(
         self,
@@ -135,7 +145,12 @@ class TextModel(TextRunner):
         return await self._arun(self._ranking(query, documents, top_k, return_documents, function_to_apply))
 
     def tag(
-        self, texts: str | Sequence[str], *, aggregation_strategy: str = "none", ignore_labels: Collection[str] = ("O",)
+        self,
+        texts: str | Sequence[str],
+        *,
+        aggregation_strategy: str = "none",
+        ignore_labels: Collection[str] = ("O",),
+        stride: int | None = None,
     ) -> Any:
         """Entities with their places, as transformers' token-classification pipeline gives them.
 
@@ -143,18 +158,24 @@ class TextModel(TextRunner):
             texts: one text or a list.
             aggregation_strategy: one of :data:`poprt.text.tagging.STRATEGIES`.
             ignore_labels: labels that are left out.
+            stride: to read long texts whole, in parts that share so many tokens; None cuts them off.
 
         Returns:
             For each text a list of entities: ``entity`` or ``entity_group``, ``score``, ``word``, and the characters
             ``start`` and ``end``.
         """
-        return self._run(self._tags(texts, aggregation_strategy, ignore_labels), False)
+        return self._run(self._tags(texts, aggregation_strategy, ignore_labels, stride), False)
 
     async def atag(
-        self, texts: str | Sequence[str], *, aggregation_strategy: str = "none", ignore_labels: Collection[str] = ("O",)
+        self,
+        texts: str | Sequence[str],
+        *,
+        aggregation_strategy: str = "none",
+        ignore_labels: Collection[str] = ("O",),
+        stride: int | None = None,
     ) -> Any:
         """:meth:`tag` for an event loop."""
-        return await self._arun(self._tags(texts, aggregation_strategy, ignore_labels))
+        return await self._arun(self._tags(texts, aggregation_strategy, ignore_labels, stride))
 
     def answer(self, question: str, context: str, **options: Any) -> Any:
         """Where a context answers a question, as transformers' question-answering pipeline gives it.
@@ -193,11 +214,19 @@ class TextModel(TextRunner):
     async def _arun(self, plan: Plan[R]) -> R:
         return await run_async(plan, self._pool)
 
-    def _embeddings(self, texts: str | Sequence[str], prompt_name: str | None, prompt: str | None) -> Plan[Floats]:
+    def _embeddings(
+        self, texts: str | Sequence[str], prompt_name: str | None, prompt: str | None, dimensions: int | None
+    ) -> Plan[Floats]:
         self._check_task(EMBEDDING)
+        size = check_dimensions(self.facts, dimensions)
         single = isinstance(texts, str)
         checked = self.with_prompt(check_texts([texts] if single else texts, "text"), prompt_name, prompt)
-        return self._rows(checked, lambda rows: rows[0] if single else rows)
+
+        def read(vectors: Floats) -> Floats:
+            rows = shortened(vectors, size, self.facts)
+            return rows[0] if single else rows
+
+        return self._rows(checked, read)
 
     def _predictions(self, texts: Any, top_k: int | None, function: str | None) -> Plan[Any]:
         self._check_task(CLASSIFICATION, RERANKING)
@@ -247,27 +276,41 @@ class TextModel(TextRunner):
         steps = [partial(step, start) for start in range(0, len(texts), CHUNK)]
         return Plan(steps, lambda _: read(rows.astype(np.float32, copy=False)), len(texts))
 
-    def _tags(self, texts: str | Sequence[str], strategy: str, ignore_labels: Collection[str]) -> Plan[Any]:
+    def _tags(
+        self, texts: str | Sequence[str], strategy: str, ignore_labels: Collection[str], stride: int | None
+    ) -> Plan[Any]:
         self._check_task(TOKEN_CLASSIFICATION)
-        check_strategy(strategy)
+        check_strategy(strategy, stride)
         single = isinstance(texts, str)
         checked = check_texts([texts] if single else texts, "text")
         tagger = Tagger(self.tokenizer, self.labels, self.facts.unk_token)
         name = self.facts.outputs[0]
         flow = Flow()
+        counts: list[int] = []  # parts of each text
 
-        def step(part: Sequence[str]) -> Submission:
-            return self.submit(self.tokenize(part, offsets=True), flow=flow)
+        def step(batch: Sequence[str]) -> Submission:
+            parts = self._parts(batch, stride)
+            counts.extend(map(len, parts))
+            return self.submit([part for text_parts in parts for part in text_parts], flow=flow)
+
+        def entities(text: str, parts: list[tuple[Tokens, Floats]]) -> list[Entity]:
+            lists = [tagger.entities(text, *part, strategy, ignore_labels) for part in parts]
+            return lists[0] if len(lists) == 1 else without_overlaps(list(chain.from_iterable(lists)))
 
         def read(submissions: list[Submission]) -> Any:
-            answers = [pair for done in submissions for pair in zip(done.tokens, done.buffers, strict=True)]
+            pairs = [zip(done.tokens, done.buffers, strict=True) for done in submissions]
+            answers = iter([(tokens, buffers[name]) for tokens, buffers in chain.from_iterable(pairs)])
             results = [
-                tagger.entities(text, tokens, buffers[name], strategy, ignore_labels)
-                for text, (tokens, buffers) in zip(checked, answers, strict=True)
+                entities(text, list(islice(answers, count))) for text, count in zip(checked, counts, strict=True)
             ]
             return results[0] if single else results
 
         return Plan([partial(step, part) for part in chunks(checked, CHUNK)], read, len(checked))
+
+    def _parts(self, texts: Sequence[str], stride: int | None) -> list[list[Tokens]]:
+        if stride is None:
+            return [[tokens] for tokens in self.tokenize(texts, offsets=True)]
+        return self.tokenizer.parts(texts, stride)
 
     def _answers(self, question: str, context: str, fields: dict[str, Any]) -> Plan[Any]:
         self._check_task(QUESTION_ANSWERING)

@@ -122,10 +122,29 @@ class Tagger:
         }
 
 
-def check_strategy(strategy: str) -> None:
-    """Raise InputError unless there is such a strategy."""
+def check_strategy(strategy: str, stride: int | None = None) -> None:
+    """Raise InputError unless there is such a strategy, and it can join what parts of a text share."""
     if strategy not in STRATEGIES:
         raise InputError(f"aggregation_strategy is {strategy!r}, expected one of {', '.join(STRATEGIES)}")
+    if stride is None:
+        return
+    if type(stride) is not int:
+        raise InputError(f"stride is {stride!r}, expected a whole number")
+    if strategy == "none":
+        raise InputError(
+            "stride needs another aggregation_strategy than 'none': tokens that parts share would be given twice"
+        )
+
+
+def without_overlaps(entities: Sequence[Entity]) -> list[Entity]:
+    """Entities of all parts of a text, in its order. Of two that overlap the longer stays, then the likelier."""
+    apart: list[Entity] = []
+    for entity in sorted(entities, key=lambda entity: entity["start"]):
+        if apart and apart[-1]["start"] <= entity["start"] < apart[-1]["end"]:
+            apart[-1] = max(apart[-1], entity, key=lambda each: (each["end"] - each["start"], each["score"]))
+        else:
+            apart.append(entity)
+    return apart
 
 
 def _words(parts: Sequence[Token]) -> list[list[Token]]:

@@ -122,6 +122,24 @@ class TextTokenizer:
             encoding = tokenizer.encode_batch([pair])[0]
         return [self._window(part) for part in (encoding, *encoding.overflowing)]
 
+    def parts(self, texts: Sequence[str], stride: int) -> list[list[Tokens]]:
+        """Texts as they are, read whole: one that is too long in parts of ``max_length`` that overlap, with offsets.
+
+        Args:
+            texts: checked ones.
+            stride: tokens that two neighbouring parts share.
+
+        Raises:
+            InputError: the stride leaves no room for others, or the library refuses a text.
+        """
+        room = self._facts.max_length - self._special[False]
+        if not 0 <= stride < room:
+            raise InputError(f"stride is {stride}, expected 0 to {room - 1}, as a part has {room} tokens of the text")
+        tokenizer = self._tokenizer(_Truncation(self._facts.max_length, stride))
+        with panics_are_errors("the texts cannot be tokenised", InputError):
+            encodings = tokenizer.encode_batch(list(texts))
+        return [[self._window(part) for part in (whole, *whole.overflowing)] for whole in encodings]
+
     def _check_room(self, question: str, context: str, max_length: int, stride: int) -> None:
         """Raise InputError where windows beside the question would not reach beyond each other."""
         most = CHARACTERS_A_TOKEN * max_length
@@ -176,7 +194,7 @@ class TextTokenizer:
         return text if offsets else text[-most:]  # offsets count from the text's start
 
     def _tokens(self, text: Text, encoding: Encoding, special: dict[bool, int]) -> Tokens:
-        ids = np.array(encoding.ids, np.int32)
+        ids = _int32(encoding.ids)
         count = len(ids) + sum(len(part) - special[False] for part in encoding.overflowing)
         if encoding.overflowing and isinstance(text, tuple):
             count = self._count(text, special[True])
@@ -188,11 +206,11 @@ class TextTokenizer:
         return special + sum(len(part) + sum(map(len, part.overflowing)) for part in parts)
 
     def _window(self, encoding: Encoding) -> Tokens:
-        return Tokens(np.array(encoding.ids, np.int32), self._type_ids(encoding), len(encoding), encoding)
+        return Tokens(_int32(encoding.ids), self._type_ids(encoding), len(encoding), encoding)
 
     def _type_ids(self, encoding: Encoding) -> npt.NDArray[np.int32]:
         if self._facts.type_ids:
-            return np.array(encoding.type_ids, np.int32)
+            return _int32(encoding.type_ids)
         return np.zeros(len(encoding), np.int32)
 
     def _tokenizer(self, truncation: _Truncation) -> Tokenizer:
@@ -214,3 +232,11 @@ class TextTokenizer:
 
 def _characters(texts: Sequence[Text]) -> int:
     return sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts)
+
+
+def _int32(ids: Sequence[int]) -> npt.NDArray[np.int32]:
+    """Raises InputError where the tokenizer gives an id that no table has."""
+    try:
+        return np.array(ids, np.int32)
+    except OverflowError as error:
+        raise InputError(f"the tokenizer gives the id {max(ids)}, which no model has a row for") from error

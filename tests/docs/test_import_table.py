@@ -56,5 +56,14 @@ def test_a_room_imports_what_the_table_says(imports: object, folder: str) -> Non
 
 def test_the_table_has_every_room() -> None:
     assert set(ROOMS) == {
-        *("poprt_cli", "passes", "poprt/compiler", "poprt/runtime", "poprt/engine", "poprt/text", "poprt_format")
+        *(
+            "poprt_cli",
+            "passes",
+            "poprt/compiler",
+            "poprt/runtime",
+            "poprt/engine",
+            "poprt/text",
+            "poprt/triton",
+            "poprt_format",
+        )
     }

@@ -31,7 +31,7 @@ ALLOWANCE = 64 << 20
 def main() -> None:
     """Read the options and fuzz."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("target", choices=("container", "manifest", "graph", "cli"))
+    parser.add_argument("target", choices=("container", "text", "manifest", "graph", "cli"))
     parser.add_argument("--runs", type=int, default=0, help="mutations of the corpus, without atheris")
     parser.add_argument("--seconds", type=int, default=0, help="time with atheris")
     parser.add_argument("--keep_going", action="store_true", help="with --runs: list every different finding")

@@ -21,17 +21,21 @@ import click
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from models.bert import SIZES, BertConfig, build_bert
 from passes.errors import RewriteError
 from poprt.compiler import Compiler
 from poprt.converter import Converter
 from poprt.errors import PoprtError, UnsafeGraphError
-from poprt.executable import Executable
+from poprt.executable import TEXT, TOKENIZER, Executable
 from poprt.graph_check import check_graph
 from poprt.runtime import ModelRunner, PackRunner, PackRunnerConfig
+from poprt.text.facts import QUESTION_ANSWERING, TextFacts, read_facts
+from poprt.text.tokens import TextTokenizer
 from poprt_cli.main import cli
 from tests.fuzz.files import head, resealed, sealed
+from tests.text_folders import byte_pairs, wordpiece
 
 ALLOWED = (PoprtError, RewriteError, click.ClickException)
 
@@ -95,7 +99,8 @@ def _container_corpus() -> list[bytes]:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     small = sealed(*_parts(Compiler.compile(model.SerializeToString())))
     packed = sealed(*_parts(executables()[0]))
-    return [small, packed, small[:-30], b"", b"PK\x05\x06" + bytes(18)]
+    texts = sealed(*_parts(executables()[0]), extra=dict(zip((TEXT, TOKENIZER), _text_corpus()[:2], strict=True)))
+    return [small, packed, texts, small[:-30], b"", b"PK\x05\x06" + bytes(18)]
 
 
 def _load_container(data: bytes) -> None:
@@ -105,6 +110,38 @@ def _load_container(data: bytes) -> None:
             loaded = Executable(path, check_hash=check_hash)
             for spec in loaded.manifest.weights:
                 loaded.weight(spec.name)
+            if loaded.texts:
+                read_facts(loaded.texts[TEXT], loaded.manifest)
+
+
+def _text_corpus() -> list[bytes]:
+    """What a text model says of itself, and tokenizers of several kinds."""
+    facts = TextFacts("m", QUESTION_ANSWERING, ("start_logits", "end_logits"), 6, unk_token="[UNK]", cls_token="[CLS]")
+    unigram = Tokenizer(models.Unigram([("<unk>", 0.0), ("\u2581the", -1.5), ("\u2581", -2.0), ("b", -3.0)], 0, True))
+    unigram.pre_tokenizer = pre_tokenizers.Metaspace()
+    unigram.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("x", "b")])
+    unigram.decoder = decoders.Metaspace()
+    tokenizers = (wordpiece(), byte_pairs(), unigram)
+    return [facts.to_json(), *(tokenizer.to_str().encode() for tokenizer in tokenizers)]
+
+
+def _read_texts(data: bytes) -> None:
+    """Take the data for what a text model says of itself, and for its tokenizer; tokenise with what can be read."""
+    manifest = executables()[0].manifest
+    facts, tokenizer, *_ = _text_corpus()
+    for members in ((data, tokenizer), (facts, data)):
+        with contextlib.suppress(*ALLOWED):
+            _tokenise(TextTokenizer(members[1], read_facts(members[0], manifest)))
+
+
+def _tokenise(tokenizer: TextTokenizer) -> None:
+    texts = ["the bank 3.5 \u00fcn\u00ef \U0001f642", "", ("who", "anna sold bread"), "b" * 3000]
+    for offsets in (False, True):
+        with contextlib.suppress(*ALLOWED):
+            for tokens in tokenizer.tokenize(texts, offsets=offsets):
+                tokenizer.decode(tokens.ids.tolist())
+                tokenizer.words(tokens.encoding.tokens)
+    tokenizer.windows("who", "anna sold the old house by the river", 6, 1)
 
 
 def _manifest_corpus() -> list[bytes]:
@@ -231,6 +268,7 @@ def _command_line(data: bytes) -> None:
 
 TARGETS = {
     "container": Target(_container_corpus, _load_container, traced=True),
+    "text": Target(_text_corpus, _read_texts, traced=False),
     "manifest": Target(_manifest_corpus, _load_manifest, traced=True),
     "graph": Target(_graph_corpus, _convert, traced=False),
     "cli": Target(_cli_corpus, _command_line, traced=False),

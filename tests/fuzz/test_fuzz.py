@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[2]
 KNOWN: dict[str, tuple[str, ...]] = {}
 
 
-@pytest.mark.parametrize(("target", "runs"), [("container", 1200), ("manifest", 1000), ("graph", 300), ("cli", 200)])
+@pytest.mark.parametrize(
+    ("target", "runs"), [("container", 1200), ("text", 600), ("manifest", 1000), ("graph", 300), ("cli", 200)]
+)
 def test_no_input_brings_anything_but_our_errors(target: str, runs: int, tmp_path: Path) -> None:
     # In a process of its own: a crash of the engine, or an input that never ends, is a finding too.
     options = ["--runs", str(runs), "--keep_going", "--findings", str(tmp_path)]

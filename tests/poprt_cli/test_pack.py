@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,12 +32,20 @@ def poprt(*words: object) -> Result:
 
 def test_a_folder_becomes_an_executable_that_takes_texts(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.popef"
-    result = poprt("pack", folder, "-o", path, "--max-length", 32, "--task", "embedding")
+    result = poprt("pack", folder, "-o", path, "--max-length", 32, "--task", "embedding", "--dimensions", "16,8")
     assert result.exit_code == 0, result.output
-    for text in ("32 tokens", f"{HIDDEN} values, pooling mean, of length 1", "128 x 32 tokens", "any", str(path)):
+    for text in (
+        "32 tokens",
+        f"{HIDDEN} values, pooling mean, of length 1",
+        "128 x 32 tokens",
+        "any",
+        str(path),
+        "8, 16",
+    ):
         assert text in result.stdout
     with TextModel(path) as model:
         assert model.encode(["the bank", "x"]).shape == (2, HIDDEN)
+        assert model.encode(["the bank", "x"], dimensions=8).shape == (2, 8)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +55,7 @@ def test_a_folder_becomes_an_executable_that_takes_texts(folder: Path, tmp_path:
         (["-o", "x.popef"], 2, "Missing argument 'FOLDER'"),
         (["nowhere"], 2, "Missing option '-o'"),
         (["nowhere", "-o", "x", "--pooling", "median"], 2, "'median' is not one of"),
+        (["nowhere", "-o", "x", "--dimensions", "8,a"], 2, "'8,a': expected whole numbers with commas between"),
         (["nowhere", "-o", "none/x.popef"], 1, "there is no folder 'none'"),
         (["nowhere", "-o", "."], 1, "Is a directory"),
     ],
@@ -65,7 +75,7 @@ def test_a_bare_option_list_still_converts() -> None:
 
 
 def test_the_help_names_the_command_and_needs_no_engine() -> None:
-    assert "pack  Make an executable of FOLDER that takes texts." in poprt("--help").stdout
+    assert re.search(r"pack +Make an executable of FOLDER that takes texts\.", poprt("--help").stdout)
     code = (
         "import sys\nfrom click.testing import CliRunner\nfrom poprt_cli.main import cli\n"
         "print(CliRunner().invoke(cli, ['pack', '--help']).stdout)\n"

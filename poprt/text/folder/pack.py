@@ -18,6 +18,7 @@ from poprt.executable import TEXT, TOKENIZER, Executable
 from poprt.option_kinds import PRECISION
 from poprt.text.facts import EMBEDDING, QUESTION_ANSWERING, RERANKING, TASKS, TextFacts
 from poprt.text.folder.describe import describe
+from poprt.text.folder.dimensions import read_dimensions
 from poprt.text.folder.files import ModelFolder
 from poprt.text.folder.graph import check_inputs, outputs_of
 from poprt.text.folder.head import add_head, keep_outputs, normalise
@@ -56,6 +57,7 @@ class PackOptions:
         max_length: most tokens of a text; None takes the folder's.
         pooling: one of :data:`poprt.text.folder.modules.POOLINGS`; None takes the folder's.
         task: one of :data:`poprt.text.facts.TASKS`; None takes what config and graph say.
+        dimensions: sizes to which embeddings may be cut; None takes what the folder declares.
         progress: whether progress is shown on a terminal.
     """
 
@@ -64,6 +66,7 @@ class PackOptions:
     pooling: str | None = None
     task: str | None = None
     progress: bool = True
+    dimensions: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         choices = (("precision", PRECISION.words), ("pooling", POOLINGS), ("task", TASKS))
@@ -73,6 +76,8 @@ class PackOptions:
                 raise PoprtError(f"{name} is {value!r}, expected one of {', '.join(words)}")
         if self.max_length is not None and (type(self.max_length) is not int or self.max_length < 1):
             raise PoprtError(f"max_length is {self.max_length!r}, expected a whole number of 1 or more")
+        if any(type(size) is not int or size < 1 for size in self.dimensions or ()):
+            raise PoprtError(f"dimensions is {self.dimensions!r}, expected whole numbers of 1 or more")
 
 
 def pack(folder: str | Path, output: str | Path | None = None, options: PackOptions | None = None) -> PackedText:
@@ -94,12 +99,16 @@ def pack(folder: str | Path, output: str | Path | None = None, options: PackOpti
     source = repr(str(files.path / "tokenizer.json"))
     check_vocabulary(tokenizer, files.whole(files.config, "vocab_size", "config.json"), source)
     model, facts = _prepared(files, options)
+    if options.dimensions is not None and facts.task != EMBEDDING:
+        raise PoprtError(f"dimensions: the model is for {facts.task}, and gives no embeddings to cut")
     _check_room(tokenizer, facts)
     executable, converter = _compiled(model, facts, options)
     limits = {spec.name: spec.id_limit for spec in executable.inputs}
     check_vocabulary(tokenizer, limits["input_ids"], source)
     if facts.task == EMBEDDING:
-        facts = replace(facts, dimension=_dimension(executable, facts))
+        dimension = _dimension(executable, facts)
+        sizes = read_dimensions(files, dimension, options.dimensions)
+        facts = replace(facts, dimension=dimension, dimensions=sizes)
     members = {TEXT: facts.to_json(), TOKENIZER: tokenizer.to_str().encode()}
     packed = PackedText(executable.with_texts(members), facts, converter)
     if output is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from poprt import executable as executables
-from poprt.errors import DamagedExecutableError, ExecutableError, PoprtError
+from poprt.errors import DamagedExecutableError, ExecutableError, InputError, PoprtError
 from poprt.executable import TEXT, TOKENIZER, Executable
 from poprt.text import TextModel
 from tests.fuzz.files import sealed
@@ -101,3 +101,11 @@ def test_facts_that_are_none_are_one_error(data: bytes, embedder_path: Path, tmp
 def test_a_tokenizer_that_is_none_is_one_error(data: bytes, embedder_path: Path, tmp_path: Path) -> None:
     with pytest.raises(PoprtError, match=r"tokenizer\.json cannot be read as a tokenizer"):
         TextModel(altered(embedder_path, tmp_path / "tokenizer.popef", **{TOKENIZER: data}))
+
+
+def test_an_id_that_no_table_has_is_one_error(embedder_path: Path, tmp_path: Path) -> None:
+    tokenizer = json.loads(Executable(embedder_path).texts[TOKENIZER])
+    tokenizer["model"]["vocab"]["bank"] = 2**31
+    path = altered(embedder_path, tmp_path / "ids.popef", **{TOKENIZER: json.dumps(tokenizer).encode()})
+    with TextModel(path) as model, pytest.raises(InputError, match="the tokenizer gives the id 2147483648"):
+        model.encode(["the bank"])

@@ -98,6 +98,35 @@ def test_tags_of_a_text_that_is_truncated(models: Any) -> None:
     assert_alike(item.ours.tag(CONTEXT, ignore_labels=()), pipeline(CONTEXT, ignore_labels=[]))
 
 
+@pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")
+@pytest.mark.parametrize("strategy", ["simple", "first", "average", "max"])
+@pytest.mark.parametrize("stride", [0, 61])
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_tags_of_a_text_that_is_read_in_parts(family: str, stride: int, strategy: str, models: Any) -> None:
+    item = models(family, "ForTokenClassification", "token", **NER)
+    options = {"aggregation_strategy": strategy, "stride": stride}
+    pipeline = transformers.pipeline("token-classification", model=item.theirs, tokenizer=item.tokenizer, **options)
+    texts = [CONTEXT, TEXTS[0], CONTEXT[50:]]
+    expected = [pipeline(text) for text in texts]
+    assert max(entity["end"] for entity in expected[0]) > len(CONTEXT) - 20
+    assert_alike(item.ours.tag(texts, **options), expected)
+    assert_alike(item.ours.tag(CONTEXT, **options), expected[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"stride": 8}, "stride needs another aggregation_strategy than 'none'"),
+        ({"stride": -1, "aggregation_strategy": "simple"}, "stride is -1, expected 0 to 61"),
+        ({"stride": 62, "aggregation_strategy": "simple"}, "stride is 62, expected 0 to 61"),
+        ({"stride": 1.5, "aggregation_strategy": "simple"}, "stride is 1.5, expected a whole number"),
+    ],
+)
+def test_a_stride_that_cannot_be_is_refused(options: dict[str, Any], complaint: str, models: Any) -> None:
+    with pytest.raises(InputError, match=complaint):
+        models("bert", "ForTokenClassification", "token", **NER).ours.tag("x", **options)
+
+
 def test_a_strategy_that_is_none_is_refused(models: Any) -> None:
     with pytest.raises(InputError, match="aggregation_strategy is 'last', expected one of none, simple"):
         models("bert", "ForTokenClassification", "token", **NER).ours.tag("x", aggregation_strategy="last")
