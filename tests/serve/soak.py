@@ -62,12 +62,13 @@ class Soak:
         """One line."""
         tally, lives = self.tally, self.server.lives
         ends = [life.memory[-1] for life in lives]
+        drain = max(life.drain_seconds for life in lives)
+        flat = "flat" if all(life.flat for life in lives) else "GROWING"
         return (
-            f"{tally.begun} requests in {self.seconds:.0f} s: {tally.right} right, {tally.refused} invalid "
-            f"ones refused, {tally.vanished} vanished; {tally.wrong} wrong, {tally.lost} lost; {len(lives) - 1} restarts, slowest "
-            f"drain {max(life.drain_seconds for life in lives):.1f} s, {tally.again} asked again; memory at the end of "
-            f"each process {min(ends) / _MIB:.0f} to {max(ends) / _MIB:.0f} MiB, "
-            f"{'flat' if all(life.flat for life in lives) else 'GROWING'}; {self.sockets} sockets and {self.threads} "
+            f"{tally.begun} requests in {self.seconds:.0f} s: {tally.right} right, {tally.refused} invalid refused, "
+            f"{tally.vanished} vanished; {tally.wrong} wrong, {tally.lost} lost; {len(lives) - 1} restarts, slowest "
+            f"drain {drain:.1f} s, {tally.again} asked again; memory at the end of each process "
+            f"{min(ends) / _MIB:.0f} to {max(ends) / _MIB:.0f} MiB, {flat}; {self.sockets} sockets and {self.threads} "
             "threads left"
         )
 
