@@ -10,7 +10,7 @@ import json
 import os
 import re
 import socket
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from benchmarks.serve.starting import HOST
 
@@ -81,8 +81,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:
         """Take a part of an answer."""

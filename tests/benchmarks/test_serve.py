@@ -163,8 +163,8 @@ def test_a_connection_that_the_server_says_it_closes_is_closed() -> None:
             assert in_loop(port, work) is closed
 
 
-@pytest.mark.parametrize(("unread", "reset"), [(frozenset[int](), False), (frozenset({0}), True)])
-def test_no_answer_tells_whether_the_request_had_been_read(unread: frozenset[int], reset: bool) -> None:
+@pytest.mark.parametrize(("unread", "reset"), [((), False), ((0,), True)])
+def test_no_answer_tells_whether_the_request_had_been_read(unread: tuple[int, ...], reset: bool) -> None:
     async def work(connection: Connection) -> bool:
         try:
             await connection.ask(ASKED)
@@ -174,6 +174,18 @@ def test_no_answer_tells_whether_the_request_had_been_read(unread: frozenset[int
 
     with fake_server(lambda number, _: None, unread=unread) as port:
         assert in_loop(port, work) is reset
+
+
+def test_a_request_that_comes_after_the_close_was_not_read() -> None:
+    async def work(connection: Connection) -> bool:
+        await connection.ask(ASKED)
+        time.sleep(0.1)
+        with pytest.raises(NoAnswerError) as raised:
+            await connection.ask(ASKED)
+        return raised.value.reset
+
+    with fake_server(lambda number, _: answer(b""), closing={0}) as port:
+        assert in_loop(port, work) is True
 
 
 def test_a_request_has_the_length_of_its_body() -> None:

@@ -6,7 +6,7 @@ import re
 import select
 import socketserver
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 #: What is sent back for a request, by its number and its bytes; None closes the connection.
@@ -19,10 +19,11 @@ def answer(body: bytes, status: int = 200, *headers: str) -> bytes:
 
 
 @contextmanager
-def fake_server(behave: Behaviour, *, unread: frozenset[int] = frozenset()) -> Iterator[int]:
+def fake_server(behave: Behaviour, *, unread: Collection[int] = (), closing: Collection[int] = ()) -> Iterator[int]:
     """The port of a server whose answer to request number n is ``behave(n, request)``.
 
-    Those in ``unread`` are not read: their connection is closed while their bytes are there.
+    Those in ``unread`` are not read: their connection is closed while their bytes are there. The connection of those
+    in ``closing`` is closed behind the answer.
     """
     numbers = iter(range(1 << 30))
     counting = threading.Lock()
@@ -42,7 +43,7 @@ def fake_server(behave: Behaviour, *, unread: frozenset[int] = frozenset()) -> I
                 if sent is None:
                     return
                 self.request.sendall(sent)
-                if b"Connection: close" in sent:
+                if number in closing:
                     return
 
         def _read(self) -> bytes:

@@ -22,9 +22,9 @@ RIGHT = answer(b"10")
 
 def ask(behave: Callable[[int, bytes], bytes | None], requests: int = 10, **options: object) -> Tally:
     """What one client meets at a server that behaves so."""
-    unread = options.pop("unread", frozenset())
+    faults = {name: options.pop(name) for name in ("unread", "closing") if name in options}
     tally = Tally()
-    with fake_server(behave, unread=unread) as port:  # type: ignore[arg-type]
+    with fake_server(behave, **faults) as port:  # type: ignore[arg-type]
         mix = Mix(port, requests, [TEN], [TEN], 0.0, 0.0)
         asyncio.run(ask_all(replace(mix, **options), 1, tally))  # type: ignore[arg-type]
     return tally
@@ -70,15 +70,19 @@ def test_a_request_that_was_read_and_has_no_answer_is_lost() -> None:
 
 
 def test_a_request_with_half_an_answer_is_lost() -> None:
-    half = answer(b"10", 200, "Connection: close")[:-1]
-    tally = ask(lambda number, request: half if number == 3 else RIGHT)
+    tally = ask(lambda number, request: RIGHT[:-1] if number == 3 else RIGHT, closing={3})
     assert (tally.right, tally.lost, tally.again) == (9, 1, 0)
 
 
 def test_a_request_that_was_not_read_is_asked_again() -> None:
-    tally = ask(lambda number, request: RIGHT, unread=frozenset({3, 4}))
+    tally = ask(lambda number, request: RIGHT, unread={3, 4})
     assert (tally.right, tally.lost) == (10, 0)
     assert tally.again == 2
+
+
+def test_a_request_to_a_connection_that_was_just_closed_is_asked_again() -> None:
+    tally = ask(lambda number, request: RIGHT, requests=40, closing=range(1, 1000, 2))
+    assert (tally.right, tally.lost) == (40, 0)
 
 
 def test_a_server_that_drains_is_asked_again() -> None:
