@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 LOWEST := .venv/lowest
 INFINITY := .venv/infinity
+INFINITY_NEEDS := 'transformers<4.49' 'optimum<2' 'click<8.2'
 FAST_TESTS := tests/passes tests/poprt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check

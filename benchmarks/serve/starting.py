@@ -59,8 +59,9 @@ class ServerProcess:
         self._ready, self._start_seconds, self._end_seconds = ready, start_seconds, end_seconds
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - stop() closes it
         # Started in the main thread: on Linux the process ends with the thread that started it (see launch.py).
+        words = [word.format(port=self.port) for word in command]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.serve.launch", *(word.format(port=self.port) for word in command)],
+            [sys.executable, "-m", "benchmarks.serve.launch", str(os.getpid()), *words],
             cwd=_ROOT,
             env={**os.environ, **(environment or {})},
             stdin=subprocess.DEVNULL,
