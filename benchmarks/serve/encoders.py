@@ -1,6 +1,7 @@
 """Ways to embed texts in process: poprt's ``TextModel``, and sentence-transformers with each of its backends.
 
-Each runs in a process of its own, so that no engine's idle threads take time from another's.
+Each runs in a process of its own, so that no engine's idle threads take time from another's. Such a process imports
+this file, which therefore imports little.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks.contenders import Array
 from benchmarks.processes import start
-from benchmarks.rounds import Report
 from benchmarks.serve.contenders import why_no_torch
 from benchmarks.serve.sources import Sources
 
 BACKENDS = ("torch", "onnx", "openvino")
+Array = NDArray[Any]
 _NO_BATCH = 0
 
 
@@ -208,7 +209,7 @@ def _time(encoder: Encoder, texts: list[str], batch: int, seconds: float) -> flo
     return calls * len(texts) / (time.perf_counter() - begin)
 
 
-def reference_vectors(sources: Sources, texts: list[str], report: Report) -> Array:
+def reference_vectors(sources: Sources, texts: list[str], report: Callable[[str], None]) -> Array:
     """The vectors that all others are compared with: those of sentence-transformers with torch.
 
     Where it is not installed, those of ``TextModel`` in float32; the report says so.

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.minilm_folder import write_minilm_folder
 from models.texts import texts, topics
-from poprt.text import PackOptions, pack
 
 #: Texts of one call in process, about: shorter lists are repeated.
 _CALL = 480
@@ -58,6 +56,10 @@ def prepare(folder: Path | None, work: Path, report: Callable[[str], None]) -> S
         MiniLMNotFoundError: its weights are not installed.
         PoprtError: the folder cannot be packed.
     """
+    # Here: the processes of encoders import this file, and need neither onnx nor the compiler.
+    from models.minilm_folder import write_minilm_folder
+    from poprt.text import PackOptions, pack
+
     folder = folder or write_minilm_folder(work / "minilm", weights=True)
     executables = {}
     for precision in PRECISIONS:

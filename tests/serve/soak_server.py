@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import statistics
 import sys
 import time
@@ -16,6 +17,7 @@ from tests.serve.soak_requests import MODEL
 
 _NAP = 0.2  # seconds between two looks at the process
 _SETTLE = 10.0  # in which sockets and threads of clients that have gone must be given back
+_ENDED = (0, -signal.SIGTERM, None)  # None: its fault is noted already
 _GROWTH, _SLACK = 1.1, 16 << 20  # memory that is flat ends no higher than this over its middle
 
 
@@ -85,7 +87,7 @@ class SoakServer:
         except ServerError as error:
             self._life.faults.append(str(error))
         self._life.drain_seconds = time.perf_counter() - begin
-        if self._life.exit_code:
+        if self._life.exit_code not in _ENDED:
             self._life.faults.append(f"exit code {self._life.exit_code}\n{self._process.last_lines()}")
         self._process.close()
 
