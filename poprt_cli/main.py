@@ -1,4 +1,4 @@
-"""The command `poprt`: convert an ONNX model; `poprt pack`: make a text model of a folder."""
+"""The command `poprt`: convert an ONNX model. `poprt pack` makes a text model of a folder, `poprt serve` serves it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from poprt_cli.custom import import_files
 from poprt_cli.logs import configure_logging
 from poprt_cli.options import IPU_OPTIONS, action_options, ipu_options, model_options, rewrite_options
 from poprt_cli.pack import pack_command
+from poprt_cli.serve import serve_command
 
 logger = logging.getLogger("poprt")
 
@@ -27,7 +28,8 @@ logger = logging.getLogger("poprt")
 @click.version_option(None, "-v", "--version", package_name="poprt", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, /, **options: Any) -> None:
-    """Rewrite, pack and compile an ONNX model. `poprt pack --help` is about folders of text models.
+    """Rewrite, pack and compile an ONNX model. `poprt pack --help` is about folders of text models, `poprt serve
+    --help` about serving them.
 
     The converted model is written to --output_dir, and a table of what was done is printed. Options without a
     description steer only an IPU: they are accepted and have no effect here.
@@ -54,6 +56,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
 
 
 cli.add_command(pack_command)
+cli.add_command(serve_command)
 
 
 def _list_passes() -> None:

@@ -2,11 +2,13 @@
 
 from poprt.engine.device import Device, DeviceManager, ReplicaIdToDevice
 from poprt.executable import Executable
-from poprt.runtime.batching import RunFuture
+from poprt.runtime.admission import Pending
+from poprt.runtime.batching import Flow, RunFuture
 from poprt.runtime.config import PackAlgorithm, PackRunnerConfig, RuntimeConfig
 from poprt.runtime.data_desc import DataDesc
 from poprt.runtime.declared import DeclaredSession
 from poprt.runtime.model_runner import ModelRunner
+from poprt.runtime.observation import PackObservation
 from poprt.runtime.pack_runner import PackRunner
 from poprt.runtime.packing import PackedData, pack_data
 from poprt.runtime.runner import Runner
@@ -17,11 +19,14 @@ __all__ = [
     "Device",
     "DeviceManager",
     "Executable",
+    "Flow",
     "ModelRunner",
     "PackAlgorithm",
+    "PackObservation",
     "PackRunner",
     "PackRunnerConfig",
     "PackedData",
+    "Pending",
     "ReplicaIdToDevice",
     "RunFuture",
     "Runner",

@@ -67,7 +67,7 @@ class AcrossRowsWorker(PackWorker):
         """Put samples of similar length together: the engine unpacks each to the longest of its pack.
 
         Where padding would show in an answer (``PackingSpec.neighbours``), samples of one length alone. None while the
-        packs that run leave the oldest no memory.
+        packs that run leave the first no memory.
         """
         # A masked token inside a sample keeps attention from the short way of full packs.
         window = [request for request in window if request.masked == window[0].masked]

@@ -43,6 +43,12 @@ def check_text(name: str, value: object) -> str:
     return value
 
 
+def check_callable(name: str, value: object) -> None:
+    """Refuse what is no function."""
+    if not callable(value):
+        raise PoprtError(f"{name}: expected a function, got {value!r}")
+
+
 def check_libraries(name: str, value: object) -> None:
     """Refuse what is no list of paths."""
     if isinstance(value, Sequence) and not isinstance(value, str):

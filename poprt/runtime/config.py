@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from poprt.errors import PoprtError
-from poprt.runtime.checks import check_flag, check_int, check_libraries, check_seconds, check_text
+from poprt.runtime.checks import check_callable, check_flag, check_int, check_libraries, check_seconds, check_text
+from poprt.runtime.observation import Observer
 
 logger = logging.getLogger("poprt")
 
@@ -63,6 +64,8 @@ class RuntimeConfig(_Options):
         check_package_hash: compare the digests of an executable that is read from a file.
         custom_ops: libraries of operators that onnxruntime lacks, for the session that the runner opens: paths, or
             "onnxruntime_extensions". No executable has a library loaded by itself.
+        queue_tokens: how many rows may wait, as for ``PackRunnerConfig``; None for no limit.
+        observer: is told of each batch, as for ``PackRunnerConfig``.
 
     The remaining options steer an IPU. They are accepted and announced as having no effect.
     """
@@ -83,6 +86,8 @@ class RuntimeConfig(_Options):
     batch_size_timeout_ns: int | datetime.timedelta = 0
     data_parallel_timeout_ns: int | datetime.timedelta = 0
     custom_ops: Sequence[str | os.PathLike[str]] = ()
+    queue_tokens: int | None = None
+    observer: Observer | None = field(default=None, repr=False)
 
     no_effect: ClassVar[frozenset[str]] = frozenset(
         {
@@ -121,6 +126,7 @@ class RuntimeConfig(_Options):
             check_int("batching_dim", self.batching_dim, 0)
         check_libraries("custom_ops", self.custom_ops)
         self.queue_limit()
+        _check_queue(self)
         return self
 
 
@@ -160,13 +166,19 @@ class PackRunnerConfig(_Options):
         max_pack_bytes: bytes that packs which run at the same time may hold together in tensors that are padded to
             the longest sample of a pack, attention scores above all; 0 for no limit, None for 128 MiB a lane. A sample
             that is beyond it by itself runs alone. Weights and the packed side are not counted.
-        window: among how many of the oldest requests a pack is chosen; those of similar length go together. A pack
+        window: among how many of the first requests a pack is chosen; those of similar length go together. A pack
             whose samples must be of one length is chosen among 1024 or more.
         lanes: packs that run at the same time. A pack that runs alone has all cores, several share them. None takes a
             lane a core, up to 16, where the engine is a CPU and takes any number of tokens, and 1 elsewhere.
-        queue_limit: how many requests may wait; a submitter blocks while the queue is full.
+        queue_limit: how many requests may wait. While the queue is full, ``execute_async`` blocks and ``submit``
+            refuses.
+        queue_tokens: how many tokens may wait, likewise; None for no limit. A sample alone is always let into an empty
+            queue.
         send_when_idle: send what is there whenever the engine is free; off, wait for company up to the timeout.
         custom_ops: libraries of operators that onnxruntime lacks, as for ``RuntimeConfig``.
+        observer: a function that is called with a ``PackObservation`` for each pack that has run, by the thread of its
+            lane, when the answers are out. The lane's next pack waits for it. What it raises is logged once. The
+            runner's threads keep it alive until they end.
         single_row_mode, padding_remove_mode: set by the methods below.
     """
 
@@ -180,10 +192,12 @@ class PackRunnerConfig(_Options):
     window: int = 128
     lanes: int | None = None
     queue_limit: int = 4096
+    queue_tokens: int | None = None
     send_when_idle: bool = True
     single_row_mode: SingleRowMode | None = field(default=None, repr=False)
     padding_remove_mode: PaddingRemoveMode | None = field(default=None, repr=False)
     custom_ops: Sequence[str | os.PathLike[str]] = ()
+    observer: Observer | None = field(default=None, repr=False)
 
     def enable_input_single_row_mode(self, mask_name: str, unpack_info_name: str = "", delimiter_num: int = 0) -> None:
         """Let samples share rows and never cross one (graphs with AttentionMask).
@@ -233,6 +247,7 @@ class PackRunnerConfig(_Options):
         self._check_target()
         check_flag("send_when_idle", self.send_when_idle)
         check_libraries("custom_ops", self.custom_ops)
+        _check_queue(self)
         self._check_modes()
         return self
 
@@ -273,3 +288,10 @@ class PackRunnerConfig(_Options):
 
 
 _SETTERS = {"single_row_mode": "input_single_row_mode", "padding_remove_mode": "padding_remove_mode"}
+
+
+def _check_queue(config: RuntimeConfig | PackRunnerConfig) -> None:
+    if config.queue_tokens is not None:
+        check_int("queue_tokens", config.queue_tokens, 1)
+    if config.observer is not None:
+        check_callable("observer", config.observer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -91,7 +92,7 @@ class _BatchWorker:
         return self._batches is None or 0 < self._batches.most() <= size
 
     def choose(self, window: Sequence[_Rows]) -> list[_Rows]:
-        """Let later requests fill the rows that the oldest leaves free in its last batch."""
+        """Let later requests fill the rows that the first leaves free in its last batch."""
         if self._batches is None:
             return [window[0]]
         room = self._batches.room(window[0].size, sum(request.size for request in window))
@@ -105,9 +106,11 @@ class _BatchWorker:
     def release(self, batch: Sequence[_Rows]) -> None:
         """Nothing is held for a batch."""
 
-    def run(self, batch: Sequence[_Rows]) -> None:
+    def run(self, batch: Sequence[_Rows]) -> float:
         names = list(dict.fromkeys(name for request in batch for name in request.outputs))
+        started = time.perf_counter()
         results = self._run_rows(batch, names)
+        seconds = time.perf_counter() - started
         start = 0
         with np.errstate(over="ignore", invalid="ignore"):
             for request in batch:
@@ -117,6 +120,7 @@ class _BatchWorker:
                         result = _rows(result, self._batches.axes[name], start, start + request.size)
                     copy_whole(name, buffer, result)
                 start += request.size
+        return seconds
 
     def _run_rows(self, batch: Sequence[_Rows], names: list[str]) -> list[Array]:
         inputs, batches = batch[0].inputs, self._batches
@@ -222,7 +226,15 @@ class ModelRunner(Runner, configured_by=RuntimeConfig):
         custom = self._config.custom_ops
         session = DeclaredSession(self.executable, custom_ops=custom, free_axes=free_axes, **options)
         worker = _BatchWorker(session, batches)
-        self._batcher = Batcher(worker, timeout=timeout, send_when_idle=self._config.send_when_idle, limit=limit)
+        self._batcher = Batcher(
+            worker,
+            timeout=timeout,
+            send_when_idle=self._config.send_when_idle,
+            limit=limit,
+            token_limit=self._config.queue_tokens,
+            unit="rows",
+            observer=self._config.observer,
+        )
 
     def _request(self, inputs: Mapping[str, Array], outputs: Outputs) -> _Rows:
         self._input_names.check(inputs)

@@ -82,7 +82,6 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         self._order = sorted(self._packing.dynamic_inputs, key=lambda name: name != leader)
         self._longest = self._longest_sample()
         self._positions = np.arange(self._longest)
-        #: Packs that run at the same time.
         self.lanes, session = self._open(**options)
         self._worker = self._make_worker(session)
         self._batcher = Batcher(
@@ -90,8 +89,10 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
             timeout=self._config.timeout_seconds(),
             send_when_idle=self._config.send_when_idle,
             limit=self._config.queue_limit,
+            token_limit=self._config.queue_tokens,
             window=max(self._config.window, ONE_LENGTH_WINDOW) if self._alike else self._config.window,
             lanes=self.lanes,
+            observer=self._config.observer,
         )
 
     def _open(

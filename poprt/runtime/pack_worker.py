@@ -59,6 +59,12 @@ class PackRequest(Request):
         self.outputs = outputs
 
 
+class _Spent(threading.local):
+    """Seconds that this thread's pack has spent in the engine."""
+
+    seconds = 0.0
+
+
 class PackWorker(ABC):
     """Runs packs of requests.
 
@@ -75,6 +81,7 @@ class PackWorker(ABC):
         self.capacity = packing.rows * packing.columns
         self.stats = PackStats()
         self._counting = threading.Lock()
+        self._spent = _Spent()
         self.dtypes = {spec.name: np.dtype(spec.engine_dtype) for spec in manifest.inputs}
 
     def is_full(self, count: int, size: int) -> bool:
@@ -83,7 +90,7 @@ class PackWorker(ABC):
 
     @abstractmethod
     def choose(self, window: Sequence[PackRequest]) -> list[PackRequest]:
-        """Choose the next pack among waiting samples, oldest first; the oldest is in it. None to wait for a release."""
+        """Choose the next pack among waiting samples, in order; the first is in it. None to wait for a release."""
 
     def release(self, batch: Sequence[PackRequest]) -> None:  # noqa: B027 - most hold nothing
         """The pack that was chosen has run."""
@@ -92,8 +99,9 @@ class PackWorker(ABC):
     def results(self, batch: Sequence[PackRequest], names: list[str]) -> list[list[Array]]:
         """Run one pack; return for each named output the values of each sample."""
 
-    def run(self, batch: Sequence[PackRequest]) -> None:
-        """Run one pack and fill the output buffers of its requests."""
+    def run(self, batch: Sequence[PackRequest]) -> float:
+        """Run one pack and fill the output buffers of its requests; return the seconds in the engine."""
+        self._spent.seconds = 0.0
         asked = list(dict.fromkeys(name for request in batch for name in request.outputs))
         names = asked or list(self.packing.outputs)  # a request without buffers is a warm-up: it runs all the same
         by_name = dict(zip(names, self.results(batch, names), strict=True))
@@ -105,6 +113,7 @@ class PackWorker(ABC):
                     if buffer.size < values.size:  # no room for the declared shape: the sample's own part of it
                         values = own_part(values, self.packing.token_axes.get(name, ()), request.size)
                     fill(name, buffer, values)
+        return self._spent.seconds
 
     def streams(self, batch: Sequence[PackRequest]) -> dict[str, Array]:
         """The tokens of a pack's samples laid end to end: one array [T] an input, in the engine's type."""
@@ -116,6 +125,7 @@ class PackWorker(ABC):
     def count(self, batch: Sequence[PackRequest], started: float) -> None:
         """Add a pack to the statistics."""
         taken = time.perf_counter() - started
+        self._spent.seconds += taken
         added = sum(request.size for request in batch)
         with self._counting:
             packs, samples, tokens, seconds = self.stats

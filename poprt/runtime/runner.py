@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from poprt.errors import InputError, PoprtError
 from poprt.executable import Executable
-from poprt.runtime.batching import Batcher, Request, RunFuture
+from poprt.runtime.batching import Batcher, Flow, Pending, Request, RunFuture
 from poprt.runtime.buffers import Array
 from poprt.runtime.checks import check_session_options
 from poprt.runtime.data_desc import DataDesc
@@ -53,6 +53,9 @@ class Runner:
     Raises:
         PoprtError: an option is of a wrong type, out of range, or does not suit the executable.
     """
+
+    #: Batches that run at the same time.
+    lanes: int = 1
 
     _for_config: ClassVar[dict[type, type[Runner]]] = {}
     _batcher: Batcher[Any]
@@ -104,11 +107,16 @@ class Runner:
         self._batcher.check_may_wait()
         self._batcher.submit(self._checked(inputs, outputs)).wait()
 
-    def execute_async(self, inputs: Mapping[str, Array], outputs: Outputs) -> RunFuture:
+    def execute_async(self, inputs: Mapping[str, Array], outputs: Outputs, flow: Flow | None = None) -> RunFuture:
         """Queue a request and return its future. Blocks while the queue is full.
 
         The future carries every error that ``execute`` raises, those of a misspelt name or an array of a wrong type
         among them; only a closed runner raises here, RunnerClosedError.
+
+        Args:
+            inputs: input name -> array.
+            outputs: output name -> array to fill.
+            flow: requests of one flow take turns with those of others as one; None: this one is a flow of its own.
         """
         try:
             request = self._checked(inputs, outputs)
@@ -116,7 +124,55 @@ class Runner:
             failed = RunFuture()
             failed.set_exception(error)
             return failed
-        return self._batcher.submit(request)
+        return self._batcher.submit(request, flow)
+
+    def submit(self, samples: Sequence[tuple[Mapping[str, Array], Outputs]]) -> list[RunFuture]:
+        """Queue several requests, all of them or none. Never blocks.
+
+        They are a flow: however many they are, they put off a request of others by no more than its share.
+
+        Args:
+            samples: inputs and outputs of each, as ``execute_async`` takes them.
+
+        Returns:
+            The future of each.
+
+        Raises:
+            QueueFullError: the queue has no room for all of them; ``can_retry`` says whether it ever has.
+            InputError: one is not a request that the executable takes; the message gives its number.
+            RunnerClosedError: the runner is closed.
+        """
+        if not isinstance(samples, Iterable):
+            raise InputError(f"samples: expected a list of pairs of inputs and outputs, got {type(samples).__name__}")
+        return self._batcher.submit_all([self._numbered(number, sample) for number, sample in enumerate(samples)])
+
+    def _numbered(self, number: int, sample: tuple[Mapping[str, Array], Outputs]) -> Request:
+        try:
+            if not isinstance(sample, Sequence) or len(sample) != 2:
+                raise InputError(f"expected a pair of inputs and outputs, got {type(sample).__name__}")
+            return self._checked(*sample)
+        except InputError as error:
+            raise error.of_sample(number) from error
+
+    def pending(self) -> Pending:
+        """Return what waits for a run: ``requests`` and ``tokens`` (rows of a model runner), cancelled ones not."""
+        return self._batcher.pending()
+
+    def running(self) -> int:
+        """Return how many batches are being run now: how many of the ``lanes`` are busy."""
+        return self._batcher.running()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why a lane died, which closes the runner; None where none did."""
+        return self._batcher.failure
+
+    def on_failure(self, callback: Callable[[BaseException], object]) -> None:
+        """Have a function called, once, with the cause when a lane has died; at once if one has.
+
+        The lane's thread calls it, when every request is answered. The runner's threads keep it alive until they end.
+        """
+        self._batcher.on_failure(callback)
 
     def get_execute_inputs(self) -> Sequence[DataDesc]:
         """Return the inputs of a request, in the executable's order."""

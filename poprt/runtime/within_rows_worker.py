@@ -70,7 +70,7 @@ class WithinRowsWorker(PackWorker):
         return [Place(row, 0, request.size) if row < rows else None for row, request in enumerate(requests)]
 
     def choose(self, window: Sequence[PackRequest]) -> list[PackRequest]:
-        """Fill a pack, the oldest samples first."""
+        """Fill a pack in the order of the queue."""
         window = [request for request in window if request.kind == window[0].kind]
         return [request for request, place in zip(window, self._place(window), strict=True) if place is not None]
 

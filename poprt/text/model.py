@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from poprt.errors import InputError
+from poprt.runtime.request import Flow
 from poprt.text.answering import Answer, Answerer, AnswerOptions, Window
 from poprt.text.facts import CLASSIFICATION, EMBEDDING, QUESTION_ANSWERING, RERANKING, TOKEN_CLASSIFICATION
 from poprt.text.inputs import Text, as_list, check_pair, check_text, check_texts, chunks
@@ -236,12 +237,12 @@ class TextModel(TextRunner):
         """A plan that fills one row a text; ``read`` makes the answer of float32 [n, values]."""
         output = self._outputs[0]
         rows: npt.NDArray[Any] = np.empty((len(texts), *output.shape[1:]), output.dtype)
+        flow = Flow()  # of all steps: the next one begins where this one ends, and the call takes turns as one
 
         def step(start: int) -> Submission:
             tokens = self.tokenize(texts[start : start + CHUNK])
-            return self.submit(
-                tokens, [{output.name: rows[start + index]} for index in range(len(tokens))], first=start
-            )
+            buffers = [{output.name: rows[start + index]} for index in range(len(tokens))]
+            return self.submit(tokens, buffers, first=start, flow=flow)
 
         steps = [partial(step, start) for start in range(0, len(texts), CHUNK)]
         return Plan(steps, lambda _: read(rows.astype(np.float32, copy=False)), len(texts))
@@ -253,9 +254,10 @@ class TextModel(TextRunner):
         checked = check_texts([texts] if single else texts, "text")
         tagger = Tagger(self.tokenizer, self.labels, self.facts.unk_token)
         name = self.facts.outputs[0]
+        flow = Flow()
 
         def step(part: Sequence[str]) -> Submission:
-            return self.submit(self.tokenize(part, offsets=True))
+            return self.submit(self.tokenize(part, offsets=True), flow=flow)
 
         def read(submissions: list[Submission]) -> Any:
             answers = [pair for done in submissions for pair in zip(done.tokens, done.buffers, strict=True)]

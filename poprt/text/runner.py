@@ -15,6 +15,7 @@ from poprt.errors import ExecutableError, InputError, PoprtError
 from poprt.executable import TEXT, TOKENIZER, Executable, PackingSpec
 from poprt.runtime.config import PackRunnerConfig
 from poprt.runtime.pack_runner import PackRunner
+from poprt.runtime.request import Flow
 from poprt.runtime.runner import load
 from poprt.text.facts import TextFacts, read_facts
 from poprt.text.inputs import Text
@@ -102,17 +103,26 @@ class TextRunner:
         return self.tokenizer.tokenize(texts, offsets=offsets, add_special_tokens=add_special_tokens)
 
     def submit(
-        self, tokens: Sequence[Tokens], buffers: Sequence[dict[str, Array]] | None = None, *, first: int = 0
+        self,
+        tokens: Sequence[Tokens],
+        buffers: Sequence[dict[str, Array]] | None = None,
+        *,
+        first: int = 0,
+        block: bool = True,
+        flow: Flow | None = None,
     ) -> Submission:
-        """Hand tokenised texts to the runner. Blocks while its queue is full.
+        """Hand tokenised texts to the runner. They take turns with the texts of other calls.
 
         Args:
             tokens: what :meth:`tokenize` gave.
             buffers: for each text output name -> array to fill; None makes new ones.
             first: the number of the first text in messages.
+            block: wait while the runner's queue is full. Else all texts are queued or none, at once.
+            flow: where they block, the flow that they are part of, so that several calls take turns as one.
 
         Raises:
-            InputError: a text has no tokens.
+            InputError: a text has no tokens or, without ``block``, is not one that the executable takes.
+            QueueFullError: without ``block``: the queue has no room for all of them.
             RunnerClosedError: the model is closed.
         """
         empty = next((number for number, item in enumerate(tokens) if not len(item)), None)
@@ -122,7 +132,8 @@ class TextRunner:
             )
         if buffers is None:
             buffers = [self._buffers(len(item)) for item in tokens]
-        return Submission(tokens, buffers).send(self.runner, [self._feeds(item) for item in tokens])
+        feeds = [self._feeds(item) for item in tokens]
+        return Submission(tokens, buffers).send(self.runner, feeds, first=first, block=block, flow=flow)
 
     def _feeds(self, tokens: Tokens) -> dict[str, Array]:
         length = len(tokens)

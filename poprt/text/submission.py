@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy.typing as npt
 
-from poprt.errors import PoprtError
+from poprt.errors import InputError
 from poprt.runtime.pack_runner import PackRunner
-from poprt.runtime.request import RunFuture
+from poprt.runtime.request import Flow, RunFuture
 from poprt.text.tokens import Tokens
 
 Array = npt.NDArray[Any]
+#: Inputs and outputs of a request.
+Sample = tuple[Mapping[str, Array], Mapping[str, Array]]
 
 
 class Submission:
@@ -35,31 +37,51 @@ class Submission:
         self.done: Future[None] = Future()
         self._futures: list[RunFuture] = []
         self._left = len(tokens)
-        self._counting = threading.Lock()
+        self._dropped = False
+        self._counting = threading.RLock()  # the garbage collector may end a forgotten call, and cancel, at any point
 
-    def send(self, runner: PackRunner, inputs: Sequence[Mapping[str, Array]]) -> Submission:
-        """Queue the texts, those of similar length side by side. Blocks while the queue is full.
+    def send(
+        self,
+        runner: PackRunner,
+        inputs: Sequence[Mapping[str, Array]],
+        *,
+        first: int = 0,
+        block: bool = True,
+        flow: Flow | None = None,
+    ) -> Submission:
+        """Queue the texts, those of similar length side by side, as one flow.
+
+        Args:
+            runner: what runs them.
+            inputs: of each text.
+            first: the number of the first text in messages.
+            block: wait while the queue is full. Else all texts are queued or none, at once.
+            flow: where they block, the flow that they are part of; None: a new one.
 
         Raises:
             RunnerClosedError: the runner is closed; nothing of this is in its queue then.
+            QueueFullError: without ``block``: the queue has no room for all of them.
+            InputError: without ``block``: a text is not one that the executable takes. Else ``done`` has that error.
         """
         order = sorted(range(len(inputs)), key=lambda index: len(self.tokens[index]), reverse=True)
+        samples = [(inputs[index], self.buffers[index]) for index in order]
         self.done.add_done_callback(self._drop_if_cancelled)
         if not order:
             self.done.set_result(None)
-        try:
-            for index in order:
-                future = runner.execute_async(inputs[index], self.buffers[index])
-                self._futures.append(future)
-                future.add_done_callback(self._answered)
-        except PoprtError:
-            self.cancel()
-            raise
+        elif block:
+            self._send_each(runner, samples, flow or Flow())
+        else:
+            self._send_all(runner, samples, [first + index for index in order])
         return self
 
     def cancel(self) -> None:
         """Take out of the queue what does not run yet. ``done`` is done once the rest was answered."""
-        for future in reversed(self._futures):
+        with self._counting:
+            if self._dropped:
+                return
+            self._dropped = True
+            futures = self._futures[::-1]
+        for future in futures:
             future.cancel()
 
     def wait(self) -> None:
@@ -71,19 +93,55 @@ class Submission:
         """
         self.done.result()
 
-    def _answered(self, future: Future[None]) -> None:
+    def _send_all(self, runner: PackRunner, samples: Sequence[Sample], numbers: Sequence[int]) -> None:
+        try:
+            futures = runner.submit(samples)
+        except InputError as error:
+            if error.sample is None:
+                raise
+            raise type(error)(f"text {numbers[error.sample]}: {error.__cause__}") from None
         with self._counting:
-            self._left -= 1
-            last = not self._left
-        if not last and not future.cancelled() and future.exception() is not None:
+            self._futures = futures
+        for future in futures:
+            future.add_done_callback(self._answered)
+
+    def _send_each(self, runner: PackRunner, samples: Sequence[Sample], flow: Flow) -> None:
+        """Queue one after the other, until one has failed."""
+        try:
+            for sample in samples:
+                if self._dropped:
+                    break
+                self._add(runner.execute_async(*sample, flow))
+        except BaseException:  # KeyboardInterrupt of the main thread, that blocks here, among them
+            self.cancel()
+            raise
+        self._count_down(len(samples) - len(self._futures))
+
+    def _add(self, future: RunFuture) -> None:
+        with self._counting:
+            self._futures.append(future)
+            dropped = self._dropped
+        future.add_done_callback(self._answered)
+        if dropped:  # meanwhile, when this one was not among the others
+            future.cancel()
+
+    def _answered(self, future: Future[None]) -> None:
+        if not future.cancelled() and future.exception() is not None:
             self.cancel()  # nobody will ask for the others
-        if last and not self.done.cancelled():
+        self._count_down(1)
+
+    def _count_down(self, count: int) -> None:
+        with self._counting:
+            self._left -= count
+            last = count and not self._left
+        if last:
             self._finish()
 
     def _finish(self) -> None:
         errors = [future.exception() for future in self._futures if not future.cancelled()]
         error = next((error for error in errors if error is not None), None)
-        if error is None and any(future.cancelled() for future in self._futures):
+        complete = len(self._futures) == len(self.tokens) and not any(future.cancelled() for future in self._futures)
+        if error is None and not complete:
             error = CancelledError()
         if not self.done.set_running_or_notify_cancel():
             return

@@ -20,6 +20,8 @@ EXCEPTIONS = {
     "pip install .": "installs",
     "make bench                        # all of this page but \"Over HTTP\", in at most 30 minutes": "takes long",
     "poprt_exec poprt_run_popef --popef unknown.popef --isolated": "stands for a stranger's file",
+    "# asks a running server": "needs one",
+    """curl localhost:8000/v2/models/minilm/infer -d '{"inputs": [""": "needs a server",
     "poprt_exec: error: the isolated process crashed: SIGFPE": "is output",
     "ONNX file ─▶ passes ─▶ converted ONNX ─▶ compiler ─▶ executable.popef ─▶ runtime ─▶ arrays": "is a drawing",
     "packed [R, C]          unpacked [max_valid_num, segment_max_size]      unpack_info": "is a drawing",

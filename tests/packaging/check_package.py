@@ -84,7 +84,10 @@ def _sources() -> set[str]:
     """The files of the packages, as the wheel should hold them."""
     folders = (ROOT / package for package in PACKAGES)
     files = (
-        path for folder in folders for path in folder.rglob("*") if path.suffix == ".py" or path.name == "py.typed"
+        path
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.suffix in (".py", ".proto", ".binpb") or path.name == "py.typed"
     )
     return {path.relative_to(ROOT).as_posix() for path in files}
 

@@ -88,7 +88,7 @@ def test_the_queue_is_bounded_and_a_submitter_waits_until_there_is_room():
     for _ in range(3):
         assert submitted.acquire(timeout=SOON)
     assert not submitted.acquire(timeout=0.05)
-    assert batcher.pending() == 3
+    assert batcher.pending().requests == 3
     recorder.gate.set()
     submitter.join(SOON)
     for future in futures:
@@ -168,7 +168,7 @@ def test_lanes_run_batches_side_by_side():
 
     def watched_run(batch):
         entered.release()
-        run(batch)
+        return run(batch)
 
     recorder.run = watched_run
     batcher = Batcher(recorder, lanes=2)
@@ -178,7 +178,7 @@ def test_lanes_run_batches_side_by_side():
         assert entered.acquire(timeout=SOON)
     futures += [batcher.submit(Request(i)) for i in range(2, 5)]
     assert not entered.acquire(timeout=0.05)
-    assert batcher.pending() == 3
+    assert batcher.pending().requests == 3
     recorder.gate.set()
     for future in futures:
         future.wait(SOON)

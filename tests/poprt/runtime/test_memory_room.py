@@ -129,10 +129,9 @@ def test_what_a_pack_held_is_released_once_and_before_its_answers_are_told() -> 
     recorder.errors = {3: ValueError("spoilt")}
     released: list[int] = []
     first.add_done_callback(lambda _: released.append(len(recorder.released)))
-    futures = [batcher.submit(Request(size)) for size in (1, 2, 3, 4, 5)]
-    assert futures[4].cancel()
+    futures = [batcher.submit(Request(size)) for size in (1, 2, 3, 4)]
     recorder.gate.set()
     batcher.close()
     assert released == [1]
-    assert recorder.released == [[0], [1, 2, 3, 4], [5]]
-    assert [future.exception(SOON) is None for future in futures[:4]] == [True, True, False, True]
+    assert recorder.released == [[0], [1, 2, 3, 4]]
+    assert [future.exception(SOON) is None for future in futures] == [True, True, False, True]

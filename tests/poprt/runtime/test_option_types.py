@@ -31,6 +31,9 @@ SOON = 20
         ("max_valid_num", None, "max_valid_num: expected a whole number, got None"),
         ("window", [128], "window: expected a whole number"),
         ("queue_limit", math.inf, "queue_limit: expected a whole number, got inf"),
+        ("queue_tokens", 0, "queue_tokens: expected >= 1, got 0"),
+        ("queue_tokens", "many", "queue_tokens: expected a whole number, got 'many'"),
+        ("observer", 5, "observer: expected a function, got 5"),
         ("timeout_microseconds", math.nan, "timeout_microseconds: expected a number of microseconds, got nan"),
         ("timeout_microseconds", "5", "timeout_microseconds: expected a number of microseconds, got '5'"),
         ("timeout_microseconds", True, "timeout_microseconds: expected a number of microseconds, got True"),
@@ -60,6 +63,8 @@ def test_options_of_a_pack_runner(option, value, message):
         ("check_package_hash", None, "check_package_hash: expected True or False, got None"),
         ("auto_reset", "yes", "auto_reset: expected True or False, got 'yes'"),
         ("ring_buffer_size_multiplier", 1.5, "ring_buffer_size_multiplier: expected a whole number, got 1.5"),
+        ("queue_tokens", 0, "queue_tokens: expected >= 1, got 0"),
+        ("observer", "print", "observer: expected a function, got 'print'"),
         ("ring_buffer_size_multiplier", 0, "ring_buffer_size_multiplier: expected >= 1, got 0"),
     ],
 )

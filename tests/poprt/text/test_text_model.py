@@ -141,7 +141,7 @@ def test_a_task_that_is_cancelled_takes_its_texts_out_of_the_queue(embedder_path
 
         async def cancel() -> None:
             task = asyncio.create_task(model.aencode(["the bank"] * 3))
-            while model.runner._batcher.pending() < 3:
+            while model.runner.pending().requests < 3:
                 await asyncio.sleep(0.001)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):

@@ -1,0 +1,1 @@
+"""The Open Inference Protocol (KServe v2): models as named tensors, over REST and gRPC."""
