@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 LOWEST := .venv/lowest
 INFINITY := .venv/infinity
-INFINITY_NEEDS := 'transformers<4.49' 'optimum<2' 'click<8.2'
+INFINITY_NEEDS := 'transformers<4.49' 'optimum<2' 'click<8.2' 'pyarrow<20'
 FAST_TESTS := tests/passes tests/poprt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -120,7 +120,7 @@ $(VENV)/.bench-serve: pyproject.toml | $(VENV)/bin/python
 # What infinity-emb needs does not suit what the rest needs. Where it cannot be installed, the table says so.
 $(INFINITY)/.installed: | $(VENV)/bin/python
 	$(BIN)/python -m venv $(INFINITY)
-	-$(INFINITY)/bin/python -m pip install --quiet --disable-pip-version-check 'infinity-emb[server,torch]' $(INFINITY_NEEDS)
+	-$(INFINITY)/bin/python -m pip install --quiet --disable-pip-version-check 'infinity-emb[server,torch,optimum]' $(INFINITY_NEEDS)
 	@touch $@
 
 $(VENV)/.lint: pyproject.toml | $(VENV)/bin/python
