@@ -90,6 +90,8 @@ def _run(
 ) -> None:
     """Run those of a batch that are not cancelled, answer them, and tell whoever observes it."""
     run = _Run(queue.worker)
+    for request in running:
+        request.future.queue_seconds = run.started - request.queued
     try:
         _run_and_answer(queue, batch, running, run)
     finally:

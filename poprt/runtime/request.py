@@ -24,8 +24,13 @@ class Withdraws(Protocol):
 
 
 class RunFuture(Future[None]):
-    """The answer to one request. When it is done, the caller's output arrays hold the results."""
+    """The answer to one request. When it is done, the caller's output arrays hold the results.
 
+    Attributes:
+        queue_seconds: how long it waited for its run; 0 until then.
+    """
+
+    queue_seconds = 0.0
     _queue: Withdraws | None = None  # while the request waits in one
     _ticket: int
 

@@ -65,7 +65,7 @@ async def run_async(plan: Plan[R], executor: Executor) -> R:
     waiting: deque[Submission] = deque()
     with _cancelled_on_error(waiting):
         for step in plan.steps:
-            waiting.append(await _submitted(_scheduled(executor, step)))
+            waiting.append(await submitted(scheduled(executor, step)))
             submissions.append(waiting[-1])
             if len(waiting) > 1:
                 await asyncio.wrap_future(waiting.popleft().done)
@@ -75,14 +75,15 @@ async def run_async(plan: Plan[R], executor: Executor) -> R:
     return plan.read(submissions)
 
 
-def _scheduled(executor: Executor, step: Callable[[], Submission]) -> Future[Submission]:
+def scheduled(executor: Executor, step: Callable[[], Submission]) -> Future[Submission]:
+    """A step in an executor's threads; raise RunnerClosedError where these were told to end."""
     try:
         return executor.submit(step)
-    except RuntimeError as error:  # its threads were told to end
+    except RuntimeError as error:
         raise RunnerClosedError("the model is closed: open it again to send texts") from error
 
 
-async def _submitted(step: Future[Submission]) -> Submission:
+async def submitted(step: Future[Submission]) -> Submission:
     """Wait for a step. Where its caller goes away meanwhile, what it will have submitted is cancelled."""
     try:
         return await asyncio.wrap_future(step)

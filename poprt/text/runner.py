@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -131,7 +131,7 @@ class TextRunner:
                 f"text {first + empty} has no tokens, and the tokenizer adds none: there is nothing to compute"
             )
         if buffers is None:
-            buffers = [self._buffers(len(item)) for item in tokens]
+            buffers = [self.room(len(item)) for item in tokens]
         feeds = [self._feeds(item) for item in tokens]
         return Submission(tokens, buffers).send(self.runner, feeds, first=first, block=block, flow=flow)
 
@@ -147,12 +147,22 @@ class TextRunner:
                 arrays[name] = (tokens.ids if name == "input_ids" else tokens.type_ids).astype(dtype, copy=False)
         return arrays
 
-    def _buffers(self, length: int) -> dict[str, Array]:
-        """Room for one text's answer: [length, ...] where it has one row a token."""
-        by_token = self._packing.outputs[self.facts.outputs[0]] == "tokens"
+    def room(self, length: int, names: Collection[str] | None = None) -> dict[str, Array]:
+        """Room for one text's answer: [length, ...] where it has one row a token.
+
+        Args:
+            length: its tokens.
+            names: the executable's outputs that are wanted; None takes those of the task.
+        """
+        specs = (
+            self._outputs if names is None else [spec for spec in self.runner.executable.outputs if spec.name in names]
+        )
         return {
-            spec.name: np.empty((length, *spec.shape[2:]) if by_token else spec.shape[1:], spec.dtype)
-            for spec in self._outputs
+            spec.name: np.empty(
+                (length, *spec.shape[2:]) if self._packing.outputs[spec.name] == "tokens" else spec.shape[1:],
+                spec.dtype,
+            )
+            for spec in specs
         }
 
     def _check_task(self, *tasks: str) -> None:

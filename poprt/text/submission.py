@@ -84,6 +84,11 @@ class Submission:
         for future in futures:
             future.cancel()
 
+    @property
+    def queue_seconds(self) -> float:
+        """How long the last text to run waited for its run."""
+        return max((future.queue_seconds for future in self._futures), default=0.0)
+
     def wait(self) -> None:
         """Block until all are answered.
 

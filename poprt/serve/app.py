@@ -1,0 +1,96 @@
+"""The application: every API over the same models."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+import poprt
+from poprt.serve import health, openai
+from poprt.serve.errors import NotFound, ServeError, from_exception
+from poprt.serve.kserve import rest
+from poprt.serve.limits import middleware
+from poprt.serve.metering import Metered, Metrics, NoMetrics
+from poprt.serve.models import Models, Source
+from poprt.serve.options import ServeOptions
+from poprt.serve.routing import Form, error_response
+from poprt.serve.tei import routes
+from poprt.serve.tei.errors import tei_form
+
+
+@dataclass
+class State:
+    """What requests share; the application has it as ``app.state.poprt``.
+
+    Attributes:
+        draining: whether the server is about to end: it answers, and says that it is not ready.
+    """
+
+    models: Models
+    options: ServeOptions
+    metrics: Metrics
+    draining: bool = False
+
+
+def create_app(
+    models: Mapping[str, Source] | Models, options: ServeOptions | None = None, metrics: Metrics | None = None
+) -> FastAPI:
+    """An ASGI application that serves models.
+
+    Args:
+        models: name -> path of an executable, ``Executable`` or ``TextModel``; the first one answers where a request
+            names none. They are closed when the application ends, but for a ``TextModel``, which is its maker's.
+        options: limits; those of the process (host, port, ...) have no effect here. None takes the defaults.
+        metrics: what counts requests; None counts nothing.
+
+    Raises:
+        PoprtError: there is no model, or one cannot be loaded; the message names it.
+    """
+    options = options or ServeOptions()
+    metrics = metrics or NoMetrics()
+    loaded = models if isinstance(models, Models) else Models.load(models, options, metrics)
+    metrics.watch(loaded)
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(loaded.close)
+
+    around = [Middleware(Metered, metrics=metrics, timeout=options.request_timeout), *middleware(options)]
+    app = FastAPI(title="poprt", version=poprt.__version__, middleware=around, lifespan=life)
+    app.state.poprt = State(loaded, options, metrics)
+    for router in (openai.router, routes.router, rest.router, health.router):
+        app.include_router(router)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Exception, _failed)
+    return app
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """No such route, or another method."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == NotFound.status:
+        return error_response(
+            NotFound(f"there is no {request.url.path[:200]!r}; /docs lists what there is"), _form(request)
+        )
+    refusal = ServeError(str(error.detail))
+    _, body = _form(request)(refusal)
+    response = error_response(refusal, lambda _: (error.status_code, body))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """What no route has caught."""
+    return error_response(from_exception(error), _form(request))
+
+
+def _form(request: Request) -> Form:
+    """How the API that a path belongs to writes errors."""
+    return openai.openai_form if request.url.path.startswith("/v1/") else tei_form
