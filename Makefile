@@ -58,7 +58,7 @@ bench-serve: $(VENV)/.bench-serve $(INFINITY)/.installed  ## Measure the server,
 	$(BIN)/python -m benchmarks serve --infinity $(INFINITY)/bin/infinity_emb
 	$(BIN)/python -m benchmarks encode
 
-soak: $(VENV)/.test  ## Ask the server SOAK_REQUESTS times, with bad requests, vanishing clients and restarts (30 minutes)
+soak: $(VENV)/.test  ## Ask the server SOAK_REQUESTS times, with bad requests, vanishing clients and restarts (1 hour)
 	$(TEST_ENV) $(BIN)/python -m tests.serve.soak --requests $(SOAK_REQUESTS)
 
 zoo: $(VENV)/.test  ## Export every encoder family, pack it in both layouts, and print what came of it

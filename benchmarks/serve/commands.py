@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.options import add_pairs, count, duration
+from benchmarks.options import add_pairs, count, duration, share
 from benchmarks.output import Output
 
 #: As in sources.TEXTS and encoders.BACKENDS; written down so that the help needs no engine. A test compares them.
@@ -24,7 +24,10 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peak_seconds", type=duration, default=3.0, help="of a slice at the peak")
     parser.add_argument("--pairs", type=count, default=7, help="pairs of slices at the peak")
     parser.add_argument(
-        "--clients", nargs="+", type=count, default=[4, 16, 64, 256], help="that the peak is looked for with"
+        "--clients", nargs="+", type=count, default=[1, 4, 16, 64, 256], help="that the peak is looked for with"
+    )
+    parser.add_argument(
+        "--loads", nargs="+", type=share, default=[0.3, 0.5, 0.7, 0.9], help="fractions of a server's own peak"
     )
     parser.add_argument("--infinity", type=Path, default=INFINITY, help="the command of infinity-emb")
 
@@ -34,7 +37,7 @@ def _serve(options: argparse.Namespace, output: Output) -> None:
     from benchmarks.serve.report import serve_tables
     from benchmarks.serve.sources import prepare
 
-    budget = Budget(options.seconds, options.peak_seconds, options.pairs, tuple(options.clients))
+    budget = Budget(options.seconds, options.peak_seconds, options.pairs, tuple(options.clients), tuple(options.loads))
     with tempfile.TemporaryDirectory() as work:
         sources = prepare(options.folder, Path(work), output.line)
         result = measure_servers(sources, options.infinity, options.texts, budget, output.line)

@@ -26,7 +26,7 @@ from benchmarks.serve.vectors import check_cosine
 from benchmarks.stalls import Stalls, StallWatch
 
 #: Clients that a server's peak is looked for with.
-CLIENTS = (4, 16, 64, 256)
+CLIENTS = (1, 4, 16, 64, 256)
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,14 @@ class Budget:
         peak_seconds: of a slice at the peak.
         pairs: of slices at the peak.
         clients: numbers of clients that are tried.
+        loads: fractions of its own peak that each server is offered.
     """
 
     seconds: float = 30.0
     peak_seconds: float = 3.0
     pairs: int = PAIRS
     clients: tuple[int, ...] = CLIENTS
+    loads: tuple[float, ...] = FRACTIONS
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,7 @@ class _Measurement:
 
     def offer(self, side: Side) -> None:
         """Offer a server the fractions of its own peak."""
-        for fraction in FRACTIONS:
+        for fraction in self._budget.loads:
             point = side.offer(fraction, self._budget.seconds)
             side.served.points.append(point)
             self._report(f"{side.served.name}: {fraction:.0%} of its peak, p99 {1e3 * point.p99:.0f} ms")

@@ -45,7 +45,7 @@ def run(command: str, folder: Path) -> Any:
 def test_serve_measures_each_server_and_says_which_is_not_there(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = f"--folder {folder} --seconds 0.2 --peak_seconds 0.1 --pairs 1 --clients 2 --infinity {tmp_path}/none"
+    options = f"--folder {folder} --seconds 0.2 --peak_seconds 0.1 --pairs 1 --clients 2 --loads 0.3 0.9 --infinity {tmp_path}/none"
     result = run(f"serve --texts queries {options}", tmp_path)
     served = {each["name"]: each for each in result["served"]}
     assert list(served)[:2] == ["poprt serve, fp32", "poprt serve, int8"]
@@ -54,7 +54,7 @@ def test_serve_measures_each_server_and_says_which_is_not_there(
         each = served[name]
         assert each["cosine"] > 0.99999
         assert (each["clients"], each["cpu_seconds"] > 0, min(each["rates"]) > 0) == (2, True, True)
-        assert [point["fraction"] for point in each["points"]] == [0.3, 0.5, 0.7, 0.9]
+        assert [point["fraction"] for point in each["points"]] == [0.3, 0.9]
         assert all(0 < point["p50"] <= point["p99"] <= point["p999"] for point in each["points"])
         assert all(point["failures"] == {} and point["requests"] >= 20 for point in each["points"])
     assert served["poprt serve, fp32"]["runner"]["cpu_ms"] > 0

@@ -36,9 +36,9 @@ class Ask:
 
 
 def distinct_texts(count: int) -> list[str]:
-    """Texts of one to a few dozen words, no two of them alike."""
+    """Texts of one to sixteen words and a number, no two of them alike."""
     rng, words = random.Random(0), [word for word in WORDS if word.isalpha()]  # a token each
-    return [f"{' '.join(rng.choices(words, k=1 + number % 40))} {number}" for number in range(count)]
+    return [f"{' '.join(rng.choices(words, k=1 + number % 16))} {number}" for number in range(count)]
 
 
 def right_asks(texts: Sequence[str], vectors: np.ndarray, count: int) -> list[Ask]:

@@ -32,9 +32,9 @@ def ask(behave: Callable[[int, bytes], bytes | None], requests: int = 10, **opti
 
 def test_a_short_soak_has_nothing_wrong_lost_or_left() -> None:
     lines: list[str] = []
-    done = soak(3000, 16, 2, lines.append)
+    done = soak(1500, 16, 2, lines.append)
     assert [*done.tally.examples, *done.faults] == []
-    assert done.tally.begun == 3000 == done.tally.right + done.tally.refused + done.tally.vanished
+    assert done.tally.begun == 1500 == done.tally.right + done.tally.refused + done.tally.vanished
     assert min(done.tally.right, done.tally.refused, done.tally.vanished) > 0
     assert len(lines) == 2
     assert len(done.server.lives) == 3
