@@ -68,6 +68,8 @@ class ServedModel:
             self.text, self.runner = _opened(source, options, self._metrics.pack_observer(name))
         except PoprtError as error:
             raise type(error)(f"model {name!r}: {error}") from error
+        except OSError as error:
+            raise PoprtError(f"model {name!r}: {self.path!r} cannot be read: {error.strerror}") from error
         self.executable: Executable = self.runner.executable
         self.tokenizer_threads = options.tokenizer_threads or TOKENIZER_THREADS
         self._pool = ThreadPoolExecutor(self.tokenizer_threads, "poprt-serve-tokenizer")

@@ -22,6 +22,7 @@ from poprt.compiler import Compiler
 from poprt.converter import Converter
 from poprt.executable import Executable
 from poprt.serve.app import State, create_app
+from poprt.serve.metering import Metrics
 from poprt.serve.options import ServeOptions
 from poprt.text import PackOptions, TextModel, pack
 from tests.text_folders import bert_folder, embedding_folder, write_json
@@ -90,10 +91,17 @@ class Served:
 
 
 @contextlib.contextmanager
-def server(models: Mapping[str, Any], options: ServeOptions | None = None, *, grpc: bool = False) -> Iterator[Served]:
-    """Serve models on free ports, in a thread of this process."""
+def server(
+    models: Mapping[str, Any],
+    options: ServeOptions | None = None,
+    *,
+    grpc: bool = False,
+    metrics: Metrics | None = None,
+    close: bool = True,
+) -> Iterator[Served]:
+    """Serve models on free ports, in a thread of this process; at the end their runners are closed."""
     options = replace(options or ServeOptions(), port=0, grpc_port=0 if grpc else None)
-    app = create_app(models, options)
+    app = create_app(models, options, metrics)
     config = uvicorn.Config(app, port=0, log_level="warning", lifespan="on", timeout_graceful_shutdown=5)
     running = uvicorn.Server(config)
     ready = threading.Event()
@@ -116,9 +124,11 @@ def server(models: Mapping[str, Any], options: ServeOptions | None = None, *, gr
         if running.started:
             served.http = f"127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
         ready.set()
-        await task
-        if grpc_server is not None:
+        while not running.should_exit and not task.done():
+            await asyncio.sleep(0.01)
+        if grpc_server is not None:  # first: when the application ends it closes the models
             await grpc_server.stop(5)
+        await task
 
     def run() -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -133,7 +143,7 @@ def server(models: Mapping[str, Any], options: ServeOptions | None = None, *, gr
     finally:
         stop()
         thread.join(SOON)
-        for model in served.state.models.values():
+        for model in served.state.models.values() if close else ():
             model.runner.close(cancel=True)
 
 
