@@ -45,8 +45,8 @@ def run(command: str, folder: Path) -> Any:
 def test_serve_measures_each_server_and_says_which_is_not_there(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = f"--folder {folder} --seconds 0.2 --peak_seconds 0.1 --pairs 1 --clients 2 --loads 0.3 0.9 --infinity {tmp_path}/none"
-    result = run(f"serve --texts queries {options}", tmp_path)
+    options = "--texts queries --seconds 0.2 --peak_seconds 0.1 --pairs 1 --clients 2 --loads 0.3 0.9"
+    result = run(f"serve --folder {folder} {options} --infinity {tmp_path}/none", tmp_path)
     served = {each["name"]: each for each in result["served"]}
     assert list(served)[:2] == ["poprt serve, fp32", "poprt serve, int8"]
     assert "not installed" in served["infinity-emb"]["absent"]
