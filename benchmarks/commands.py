@@ -17,6 +17,7 @@ from benchmarks.output import Output
 from benchmarks.pairs import PAIRS
 from benchmarks.profiling import Profile, profile
 from benchmarks.rounds import TOLERANCE
+from benchmarks.serve import commands as serve_commands
 from benchmarks.startup import measure_startup
 from benchmarks.throughput import Budget, measure_all
 from benchmarks.variants import measure_variants
@@ -217,10 +218,11 @@ _OTHERS_MINUTES = 15.0
 
 _Run = tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace, Output], None], str]
 _COMMANDS: dict[str, _Run] = {
-    "all": (_add_all, _all, "every other command, one after the other"),
+    "all": (_add_all, _all, "every other command but serve and encode, one after the other"),
     "throughput": (_add_throughput, _throughput, "the pack runner against every contender and the roof (the default)"),
     "load": (_add_load, _load, "throughput and latency of a pack runner and a plain queue under rising load"),
     **pair_commands.COMMANDS,
+    **serve_commands.COMMANDS,
     "cost": (_add_cost, _cost, "time for a token against sample length and hidden size"),
     "one_length": (_add_one_length, _one_length, "packs of one length against one request at a time and other packs"),
     "profile": (_add_profile, _profile, "the engine's time by operator type, for one or two executables"),

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from benchmarks.arrivals import poisson_arrivals
 from benchmarks.contenders import OnnxRuntime, Packed, Sample, sample_length
 from benchmarks.ours import runner_contender
 from benchmarks.plain_queue import PlainQueue
@@ -166,13 +167,6 @@ def _point(server: str, fraction: float, rate: float, offered: Offered) -> Point
     p50, p99, p999 = (float(value) for value in np.quantile(offered.latencies, [0.5, 0.99, 0.999]))
     stalls = Stalls.of(offered.lateness)
     return Point(server, fraction, rate, sent / offered.seconds, p50, p99, p999, sent, stalls)
-
-
-def poisson_arrivals(rate: float, count: int, seed: int) -> list[float]:
-    """When each of ``count`` requests arrives, in seconds from the start."""
-    gaps = np.random.default_rng(seed).exponential(1 / rate, count)
-    # A few gaps scatter widely in their sum: bring them to the rate that is asked for.
-    return [float(at) for at in np.cumsum(gaps) * (count / rate / gaps.sum())]
 
 
 def offer(server: Server, samples: Sequence[Sample], arrivals: Sequence[float]) -> tuple[list[float], float]:

@@ -1,8 +1,9 @@
-"""Pack a real sentence encoder, search with it, and compare it with padding: ``python -m examples.demo``.
+"""Pack a real sentence encoder, search with it, compare it with padding, serve it: ``python -m examples.demo``.
 
-The model is all-MiniLM-L6-v2. It is converted with packing and fp16 weights, compiled into one file, and run on a few
-hundred English texts of 3 to 242 tokens that arrive one by one. Every baseline is the original model in plain
-onnxruntime, with all its optimisations and the same number of threads.
+The model is all-MiniLM-L6-v2, from a folder as sentence-transformers saves it. It is packed into one file, with fp16
+weights, and run on a few hundred English texts of 3 to 242 tokens that arrive one by one. Every baseline is the
+original model in plain onnxruntime, with all its optimisations and the same number of threads. In the end a server
+answers with that file.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contenders import Array, Contender, OnnxRuntime, Packed, Padded, Result, sample_length
+from examples.packing import NAME, pack_minilm
+from examples.serving import ask_server, curl_line
 from examples.timing import measure
-from models.minilm import MiniLM, MiniLMNotFoundError, load_minilm
+from models.minilm import MiniLMNotFoundError, load_minilm
 from models.texts import Text, texts
 from poprt import runtime
-from poprt.compiler import Compiler
-from poprt.converter import Converter
 from poprt.engine.cpu import usable_cores
+from poprt.text import TextModel
 
 ROWS, COLUMNS = 16, 256
-MAX_VALID_NUM = 128  # most texts in one pack of 16 x 256 tokens
 QUERIES = ("why is my bread dense", "my train was cancelled", "slow SQL query", "how to fall asleep faster")
 
 
@@ -48,11 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.exit(1, f"{error}\n")
     report("MiniLM loaded: 6 layers, 22.7 million parameters, real weights")
     library = texts()[: options.texts or None]
-    executable = build(minilm, options.output_dir, report)
+    executable = pack_minilm(options.output_dir, report)
     samples = minilm.tokenize([item.text for item in library])
     engine = OnnxRuntime(minilm.model.SerializeToString())
-    runner = runtime.Runner(str(executable), runtime.PackRunnerConfig(timeout_microseconds=2000))
-    contenders = make_contenders(engine, runner)
+    model = TextModel(executable)
+    contenders = make_contenders(engine, model.runner)
     for contender in contenders:
         contender.run(samples[: 2 * ROWS])  # warm up: thread pools and memory arenas
     report(f"{len(library)} texts, every way warmed up on {usable_cores()} cores")
@@ -67,24 +68,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "The packed way pads nothing in the projections and feed-forward layers; "
         "attention alone pads, to the longest text of its pack."
     )
+    expected = model.encode(QUERIES)
+    model.close()
+    serve(executable, expected, console, report)
 
 
-def build(minilm: MiniLM, folder: Path, report: Callable[[str], None]) -> Path:
-    """Convert with packing and fp16 weights, and compile into one file."""
-    shape = [ROWS, COLUMNS]
-    converter = Converter(
-        input_shape={value.name: shape for value in minilm.model.graph.input},
-        precision="fp16",
-        pack_args={"max_valid_num": MAX_VALID_NUM, "segment_max_size": COLUMNS},
+def serve(executable: Path, expected: Array, console: Console, report: Callable[[str], None]) -> None:
+    """Ask a server of the executable for the queries with the openai client, and say how to go on."""
+    answered = ask_server(executable, NAME, QUERIES, report)
+    console.print(
+        "Largest difference between the server's answers and TextModel.encode: "
+        f"{np.abs(answered - expected).max():.1e}. "
+        f"{QUERIES[0]!r} is {np.round(answered[0, :4], 4).tolist()} and {answered.shape[1] - 4} more numbers.\n"
+        "To try it yourself, run `make serve`, and in another terminal:"
     )
-    converted = converter.convert(minilm.model)
-    report(f"converted: {len(minilm.model.graph.node)} nodes became {len(converted.graph.node)}, packed, fp16")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "executable.popef"
-    Compiler.compile_and_export(converted, [value.name for value in converted.graph.output], str(path))
-    before, after = minilm.model.ByteSize(), path.stat().st_size
-    report(f"compiled: {path}, {after / 2**20:.0f} MiB (the fp32 model has {before / 2**20:.0f} MiB)")
-    return path
+    console.print(curl_line(NAME, QUERIES[0]), style="bold", soft_wrap=True, markup=False)
 
 
 def make_contenders(engine: OnnxRuntime, runner: runtime.Runner) -> list[Contender]:
@@ -99,8 +97,8 @@ def make_contenders(engine: OnnxRuntime, runner: runtime.Runner) -> list[Contend
 
 
 def embeddings(results: Sequence[Result]) -> Array:
-    """The embeddings of all texts, float32 [texts, hidden]."""
-    return np.stack([result["embedding"] for result in results]).astype(np.float32)
+    """The embeddings of all texts, float32 [texts, hidden]: each result is one vector, whatever its name."""
+    return np.stack([next(iter(result.values())) for result in results]).astype(np.float32)
 
 
 def neighbours(library: Sequence[Text], vectors: Array) -> Table:

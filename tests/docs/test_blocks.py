@@ -16,10 +16,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 #: First line of a block that does not run -> why not. Nothing else is left out.
 EXCEPTIONS = {
-    "make demo     # pack a real sentence encoder, search with it, time it against padding": "runs make",
+    "make demo     # pack a real sentence encoder, search with it, time it against padding, serve it": "runs make",
     "pip install .": "installs",
     "docker build -f deploy/Dockerfile -t poprt .": "needs Docker",
-    "make bench                        # all of this page, in at most 30 minutes": "takes long",
+    "make bench                        # all of this page but \"Over HTTP\", in at most 30 minutes": "takes long",
     "poprt_exec poprt_run_popef --popef unknown.popef --isolated": "stands for a stranger's file",
     "# asks a running server": "needs one",
     """curl localhost:8000/v2/models/minilm/infer -d '{"inputs": [""": "needs a server",

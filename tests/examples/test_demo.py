@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,16 @@ def test_the_demo_prints_neighbours_throughput_and_the_difference(
     monkeypatch.setenv("COLUMNS", "160")
     main(["--texts", "40", "--rounds", "1", "--output_dir", str(tmp_path)])
     printed = capsys.readouterr().out
-    assert (tmp_path / "executable.popef").stat().st_size < minilm.model.ByteSize() * 0.6
+    assert (tmp_path / "minilm.popef").stat().st_size < minilm.model.ByteSize() * 0.6
     assert sum("x as fast" in line for line in printed.splitlines()) == 4
     difference = float(printed.split("unpadded: ")[1].split()[0])
     assert 0 < difference < 2e-3
+    assert "4 embeddings of 384 numbers" in printed
+    served = float(printed.split("TextModel.encode: ")[1].split(". ")[0])
+    assert served < 1e-5
+    curl = printed.strip().splitlines()[-1]
+    assert curl.startswith("curl http://127.0.0.1:8000/v1/embeddings")
+    assert json.loads(curl.split("-d ")[1].strip("'")) == {"model": "minilm", "input": QUERIES[0]}
 
 
 def test_the_demos_queries_are_among_its_texts() -> None:
