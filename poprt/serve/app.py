@@ -12,12 +12,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 import poprt
-from poprt.serve import health, openai
+from poprt.serve import health, live, metrics_route, openai, page
 from poprt.serve.document import completed
 from poprt.serve.errors import NotFound, ServeError, from_exception
 from poprt.serve.kserve import rest
 from poprt.serve.limits import middleware
-from poprt.serve.metering import Metered, Metrics, NoMetrics
+from poprt.serve.metering import Metered
+from poprt.serve.metrics import Metrics
 from poprt.serve.models import Models, Source
 from poprt.serve.options import ServeOptions
 from poprt.serve.routing import Form, error_response
@@ -48,13 +49,13 @@ def create_app(
         models: name -> path of an executable, ``Executable`` or ``TextModel``; the first one answers where a request
             names none. They are closed when the application ends, but for a ``TextModel``, which is its maker's.
         options: limits; those of the process (host, port, ...) have no effect here. None takes the defaults.
-        metrics: what counts requests; None counts nothing.
+        metrics: what counts requests and packs; None makes one.
 
     Raises:
         PoprtError: there is no model, or one cannot be loaded; the message names it.
     """
     options = options or ServeOptions()
-    metrics = metrics or NoMetrics()
+    metrics = metrics or Metrics()
     loaded = models if isinstance(models, Models) else Models.load(models, options, metrics)
     metrics.watch(loaded)
 
@@ -66,8 +67,8 @@ def create_app(
     around = [Middleware(Metered, metrics=metrics, timeout=options.request_timeout), *middleware(options)]
     app = FastAPI(title="poprt", version=poprt.__version__, middleware=around, lifespan=life)
     app.state.poprt = State(loaded, options, metrics)
-    for router in (openai.router, routes.router, rest.router, health.router):
-        app.router.routes.extend(router.routes)  # not include_router: it matches each request twice
+    for module in (openai, routes, rest, health, page, live, metrics_route):
+        app.router.routes.extend(module.router.routes)  # not include_router: it matches each request twice
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _failed)
     describe = app.openapi

@@ -45,12 +45,17 @@ class ApiKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or is_key(self._key, _keys(scope["headers"])):
+        if scope["type"] != "http" or _is_open(scope) or is_key(self._key, _keys(scope["headers"])):
             await self._app(scope, receive, send)
         else:
             await _answer(
                 scope, send, Unauthorized("the key is missing or wrong: send it as `Authorization: Bearer KEY`")
             )
+
+
+def _is_open(scope: Scope) -> bool:
+    """Whether a request needs no key: a browser has none for the page, which holds nothing and asks for it."""
+    return scope["path"] in OPEN_PATHS or (scope["path"] == "/" and scope["method"] in ("GET", "HEAD"))
 
 
 def _keys(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:

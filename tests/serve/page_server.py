@@ -23,8 +23,6 @@ SOON = 30
 def page_app(models: Mapping[str, Any], options: ServeOptions | None = None) -> FastAPI:
     """An application with the page, ``/live`` and ``/metrics``."""
     app = create_app(models, options, Metrics())
-    for router in (page.router, live.router, metrics_route.router):
-        app.include_router(router)
     return app
 
 
