@@ -11,7 +11,6 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
-import poprt
 from poprt.serve import health, openai
 from poprt.serve.document import completed
 from poprt.serve.errors import NotFound, ServeError, from_exception
@@ -23,6 +22,7 @@ from poprt.serve.options import ServeOptions
 from poprt.serve.routing import Form, error_response
 from poprt.serve.tei import routes
 from poprt.serve.tei.errors import tei_form
+from poprt.serve.version import VERSION
 
 
 @dataclass
@@ -64,7 +64,7 @@ def create_app(
         await asyncio.to_thread(loaded.close)
 
     around = [Middleware(Metered, metrics=metrics, timeout=options.request_timeout), *middleware(options)]
-    app = FastAPI(title="poprt", version=poprt.__version__, middleware=around, lifespan=life)
+    app = FastAPI(title="poprt", version=VERSION, middleware=around, lifespan=life)
     app.state.poprt = State(loaded, options, metrics)
     for router in (openai.router, routes.router, rest.router, health.router):
         app.router.routes.extend(router.routes)  # not include_router: it matches each request twice
