@@ -37,10 +37,13 @@ def bind(host: str, port: int, *, shared: bool = False, option: str = "port") ->
         return sockets
 
 
-def check_free(host: str, port: int, option: str) -> None:
-    """Raise PoprtError where a port is in use, also by a process that would share it."""
-    for bound in bind(host, port, option=option):
+def free_port(host: str, port: int, option: str = "port") -> int:
+    """The port, or a free one for 0. Raises PoprtError where it is in use, also by a process that would share it."""
+    sockets = bind(host, port, option=option)
+    number: int = sockets[0].getsockname()[1]
+    for bound in sockets:
         bound.close()
+    return number
 
 
 def url(sockets: Sequence[socket.socket], *, secure: bool) -> str:

@@ -48,7 +48,9 @@ class ApiKey:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS or is_key(self._key, _keys(scope["headers"])):
             await self._app(scope, receive, send)
         else:
-            await _answer(send, Unauthorized("the key is missing or wrong: send it as `Authorization: Bearer KEY`"))
+            await _answer(
+                scope, send, Unauthorized("the key is missing or wrong: send it as `Authorization: Bearer KEY`")
+            )
 
 
 def _keys(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
@@ -92,7 +94,7 @@ class PayloadLimit:
         except ServeError as error:  # of an application that leaves them to us
             if started:
                 raise
-            await _answer(send, error)
+            await _answer(scope, send, error)
 
 
 class _Body:
@@ -139,8 +141,13 @@ def _header(scope: Scope, name: bytes) -> bytes:
     return next((value.strip().lower() for key, value in scope["headers"] if key == name), b"")
 
 
-async def _answer(send: Send, error: ServeError) -> None:
-    body = json.dumps({"error": error.message, "error_type": error.code}).encode()
+async def _answer(scope: Scope, send: Send, error: ServeError) -> None:
+    fields: object = {"error": error.message, "error_type": error.code}
+    if scope["path"].startswith("/v1/"):
+        from poprt.serve.openai import openai_form  # here: it brings the engine
+
+        _, fields = openai_form(error)
+    body = json.dumps(fields).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if error.status == Unauthorized.status:
         headers.append((b"www-authenticate", b"Bearer"))

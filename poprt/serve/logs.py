@@ -34,12 +34,16 @@ def utc(seconds: float) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generic only for type checkers
+    """The handler of a server."""
+
+
 def configure(log_format: str) -> None:
-    """Send what poprt and uvicorn have to say to stderr, in place of any handler they have."""
-    handler = logging.StreamHandler(sys.stderr)
+    """Send what poprt and uvicorn have to say to stderr; warnings and worse of uvicorn."""
+    handler = _StderrHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(_FORMAT))
     for name, level in (("poprt", logging.INFO), ("uvicorn.error", logging.WARNING)):
         logger = logging.getLogger(name)
-        logger.handlers[:] = [handler]
-        logger.propagate = False
+        logger.handlers[:] = [item for item in logger.handlers if not isinstance(item, _StderrHandler)]
+        logger.addHandler(handler)
         logger.setLevel(level)

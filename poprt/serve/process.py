@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -16,7 +17,7 @@ import uvicorn
 from poprt.errors import PoprtError
 from poprt.serve import logs
 from poprt.serve.access_log import AccessLog
-from poprt.serve.addresses import bind, check_free, url
+from poprt.serve.addresses import bind, free_port, url
 from poprt.serve.limits import OPEN_PATHS
 from poprt.serve.options import ServeOptions
 from poprt.serve.protocol import protocol
@@ -46,8 +47,8 @@ def serve(models: Mapping[str, str], options: ServeOptions) -> None:
         PoprtError: a port is in use, a model cannot be loaded, or a lane of one died.
     """
     logs.configure(options.log_format)
-    if options.grpc_port:
-        check_free(options.host, options.grpc_port, "grpc_port")
+    if options.grpc_port is not None:
+        options = replace(options, grpc_port=free_port(options.host, options.grpc_port, "grpc_port"))
     if options.workers > 1:
         from poprt.serve.workers import supervise  # here: workers import this module
 
@@ -145,7 +146,10 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for model in self._state.models.values():
             model.runner.on_failure(lambda error: loop.call_soon_threadsafe(self._lane_died, error))
-        self._announce([describe(model) for model in self._state.models.values()])
+        lines = [describe(model) for model in self._state.models.values()]
+        if self._grpc is not None:
+            lines.append(f"gRPC on port {self._grpc.port}")
+        self._announce(lines)
 
     async def _start_grpc(self) -> None:
         if self._state.options.grpc_port is not None:

@@ -26,7 +26,7 @@ from typing import Any
 from poprt.engine.cpu import usable_cores
 from poprt.errors import PoprtError
 from poprt.serve import logs, process
-from poprt.serve.addresses import SHARES_PORTS, bind, url
+from poprt.serve.addresses import SHARES_PORTS, bind, free_port, url
 from poprt.serve.options import ServeOptions
 
 #: A worker that lives shorter than this, in seconds, after it was ready is one that fails.
@@ -98,7 +98,7 @@ def supervise(models: Mapping[str, str], options: ServeOptions) -> None:
         PoprtError: the port is in use, a worker cannot start, or fails again and again.
     """
     with metrics_folder():
-        sockets = bind(options.host, options.port, shared=True)
+        sockets = bind(options.host, free_port(options.host, options.port), shared=True)
         try:
             Supervisor(models, options, sockets).run()
         finally:
@@ -212,6 +212,7 @@ class Supervisor:
             logger.info("%s", line)
 
     def _replace(self, worker: Worker) -> None:
+        worker.process.join()
         process_id, code = worker.process.pid, worker.process.exitcode
         while worker.reports is not None and worker.reports.poll():
             self._read_report(worker)

@@ -90,7 +90,7 @@ def running(app: Any, models: Any = None, **options: Any) -> Iterator[Running]:
     told = ServeOptions(port=0, **options)
     sockets = bind(told.host, told.port)
     port = sockets[0].getsockname()[1]
-    state: Any = SimpleNamespace(models=models or {}, options=told, draining=False)
+    state: Any = SimpleNamespace(models={} if models is None else models, options=told, draining=False)
     ready = threading.Event()
     server = Server(uvicorn_config(app, told), state, lambda _: ready.set(), ())
     thread = threading.Thread(target=server.run, args=(sockets,), daemon=True)

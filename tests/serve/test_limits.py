@@ -91,6 +91,12 @@ def test_without_a_key_everybody_is_let_in() -> None:
     assert client().post("/echo").status_code == 200
 
 
+def test_openai_s_clients_are_refused_in_their_form() -> None:
+    error = client(api_key=KEY).get("/v1/models").json()["error"]
+    assert error["type"] == "authentication_error"
+    assert "Authorization: Bearer" in error["message"]
+
+
 def test_all_keys_of_a_request_are_compared() -> None:
     compared = []
 
