@@ -11,7 +11,6 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
-import poprt
 from poprt.serve import health, live, metrics_route, openai, page
 from poprt.serve.document import completed
 from poprt.serve.errors import NotFound, ServeError, from_exception
@@ -24,6 +23,7 @@ from poprt.serve.options import ServeOptions
 from poprt.serve.routing import Form, error_response
 from poprt.serve.tei import routes
 from poprt.serve.tei.errors import tei_form
+from poprt.serve.version import VERSION
 
 
 @dataclass
@@ -65,7 +65,7 @@ def create_app(
         await asyncio.to_thread(loaded.close)
 
     around = [Middleware(Metered, metrics=metrics, timeout=options.request_timeout), *middleware(options)]
-    app = FastAPI(title="poprt", version=poprt.__version__, middleware=around, lifespan=life)
+    app = FastAPI(title="poprt", version=VERSION, middleware=around, lifespan=life)
     app.state.poprt = State(loaded, options, metrics)
     for module in (openai, routes, rest, health, page, live, metrics_route):
         app.router.routes.extend(module.router.routes)  # not include_router: it matches each request twice

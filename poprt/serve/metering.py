@@ -64,11 +64,11 @@ class Metered:
         call = scope[KEY] = new_call(self._timeout)
         status = ClientGone.status
 
-        async def note(message: Message) -> None:
+        async def note(event: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
+            if event["type"] == "http.response.start":
+                status = event["status"]
+            await send(event)
 
         try:
             await self._app(scope, receive, note)

@@ -12,7 +12,6 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from poprt.serve import live, metrics_route, page
 from poprt.serve.app import create_app
 from poprt.serve.metrics import Metrics
 from poprt.serve.options import ServeOptions

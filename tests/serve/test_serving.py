@@ -12,17 +12,18 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from fastapi import Request
 
 from poprt.errors import PoprtError
 from poprt.serve import ServeOptions, create_app
 from poprt.serve.app import State
-from poprt.serve.calls import new_call
-from poprt.serve.errors import NotFound, TooLong, WrongTask, from_exception
+from poprt.serve.calls import new_call, watched
+from poprt.serve.errors import ClientGone, DeadlineExceeded, NotFound, TooLong, WrongTask, from_exception
 from poprt.serve.models import INLINE_CHARACTERS, Models, ServedModel
 from poprt.text import TextModel
 from poprt.text.folder import pack as packing
 from poprt.text.folder.files import ModelFolder
-from tests.serve.text_models import TEXTS, Gate, Recorder, executable, own
+from tests.serve.text_models import NAMES, TEXTS, Gate, Recorder, executable, own
 from tests.serve.v2_models import SOON, Served, arrays_model, server
 from tests.text_folders import HIDDEN, embedding_folder
 
@@ -281,3 +282,64 @@ def test_every_documented_error_has_the_form_that_is_sent(http: httpx.Client) ->
 def test_errors_keep_what_a_client_needs() -> None:
     assert from_exception(TimeoutError()).status == 504
     assert isinstance(from_exception(TooLong("x")), TooLong)
+
+
+def test_the_document_names_the_models_and_the_errors_from_around(http: httpx.Client) -> None:
+    paths = http.get("/openapi.json").json()["paths"]
+    operations = [(path, operation) for path, methods in paths.items() for operation in methods.values()]
+    assert not any("422" in operation["responses"] for path, operation in operations if path.startswith("/v2"))
+    assert {path for path, operation in operations if "401" not in operation["responses"]} == {
+        "/health",
+        "/v2/health/live",
+        "/v2/health/ready",
+    }
+    choice = {item["name"]: item["schema"] for item in paths["/embed"]["post"]["parameters"]}
+    assert choice["model"]["enum"] == choice["X-Model"]["enum"] == list(NAMES)
+    assert paths["/v2/models/{name}"]["get"]["parameters"][0]["schema"]["enum"] == list(NAMES)
+
+
+@pytest.mark.parametrize("by", ["deadline", "client"])
+def test_a_call_ends_with_its_time_and_its_client(by: str) -> None:
+    class Cancelled:
+        def __init__(self) -> None:
+            self.seen = False
+
+        async def wait(self) -> None:
+            try:
+                await asyncio.sleep(SOON)
+            except asyncio.CancelledError:
+                self.seen = True
+                raise
+
+    async def receive() -> dict[str, str]:
+        if by == "deadline":
+            await asyncio.sleep(SOON)
+        return {"type": "http.disconnect"}
+
+    async def ask(work: Cancelled) -> int:
+        request = Request({"type": "http"}, receive)
+        with pytest.raises(ClientGone if by == "client" else DeadlineExceeded):
+            await watched(new_call(0.1 if by == "deadline" else SOON), request, work.wait())
+        await asyncio.sleep(0)  # the task goes on: it is not cancelled itself
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling()
+
+    work = Cancelled()
+    assert asyncio.run(ask(work)) == 0
+    assert work.seen
+
+
+def test_a_call_that_is_cancelled_from_outside_stays_cancelled() -> None:
+    async def ask() -> None:
+        async def receive() -> dict[str, str]:
+            await asyncio.sleep(SOON)
+            return {}
+
+        task = asyncio.create_task(watched(new_call(SOON), Request({"type": "http"}, receive), asyncio.sleep(SOON)))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(ask())

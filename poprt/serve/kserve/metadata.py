@@ -9,12 +9,12 @@ from weakref import WeakKeyDictionary
 
 import orjson
 
-import poprt
 from poprt.runtime import PackRunner
 from poprt.serve.errors import NotFound
 from poprt.serve.kserve.signature import Signature, TensorFacts, signature_of
 from poprt.serve.kserve.statistics import Statistics
 from poprt.serve.models import Models, ServedModel
+from poprt.serve.version import VERSION
 
 if TYPE_CHECKING:
     from poprt.serve.app import State
@@ -66,7 +66,7 @@ def is_ready(state: State) -> bool:
 
 def server_metadata() -> dict[str, Any]:
     """Name, version and extensions of the server."""
-    return {"name": "poprt", "version": poprt.__version__, "extensions": list(EXTENSIONS)}
+    return {"name": "poprt", "version": VERSION, "extensions": list(EXTENSIONS)}
 
 
 def model_metadata(model: ServedModel) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import poprt
 from poprt.serve.models import ServedModel
+from poprt.serve.version import VERSION
 from poprt.text.facts import EMBEDDING, RERANKING
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def info(model: ServedModel, options: ServeOptions) -> dict[str, Any]:
         "max_client_batch_size": options.max_client_batch,
         "auto_truncate": options.auto_truncate,
         "tokenization_workers": model.tokenizer_threads,
-        "version": poprt.__version__,
+        "version": VERSION,
         "prompts": [] if text is None else list(text.prompts),
     }
 
