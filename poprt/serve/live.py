@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 
-import poprt
 from poprt.executable import Executable
 from poprt.runtime import PackRunner
 from poprt.runtime.observation import PackObservation
 from poprt.serve.bodies import json_response
 from poprt.serve.recent import Recent
+from poprt.serve.version import VERSION
 
 if TYPE_CHECKING:
     from poprt.serve.app import State
@@ -108,7 +108,7 @@ async def about_models(request: Request) -> Response:
     """Task, limits and lanes of each model, for the page at `/`."""
     state = _state(request)
     server = Server(
-        version=poprt.__version__,
+        version=VERSION,
         process=os.getpid(),
         workers=state.options.workers,
         max_client_batch=state.options.max_client_batch,

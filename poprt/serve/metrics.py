@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
-import poprt
 from poprt.runtime.observation import PackObservation
 from poprt.serve.gauges import QueueCollector, SharedGauges
 from poprt.serve.recent import Recent
+from poprt.serve.version import VERSION
 
 if TYPE_CHECKING:
     from poprt.serve.calls import Call
@@ -90,7 +90,7 @@ class Metrics:
             registry=self._registry,
             multiprocess_mode="max",
         )
-        build.labels(poprt.__version__, onnxruntime.__version__).set(1)
+        build.labels(VERSION, onnxruntime.__version__).set(1)
 
     def finished(self, call: Call, status: int) -> None:
         """Count a request that is over.

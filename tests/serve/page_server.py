@@ -21,8 +21,7 @@ SOON = 30
 
 def page_app(models: Mapping[str, Any], options: ServeOptions | None = None) -> FastAPI:
     """An application with the page, ``/live`` and ``/metrics``."""
-    app = create_app(models, options, Metrics())
-    return app
+    return create_app(models, options, Metrics())
 
 
 @contextlib.contextmanager
