@@ -62,6 +62,7 @@ def test_the_table_has_every_room() -> None:
             "poprt/compiler",
             "poprt/runtime",
             "poprt/engine",
+            "poprt/serve",
             "poprt/text",
             "poprt/triton",
             "poprt_format",

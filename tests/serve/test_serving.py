@@ -290,6 +290,7 @@ def test_the_document_names_the_models_and_the_errors_from_around(http: httpx.Cl
     assert not any("422" in operation["responses"] for path, operation in operations if path.startswith("/v2"))
     assert {path for path, operation in operations if "401" not in operation["responses"]} == {
         "/health",
+        "/metrics",
         "/v2/health/live",
         "/v2/health/ready",
     }
