@@ -124,5 +124,5 @@ $(INFINITY)/.installed: | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.lint: pyproject.toml | $(VENV)/bin/python
-	$(PIP) --editable '.[lint,demo]' hypothesis pytest filelock
+	$(PIP) --editable '.[lint,demo,grpc]' hypothesis pytest filelock
 	@touch $@
