@@ -29,6 +29,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> TextModel:
     return TextModel(pack(folder, None, PackOptions(progress=False)).executable)
 
 
+#: By how much a number of order 1 may move with its company, in float32.
+MOVED = 3e-6
+
+
 def facts(**fields: object) -> TextFacts:
     return TextFacts("m", "embedding", ("y",), 8, **{"dimension": 4, **fields})  # type: ignore[arg-type]
 
@@ -38,10 +42,11 @@ def test_a_cut_embedding_is_the_first_values_at_length_one(model: TextModel) -> 
     cut = model.encode(TEXTS, dimensions=8)
     assert cut.shape == (3, 8)
     assert cut.dtype == np.float32
-    np.testing.assert_allclose(cut, whole[:, :8] / np.linalg.norm(whole[:, :8], axis=1, keepdims=True), rtol=1e-6)
+    np.testing.assert_allclose(cut, whole[:, :8] / np.linalg.norm(whole[:, :8], axis=1, keepdims=True), atol=MOVED)
     assert model.encode(TEXTS[0], dimensions=8).shape == (8,)
     assert model.encode([], dimensions=8).shape == (0, 8)
-    np.testing.assert_array_equal(model.encode(TEXTS, dimensions=HIDDEN), whole)
+    # Which texts share a run is not the same twice, and moves the last digit.
+    np.testing.assert_allclose(model.encode(TEXTS, dimensions=HIDDEN), whole, atol=MOVED)
 
 
 async def _cut(model: TextModel) -> np.ndarray:
@@ -51,7 +56,7 @@ async def _cut(model: TextModel) -> np.ndarray:
 def test_an_event_loop_gets_the_same(model: TextModel) -> None:
     import asyncio
 
-    np.testing.assert_array_equal(asyncio.run(_cut(model)), model.encode(TEXTS, dimensions=16))
+    np.testing.assert_allclose(asyncio.run(_cut(model)), model.encode(TEXTS, dimensions=16), atol=MOVED)
 
 
 def test_a_size_that_is_not_declared_is_refused_before_anything_runs(model: TextModel) -> None:
