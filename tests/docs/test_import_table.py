@@ -13,7 +13,7 @@ grimp = pytest.importorskip("grimp", reason="grimp comes with import-linter: pip
 PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
 PACKAGES = ("passes", "poprt", "poprt_cli", "poprt_format")
 #: A module -> the package that people install for it.
-DISTRIBUTIONS = {"google": "protobuf"}
+DISTRIBUTIONS = {"google": "protobuf", "grpc": "grpcio", "yaml": "pyyaml"}
 _ROW = re.compile(r"^\|[^|]*\| `([\w/]+)/` \|[^|]*\|([^|]*)\|$", re.MULTILINE)
 
 
@@ -56,5 +56,14 @@ def test_a_room_imports_what_the_table_says(imports: object, folder: str) -> Non
 
 def test_the_table_has_every_room() -> None:
     assert set(ROOMS) == {
-        *("poprt_cli", "passes", "poprt/compiler", "poprt/runtime", "poprt/engine", "poprt/text", "poprt_format")
+        *(
+            "poprt_cli",
+            "passes",
+            "poprt/compiler",
+            "poprt/runtime",
+            "poprt/engine",
+            "poprt/text",
+            "poprt/serve",
+            "poprt_format",
+        )
     }
