@@ -42,11 +42,11 @@ class AccessLog:
             return
         started, status = time.perf_counter(), CLIENT_GONE
 
-        async def note(message: Message) -> None:
+        async def note(event: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
+            if event["type"] == "http.response.start":
+                status = event["status"]
+            await send(event)
 
         try:
             await self._app(scope, receive, note)

@@ -84,10 +84,10 @@ class PayloadLimit:
             scope = {**scope, "headers": headers}
         started = False
 
-        async def note(message: Message) -> None:
+        async def note(event: Message) -> None:
             nonlocal started
             started = True
-            await send(message)
+            await send(event)
 
         try:
             await self._app(scope, body.receive, note)
@@ -111,17 +111,17 @@ class _Body:
         """The next part. Raises PayloadTooLarge, BadRequest or UnsupportedMediaType."""
         if self._declared > self._limit:
             raise self._too_large("")
-        message = await self._receive()
-        if message["type"] != "http.request" or self._ended:
-            return message
-        part, more = message.get("body", b""), message.get("more_body", False)
+        event = await self._receive()
+        if event["type"] != "http.request" or self._ended:
+            return event
+        part, more = event.get("body", b""), event.get("more_body", False)
         self._ended = not more
         self._received += len(part)
         if self._received > self._limit:
             raise self._too_large("")
         if self._encoding:
-            message = {"type": "http.request", "body": self._inflate(part, last=not more), "more_body": more}
-        return message
+            event = {"type": "http.request", "body": self._inflate(part, last=not more), "more_body": more}
+        return event
 
     def _inflate(self, part: bytes, *, last: bool) -> bytes:
         if self._inflater is None:

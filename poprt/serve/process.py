@@ -9,15 +9,12 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from poprt.errors import PoprtError
-from poprt.serve import logs
 from poprt.serve.access_log import AccessLog
-from poprt.serve.addresses import bind, free_port, url
 from poprt.serve.limits import OPEN_PATHS
 from poprt.serve.options import ServeOptions
 from poprt.serve.protocol import protocol
@@ -34,34 +31,6 @@ BACKLOG = 2048
 LAST_ANSWERS = 1.0
 
 logger = logging.getLogger("poprt")
-
-
-def serve(models: Mapping[str, str], options: ServeOptions) -> None:
-    """Serve until SIGTERM or SIGINT, then answer what is under way and return.
-
-    Args:
-        models: name -> path of an executable.
-        options: with ``workers`` above 1, processes share the port.
-
-    Raises:
-        PoprtError: a port is in use, a model cannot be loaded, or a lane of one died.
-    """
-    logs.configure(options.log_format)
-    if options.grpc_port is not None:
-        options = replace(options, grpc_port=free_port(options.host, options.grpc_port, "grpc_port"))
-    if options.workers > 1:
-        from poprt.serve.workers import supervise  # here: workers import this module
-
-        supervise(models, options)
-        return
-    sockets = bind(options.host, options.port)
-    address = url(sockets, secure=bool(options.ssl_certfile))
-
-    def announce(lines: Sequence[str]) -> None:
-        for line in (*lines, f"serving on {address}"):
-            logger.info("%s", line)
-
-    run(models, options, sockets, announce)
 
 
 def run(
@@ -104,7 +73,7 @@ def uvicorn_config(app: Any, options: ServeOptions) -> uvicorn.Config:
         ssl_keyfile_password=options.ssl_keyfile_password,
         ssl_ca_certs=options.ssl_ca_certs,
         ssl_cert_reqs=options.ssl_cert_reqs,
-        **({"ssl_ciphers": options.ssl_ciphers} if options.ssl_ciphers else {}),
+        ssl_ciphers=options.ssl_ciphers,
     )
     try:
         config.load()

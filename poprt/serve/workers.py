@@ -277,7 +277,7 @@ def _restart_counter() -> Any:
 def _forget_gauges(process_id: int) -> None:
     from prometheus_client import multiprocess
 
-    multiprocess.mark_process_dead(process_id)
+    multiprocess.mark_process_dead(process_id)  # type: ignore[no-untyped-call]
 
 
 def _said(code: int | None) -> str:

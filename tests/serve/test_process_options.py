@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from poprt.errors import PoprtError
-from poprt.serve import names, process
+from poprt.serve import names, start
 from poprt.serve.names import named_models
 from poprt.serve.options import ServeOptions
 from poprt_cli.main import cli
@@ -32,7 +32,7 @@ def model(tmp_path: Path) -> Path:
 def serve(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run the command without serving: the result, and what would have been served."""
     calls: list[tuple[dict[str, str], ServeOptions]] = []
-    monkeypatch.setattr(process, "serve", lambda models, options: calls.append((models, options)))
+    monkeypatch.setattr(start, "serve", lambda models, options: calls.append((models, options)))
     monkeypatch.delenv("POPRT_API_KEY", raising=False)
 
     def run(*words: object) -> tuple[Result, dict[str, str], ServeOptions]:
