@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,26 @@ def test_a_file_that_says_something_else_is_refused(
     line = refused(serve(f"m={model}", "--config", file)[0])
     assert named in line
     assert "s3cret" not in line
+
+
+def test_the_file_of_the_page_is_read(serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    for name in ("minilm.popef", "reranker.popef"):
+        Path(name).write_bytes(b"")
+    Path("key").write_text(KEY)
+    Path("serve.yaml").write_text(text.replace("/run/secrets/key", "key"))
+    result, models, options = serve("--config", "serve.yaml")
+    assert result.exit_code == 0, result.stderr
+    assert models == {"minilm": "minilm.popef", "reranker": "reranker.popef"}
+    assert options == ServeOptions(port=9000, api_key=KEY, max_queue_tokens=100000)
+
+
+def test_every_flag_is_on_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    shown = [param for param in serve_command.params if isinstance(param, click.Option) and not param.hidden]
+    assert [param.opts[0] for param in shown if f"`{param.opts[0]}`" not in page] == []
 
 
 def test_a_file_that_is_not_there_is_named(serve: Any, tmp_path: Path) -> None:
