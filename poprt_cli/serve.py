@@ -123,7 +123,7 @@ def serve_command(
     try:
         from poprt.serve.names import named_models  # here: what serves is an extra
         from poprt.serve.options import ServeOptions
-        from poprt.serve.serving import serve
+        from poprt.serve.start import serve
     except ImportError as error:
         raise PoprtError(f"{error.name} is not installed: pip install 'poprt[serve]'") from error
 

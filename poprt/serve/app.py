@@ -63,6 +63,7 @@ def create_app(
     async def life(app: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(loaded.close)
+        metrics.close()
 
     around = [Middleware(Metered, metrics=metrics, timeout=options.request_timeout), *middleware(options)]
     app = FastAPI(title="poprt", version=VERSION, middleware=around, lifespan=life)

@@ -89,10 +89,10 @@ class PayloadLimit:
             scope = {**scope, "headers": headers}
         started = False
 
-        async def note(message: Message) -> None:
+        async def note(event: Message) -> None:
             nonlocal started
             started = True
-            await send(message)
+            await send(event)
 
         try:
             await self._app(scope, body.receive, note)

@@ -32,6 +32,9 @@ class Metrics(Protocol):
     def watch(self, models: Models) -> None:
         """From now on these models are looked at."""
 
+    def close(self) -> None:
+        """The application ends."""
+
 
 class NoMetrics:
     """Counts nothing."""
@@ -47,6 +50,9 @@ class NoMetrics:
         """Nothing."""
 
     def watch(self, models: Models) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
         """Nothing."""
 
 

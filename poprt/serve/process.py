@@ -57,7 +57,6 @@ def run(
 
 def uvicorn_config(app: Any, options: ServeOptions) -> uvicorn.Config:
     """uvicorn's options for an ASGI application. Raises PoprtError where a certificate cannot be used."""
-    ciphers: dict[str, Any] = {"ssl_ciphers": options.ssl_ciphers} if options.ssl_ciphers else {}  # else uvicorn's own
     config = uvicorn.Config(
         app,
         http=protocol(options.receive_timeout),
@@ -74,7 +73,7 @@ def uvicorn_config(app: Any, options: ServeOptions) -> uvicorn.Config:
         ssl_keyfile_password=options.ssl_keyfile_password,
         ssl_ca_certs=options.ssl_ca_certs,
         ssl_cert_reqs=options.ssl_cert_reqs,
-        **ciphers,
+        ssl_ciphers=options.ssl_ciphers,
     )
     try:
         config.load()

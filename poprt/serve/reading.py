@@ -101,8 +101,10 @@ async def answer(model: ServedModel, question: str, context: str, call: Call, op
 
 def rows_of(submission: Submission, name: str) -> Floats:
     """An output with one row a text, float32 [n, values]."""
-    rows: Floats = np.stack([buffers[name] for buffers in submission.buffers]).astype(np.float32, copy=False)
-    return rows
+    arrays = [buffers[name] for buffers in submission.buffers]
+    rows = arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
+    result: Floats = rows.astype(np.float32, copy=False)
+    return result
 
 
 def token_output(model: ServedModel) -> str | None:

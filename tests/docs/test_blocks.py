@@ -26,6 +26,7 @@ EXCEPTIONS = {
     "pip install 'poprt[serve]'": "installs, and serves until it is stopped",
     "curl localhost:8000/v1/embeddings \\": "needs a server",
     "curl localhost:8000/embed \\": "needs a server",
+    "models:": "is a file for --config, which the tests of `poprt serve` read",
     "# needs models": "serves models that stand for the reader's",
     """curl localhost:8000/v2/models/minilm/infer -d '{"inputs": [""": "needs a server",
     "poprt_exec: error: the isolated process crashed: SIGFPE": "is output",

@@ -13,7 +13,7 @@ grimp = pytest.importorskip("grimp", reason="grimp comes with import-linter: pip
 PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
 PACKAGES = ("passes", "poprt", "poprt_cli", "poprt_format")
 #: A module -> the package that people install for it.
-DISTRIBUTIONS = {"google": "protobuf"}
+DISTRIBUTIONS = {"google": "protobuf", "grpc": "grpcio", "yaml": "pyyaml"}
 _ROW = re.compile(r"^\|[^|]*\| `([\w/]+)/` \|[^|]*\|([^|]*)\|$", re.MULTILINE)
 
 

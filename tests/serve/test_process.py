@@ -117,25 +117,30 @@ def refuses(port: int) -> bool:
 
 
 class Models(dict[str, Any]):
-    """Models that note how they are closed."""
+    """Models that note how they are closed, and then let go of what waits."""
 
-    def __init__(self, **models: Any) -> None:
+    def __init__(self, release: threading.Event | None = None, **models: Any) -> None:
         super().__init__(models)
         self.closed: list[bool] = []
+        self._release = release
 
     def close(self, cancel: bool = False) -> None:
         self.closed.append(cancel)
+        if self._release is not None:
+            self._release.set()
 
 
-def test_what_is_not_answered_in_time_is_given_up() -> None:
-    app, models = Echo(), Models()
+@pytest.mark.parametrize("released", [True, False])
+def test_what_is_not_answered_in_time_is_given_up(released: bool) -> None:
+    app = Echo()
+    models = Models(app.release if released else None)
     with running(app, models, drain_timeout=0.3) as server, server.connect() as connection:
         connection.sendall(b"POST /slow HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc")
         until(lambda: app.paths == ["/slow"])
         server.end()
-        assert not read_all(connection).startswith(b"HTTP/1.1 200")
+        assert read_all(connection).startswith(b"HTTP/1.1 200") == released  # models that close say why, and in time
     assert models.closed == [True]
-    assert app.answered == []
+    assert app.answered == (["/slow"] if released else [])
 
 
 class DyingRunner:

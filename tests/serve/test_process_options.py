@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from poprt.errors import PoprtError
-from poprt.serve import names
+from poprt.serve import names, start
 from poprt.serve.names import named_models
 from poprt.serve.options import ServeOptions
 from poprt_cli.main import cli
@@ -32,7 +33,7 @@ def model(tmp_path: Path) -> Path:
 def serve(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run the command without serving: the result, and what would have been served."""
     calls: list[tuple[dict[str, str], ServeOptions]] = []
-    monkeypatch.setattr("poprt.serve.serving.serve", lambda models, options: calls.append((models, options)))
+    monkeypatch.setattr(start, "serve", lambda models, options: calls.append((models, options)))
     monkeypatch.delenv("POPRT_API_KEY", raising=False)
 
     def run(*words: object) -> tuple[Result, dict[str, str], ServeOptions]:
@@ -178,6 +179,26 @@ def test_a_file_that_says_something_else_is_refused(
     line = refused(serve(f"m={model}", "--config", file)[0])
     assert named in line
     assert "s3cret" not in line
+
+
+def test_the_file_of_the_page_is_read(serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    for name in ("minilm.popef", "reranker.popef"):
+        Path(name).write_bytes(b"")
+    Path("key").write_text(KEY)
+    Path("serve.yaml").write_text(text.replace("/run/secrets/key", "key"))
+    result, models, options = serve("--config", "serve.yaml")
+    assert result.exit_code == 0, result.stderr
+    assert models == {"minilm": "minilm.popef", "reranker": "reranker.popef"}
+    assert options == ServeOptions(port=9000, api_key=KEY, max_queue_tokens=100000)
+
+
+def test_every_flag_is_on_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    shown = [param for param in serve_command.params if isinstance(param, click.Option) and not param.hidden]
+    assert [param.opts[0] for param in shown if f"`{param.opts[0]}`" not in page] == []
 
 
 def test_a_file_that_is_not_there_is_named(serve: Any, tmp_path: Path) -> None:

@@ -159,6 +159,7 @@ def test_metrics_are_told_of_every_request() -> None:
     assert (call.endpoint, call.model, status) == ("/embed", "m", 200)
     assert (call.texts, call.input_tokens) == (3, sum(map(len, own("plain").tokenize(TEXTS))))
     assert min(call.tokenization_seconds, call.queue_seconds, call.inference_seconds) > 0
+    assert metrics.closed
     assert [(call.endpoint, status) for call, status in others] == [("/v1/models/{name}", 404), ("other", 404)]
 
 

@@ -73,9 +73,13 @@ class Recorder(NoMetrics):
     def __init__(self) -> None:
         self.calls: list[tuple[Call, int]] = []
         self.taken_back: list[tuple[str, int]] = []
+        self.closed = False
 
     def finished(self, call: Call, status: int) -> None:
         self.calls.append((call, status))
 
     def cancelled(self, model: str, count: int) -> None:
         self.taken_back.append((model, count))
+
+    def close(self) -> None:
+        self.closed = True

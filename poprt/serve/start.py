@@ -1,4 +1,4 @@
-"""Serves until it is told to end: in this process, or in several."""
+"""Serving as the command does it: by this process, or by several that it watches."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def serve(models: Mapping[str, str], options: ServeOptions) -> None:
         options: with ``workers`` above 1, processes share the port.
 
     Raises:
-        PoprtError: a port is in use, a model cannot be loaded, or a lane of one died.
+        PoprtError: a port is in use, a model cannot be loaded, a lane of one died, or workers end again and again.
     """
     logs.configure(options.log_format)
     if options.grpc_port is not None:
