@@ -6,7 +6,6 @@ The names below are imported when they are first used, so that ``import poprt.ru
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ _NAMES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return importlib.metadata.version("poprt")
+        return importlib.import_module("poprt.version").VERSION
     if name in _NAMES:
         return getattr(importlib.import_module(_NAMES[name]), name)
     if name in __all__:

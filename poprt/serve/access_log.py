@@ -10,14 +10,13 @@ from collections.abc import Collection
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from poprt.serve.errors import ClientGone
 from poprt.serve.logs import utc
 
 #: Seconds that lines of requests are collected for, so that they are written together.
 FLUSH_SECONDS = 0.2
 #: Longest path that a line repeats.
 _PATH_LIMIT = 200
-#: What is logged for a client that went before its answer.
-CLIENT_GONE = 499
 
 
 class AccessLog:
@@ -40,7 +39,7 @@ class AccessLog:
             finally:
                 self.flush()
             return
-        started, status = time.perf_counter(), CLIENT_GONE
+        started, status = time.perf_counter(), ClientGone.status
 
         async def note(event: Message) -> None:
             nonlocal status
@@ -51,7 +50,7 @@ class AccessLog:
         try:
             await self._app(scope, receive, note)
         except Exception:
-            status = 500 if status == CLIENT_GONE else status
+            status = 500 if status == ClientGone.status else status
             raise
         finally:
             self._add(scope, status, time.perf_counter() - started)

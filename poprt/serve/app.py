@@ -23,7 +23,7 @@ from poprt.serve.options import ServeOptions
 from poprt.serve.routing import Form, error_response
 from poprt.serve.tei import routes
 from poprt.serve.tei.errors import tei_form
-from poprt.serve.version import VERSION
+from poprt.version import VERSION
 
 
 @dataclass

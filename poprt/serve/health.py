@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from fastapi import APIRouter, Request, Response
 
 from poprt.serve.bodies import json_response
 from poprt.serve.calls import call_for
 from poprt.serve.errors import Unavailable
-from poprt.serve.routing import answer_schema, errors_schema, object_of, route_class
+from poprt.serve.routing import answer_schema, errors_schema, object_of, route_class, state_of
 from poprt.serve.tei.errors import ERROR, tei_form
-
-if TYPE_CHECKING:
-    from poprt.serve.app import State
 
 router = APIRouter(route_class=route_class(tei_form), tags=["Server"])
 
@@ -26,7 +21,7 @@ router = APIRouter(route_class=route_class(tei_form), tags=["Server"])
 async def health(request: Request) -> Response:
     """200 where every model answers; 503 where a lane of one died, or the server is about to end."""
     call_for(request)
-    state: State = request.app.state.poprt
+    state = state_of(request)
     if state.draining:
         raise Unavailable("the server is about to end")
     for model in state.models.values():

@@ -45,7 +45,7 @@ class ApiKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http" or _is_open(scope) or is_key(self._key, _keys(scope["headers"])):
+        if scope["type"] != "http" or _is_open(scope) or is_key(self._key, sent_keys(scope["headers"])):
             await self._app(scope, receive, send)
         else:
             await _answer(
@@ -58,7 +58,8 @@ def _is_open(scope: Scope) -> bool:
     return scope["path"] in OPEN_PATHS or (scope["path"] == "/" and scope["method"] in ("GET", "HEAD"))
 
 
-def _keys(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+def sent_keys(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    """What a client sent as its key, in whichever header; names are in lower case."""
     keys = []
     for name, value in headers:
         if name in (b"api-key", b"x-api-key"):

@@ -16,10 +16,10 @@ from poprt.runtime import PackRunner
 from poprt.runtime.observation import PackObservation
 from poprt.serve.bodies import json_response
 from poprt.serve.recent import Recent
-from poprt.serve.version import VERSION
+from poprt.serve.routing import state_of
+from poprt.version import VERSION
 
 if TYPE_CHECKING:
-    from poprt.serve.app import State
     from poprt.serve.metrics import Metrics
     from poprt.serve.models import ServedModel
 
@@ -106,7 +106,7 @@ class Live:
 @router.get("/live/models", summary="What each model is", response_model=Server, responses=dict(_KEY))
 async def about_models(request: Request) -> Response:
     """Task, limits and lanes of each model, for the page at `/`."""
-    state = _state(request)
+    state = state_of(request)
     server = Server(
         version=VERSION,
         process=os.getpid(),
@@ -123,7 +123,7 @@ async def live(request: Request) -> Response:
 
     Where several workers serve, they are those of the one that answers (`process`); `/metrics` has the sums of all.
     """
-    state, now = _state(request), time.perf_counter()
+    state, now = state_of(request), time.perf_counter()
     metrics: Metrics = request.app.state.poprt.metrics
     answer = Live(
         time=now,
@@ -200,8 +200,3 @@ def _pack(number: int, pack: PackObservation, now: float) -> Pack:
         tokens=list(pack.lengths),
         waited_ms=[round(1e3 * seconds, 2) for seconds in pack.queue_seconds],
     )
-
-
-def _state(request: Request) -> State:
-    state: State = request.app.state.poprt
-    return state

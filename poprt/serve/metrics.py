@@ -15,9 +15,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from poprt.runtime.observation import PackObservation
+from poprt.serve.environment import METRICS_DIR
 from poprt.serve.gauges import QueueCollector, SharedGauges
 from poprt.serve.recent import Recent
-from poprt.serve.version import VERSION
+from poprt.version import VERSION
 
 if TYPE_CHECKING:
     from poprt.serve.calls import Call
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 SECONDS = tuple(float(f"{1e-5 * 1.5**step:.3g}") for step in range(40))
 #: Powers of two, for what is counted.
 COUNTS = tuple(float(2**power) for power in range(17))
-#: Where prometheus_client keeps what several processes count together.
-SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 #: Most endpoints that have a label of their own; the application has fewer routes.
 MOST_ENDPOINTS = 100
 #: The label of what is not told apart.
@@ -51,7 +50,7 @@ class Metrics:
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        self._shared = bool(os.environ.get(SHARED_FOLDER))
+        self._shared = bool(os.environ.get(METRICS_DIR))
         self.recent: dict[str, Recent] = {}
         self._registry = registry or CollectorRegistry()
         if registry is None and not self._shared:

@@ -21,7 +21,7 @@ from poprt.serve.errors import Internal, NotFound, TooLong, WrongTask
 from poprt.serve.metering import Metrics, NoMetrics
 from poprt.serve.options import ServeOptions
 from poprt.serve.tensors import run_arrays
-from poprt.text.inputs import Text
+from poprt.text.inputs import Text, characters
 from poprt.text.model import TextModel
 from poprt.text.plan import scheduled, submitted
 from poprt.text.runner import TOKENIZER_THREADS
@@ -130,7 +130,7 @@ class ServedModel:
             return tokens
 
         call.texts = len(texts)
-        return await self._answered(tokenize, sum(map(_characters, texts)), call, outputs)
+        return await self._answered(tokenize, characters(texts), call, outputs)
 
     async def windows(self, question: str, context: str, length: int, stride: int, call: Call) -> Submission:
         """A question with each part of its context, run all or none; see :meth:`texts`."""
@@ -275,10 +275,6 @@ def _rows_config(executable: Executable, options: ServeOptions, observer: Any) -
         queue_tokens=options.max_queue_requests,
         observer=observer,
     )
-
-
-def _characters(text: Text) -> int:
-    return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
 
 
 def _check_characters(texts: Sequence[Text], limit: int) -> None:

@@ -14,13 +14,12 @@ from poprt.serve.bodies import Body, TextsField, check_batch, checked, dump_list
 from poprt.serve.calls import Call, call_for, watched
 from poprt.serve.errors import BatchTooLarge, NotFound, ServeError, TooLong, Unprocessable
 from poprt.serve.models import ServedModel
-from poprt.serve.reading import check_dimensions, embed
-from poprt.serve.routing import answer_schema, array_of, body_schema, errors_schema, object_of, route_class
+from poprt.serve.reading import embed
+from poprt.serve.routing import answer_schema, array_of, body_schema, errors_schema, object_of, route_class, state_of
 from poprt.text.facts import EMBEDDING
 from poprt.text.scores import Floats
 
 if TYPE_CHECKING:
-    from poprt.serve.app import State
     from poprt.serve.options import ServeOptions
 
 #: Errors whose status or code is another one here: OpenAI's API has one status for all that is wrong in a request.
@@ -90,7 +89,7 @@ router = APIRouter(prefix="/v1", route_class=route_class(openai_form), tags=["Op
 )
 async def embeddings(request: Request) -> Response:
     """Embeddings of one text or several. Token ids are refused: they are another tokenizer's."""
-    call, state = call_for(request), _state(request)
+    call, state = call_for(request), state_of(request)
     body = checked(EmbeddingsRequest, await read_object(request))
     model = state.models.find(body.model)
     call.model = model.name
@@ -103,7 +102,7 @@ async def embeddings(request: Request) -> Response:
 async def models(request: Request) -> Response:
     """All models, also those that are no embedding models."""
     call_for(request)
-    data = [_described(model) for model in _state(request).models.values()]
+    data = [_described(model) for model in state_of(request).models.values()]
     return json_response({"object": "list", "data": data})
 
 
@@ -116,15 +115,16 @@ async def models(request: Request) -> Response:
 async def model(request: Request) -> Response:
     """One model by its name."""
     call_for(request)
-    return json_response(_described(_state(request).models.find(request.path_params["name"])))
+    return json_response(_described(state_of(request).models.find(request.path_params["name"])))
 
 
 async def _embeddings(model: ServedModel, body: EmbeddingsRequest, call: Call, options: ServeOptions) -> Response:
     text = model.text_model(EMBEDDING)
     texts = texts_of(body.input, "input")
     check_batch(len(texts), options, "input")
-    check_dimensions(model, body.dimensions)
-    rows, tokens = await embed(model, text.with_prompt(texts), call, truncate=options.auto_truncate)
+    rows, tokens = await embed(
+        model, text.with_prompt(texts), call, truncate=options.auto_truncate, dimensions=body.dimensions
+    )
     data = await dump_list(_items(rows, body.encoding_format), rows.shape[1])
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     rest = orjson.dumps({"object": "list", "model": model.name, "usage": usage})
@@ -140,8 +140,3 @@ def _items(rows: Floats, encoding: str) -> list[dict[str, Any]]:
 
 def _described(model: ServedModel) -> dict[str, Any]:
     return {"id": model.name, "object": "model", "created": _STARTED, "owned_by": "poprt"}
-
-
-def _state(request: Request) -> State:
-    state: State = request.app.state.poprt
-    return state

@@ -7,43 +7,41 @@ from typing import Any
 
 import numpy as np
 
+from poprt.errors import InputError
 from poprt.serve.calls import Call
 from poprt.serve.errors import BadRequest
 from poprt.serve.models import ServedModel
 from poprt.text.answering import Answer, Answerer, AnswerOptions, Window
+from poprt.text.dimensions import check_dimensions, shortened
 from poprt.text.facts import CLASSIFICATION, EMBEDDING, QUESTION_ANSWERING, RERANKING, TOKEN_CLASSIFICATION
 from poprt.text.inputs import Text
 from poprt.text.scores import Floats, activate
 from poprt.text.submission import Submission
 from poprt.text.tagging import Entity, Tagger, check_strategy
 
-#: Vectors shorter than this are left as they are: they have no direction.
-_SMALLEST_LENGTH = 1e-12
 
+async def embed(
+    model: ServedModel, texts: Sequence[str], call: Call, *, truncate: bool, dimensions: int | None = None
+) -> tuple[Floats, int]:
+    """Embeddings of texts with their prompts before them.
 
-async def embed(model: ServedModel, texts: Sequence[str], call: Call, *, truncate: bool) -> tuple[Floats, int]:
-    """Embeddings float32 [n, dimension] of texts with their prompts before them, and the tokens of all texts."""
-    text = model.text_model(EMBEDDING)
+    Args:
+        dimensions: a size that the model declares; None is the whole one.
+
+    Returns:
+        float32 [n, dimensions], and the tokens of all texts.
+
+    Raises:
+        BadRequest: the model declares no such size; nothing has run then.
+    """
+    facts = model.text_model(EMBEDDING).facts
+    try:
+        size = check_dimensions(facts, dimensions)
+    except InputError as error:
+        raise BadRequest(f"model {model.name!r}: {error}", "dimensions") from error
     submission = await model.texts(texts, call, truncate=truncate)
-    return rows_of(submission, text.facts.outputs[0]), sum(map(len, submission.tokens))
-
-
-def check_dimensions(model: ServedModel, dimensions: int | None) -> None:
-    """Raise BadRequest for another length of embeddings than the model gives."""
-    own = model.text_model(EMBEDDING).dimension
-    if dimensions is not None and dimensions != own:
-        raise BadRequest(
-            f"dimensions: model {model.name!r} gives embeddings of {own} values, and declares no shorter ones; "
-            f"leave dimensions out, not {dimensions}",
-            "dimensions",
-        )
-
-
-def normalised(rows: Floats) -> Floats:
-    """Vectors [n, dimension] of length 1."""
-    lengths = np.sqrt(np.square(rows).sum(axis=-1, keepdims=True))
-    result: Floats = rows / np.maximum(lengths, np.float32(_SMALLEST_LENGTH))
-    return result
+    rows = shortened(rows_of(submission, facts.outputs[0]), size, facts)
+    return rows, sum(map(len, submission.tokens))
 
 
 async def score(

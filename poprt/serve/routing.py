@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -12,6 +12,9 @@ from starlette.exceptions import HTTPException
 
 from poprt.serve.bodies import Body, json_response
 from poprt.serve.errors import ServeError, from_exception
+
+if TYPE_CHECKING:
+    from poprt.serve.app import State
 
 #: Writes an error as an API does: its status and its body.
 Form = Callable[[ServeError], tuple[int, Any]]
@@ -31,6 +34,12 @@ DESCRIPTIONS = {
     503: "The model does not run any more, or the server is about to end.",
     504: "The answer did not come in time.",
 }
+
+
+def state_of(request: Request) -> State:
+    """What the requests of an application share."""
+    state: State = request.app.state.poprt
+    return state
 
 
 def error_response(error: ServeError, form: Form) -> Response:

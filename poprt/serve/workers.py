@@ -27,6 +27,7 @@ from poprt.engine.cpu import usable_cores
 from poprt.errors import PoprtError
 from poprt.serve import logs, process
 from poprt.serve.addresses import SHARES_PORTS, bind, free_port, url
+from poprt.serve.environment import METRICS_DIR
 from poprt.serve.options import ServeOptions
 
 #: A worker that lives shorter than this, in seconds, after it was ready is one that fails.
@@ -37,8 +38,6 @@ MOST_FAILURES = 5
 FIRST_PAUSE = 0.5
 #: Seconds beyond the drain timeout until a worker that does not end is killed.
 KILL_AFTER = 5.0
-#: Where prometheus_client keeps what processes count together.
-METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 logger = logging.getLogger("poprt")
 _spawn = multiprocessing.get_context("spawn")

@@ -9,6 +9,7 @@ from poprt.text.facts import TextFacts
 from poprt.text.scores import Floats
 
 _NAMED = 12  # sizes that a message lists
+_SMALLEST_LENGTH = np.float32(1e-12)
 
 
 def check_dimensions(facts: TextFacts, dimensions: int | None) -> int:
@@ -39,10 +40,13 @@ def shortened(vectors: Floats, dimensions: int, facts: TextFacts) -> Floats:
     if dimensions == facts.dimension:
         return vectors
     cut = np.ascontiguousarray(vectors[:, :dimensions])
-    if not facts.normalised:
-        return cut
-    lengths = np.linalg.norm(cut, axis=1, keepdims=True)
-    unit: Floats = cut / np.maximum(lengths, np.float32(1e-12))
+    return of_length_one(cut) if facts.normalised else cut
+
+
+def of_length_one(vectors: Floats) -> Floats:
+    """Vectors float32 [n, dimension] at length 1; those without a direction stay as they are."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: Floats = vectors / np.maximum(lengths, _SMALLEST_LENGTH)
     return unit
 
 

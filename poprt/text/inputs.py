@@ -69,3 +69,8 @@ def check_pair(value: object, what: str) -> Text:
 def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
     """``items`` in parts of ``size``, the last one maybe smaller."""
     return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def characters(texts: Sequence[Text]) -> int:
+    """Characters of texts and pairs, all together."""
+    return sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from poprt.errors import InputError
 from poprt.text.facts import TextFacts
-from poprt.text.inputs import Text
+from poprt.text.inputs import Text, characters
 from poprt.text.library import load_tokenizer, panics_are_errors
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class TextTokenizer:
         encode = tokenizer.encode_batch if offsets else tokenizer.encode_batch_fast
         prepared = [self._prepared(text, offsets) for text in texts]
         with panics_are_errors("the texts cannot be tokenised", InputError):
-            parts = [[text] for text in prepared] if _characters(prepared) <= ONE_BY_ONE else [prepared]
+            parts = [[text] for text in prepared] if characters(prepared) <= ONE_BY_ONE else [prepared]
             encodings = [item for part in parts for item in encode(part, add_special_tokens=add_special_tokens)]
         special = self._special if add_special_tokens else {False: 0, True: 0}
         return [self._tokens(*item, special) for item in zip(prepared, encodings, strict=True)]
@@ -228,10 +228,6 @@ class TextTokenizer:
                     self._tokenizers.pop(list(self._tokenizers)[1])  # the first is the default one
                 self._tokenizers[truncation] = tokenizer
             return tokenizer
-
-
-def _characters(texts: Sequence[Text]) -> int:
-    return sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts)
 
 
 def _int32(ids: Sequence[int]) -> npt.NDArray[np.int32]:

@@ -22,7 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from poprt.runtime import PackObservation
 from poprt.runtime.admission import Pending
 from poprt.serve.calls import Call
-from poprt.serve.metrics import COUNTS, MOST_ENDPOINTS, OTHER, SECONDS, SHARED_FOLDER, Metrics
+from poprt.serve.environment import METRICS_DIR
+from poprt.serve.metrics import COUNTS, MOST_ENDPOINTS, OTHER, SECONDS, Metrics
 from poprt.serve.recent import PACKS, REQUESTS, WINDOW, Recent
 from tests.serve.page_server import served
 from tests.serve.v2_models import text_model
@@ -211,7 +212,7 @@ sys.stdout.write(metrics.exposition()[0].decode())
 
 
 def test_several_processes_count_together(tmp_path: Path) -> None:
-    environment = {**os.environ, SHARED_FOLDER: str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, METRICS_DIR: str(tmp_path), "PYTHONPATH": str(ROOT)}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", _WORKER.format(root=str(ROOT), requests=requests)],

@@ -78,10 +78,19 @@ def test_token_ids_are_never_embedded(client: Any, ids: Any) -> None:
 
 
 def test_another_length_of_embeddings_is_refused_by_name(client: Any) -> None:
-    with pytest.raises(openai.BadRequestError, match=f"dimensions: .* {HIDDEN} values") as error:
+    with pytest.raises(
+        openai.BadRequestError, match=f"'plain': dimensions is 3, the model declares no other size than {HIDDEN}"
+    ) as error:
         client.embeddings.create(model="plain", input="anna", dimensions=3)
     assert error.value.body["param"] == "dimensions"
     assert len(client.embeddings.create(model="plain", input="anna", dimensions=HIDDEN).data[0].embedding) == HIDDEN
+
+
+def test_a_declared_length_of_embeddings_is_given(client: Any) -> None:
+    answer = client.embeddings.create(model="matryoshka", input=TEXTS, dimensions=8)
+    np.testing.assert_allclose(vectors(answer), own("matryoshka").encode(TEXTS, dimensions=8), atol=1e-5)
+    with pytest.raises(openai.BadRequestError, match=f"dimensions is 7, expected one of 8, 16 or {HIDDEN}"):
+        client.embeddings.create(model="matryoshka", input="anna", dimensions=7)
 
 
 def test_a_text_that_is_too_long_is_told_by_its_number(client: Any) -> None:

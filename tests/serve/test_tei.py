@@ -62,7 +62,12 @@ def test_a_prompt_is_put_before_the_text(http: httpx.Client) -> None:
 
 def test_other_dimensions_are_refused(http: httpx.Client) -> None:
     assert len(post(http, "/embed", "plain", inputs="anna", dimensions=HIDDEN)[0]) == HIDDEN
-    assert refusal(http, "/embed", "plain", inputs="anna", dimensions=8)[2].startswith("dimensions: model 'plain'")
+    assert refusal(http, "/embed", "plain", inputs="anna", dimensions=8)[2].startswith("model 'plain': dimensions is 8")
+
+
+def test_declared_dimensions_are_given(http: httpx.Client) -> None:
+    vectors = np.array(post(http, "/embed", "matryoshka", inputs=TEXTS, dimensions=16), np.float32)
+    np.testing.assert_allclose(vectors, own("matryoshka").encode(TEXTS, dimensions=16), atol=1e-5)
 
 
 def test_a_text_is_cut_when_the_request_says_so(http: httpx.Client) -> None:

@@ -20,7 +20,7 @@ from tests.text_folders import bert_folder, embedding_folder
 TEXTS = ["anna bought bread", "my train", "the river bank is old and the city is new"]
 LONG = "river " * 100
 #: Names of the models that the shared server has, the first one first.
-NAMES = ("plain", "normalised", "classify", "rerank", "tag", "ask")
+NAMES = ("plain", "normalised", "classify", "rerank", "tag", "ask", "matryoshka")
 
 
 @cache
@@ -32,6 +32,8 @@ def executable(name: str) -> Path:
     folder = Path(mkdtemp(prefix="poprt-serve-")) / name
     if name == "plain":
         embedding_folder(folder, "mean")
+    elif name == "matryoshka":
+        embedding_folder(folder, "mean", normalise=True, matryoshka_dimensions=[8, 16])
     else:
         bert_folder(folder, "sequence", "BertForSequenceClassification", labels=1)
     pack(folder, folder / "model.popef", PackOptions(progress=False))

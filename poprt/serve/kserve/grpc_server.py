@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -16,11 +15,12 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from poprt.errors import PoprtError
 from poprt.serve.calls import Call
-from poprt.serve.errors import BadRequest, ServeError, Unauthorized, from_exception
+from poprt.serve.errors import BadRequest, ClientGone, ServeError, Unauthorized, from_exception
 from poprt.serve.kserve import metadata
 from poprt.serve.kserve.answering import counted
 from poprt.serve.kserve.grpc_codec import read_request, write_response
 from poprt.serve.kserve.messages import METHODS, SERVICE, Message, request_class, response_class
+from poprt.serve.limits import is_key, sent_keys
 from poprt.serve.options import ServeOptions
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ _CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-#: What metrics call a request whose client did not wait, as web servers do.
-CLIENT_GONE = 499
 #: Methods that other servers have -> what they need that is not here.
 _REFUSED = {
     "RepositoryModelLoad": "models are named when the server starts, and not loaded later",
@@ -158,7 +156,7 @@ class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
                 await _abort(context, error)
                 raise
             except asyncio.CancelledError:  # the client went, or its time is over
-                self._state.metrics.finished(call, CLIENT_GONE)
+                self._state.metrics.finished(call, ClientGone.status)
                 raise
             self._state.metrics.finished(call, 200)
             return bytes(message.SerializeToString())
@@ -180,7 +178,7 @@ class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
             except ServeError as error:
                 message, status = response(error_message=error.message), error.status
             except asyncio.CancelledError:
-                self._state.metrics.finished(call, CLIENT_GONE)
+                self._state.metrics.finished(call, ClientGone.status)
                 raise
             self._state.metrics.finished(call, status)
             yield bytes(message.SerializeToString())
@@ -203,21 +201,13 @@ class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
         key = self._state.options.api_key
         if key is None or method in _OPEN:
             return
-        sent = _keys(context.invocation_metadata() or ())
-        if not sum(hmac.compare_digest(key.encode(), value) for value in sent):  # all of them are compared
+        if not is_key(key, sent_keys(_headers(context.invocation_metadata() or ()))):
             raise Unauthorized("the key is missing or wrong: send it as the metadata `authorization: Bearer KEY`")
 
 
-def _keys(sent: Iterable[tuple[str, str | bytes]]) -> list[bytes]:
-    """The keys among a call's metadata, which may have the names that HTTP takes."""
-    keys = []
-    for name, value in sent:
-        data = value if isinstance(value, bytes) else value.encode()
-        if name in ("api-key", "x-api-key"):
-            keys.append(data)
-        elif name == "authorization" and data[:7].lower() == b"bearer ":
-            keys.append(data[7:].strip())
-    return keys
+def _headers(metadata: Iterable[tuple[str, str | bytes]]) -> list[tuple[bytes, bytes]]:
+    """A call's metadata as headers of HTTP."""
+    return [(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in metadata]
 
 
 def _read(method: str, data: bytes) -> Message:

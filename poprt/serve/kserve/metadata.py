@@ -14,7 +14,7 @@ from poprt.serve.errors import NotFound
 from poprt.serve.kserve.signature import Signature, TensorFacts, signature_of
 from poprt.serve.kserve.statistics import Statistics
 from poprt.serve.models import Models, ServedModel
-from poprt.serve.version import VERSION
+from poprt.version import VERSION
 
 if TYPE_CHECKING:
     from poprt.serve.app import State

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import zlib
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 
+from poprt.serve.bodies import json_response
 from poprt.serve.calls import Call, call_of, watched
-from poprt.serve.errors import BadRequest, ServeError, TooLong, from_exception
+from poprt.serve.errors import BadRequest, ServeError, TooLong
 from poprt.serve.kserve import documents, metadata
 from poprt.serve.kserve.answering import counted
-from poprt.serve.kserve.codec import JSON_LENGTH, Body, read_json, read_request, write_response
+from poprt.serve.kserve.codec import JSON_LENGTH, Body, read_request, write_response
 from poprt.serve.models import ServedModel
-
-if TYPE_CHECKING:
-    from poprt.serve.app import State
+from poprt.serve.routing import route_class, state_of
 
 #: Bytes from which an answer is compressed in another thread: it takes milliseconds.
 _LARGE = 64 << 10
@@ -39,56 +33,46 @@ _REFUSED = {
 }
 
 
-class _Route(APIRoute):
-    """Writes errors as the protocol says: ``{"error": "..."}``."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            try:
-                return await handler(request)
-            except RequestValidationError as error:
-                return _error(BadRequest(str(error.errors()[0]["msg"])))
-            except Exception as error:
-                return _error(from_exception(error))
-
-        return handle
+def _form(error: ServeError) -> tuple[int, Any]:
+    """An error as the protocol writes it. A tensor that is too long is a wrong one, not a body that is too large."""
+    return 400 if isinstance(error, TooLong) else error.status, {"error": error.message}
 
 
-router = APIRouter(prefix="/v2", route_class=_Route, tags=["Open Inference Protocol (KServe v2)"])
+router = APIRouter(prefix="/v2", route_class=route_class(_form), tags=["Open Inference Protocol (KServe v2)"])
 
 
 @router.get("", summary="Server metadata")
 async def server_metadata() -> Response:
     """Name, version and extensions of the server."""
-    return _json(metadata.server_metadata())
+    return json_response(metadata.server_metadata())
 
 
 @router.get("/health/live", summary="Whether the server runs")
 async def live() -> Response:
     """200 as long as the server answers at all."""
-    return _json({"live": True})
+    return json_response({"live": True})
 
 
 @router.get("/health/ready", summary="Whether requests are answered", responses=documents.NOT_READY)
 async def ready(request: Request) -> Response:
     """200 where every model runs; 503 where one does not, or the server is about to end."""
-    is_ready = metadata.is_ready(_state(request))
-    return _json({"ready": is_ready}, 200 if is_ready else 503)
+    is_ready = metadata.is_ready(state_of(request))
+    return json_response({"ready": is_ready}, 200 if is_ready else 503)
 
 
 @router.get("/models/stats", summary="Statistics of all models")
 async def all_statistics(request: Request) -> Response:
     """What was asked of each model by this protocol."""
-    return _json({"model_stats": [metadata.model_statistics(model) for model in _state(request).models.values()]})
+    return json_response(
+        {"model_stats": [metadata.model_statistics(model) for model in state_of(request).models.values()]}
+    )
 
 
 @router.get("/models/{name}", summary="Model metadata", responses=documents.NOT_FOUND)
 @router.get("/models/{name}/versions/{version}", summary="Model metadata", responses=documents.NOT_FOUND)
 async def model_metadata(request: Request, name: str, version: str = "") -> Response:
     """The tensors of a model. Texts and token ids are listed; a request sends one or the other."""
-    return _json(metadata.model_metadata(_model(request, name, version)))
+    return json_response(metadata.model_metadata(_model(request, name, version)))
 
 
 @router.get("/models/{name}/ready", summary="Model readiness", responses=documents.NOT_READY | documents.NOT_FOUND)
@@ -99,23 +83,23 @@ async def model_metadata(request: Request, name: str, version: str = "") -> Resp
 )
 async def model_ready(request: Request, name: str, version: str = "") -> Response:
     """200 where the model answers, else 503."""
-    is_ready = _model(request, name, version).ready and not _state(request).draining
-    return _json({"name": name, "ready": is_ready}, 200 if is_ready else 503)
+    is_ready = _model(request, name, version).ready and not state_of(request).draining
+    return json_response({"name": name, "ready": is_ready}, 200 if is_ready else 503)
 
 
 @router.get("/models/{name}/config", summary="Model configuration", responses=documents.NOT_FOUND)
 @router.get("/models/{name}/versions/{version}/config", summary="Model configuration", responses=documents.NOT_FOUND)
 async def model_config(request: Request, name: str, version: str = "") -> Response:
     """The configuration as Triton writes it."""
-    limit = _state(request).options.max_client_batch
-    return _json(metadata.model_config(_model(request, name, version), limit))
+    limit = state_of(request).options.max_client_batch
+    return json_response(metadata.model_config(_model(request, name, version), limit))
 
 
 @router.get("/models/{name}/stats", summary="Model statistics", responses=documents.NOT_FOUND)
 @router.get("/models/{name}/versions/{version}/stats", summary="Model statistics", responses=documents.NOT_FOUND)
 async def model_statistics(request: Request, name: str, version: str = "") -> Response:
     """What was asked of a model by this protocol."""
-    return _json({"model_stats": [metadata.model_statistics(_model(request, name, version))]})
+    return json_response({"model_stats": [metadata.model_statistics(_model(request, name, version))]})
 
 
 @router.post("/models/{name}/infer", summary="Inference", responses=documents.INFER, openapi_extra=documents.REQUEST)
@@ -129,7 +113,7 @@ async def infer(request: Request, call: Annotated[Call, Depends(call_of)], name:
     """Texts or arrays in, arrays out: JSON, with tensors in binary form behind it where the client likes."""
     model = _model(request, name, version)
     asked = read_request(await request.body(), request.headers.get(JSON_LENGTH))
-    response = await watched(call, request, counted(model, asked, call, _state(request).options))
+    response = await watched(call, request, counted(model, asked, call, state_of(request).options))
     return await _encoded(write_response(response, asked), request.headers.get("accept-encoding", ""))
 
 
@@ -142,7 +126,7 @@ async def repository_index(request: Request) -> Response:
     fields = read_json(body) if body else {}
     if not isinstance(fields, dict) or not isinstance(fields.get("ready", False), bool):
         raise BadRequest("expected an object whose 'ready' is true or false")
-    return _json(metadata.repository_index(_state(request).models.values(), fields.get("ready", False)))
+    return json_response(metadata.repository_index(state_of(request).models.values(), fields.get("ready", False)))
 
 
 def _refuse(path: str, why: str) -> None:
@@ -157,7 +141,7 @@ for _path, _why in _REFUSED.items():
 
 
 def _model(request: Request, name: str, version: str) -> ServedModel:
-    return metadata.find(_state(request).models, name, version)
+    return metadata.find(state_of(request).models, name, version)
 
 
 async def _encoded(body: Body, accepted: str) -> Response:
@@ -181,18 +165,3 @@ async def _encoded(body: Body, accepted: str) -> Response:
 def _compressed(data: bytes, coding: str) -> bytes:
     packer = zlib.compressobj(1, wbits=_CODINGS[coding])
     return packer.compress(data) + packer.flush()
-
-
-def _error(error: ServeError) -> Response:
-    status = 400 if isinstance(error, TooLong) else error.status  # the tensor is wrong, not the body too large
-    headers = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
-    return _json({"error": error.message}, status, headers)
-
-
-def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(value), status, headers, "application/json")
-
-
-def _state(request: Request) -> State:
-    state: State = request.app.state.poprt
-    return state

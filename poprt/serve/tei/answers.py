@@ -15,6 +15,7 @@ from poprt.serve.errors import BadRequest, EmptyBatch, WrongTask
 from poprt.serve.models import ServedModel
 from poprt.serve.tei import bodies
 from poprt.text.answering import AnswerOptions
+from poprt.text.dimensions import of_length_one
 from poprt.text.facts import CLASSIFICATION, EMBEDDING, RERANKING, TOKEN_CLASSIFICATION
 from poprt.text.scores import labelled
 from poprt.text.submission import Submission
@@ -46,11 +47,11 @@ async def embed(model: ServedModel, body: bodies.EmbedRequest, call: Call, optio
             f"normalize: model {model.name!r} brings its embeddings to length 1 itself, so false cannot be had",
             "normalize",
         )
-    reading.check_dimensions(model, body.dimensions)
     texts = prepared(text, texts_of(body.inputs, "inputs"), body.prompt_name, options)
-    rows, _ = await reading.embed(model, texts, call, truncate=cuts(body, text, options))
+    cut = cuts(body, text, options)
+    rows, _ = await reading.embed(model, texts, call, truncate=cut, dimensions=body.dimensions)
     if body.normalize and not text.facts.normalised:
-        rows = reading.normalised(rows)
+        rows = of_length_one(rows)
     return _json(await dump_list(rows, rows.shape[1]))
 
 
@@ -80,7 +81,7 @@ async def similarity(model: ServedModel, body: bodies.SimilarityRequest, call: C
     check_batch(len(inputs.sentences), options, "inputs.sentences")
     texts = text.with_prompt([inputs.source_sentence, *inputs.sentences], body.prompt_name)
     rows, _ = await reading.embed(model, texts, call, truncate=cuts(body, text, options))
-    rows = reading.normalised(rows)
+    rows = of_length_one(rows)
     return json_response(rows[1:] @ rows[0])
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from poprt.serve.models import ServedModel
-from poprt.serve.version import VERSION
 from poprt.text.facts import EMBEDDING, RERANKING
+from poprt.version import VERSION
 
 if TYPE_CHECKING:
     from poprt.serve.options import ServeOptions

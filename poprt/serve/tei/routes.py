@@ -13,14 +13,13 @@ from fastapi import APIRouter, Request, Response
 from poprt.serve.bodies import Body, checked, json_response, read_object
 from poprt.serve.calls import Call, call_for, watched
 from poprt.serve.models import ServedModel
-from poprt.serve.routing import route_class
+from poprt.serve.routing import route_class, state_of
 from poprt.serve.tei import answers, bodies, documents, tokens
 from poprt.serve.tei.errors import tei_form
 from poprt.serve.tei.info import info
 from poprt.text.facts import EMBEDDING, QUESTION_ANSWERING, TOKEN_CLASSIFICATION
 
 if TYPE_CHECKING:
-    from poprt.serve.app import State
     from poprt.serve.options import ServeOptions
 
 B = TypeVar("B", bound=Body)
@@ -90,7 +89,7 @@ async def decode(request: Request) -> Response:
 async def model_info(request: Request) -> Response:
     """Task, limits and options."""
     call_for(request)
-    return json_response(info(_model(request), _state(request).options))
+    return json_response(info(_model(request), state_of(request).options))
 
 
 @router.post("/", summary="What the model is for", **documents.ANY)
@@ -134,7 +133,7 @@ async def _answered(
     request: Request, kind: type[B], answering: Answering[B], fields: dict[str, Any] | None = None
 ) -> Response:
     """What a route answers: its body is checked, the model chosen, and the client watched."""
-    call, options = call_for(request), _state(request).options
+    call, options = call_for(request), state_of(request).options
     model = _model(request)
     call.model = model.name
     body = checked(kind, await read_object(request) if fields is None else fields)
@@ -146,9 +145,4 @@ def _model(request: Request) -> ServedModel:
     name = request.query_params.get("model") if request.scope["query_string"] else None
     if name is None:
         name = next((value.decode("latin-1") for key, value in request.scope["headers"] if key == MODEL_HEADER), None)
-    return _state(request).models.find(name)
-
-
-def _state(request: Request) -> State:
-    state: State = request.app.state.poprt
-    return state
+    return state_of(request).models.find(name)

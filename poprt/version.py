@@ -1,4 +1,4 @@
-"""The version that the server tells."""
+"""The version of the package that is installed."""
 
 from importlib.metadata import PackageNotFoundError, version
 
