@@ -47,7 +47,6 @@ class AcrossRowsWorker(PackWorker):
         super().__init__(session, manifest, packing, max_count)
         self.across_rows = AcrossRowsSession(session, manifest, packing)
         self.cost: PackCost | None = None
-        self.budget = self.capacity
         # A graph of fixed rows costs the same however many tokens it holds: fill it.
         if packing.ragged and max_count > 1:
             timer = pack_timer(self.across_rows, manifest, packing, lanes)

@@ -105,6 +105,11 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         chosen = choose_lanes(lanes, threads, providers, any_size=self._any_size)
         return chosen.count, open_session(self.executable, chosen.threads, providers, self._config.custom_ops)
 
+    @property
+    def token_budget(self) -> int:
+        """Tokens that a pack aims at: as the options say, or as was found when the runner was made."""
+        return self._worker.budget
+
     def stats(self) -> PackStats:
         """Return what has been run so far: ``packs``, ``samples``, ``tokens``, ``engine_seconds``."""
         return self._worker.stats

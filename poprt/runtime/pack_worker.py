@@ -79,6 +79,7 @@ class PackWorker(ABC):
         self.packing = packing
         self.max_count = max_count
         self.capacity = packing.rows * packing.columns
+        self.budget = self.capacity
         self.stats = PackStats()
         self._counting = threading.Lock()
         self._spent = _Spent()

@@ -112,7 +112,7 @@ async def about_models(request: Request) -> Response:
         process=os.getpid(),
         workers=state.options.workers,
         max_client_batch=state.options.max_client_batch,
-        models=[about(model, state.options.token_budget) for model in state.models.values()],
+        models=[about(model) for model in state.models.values()],
     )
     return json_response(server)
 
@@ -135,8 +135,8 @@ async def live(request: Request) -> Response:
     return json_response(answer)
 
 
-def about(model: ServedModel, token_budget: int | None) -> About:
-    """What a model is. ``token_budget`` is the one that the server was told; None where the runner finds it."""
+def about(model: ServedModel) -> About:
+    """What a model is."""
     facts = None if model.text is None else model.text.facts
     manifest = model.executable.manifest
     packing = manifest.packing
@@ -150,7 +150,7 @@ def about(model: ServedModel, token_budget: int | None) -> About:
         activation=facts.activation if facts else None,
         precision=precision(model.executable),
         lanes=model.runner.lanes,
-        token_budget=token_budget if isinstance(model.runner, PackRunner) else None,
+        token_budget=model.runner.token_budget if isinstance(model.runner, PackRunner) else None,
         pack_tokens=packing.rows * packing.columns if packing else None,
         pack_texts=packing.max_valid_num if packing else None,
     )

@@ -151,8 +151,9 @@ class ServedModel:
     async def tensors(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None, call: Call) -> dict[str, Array]:
         """Run arrays, all rows or none; see :func:`poprt.serve.tensors.run_arrays`."""
         started = time.perf_counter()
-        results = await run_arrays(self.runner, inputs, outputs)
-        call.inference_seconds += time.perf_counter() - started
+        results, queued = await run_arrays(self.runner, inputs, outputs)
+        call.queue_seconds += queued
+        call.inference_seconds += max(0.0, time.perf_counter() - started - queued)
         return results
 
     def close(self, cancel: bool = False) -> None:

@@ -30,6 +30,9 @@ BACKLOG = 2048
 #: Seconds for the answers to those whose time to be drained is up.
 LAST_ANSWERS = 1.0
 
+#: Paths that are asked again and again, and log nothing as long as they succeed.
+QUIET_PATHS = OPEN_PATHS | {"/live"}
+
 logger = logging.getLogger("poprt")
 
 
@@ -48,7 +51,7 @@ def run(
     from poprt.serve.app import create_app  # here: it brings the engine
 
     app = create_app(models, options)
-    logged = AccessLog(app, options.log_format, OPEN_PATHS) if options.access_log else app
+    logged = AccessLog(app, options.log_format, QUIET_PATHS) if options.access_log else app
     server = Server(uvicorn_config(logged, options), app.state.poprt, announce, signals)
     server.run(sockets)
     if server.failure is not None:
@@ -177,14 +180,17 @@ class Server(uvicorn.Server):
 
 def describe(model: ServedModel) -> str:
     """One line about a model: what it answers, and with what."""
+    from poprt.runtime import PackRunner  # here: it brings the engine
+
     runner = model.runner
     if model.text is None:
         what = "tensors (it has no tokenizer)"
     else:
         what = f"{model.text.task}, texts of up to {model.text.max_length} tokens"
     parts = [what, _counted(runner.lanes, "lane")]
-    budget = getattr(runner, "token_budget", None)
-    return f"{model.name}: {', '.join(parts)}" + (f", {budget} tokens a pack" if budget else "")
+    if isinstance(runner, PackRunner):
+        parts.append(f"{runner.token_budget} tokens a pack")
+    return f"{model.name}: {', '.join(parts)}"
 
 
 def _counted(number: int, thing: str) -> str:

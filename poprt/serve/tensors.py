@@ -19,7 +19,7 @@ Arrays = dict[str, Array]
 
 async def run_arrays(
     runner: Runner, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None
-) -> dict[str, Array]:
+) -> tuple[Arrays, float]:
     """Run one request of arrays, all of its samples or none. A task that is cancelled takes them out of the queue.
 
     Args:
@@ -30,6 +30,7 @@ async def run_arrays(
 
     Returns:
         Output name -> [batch, ...]; where it has a value a token [batch, S, ...], zeros behind a sample's last token.
+        And the seconds that the last of the samples to run was in the queue.
 
     Raises:
         InputError: the arrays are not what the executable takes.
@@ -46,30 +47,30 @@ async def run_arrays(
     lengths = _lengths(packing, rows, width)
     buffers = [_buffers(packing, specs, length) for length in lengths]
     feeds = [{name: array[row, :length] for name, array in rows.items()} for row, length in enumerate(lengths)]
-    await _answered(runner, list(zip(feeds, buffers, strict=True)))
+    queued = await _answered(runner, list(zip(feeds, buffers, strict=True)))
     return {
         spec.name: stacked([buffer[spec.name] for buffer in buffers], _row_shape(packing, spec, width), spec.dtype)
         for spec in specs
-    }
+    }, queued
 
 
-async def _answered(runner: Runner, samples: Sequence[tuple[Arrays, Arrays]]) -> None:
-    """Wait for all samples; take the others out of the queue where one fails."""
+async def _answered(runner: Runner, samples: Sequence[tuple[Arrays, Arrays]]) -> float:
+    """Wait for all samples; take the others out of the queue where one fails. Returns the longest wait in it."""
     futures = runner.submit(samples)
     try:
         await asyncio.gather(*map(asyncio.wrap_future, futures))
     finally:
         for future in futures:
             future.cancel()
+    return max((future.queue_seconds for future in futures), default=0.0)
 
 
-async def _run_whole(runner: Runner, inputs: Mapping[str, Array], specs: Sequence[TensorSpec]) -> dict[str, Array]:
+async def _run_whole(runner: Runner, inputs: Mapping[str, Array], specs: Sequence[TensorSpec]) -> tuple[Arrays, float]:
     """One request of all rows."""
     batch = _batch(runner.executable, inputs)
     axes = runner.executable.manifest.batch_axes
     buffers = {spec.name: np.zeros(_whole_shape(spec, axes.get(spec.name), batch), spec.dtype) for spec in specs}
-    await _answered(runner, [(dict(inputs), buffers)])
-    return buffers
+    return buffers, await _answered(runner, [(dict(inputs), buffers)])
 
 
 def _whole_shape(spec: TensorSpec, batch_axis: int | None, batch: int) -> list[int]:

@@ -167,6 +167,12 @@ def test_what_models_are_is_told() -> None:
     assert (arrays["task"], arrays["max_length"], arrays["labels"]) == (None, None, [])
 
 
+def test_a_token_budget_that_the_runner_chose_is_told() -> None:
+    with TestClient(page_app({"vectors": models()["vectors"]})) as client:
+        (about,) = client.get("/live/models").json()["models"]
+    assert 0 < about["token_budget"] <= about["pack_tokens"]
+
+
 @pytest.mark.parametrize("name", ["fp32", "fp16", "int8"])
 def test_the_precision_is_that_of_the_weights(name: str, tmp_path: Path) -> None:
     folder = embedding_folder(tmp_path / "model", "mean")

@@ -14,7 +14,7 @@ from poprt.errors import InputError, QueueFullError
 from poprt.runtime import PackRunnerConfig, Runner, RuntimeConfig
 from poprt.serve.tensors import run_arrays, stacked
 from tests.numerics import one_by_one
-from tests.serve.v2_models import arrays_model, original, padded
+from tests.serve.v2_models import SOON, arrays_model, original, padded
 from tests.text_folders import HIDDEN
 
 
@@ -25,7 +25,7 @@ def runner() -> Iterator[Any]:
 
 
 def run(runner: Any, arrays: dict[str, np.ndarray], outputs: list[str] | None = None) -> dict[str, np.ndarray]:
-    return asyncio.run(run_arrays(runner, arrays, outputs))
+    return asyncio.run(run_arrays(runner, arrays, outputs))[0]
 
 
 def output_name(runner: Any) -> str:
@@ -44,6 +44,13 @@ def test_one_sample_without_a_batch_axis(runner: Any) -> None:
 def test_no_samples_give_no_rows(runner: Any) -> None:
     (array,) = run(runner, {name: array[:0] for name, array in padded([1], 9).items()}).values()
     assert array.shape == (0, 9, HIDDEN)
+
+
+def test_the_wait_in_the_queue_is_told(runner: Any) -> None:
+    _, queued = asyncio.run(run_arrays(runner, padded([3, 5], 6)))
+    assert 0 < queued < SOON
+    _, queued = asyncio.run(run_arrays(runner, {name: array[:0] for name, array in padded([1], 9).items()}))
+    assert queued == 0
 
 
 def test_only_the_outputs_that_are_asked_for_are_returned(runner: Any) -> None:

@@ -13,7 +13,7 @@ from poprt.serve.calls import Call, call_of, watched
 from poprt.serve.errors import BadRequest, ServeError, TooLong
 from poprt.serve.kserve import documents, metadata
 from poprt.serve.kserve.answering import counted
-from poprt.serve.kserve.codec import JSON_LENGTH, Body, read_request, write_response
+from poprt.serve.kserve.codec import JSON_LENGTH, Body, read_json, read_request, write_response
 from poprt.serve.models import ServedModel
 from poprt.serve.routing import route_class, state_of
 
