@@ -142,6 +142,9 @@ class _OpenLoop:
             connection.close()
 
     def _send(self, number: int) -> None:
+        while self._idle and self._idle[-1].closed:  # by a server that keeps none open for long without a request
+            self._idle.pop()
+            self._connections -= 1
         if self._idle:
             self._ask(self._idle.pop(), number)
         elif self._connections < CONNECTIONS:

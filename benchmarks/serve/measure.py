@@ -84,6 +84,7 @@ class Served:
         clients: with which it answers most.
         rates: texts a second with so many clients, a slice each.
         cpu_seconds, generator_seconds: of the server and of the load's process, in all slices.
+        loop_seconds: of those of the server, what its event loop took.
         texts: that were answered in all slices.
         runner: the same executable's runner without a server; None for the others.
         absent: why nothing was measured; "" where it was.
@@ -95,6 +96,7 @@ class Served:
     rates: list[float] = field(default_factory=list)
     cpu_seconds: float = 0.0
     generator_seconds: float = 0.0
+    loop_seconds: float = 0.0
     texts: int = 0
     points: list[Point] = field(default_factory=list)
     runner: RunnerCost | None = None
@@ -109,6 +111,11 @@ class Served:
     def cpu_ms(self) -> float:
         """Of the server at its peak, a text."""
         return 1000 * self.cpu_seconds / self.texts
+
+    @property
+    def loop_ms(self) -> float:
+        """Of the server's event loop at its peak, a text."""
+        return 1000 * self.loop_seconds / self.texts
 
     @property
     def generator_ms(self) -> float:
@@ -143,7 +150,9 @@ class Side:
 
     def __call__(self, _turn: int) -> float:
         """Answer as fast as it can for a slice; return texts a second."""
+        before = self.server.loop_seconds()
         outcome, cpu_seconds = self.ask(self.served.clients)
+        self.served.loop_seconds += self.server.loop_seconds() - before
         rate = len(outcome.latencies) / outcome.seconds
         self.served.rates.append(rate)
         self.served.cpu_seconds += cpu_seconds

@@ -49,6 +49,12 @@ class RunningServer:
         alive = sum(each.user + each.system for each in times)
         return float(alive + times[0].children_user + times[0].children_system)
 
+    def loop_seconds(self) -> float:
+        """CPU time so far of the process's first thread, in which the event loop of such a server runs."""
+        process = psutil.Process(self._process.pid)
+        first = next(thread for thread in process.threads() if thread.id == process.pid)
+        return float(first.user_time + first.system_time)
+
     def embed(self, texts: Sequence[str]) -> Array:
         """The embeddings of texts, one a request: float32 [n, d].
 

@@ -62,6 +62,7 @@ class EngineSession:
         executable: what to run.
         threads: of a run alone, which runs side by side share; by default the cores that this process may use.
         providers: onnxruntime execution providers, best first; by default CUDA where there is one, then the CPU.
+        spin_between_runs: whether threads wait busily for the next run (:func:`poprt.engine.options.session_options`).
 
     Raises:
         UnsupportedOperatorError: the executable needs an operator that the installed onnxruntime lacks.
@@ -76,13 +77,14 @@ class EngineSession:
         *,
         threads: int | None = None,
         providers: Sequence[str] | None = None,
+        spin_between_runs: bool = True,
     ) -> None:
         self.executable = executable
         self.providers = chosen_providers(providers)
         self._variable = {
             spec.name: _engine_array(executable, spec) for spec in executable.manifest.weights if not spec.constant
         }
-        self._session = self._start(threads)
+        self._session = self._start(session_options(threads, spin_between_runs=spin_between_runs))
         self._shared = SharedThreads(self._session, self._session.get_session_options().intra_op_num_threads)
         _check_interface(executable.manifest, self._session)
         shapes = {item.name: item.shape for item in self._session.get_inputs()}
@@ -91,8 +93,7 @@ class EngineSession:
         self.output_shapes = {item.name: list(item.shape) for item in self._session.get_outputs()}
         self._outputs = list(self.output_shapes)
 
-    def _start(self, threads: int | None) -> ort.InferenceSession:
-        options = session_options(threads)
+    def _start(self, options: ort.SessionOptions) -> ort.InferenceSession:
         _bound(options, self.executable)
         unfold_weights(options, self.executable.graph)
         self.executable.check_unchanged()

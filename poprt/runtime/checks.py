@@ -82,11 +82,18 @@ def check_seconds(name: str, value: object, unit: float, what: str) -> float:
 
 
 def check_session_options(
-    session: object = None, threads: object = None, providers: object = None, **others: object
+    session: object = None,
+    threads: object = None,
+    providers: object = None,
+    spin_between_runs: object = True,
+    **others: object,
 ) -> None:
     """Check the options of a runner that are no part of its configuration; raise PoprtError."""
     if others:
-        raise PoprtError(f"unknown option {next(iter(others))!r}: a runner takes session, threads and providers")
+        name = next(iter(others))
+        raise PoprtError(f"unknown option {name!r}: a runner takes session, threads, providers and spin_between_runs")
+    if not isinstance(spin_between_runs, bool):
+        raise PoprtError(f"spin_between_runs: expected True or False, got {spin_between_runs!r}")
     if session is not None and (threads is not None or providers is not None):
         raise PoprtError("threads and providers are of a session that is opened: leave them out where session is given")
     if threads is not None:

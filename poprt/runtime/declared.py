@@ -24,6 +24,7 @@ def open_session(
     threads: int | None,
     providers: Sequence[str] | None,
     custom_ops: Sequence[str | os.PathLike[str]] = (),
+    spin_between_runs: bool = True,
 ) -> Session:
     """Open the engine on an executable, with libraries of custom operators. onnxruntime is loaded here and no earlier.
 
@@ -34,7 +35,7 @@ def open_session(
     from poprt.engine.session import EngineSession
 
     with in_force(custom_ops):
-        return EngineSession(executable, threads=threads, providers=providers)
+        return EngineSession(executable, threads=threads, providers=providers, spin_between_runs=spin_between_runs)
 
 
 class DeclaredSession:
@@ -48,7 +49,7 @@ class DeclaredSession:
     Args:
         executable: what to run.
         session: an engine session to use; None opens one.
-        threads, providers, custom_ops: passed to the engine session that is opened.
+        threads, providers, custom_ops, spin_between_runs: passed to the engine session that is opened.
         free_axes: the axis of an input or output that may have any extent, by name.
     """
 
@@ -60,11 +61,14 @@ class DeclaredSession:
         threads: int | None = None,
         providers: Sequence[str] | None = None,
         custom_ops: Sequence[str | os.PathLike[str]] = (),
+        spin_between_runs: bool = True,
         free_axes: Mapping[str, int] | None = None,
     ) -> None:
         manifest: Manifest = executable.manifest
         self._free_axes = free_axes or {}
-        self._session = open_session(executable, threads, providers, custom_ops) if session is None else session
+        self._session = (
+            open_session(executable, threads, providers, custom_ops, spin_between_runs) if session is None else session
+        )
         self._inputs = {spec.name: spec for spec in manifest.inputs}
         self._outputs = {spec.name: spec for spec in manifest.outputs}
         self._input_names = InputNames(self._inputs)

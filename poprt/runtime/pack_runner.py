@@ -96,14 +96,19 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         )
 
     def _open(
-        self, session: Session | None = None, threads: int | None = None, providers: Sequence[str] | None = None
+        self,
+        session: Session | None = None,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+        spin_between_runs: bool = True,
     ) -> tuple[int, Session]:
         """Open the engine where no session is given, and tell how many runs it takes at the same time."""
         lanes = self._config.lanes
         if session is not None:
             return lanes or 1, session
         chosen = choose_lanes(lanes, threads, providers, any_size=self._any_size)
-        return chosen.count, open_session(self.executable, chosen.threads, providers, self._config.custom_ops)
+        custom = self._config.custom_ops
+        return chosen.count, open_session(self.executable, chosen.threads, providers, custom, spin_between_runs)
 
     @property
     def token_budget(self) -> int:

@@ -48,7 +48,9 @@ class Runner:
         executable: an ``Executable`` or the path of one.
         config: the options.
         options: ``session``, an engine session to use; without it ``threads`` (for one operator; a pack runner with
-            several lanes shares the cores among them) and ``providers`` for a new one.
+            several lanes shares the cores among them), ``providers`` and ``spin_between_runs`` (on by default: the
+            engine's threads keep their cores busy for some 50 ms after a run, and the next one begins sooner) for a new
+            one.
 
     Raises:
         PoprtError: an option is of a wrong type, out of range, or does not suit the executable.

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from poprt.serve import health, live, metrics_route, openai, page
+from poprt.serve.direct import DirectRoutes
 from poprt.serve.document import completed
 from poprt.serve.errors import NotFound, ServeError, from_exception
 from poprt.serve.kserve import rest
@@ -24,6 +25,9 @@ from poprt.serve.routing import Form, error_response
 from poprt.serve.tei import routes
 from poprt.serve.tei.errors import tei_form
 from poprt.version import VERSION
+
+#: Each has a router.
+_MODULES = (openai, routes, rest, health, page, live, metrics_route)
 
 
 @dataclass
@@ -65,11 +69,15 @@ def create_app(
         await asyncio.to_thread(loaded.close)
         metrics.close()
 
-    around = [Middleware(Metered, metrics=metrics, timeout=options.request_timeout), *middleware(options)]
+    served = [route for module in _MODULES for route in module.router.routes]
+    around = [
+        Middleware(Metered, metrics=metrics, timeout=options.request_timeout),
+        *middleware(options),
+        Middleware(DirectRoutes, routes=served),
+    ]
     app = FastAPI(title="poprt", version=VERSION, middleware=around, lifespan=life)
     app.state.poprt = State(loaded, options, metrics)
-    for module in (openai, routes, rest, health, page, live, metrics_route):
-        app.router.routes.extend(module.router.routes)  # not include_router: it matches each request twice
+    app.router.routes.extend(served)  # not include_router: it matches each request twice
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _failed)
     describe = app.openapi

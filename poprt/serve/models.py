@@ -251,7 +251,10 @@ def _opened(source: Source, options: ServeOptions, observer: Any) -> tuple[TextM
     if isinstance(source, TextModel):
         return source, source.runner
     executable = load(source)
-    engine: dict[str, Any] = {} if options.threads is None else {"threads": options.threads}
+    # The cores are the event loop's too, and often those of other services.
+    engine: dict[str, Any] = {"spin_between_runs": False}
+    if options.threads is not None:
+        engine["threads"] = options.threads
     if executable.packing is None:
         return None, Runner(executable, _rows_config(executable, options, observer), **engine)
     config = PackRunnerConfig(

@@ -49,10 +49,16 @@ def error_response(error: ServeError, form: Form) -> Response:
     return json_response(body, status, headers)
 
 
+class ApiRoute(APIRoute):
+    """A route whose errors are written as its API does."""
+
+    form: Form
+
+
 def route_class(form: Form) -> type[APIRoute]:
     """The class of routes whose errors are written in this form."""
 
-    class Route(APIRoute):
+    class Route(ApiRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handler = super().get_route_handler()
 
@@ -66,6 +72,7 @@ def route_class(form: Form) -> type[APIRoute]:
 
             return handle
 
+    Route.form = staticmethod(form)
     return Route
 
 

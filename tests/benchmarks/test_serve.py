@@ -228,6 +228,13 @@ def test_an_open_loop_counts_failures() -> None:
     assert len(outcome.latencies) == 20
 
 
+def test_an_open_loop_leaves_connections_that_the_server_closed() -> None:
+    with fake_server(lambda number, _: answer(b""), closing=set(range(0, 20, 2))) as port:
+        outcome = open_loop(port, [ASKED], 40, 0.5)
+    assert outcome.failures == {}
+    assert len(outcome.latencies) == 20
+
+
 def never(port: int) -> None:
     raise ServerError("not yet")
 

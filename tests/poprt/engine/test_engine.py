@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 
 import poprt
+from poprt.engine.options import session_options
 from poprt.engine.providers import chosen_providers, default_providers, has_fast_half, runs_on_cpu
 
 _SOURCES = Path(poprt.__file__).parent
@@ -48,3 +49,10 @@ def test_naming_providers_loads_no_onnxruntime_before_they_are_asked_for() -> No
     script = "import sys, poprt.engine.providers, poprt.engine.cpu, poprt.runtime; print('onnxruntime' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
+
+
+def test_threads_wait_busily_for_the_next_run_unless_they_are_told_not_to() -> None:
+    key = "session.force_spinning_stop"
+    assert session_options(spin_between_runs=False).get_session_config_entry(key) == "1"
+    with pytest.raises(RuntimeError, match="does not have configuration with key"):
+        session_options().get_session_config_entry(key)
