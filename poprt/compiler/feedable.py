@@ -37,8 +37,8 @@ def _check_input(spec: TensorSpec, packing: PackingSpec) -> None:
             raise CompileError(f"{_unknown_rank(spec)}; expected the shape of its value")
     else:
         raise CompileError(
-            f"no runner can feed input {spec.name!r} of shape {list(spec.shape)} to a pack; expected an input with the "
-            "axes [batch, sequence, ...], one with a row a sample, [batch, ...], or one without a batch axis. Make it a "
+            f"no runner can feed input {spec.name!r} of shape {list(spec.shape)} to a pack; expected one "
+            "with the axes [batch, sequence, ...], a row a sample, [batch, ...], or no batch axis. Make it a "
             "constant in the model, or convert the model without pack_args"
         )
 

@@ -42,8 +42,8 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
     A request gives each dynamic input as [L] or [1, L], or [L, ...] where a token is an array; each sample input as its
     row, [...] or [1, ...]; and each run input whole. Requests whose run inputs differ share no pack. ``unpack_info`` is
     the runner's business: what a request gives for it is not used, except to split a sample where the executable has
-    several segments. A missing position input is filled with 0..L-1. Results are written from the start of the request's
-    buffers, the rest of them is set to zero.
+    several segments. A missing position input is filled with 0..L-1. Results are written from the start of the
+    request's buffers, the rest of them is set to zero.
 
     Where the executable says that padding would show in an answer (``PackingSpec.neighbours``), a pack takes samples of
     one length only; where samples of one run would mix, each runs by itself.

@@ -134,7 +134,7 @@ class PackWorker(ABC):
         }
 
     def whole_inputs(self, batch: Sequence[PackRequest]) -> dict[str, Array]:
-        """The sample inputs of a pack, [n, ...] in the order of ``batch``, and its run inputs, as the engine takes them."""
+        """A pack's sample inputs, [n, ...] in the order of ``batch``, and its run inputs, in the engine's types."""
         feeds = {
             name: np.stack([r.sample_rows[i] for r in batch], dtype=self.dtypes[name], casting="unsafe")
             for i, name in enumerate(self.packing.sample_inputs)

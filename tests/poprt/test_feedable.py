@@ -42,7 +42,11 @@ def test_an_input_of_no_kind_is_named() -> None:
 @pytest.mark.parametrize(
     ("name", "axis", "message"),
     [
-        ("boxes", 3, r"'boxes' has the shape \[3, 32, 2, 0\] \(0 is open\); expected \[rows, columns, ...\] with fixed"),
+        (
+            "boxes",
+            3,
+            r"'boxes' has the shape \[3, 32, 2, 0\] \(0 is open\); expected \[rows, columns, ...\] with",
+        ),
         ("user", 1, r"'user' has the shape \[10, 0\] \(0 is open\); expected \[samples, ...\] with fixed extents"),
     ],
 )

@@ -20,8 +20,17 @@ from poprt.verify import verify
 from poprt.verify_packed import pack_samples
 from tests.passes.rewrites import copy_of
 from tests.poprt.runtime.test_vector_tokens import alone
-from tests.poprt.runtime.vector_models import COLUMNS, HIDDEN, LAYOUTS, MOST, converted, encoder, samples, shapes
-from tests.poprt.runtime.vector_models import with_whole_inputs
+from tests.poprt.runtime.vector_models import (
+    COLUMNS,
+    HIDDEN,
+    LAYOUTS,
+    MOST,
+    converted,
+    encoder,
+    samples,
+    shapes,
+    with_whole_inputs,
+)
 
 UNPACKED = [layout for layout in LAYOUTS if layout != "within_rows"]
 

@@ -53,7 +53,7 @@ def run(*words: object) -> Result:
         ("packed", ["--runner", "packRunner", "--maxValidNum", 3, "--packTimeout", 100, "--numThreads", 2], 3),
         ("across_rows", [], 3),
         ("across_rows", ["--runner", "packRunner"], 10),
-        ("within_rows", ["--runner", "packRunner"], 3),
+        ("within_rows", ["--runner", "packRunner"], 96),
         ("within_rows_unpacked", ["--runner", "packRunner"], 10),
     ],
 )

@@ -14,12 +14,18 @@ from poprt.runtime import PackRunner, PackRunnerConfig
 from poprt.serve.tensors import run_arrays
 from tests.numerics import Arrays, padded
 from tests.poprt.runtime.test_vector_tokens import alone
-from tests.poprt.runtime.vector_models import HIDDEN, encoder, executable, whole_executable, whole_samples
+from tests.poprt.runtime.vector_models import (
+    HIDDEN,
+    encoder,
+    executable,
+    whole_executable,
+    whole_samples,
+    with_whole_inputs,
+)
 from tests.poprt.runtime.vector_models import samples as token_samples
-from tests.poprt.runtime.vector_models import with_whole_inputs
 from tests.serve.v2_models import Served, server
 
-DATATYPES = {"ids": "INT32", "mask": "INT32", "boxes": "FP32", "user": "FP32", "scale": "FP32"}
+DATATYPES = {"ids": "INT32", "mask": "INT32", "boxes": "INT32", "user": "FP32", "scale": "FP32"}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +90,7 @@ def test_a_tensor_of_other_extents_is_refused_by_name(
     served: Served, name: str, shape: tuple[int, ...], expected: str
 ) -> None:
     arrays = batch_of(whole_samples([5, 5], scales=[1.0]))
-    response = infer(served, "whole", {**arrays, name: np.zeros(shape, np.float32)})
+    response = infer(served, "whole", {**arrays, name: np.zeros(shape, arrays[name].dtype)})
     assert response.status_code == 400
     assert f"input {name!r}" in response.text
     assert expected in response.text

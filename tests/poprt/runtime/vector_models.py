@@ -1,4 +1,4 @@
-"""A small encoder whose tokens are an id and a vector, packed in every layout; and one that takes a row a sample as well."""
+"""A small encoder whose tokens are an id and an array of ids, packed in every layout; and with a row a sample too."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.numerics import Arrays
 from tests.passes.rewrites import copy_of, parse
 
 ROWS, COLUMNS, MOST, HIDDEN, VOCAB = 3, 32, 10, 8, 64
-BOX = (2, 3)
+BOX, SPOTS = (2, 3), 16
 LENGTHS = [5, 32, 1, 17, 9, 30, 2, 2, 12, 25, 7, 1, 31, 3]
-#: Options of the converter by layout; "packed" gives rows as they are, and has no output a sample.
+#: Options of the converter by layout; within rows that are not unpacked, no output may have a row a sample.
 LAYOUTS: dict[str, dict[str, Any]] = {
     "across_rows": {"pack_args": {"max_valid_num": MOST, "segment_max_size": COLUMNS}},
     "fixed_extents": {"pack_args": {"max_valid_num": MOST, "segment_max_size": COLUMNS}},
@@ -34,8 +34,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 _BODY = """
     told = Gather (T, ids)
-    flat = Reshape (boxes, box_row)
-    placed = MatMul (flat, B)
+    spots = Gather (B, boxes)
+    placed = ReduceSum <keepdims = 0> (spots, box_axes)
     x = Add (told, placed)
     keep = Cast <to = 1> (mask)
     q = MatMul (x, W)  k = MatMul (x, W1)  v = MatMul (x, W2)
@@ -54,16 +54,16 @@ _POOL = """
 
 
 def encoder(*, pooled: bool = True) -> onnx.ModelProto:
-    """ids and mask [batch, seq], boxes float32 [batch, seq, 2, 3] -> hidden [batch, seq, 8] and pooled [batch, 8]."""
+    """ids and mask [batch, seq], boxes int64 [batch, seq, 2, 3] -> hidden [batch, seq, 8] and pooled [batch, 8]."""
     outputs = "float hidden, float pooled" if pooled else "float hidden"
-    inputs = "int64[batch, seq] ids, float[batch, seq, 2, 3] boxes, int64[batch, seq] mask"
+    inputs = "int64[batch, seq] ids, int64[batch, seq, 2, 3] boxes, int64[batch, seq] mask"
     model = parse(f"encoder ({inputs}) => ({outputs}) {{ {_BODY} {_POOL if pooled else ''} }}")
     rng = np.random.default_rng(0)
     constants: dict[str, Any] = {name: rng.normal(size=(HIDDEN, HIDDEN)) / 4 for name in ("W", "W1", "W2")}
-    constants |= {"T": rng.normal(size=(VOCAB, HIDDEN)), "B": rng.normal(size=(6, HIDDEN)) / 2}
+    constants |= {"T": rng.normal(size=(VOCAB, HIDDEN)), "B": rng.normal(size=(SPOTS, HIDDEN)) / 2}
     constants |= {"float_one": np.ones(()), "far": np.full((), -1e4)}
     constants = {name: value.astype(np.float32) for name, value in constants.items()}
-    constants |= {"one": np.array([1]), "last": np.array([-1]), "box_row": np.array([0, 0, 6])}
+    constants |= {"one": np.array([1]), "last": np.array([-1]), "box_axes": np.array([2, 3])}
     model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     del model.graph.output[:]
     shapes = {"hidden": ("batch", "seq", HIDDEN), "pooled": ("batch", HIDDEN)}
@@ -98,7 +98,7 @@ def samples(lengths: Sequence[int] = LENGTHS, seed: int = 0) -> list[Arrays]:
     return [
         {
             "ids": rng.integers(1, VOCAB, n),
-            "boxes": rng.normal(size=(n, *BOX)).astype(np.float32),
+            "boxes": rng.integers(1, SPOTS, (n, *BOX)),
             "mask": np.ones(n, np.int64),
         }
         for n in lengths
@@ -143,7 +143,7 @@ def whole_samples(lengths: Sequence[int] = LENGTHS, scales: Sequence[float] = (1
         {
             **sample,
             "user": rng.normal(size=HIDDEN).astype(np.float32),
-            "scale": np.float32(scales[number % len(scales)]) * np.ones((), np.float32),
+            "scale": np.array(scales[number % len(scales)], np.float32),
         }
         for number, sample in enumerate(samples(lengths))
     ]
