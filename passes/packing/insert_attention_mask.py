@@ -80,14 +80,14 @@ class InsertAttentionMask(GraphPass):
         untouched = graph if geometry.shape_agnostic else copy_graph(graph)
         axes, unbaked = map_axes(graph, geometry, self._bound(geometry))
         if not any("mask" in name for name in geometry.names):  # else what was not opened may hide it
-            _the_mask(graph, geometry, find_masks(place(graph, axes), geometry.inputs).explicit)
+            _the_mask(graph, geometry, find_masks(place(graph, axes), geometry.narrow or geometry.inputs).explicit)
         if self._args:
             unbaked.check(self._args, lambda args: InsertAttentionMask(self._shapes, args).apply(untouched))
             self._args.check_room(least_room(graph, axes))
             self._args.check_samples(geometry.rows, geometry.columns)
         placed = place(graph, axes)
         report_head(placed, self._args.head_pattern if self._args else ())
-        mask = _the_mask(graph, geometry, find_masks(placed, geometry.inputs).explicit)
+        mask = _the_mask(graph, geometry, find_masks(placed, geometry.narrow or geometry.inputs).explicit)
         drop_padding_masks(graph, axes, mask, geometry.columns)
         positional = Positional(graph, axes)
         refused, plan = self._analysed(graph, axes, positional, geometry, mask)
@@ -149,6 +149,7 @@ class InsertAttentionMask(GraphPass):
             )
         graph.toposort(mode="nodes")
         geometry = self._finder.find(graph)
+        _refuse_rows_a_sample(geometry)
         if not geometry.columns:
             raise PackingError(
                 "samples that share a row need rows of known length; give --input_shape, for example "
@@ -167,7 +168,7 @@ class InsertAttentionMask(GraphPass):
         share: FlopShare,
         token_axes: dict[str, list[int]],
     ) -> PackedModel:
-        names = [tensor.name for tensor in graph.inputs]
+        names, runs = [tensor.name for tensor in graph.inputs], [tensor.name for tensor in geometry.runs]
         args = self._args or PackArgs((geometry.rows or 1) * geometry.columns, (geometry.columns,))
         return PackedModel(
             layout=WITHIN_ROWS,
@@ -176,7 +177,8 @@ class InsertAttentionMask(GraphPass):
             max_valid_num=args.max_valid_num,
             segment_max_size=args.segment_max_size,
             unpack_info=UNPACK_INFO if UNPACK_INFO in names else "",
-            dynamic_inputs=tuple(name for name in names if name != UNPACK_INFO),
+            dynamic_inputs=tuple(name for name in names if name not in (UNPACK_INFO, *runs)),
+            run_inputs=tuple(runs),
             mask=mask.name,
             position_ids=POSITION_IDS if POSITION_IDS in names else "",
             outputs=outputs,
@@ -232,6 +234,16 @@ def _copy_of(tensor: gs.Tensor, axes: AxisMap) -> gs.Variable:
     if tensor.name in axes.shapes.dtypes:
         axes.shapes.dtypes[copy.name] = axes.shapes.dtypes[tensor.name]
     return copy
+
+
+def _refuse_rows_a_sample(geometry: Geometry) -> None:
+    """Refuse inputs [batch, ...] without a sequence: a row of several samples would need one for each of them."""
+    if geometry.samples:
+        named = ", ".join(f"{tensor.name!r} {tensor.shape}" for tensor in geometry.samples)
+        raise PackingError(
+            f"input {named} holds one row a sample, and samples that share a row have no place for it: lay them end to "
+            "end, leave out insert_attention_mask and give --pack_args"
+        )
 
 
 def _refuse_mixed_rows(unpacked: PlacedGraph, mask: gs.Variable) -> None:
