@@ -10,7 +10,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from passes.errors import PackingError
 from passes.manager import PassManager
+from passes.packing.insert_attention_mask import InsertAttentionMask
 from passes.packing.packed_transformer import PackedTransformer
 from poprt.compiler import Compiler
 from poprt.engine.session import EngineSession
@@ -201,6 +203,49 @@ RUNS = {
     "numbers": ("float[8] scale", "h = Mul (e, scale)", np.linspace(-1, 1, 8, dtype=np.float32)),
     "a matrix": ("float[1,8] scale", "h = Mul (e, scale)", np.linspace(-1, 1, 8, dtype=np.float32)[None]),
 }
+
+
+def shared_rows(model: onnx.ModelProto, batch: Sequence[Sample], **pack_args: int) -> tuple[onnx.ModelProto, Arrays]:
+    """The model within rows, and three samples of it: two in the first row, one in the second."""
+    shapes = {name: [2, COLUMNS] for name in ("ids", "mask")}
+    steps = ["extract_constant_to_initializer", "constant_folding", "eliminate_identity"]
+    model = PassManager([*steps, InsertAttentionMask(shapes, pack_args)]).run(copy_of(model))
+    fed = {name: np.zeros((2, COLUMNS), np.int64) for name in ("ids", "mask")}
+    for (tokens, _), row, column, number in zip(batch, (0, 0, 1), (0, 5, 0), (1, 2, 1), strict=True):
+        place = (row, slice(column, column + len(tokens["ids"])))
+        fed["ids"][place], fed["mask"][place] = tokens["ids"], number
+    return model, fed
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_a_value_a_run_holds_for_samples_that_share_rows(case: str) -> None:
+    declared, body, value = RUNS[case]
+    name = declared.split()[1]
+    model, batch = encoder(declared, body, EACH), [samples({})[place] for place in (0, 2, 3)]
+    rewritten, fed = shared_rows(model, batch)
+    said = metadata(rewritten)
+    assert (said["run_inputs"], said["dynamic_inputs"]) == ([name], ["ids", "mask"])
+    got = run(rewritten, fed | {name: np.asarray(value)})["y"]
+    ends = [got[0, :5], got[0, 5:6], got[1, :7]]
+    for own, sample in zip(ends, batch, strict=True):
+        np.testing.assert_allclose(own, alone(model, sample, **{name: np.asarray(value)}), atol=TOLERANCE)
+
+
+def test_a_head_of_shared_rows_reads_a_value_a_run() -> None:
+    model = encoder("float rate", PLAIN, f"{FIRST} y = Mul (pooled, rate)")
+    batch = [samples({})[place] for place in (0, 2, 3)]
+    rewritten, fed = shared_rows(model, batch, max_valid_num=3, segment_max_size=9)
+    rate = np.array(0.7, np.float32)
+    info = np.array([[5], [7], [7]], np.int32)  # to the next sample, or the row's end
+    got = run(rewritten, fed | {"rate": rate, "unpack_info": info})["y"]
+    for own, sample in zip(got, batch, strict=True):
+        np.testing.assert_allclose(own, alone(model, sample, rate=rate), atol=TOLERANCE)
+
+
+def test_a_row_a_sample_is_refused_within_rows_by_name_with_the_other_layout() -> None:
+    model = CASES["added to every token"][0]
+    with pytest.raises(PackingError, match=r"input 'user' \['batch', 4\] holds one row a sample.* give --pack_args"):
+        shared_rows(model, [])
 
 
 @pytest.mark.parametrize("case", RUNS)
