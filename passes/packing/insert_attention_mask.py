@@ -28,6 +28,7 @@ from passes.packing.tokens.masks import binarise, find_masks
 from passes.packing.tokens.positional import Positional
 from passes.packing.tokens.sides import PlacedGraph, Placement, place
 from passes.packing.within_rows.no_attention import no_attention
+from passes.packing.within_rows.other_inputs import refuse_rows_a_sample, values_of_the_run
 from passes.packing.within_rows.padding_masks import drop_padding_masks
 from passes.packing.within_rows.row_analysis import RowAnalysis, RowPlan, check_all_kept_apart
 from passes.packing.within_rows.row_rewrite import RowRewriter
@@ -93,7 +94,7 @@ class InsertAttentionMask(GraphPass):
         refused, plan = self._analysed(graph, axes, positional, geometry, mask)
         in_rows = PlacedGraph(graph, axes, Placement({id(node) for node in graph.nodes if id(node) not in refused}))
         share = flop_share(in_rows, geometry.rows or 1, geometry.columns)
-        head = self._head(in_rows, refused, mask)
+        head = self._head(in_rows, refused, mask, values_of_the_run(graph, axes, geometry.runs))
         token_axes = sample_token_axes(graph, axes)
         outputs = head.cut() if head else {tensor.name: "packed" for tensor in graph.outputs}
         _refuse_pairs([name for name, kind in outputs.items() if kind == "packed"], token_axes)
@@ -124,7 +125,8 @@ class InsertAttentionMask(GraphPass):
         self, graph: gs.Graph, axes: AxisMap, positional: Positional, geometry: Geometry, mask: gs.Variable
     ) -> tuple[dict[int, Refusal], RowPlan]:
         """The nodes that cannot stay in rows of several samples, and what is done to the others."""
-        analysis = RowAnalysis(graph, axes, positional, geometry.columns, ROW_RULES)
+        of_run = values_of_the_run(graph, axes, geometry.runs)
+        analysis = RowAnalysis(graph, axes, positional, geometry.columns, ROW_RULES, of_run)
         refused, plan = analysis.run(), analysis.plan
         if self._args is None:
             check_all_kept_apart(graph, refused)
@@ -133,12 +135,14 @@ class InsertAttentionMask(GraphPass):
             raise no_attention(graph, axes, refused)
         return refused, plan
 
-    def _head(self, in_rows: PlacedGraph, refused: dict[int, Refusal], mask: gs.Variable) -> UnpackedHead | None:
+    def _head(
+        self, in_rows: PlacedGraph, refused: dict[int, Refusal], mask: gs.Variable, of_run: frozenset[str]
+    ) -> UnpackedHead | None:
         """The part that gets a row a sample; none where no ``pack_args`` are given."""
         if not self._args:
             return None
         _keep_padding_out(in_rows, refused, mask, self._args)
-        return UnpackedHead(in_rows.graph, in_rows.axes, refused, mask, self._args)
+        return UnpackedHead(in_rows.graph, in_rows.axes, refused, mask, self._args, of_run)
 
     def _checked_geometry(self, graph: gs.Graph) -> Geometry:
         refuse_shared_scales(graph)
@@ -149,7 +153,7 @@ class InsertAttentionMask(GraphPass):
             )
         graph.toposort(mode="nodes")
         geometry = self._finder.find(graph)
-        _refuse_rows_a_sample(geometry)
+        refuse_rows_a_sample(geometry)
         if not geometry.columns:
             raise PackingError(
                 "samples that share a row need rows of known length; give --input_shape, for example "
@@ -234,16 +238,6 @@ def _copy_of(tensor: gs.Tensor, axes: AxisMap) -> gs.Variable:
     if tensor.name in axes.shapes.dtypes:
         axes.shapes.dtypes[copy.name] = axes.shapes.dtypes[tensor.name]
     return copy
-
-
-def _refuse_rows_a_sample(geometry: Geometry) -> None:
-    """Refuse inputs [batch, ...] without a sequence: a row of several samples would need one for each of them."""
-    if geometry.samples:
-        named = ", ".join(f"{tensor.name!r} {tensor.shape}" for tensor in geometry.samples)
-        raise PackingError(
-            f"input {named} holds one row a sample, and samples that share a row have no place for it: lay them end to "
-            "end, leave out insert_attention_mask and give --pack_args"
-        )
 
 
 def _refuse_mixed_rows(unpacked: PlacedGraph, mask: gs.Variable) -> None:

@@ -83,11 +83,11 @@ class ConstInputShape(GraphPass):
     def _fixed_shapes(self, graph: gs.Graph) -> dict[str, list[Extent]]:
         """Input name -> the shape that it gets, for those that do not declare just that."""
         names = [tensor.name for tensor in graph.inputs]
+        packed = PackedModel.read(graph)
         unknown = [name for name in self.shapes.by_name if name not in names]
-        if unknown:
+        if unknown and packed is None:  # packing takes lengths away
             self.logger.warning("input_shape names %s; the model's inputs are %s", ", ".join(unknown), ", ".join(names))
         shapes = {}
-        packed = PackedModel.read(graph)
         for tensor in graph.inputs:
             if packed and tensor.name in (*packed.sample_inputs, *packed.run_inputs):
                 continue  # their shapes are those of the pack already

@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
+from models.bert import SIZES, BertConfig, build_bert
+from passes.errors import PackingError
 from passes.manager import PassManager
+from passes.packing.insert_attention_mask import InsertAttentionMask
 from passes.packing.packed_transformer import PackedTransformer
+from passes.shapes.convert_opset import ConvertOpset
 from poprt.compiler import Compiler
 from poprt.engine.session import EngineSession
-from tests.numerics import Arrays, run
+from tests.numerics import Arrays, random_samples, run
 from tests.passes.packing.packs import COLUMNS, LENGTHS, MOST, PACK_ARGS, ROWS, TOLERANCE, metadata, pack
 from tests.passes.rewrites import copy_of, ops, parse, shape_of
 
@@ -203,6 +207,49 @@ RUNS = {
 }
 
 
+def shared_rows(model: onnx.ModelProto, batch: Sequence[Sample], **pack_args: int) -> tuple[onnx.ModelProto, Arrays]:
+    """The model within rows, and three samples of it: two in the first row, one in the second."""
+    shapes = {name: [2, COLUMNS] for name in ("ids", "mask")}
+    steps = ["extract_constant_to_initializer", "constant_folding", "eliminate_identity"]
+    model = PassManager([*steps, InsertAttentionMask(shapes, pack_args)]).run(copy_of(model))
+    fed = {name: np.zeros((2, COLUMNS), np.int64) for name in ("ids", "mask")}
+    for (tokens, _), row, column, number in zip(batch, (0, 0, 1), (0, 5, 0), (1, 2, 1), strict=True):
+        place = (row, slice(column, column + len(tokens["ids"])))
+        fed["ids"][place], fed["mask"][place] = tokens["ids"], number
+    return model, fed
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_a_value_a_run_holds_for_samples_that_share_rows(case: str) -> None:
+    declared, body, value = RUNS[case]
+    name = declared.split()[1]
+    model, batch = encoder(declared, body, EACH), [samples({})[place] for place in (0, 2, 3)]
+    rewritten, fed = shared_rows(model, batch)
+    said = metadata(rewritten)
+    assert (said["run_inputs"], said["dynamic_inputs"]) == ([name], ["ids", "mask"])
+    got = run(rewritten, fed | {name: np.asarray(value)})["y"]
+    ends = [got[0, :5], got[0, 5:6], got[1, :7]]
+    for own, sample in zip(ends, batch, strict=True):
+        np.testing.assert_allclose(own, alone(model, sample, **{name: np.asarray(value)}), atol=TOLERANCE)
+
+
+def test_a_head_of_shared_rows_reads_a_value_a_run() -> None:
+    model = encoder("float rate", PLAIN, f"{FIRST} y = Mul (pooled, rate)")
+    batch = [samples({})[place] for place in (0, 2, 3)]
+    rewritten, fed = shared_rows(model, batch, max_valid_num=3, segment_max_size=9)
+    rate = np.array(0.7, np.float32)
+    info = np.array([[5], [7], [7]], np.int32)  # to the next sample, or the row's end
+    got = run(rewritten, fed | {"rate": rate, "unpack_info": info})["y"]
+    for own, sample in zip(got, batch, strict=True):
+        np.testing.assert_allclose(own, alone(model, sample, rate=rate), atol=TOLERANCE)
+
+
+def test_a_row_a_sample_is_refused_within_rows_by_name_with_the_other_layout() -> None:
+    model = CASES["added to every token"][0]
+    with pytest.raises(PackingError, match=r"input 'user' \['batch', 4\] holds one row a sample.* give --pack_args"):
+        shared_rows(model, [])
+
+
 @pytest.mark.parametrize("case", RUNS)
 def test_a_value_a_run_stays_as_it_is(case: str) -> None:
     declared, body, value = RUNS[case]
@@ -215,3 +262,44 @@ def test_a_value_a_run_stays_as_it_is(case: str) -> None:
     assert next(shape_of(item) for item in packed.graph.input if item.name == name) == before
     fed = {name: np.asarray(value)}
     assert_right(run(packed, feeds(batch) | fed)["y"], model, batch, **fed)
+
+
+def bert_with_a_user(*, every_token: bool) -> onnx.ModelProto:
+    """A BERT whose user vector [batch, 16] is added to every token's embedding, or joined to the pooled token."""
+    model = build_bert(BertConfig(**{**SIZES["tiny"], "head": "sequence", "dialect": "new-torch"}))
+    graph, rng = model.graph, np.random.default_rng(0)
+    graph.input.append(helper.make_tensor_value_info("user", TensorProto.FLOAT, ["batch", 16]))
+    met = "user_row" if every_token else "user_rows"
+    where = next(
+        node
+        for node in graph.node
+        if (node.op_type == "LayerNormalization" if every_token else "head.classifier.weight" in node.input)
+    )
+    nodes = [
+        helper.make_node("MatMul", ["user", "user_weight"], ["user_rows"]),
+        helper.make_node("Unsqueeze", ["user_rows", "user_axis"], ["user_row"]),
+        helper.make_node("Add", [where.input[0], met], ["with_user"]),
+    ]
+    where.input[0] = "with_user"
+    place = list(graph.node).index(where)
+    for node in reversed(nodes):
+        graph.node.insert(place, node)
+    graph.initializer.append(numpy_helper.from_array(rng.normal(size=(16, 64)).astype(np.float32), "user_weight"))
+    graph.initializer.append(numpy_helper.from_array(np.array([1]), "user_axis"))
+    return model
+
+
+@pytest.mark.parametrize("every_token", [False, True], ids=["joined to the head", "added to every token"])
+def test_a_bert_with_a_user_vector(every_token: bool) -> None:
+    model = bert_with_a_user(every_token=every_token)
+    packed = PassManager([ConvertOpset(17), PackedTransformer(PACK_ARGS)]).run(copy_of(model))
+    said = metadata(packed)
+    assert (said["sample_inputs"], said["neighbours"]) == (["user"], "any")
+    rng = np.random.default_rng(1)
+    batch = [(tokens, {"user": rng.normal(size=16).astype(np.float32)}) for tokens in random_samples(LENGTHS)]
+    got = run(packed, feeds(batch))["logits"]
+    for row, (tokens, user) in zip(got, batch, strict=False):
+        want = run(model, {name: array[None] for name, array in (tokens | user).items()})["logits"][0]
+        np.testing.assert_allclose(row, want, atol=TOLERANCE, rtol=TOLERANCE)
+    others = [(tokens, {"user": -user["user"]}) for tokens, user in batch[1:]]
+    np.testing.assert_array_equal(run(packed, feeds([batch[0], *others]))["logits"][0], got[0])
