@@ -59,11 +59,25 @@ def _paths(rng: np.random.Generator, length: int) -> Arrays:
     return {"input_ids": rng.integers(5, VOCAB, length), "xpath_tags_seq": tags, "xpath_subs_seq": subs}
 
 
+def _sounds(rng: np.random.Generator, length: int) -> Arrays:
+    return {"input_features": rng.normal(size=(length, 12)).astype(np.float32)}
+
+
+def _embeddings(rng: np.random.Generator, length: int) -> Arrays:
+    return {"inputs_embeds": rng.normal(size=(length, HIDDEN)).astype(np.float32)}
+
+
 FAMILIES = {
     "layoutlm": Family("layoutlm", {"max_2d_position_embeddings": 64}, _boxes),
     "markuplm": Family(
         "markuplm", {"max_depth": 5, "max_xpath_tag_unit_embeddings": 32, "max_xpath_subs_unit_embeddings": 32}, _paths
     ),
+    "wav2vec2-bert": Family(
+        "wav2vec2-bert",
+        {"feature_projection_input_dim": 12, "conv_depthwise_kernel_size": 3, "output_hidden_size": HIDDEN},
+        _sounds,
+    ),
+    "bert on inputs_embeds": Family("bert", {}, _embeddings),
 }
 
 
