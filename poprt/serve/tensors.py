@@ -16,6 +16,9 @@ from poprt.runtime import Runner
 Array = NDArray[Any]
 Arrays = dict[str, Array]
 
+#: Rows may be so many times as long as the longest sample: an output with values a token is filled up to their end.
+MOST_PADDING = 4
+
 
 async def run_arrays(
     runner: Runner, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None
@@ -44,6 +47,11 @@ async def run_arrays(
         return await _run_whole(runner, inputs, specs)
     rows = {name: array[None] if array.ndim == 1 else array for name, array in inputs.items()}
     width = _width(rows)
+    if width > MOST_PADDING * packing.width:
+        raise InputError(
+            f"inputs have rows of {width} tokens, and the longest sample of the model has {packing.width}: leave away "
+            "what is padding in all rows"
+        )
     lengths = _lengths(packing, rows, width)
     buffers = [_buffers(packing, specs, length) for length in lengths]
     feeds = [{name: array[row, :length] for name, array in rows.items()} for row, length in enumerate(lengths)]
