@@ -17,6 +17,9 @@ from poprt.runtime.sample_reader import marks
 Array = NDArray[Any]
 Arrays = dict[str, Array]
 
+#: Rows may be so many times as long as the longest sample: an output with values a token is filled up to their end.
+MOST_PADDING = 4
+
 
 async def run_arrays(
     runner: Runner, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None
@@ -46,6 +49,11 @@ async def run_arrays(
         return await _run_whole(runner, inputs, specs)
     tokens, of_samples, others = _by_role(executable, packing, inputs)
     width = _width(tokens)
+    if width > MOST_PADDING * packing.width:
+        raise InputError(
+            f"inputs have rows of {width} tokens, and the longest sample of the model has {packing.width}: leave away "
+            "what is padding in all rows"
+        )
     lengths = _lengths(packing, tokens, width)
     _check_count(tokens, of_samples)
     buffers = [_buffers(packing, specs, length) for length in lengths]
