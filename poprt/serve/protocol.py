@@ -7,11 +7,14 @@ connection for ever, and headers may have any size.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
 from typing import Any, ClassVar
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-#: Most bytes of a request line and its headers, up to the last part that was received.
+#: Most bytes of a request line and its headers, and of trailers, up to the last part that was received.
 HEADER_LIMIT = 64 << 10
 #: Seconds that an idle connection stays when the server ends: a request that is on its way is answered.
 LINGER = 0.5
@@ -29,7 +32,10 @@ class ReceivingProtocol(HttpToolsProtocol):
     _write_timer: asyncio.TimerHandle | None = None
     _receiving = False  # between the first byte of a request and its last
     _in_headers = False
+    _chunk = 0  # of those of the connection
+    _in_trailers = 0  # the chunk that may be the last one: nothing of its body is here yet
     _header_bytes = 0
+    _unread = b""
     _ending = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -45,10 +51,15 @@ class ReceivingProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read a part of a request, and wait for the rest of it."""
-        super().data_received(data)
+        in_trailers, self._unread = self._in_trailers, data
+        parser = None
+        while self.parser is not parser and not self.transport.is_closing():  # again where it was replaced
+            parser = self.parser
+            super().data_received(self._unread)
+        self._unread = b""
         if self.transport.is_closing():
             return
-        if self._in_headers:
+        if self._in_headers or (in_trailers and in_trailers == self._in_trailers):
             self._header_bytes += len(data)
             if self._header_bytes > HEADER_LIMIT:
                 self._refuse(431, f"the request line and headers are longer than {HEADER_LIMIT} bytes")
@@ -68,15 +79,57 @@ class ReceivingProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The headers are here; the application starts."""
         self._in_headers = False
+        self._header_bytes = 0
+        if self._upgrades():
+            return  # it will be read again
         super().on_headers_complete()
         if self._ending and self.cycle is not None:
             self.cycle.keep_alive = False
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header is here. What stands behind a body is none, and not kept."""
+        if self._in_headers:
+            super().on_header(name, value)
+
+    def on_chunk_header(self) -> None:
+        """A chunk begins; behind the last one there may be trailers."""
+        self._chunk += 1
+        self._in_trailers = self._chunk
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body is here."""
+        self._in_trailers = 0
+        self._header_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """The last byte of a request is here."""
         self._receiving = False
+        self._in_trailers = 0
+        if self._upgrades():
+            return
         self._stop_timer()
         super().on_message_complete()
+
+    def _upgrades(self) -> bool:
+        """Whether the request asks for another protocol. CONNECT, which is refused, does not count."""
+        return bool(self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT")
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Have a request that asks for another protocol read again, as one that does not ask.
+
+        The parser takes what follows its headers for that other protocol, and the body would be lost: Java's client
+        asks for HTTP/2 with the first request of a connection.
+        """
+        error = sys.exc_info()[1]
+        assert isinstance(error, httptools.HttpParserUpgrade)
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        self._unread = b"".join((*lines, b"\r\n", self._unread[error.args[0] :]))
+        self.parser = httptools.HttpRequestParser(self)
+        with contextlib.suppress(AttributeError):  # of httptools before 0.6.3; uvicorn sets it, too
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def shutdown(self) -> None:
         """The server ends: close after the answer under way, or after a moment without a request."""

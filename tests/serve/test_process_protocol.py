@@ -196,3 +196,47 @@ def test_a_request_that_comes_as_the_server_ends_is_answered() -> None:
         app.release.set()
         assert read_all(busy).endswith(b"3")
     assert app.gone == []
+
+
+UPGRADE = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA")
+
+
+@pytest.mark.parametrize("cut", [0, 40, -3], ids=["one piece", "within the headers", "within the body"])
+def test_a_request_that_asks_for_another_protocol_is_answered_with_its_body(cut: int) -> None:
+    sent = post(b"abc", *UPGRADE)
+    with running(Echo()) as server, server.connect() as connection:
+        connection.sendall(sent[:cut])
+        time.sleep(0.1)
+        connection.sendall(sent[cut:])
+        assert read_answer(connection).endswith(b"\r\n\r\n3")
+        connection.sendall(post(b"abcd"))
+        assert read_answer(connection).endswith(b"\r\n\r\n4")
+
+
+def test_many_requests_at_once_may_ask_for_another_protocol() -> None:
+    chunked = b"\r\n".join((HEAD + b"Transfer-Encoding: chunked", *UPGRADE)) + b"\r\n\r\n2\r\nab\r\n0\r\n\r\n"
+    with running(Echo()) as server:
+        answers = server.send((post(b"abc", *UPGRADE) + chunked) * 200 + post(b"", b"Connection: close"))
+    assert b"".join(part[:1] for part in answers.split(b"\r\n\r\n")[1:]) == b"32" * 200 + b"0"
+
+
+@pytest.mark.parametrize("trailers", [b"X-A: b\r\n", b"b"], ids=["many", "one"])
+def test_trailers_have_the_limit_of_headers(trailers: bytes) -> None:
+    chunked = HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-B: "
+    app = Echo()
+    with running(app) as server:
+        answers = server.send(chunked + b"x\r\nX-C: y\r\n\r\n" + post(b"", b"Connection: close"))
+        assert answers.count(b" 200 ") == 2
+        answer = server.send(chunked + b"\r\n" * (len(trailers) > 1) + trailers * 300_000)
+        assert status(answer) == 431
+        until(lambda: app.gone == ["/echo"])
+
+
+def test_chunks_of_any_size_are_no_trailers() -> None:
+    size = b"%x\r\n" % 100_000
+    with running(Echo()) as server, server.connect() as connection:
+        connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + size)
+        for following in (size, size, size, b"0\r\n\r\n"):
+            time.sleep(0.05)
+            connection.sendall(b"a" * 100_000 + b"\r\n" + following)
+        assert read_answer(connection).endswith(b"\r\n\r\n400000")
