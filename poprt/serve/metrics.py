@@ -159,10 +159,7 @@ class Metrics:
                 self._gauges.update()  # of this process; the others write theirs by themselves
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        try:
-            encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # a version of OpenMetrics that is none
-            encode, content_type = choose_encoder("")
+        encode, content_type = choose_encoder(accept)
         return encode(registry), content_type
 
     def close(self) -> None:

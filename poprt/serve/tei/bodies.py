@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import FailFast, Field, WithJsonSchema
+from pydantic import Field, WithJsonSchema
 
 from poprt.serve.bodies import Body, TextsField, kind_of
 from poprt.serve.errors import BadRequest, EmptyBatch, Unprocessable
 from poprt.text.inputs import Text
 
-#: Most answers to one question.
-MOST_ANSWERS = 100
-#: Each wrong item would be an error of its own, and a million of them take seconds to write.
-_Strings = Annotated[list[str], FailFast()]
 _PAIR: dict[str, Any] = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 2}
 _PREDICT_SCHEMA: dict[str, Any] = {
     "description": "one text, a pair of texts, or a batch of lists with one or two texts",
@@ -56,7 +52,7 @@ class Sentences(Body):
     """A sentence, and those that it is compared with."""
 
     source_sentence: str
-    sentences: _Strings
+    sentences: list[str]
 
 
 class SimilarityRequest(Truncating):
@@ -70,7 +66,7 @@ class RerankRequest(Truncating):
     """A query, and the texts that may answer it."""
 
     query: str
-    texts: _Strings
+    texts: list[str]
     raw_scores: bool = False
     return_text: bool = False
 
@@ -89,7 +85,7 @@ class TagRequest(Truncating):
 
     inputs: TextsField
     aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "none"
-    ignore_labels: _Strings = Field(default_factory=lambda: ["O"])
+    ignore_labels: list[str] = Field(default_factory=lambda: ["O"])
 
 
 class AnswerRequest(Body):
@@ -97,7 +93,7 @@ class AnswerRequest(Body):
 
     question: str
     context: str
-    top_k: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] = 1
+    top_k: Annotated[int, Field(ge=1)] = 1
     max_answer_len: Annotated[int, Field(ge=1)] = 15
     handle_impossible_answer: bool = False
     align_to_words: bool = True
