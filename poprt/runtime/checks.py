@@ -94,8 +94,11 @@ def check_session_options(
         raise PoprtError(f"unknown option {name!r}: a runner takes session, threads, providers and spin_between_runs")
     if not isinstance(spin_between_runs, bool):
         raise PoprtError(f"spin_between_runs: expected True or False, got {spin_between_runs!r}")
-    if session is not None and (threads is not None or providers is not None):
-        raise PoprtError("threads and providers are of a session that is opened: leave them out where session is given")
+    if session is not None and (threads is not None or providers is not None or not spin_between_runs):
+        raise PoprtError(
+            "threads, providers and spin_between_runs are of a session that is opened: leave them out where session is "
+            "given"
+        )
     if threads is not None:
         check_int("threads", threads, 1)
     listed = isinstance(providers, Sequence) and not isinstance(providers, str)

@@ -198,7 +198,7 @@ class ModelRunner(Runner, configured_by=RuntimeConfig):
     Args:
         executable: an ``Executable`` or the path of one.
         config: the options; None takes the defaults.
-        options: ``session``, ``threads`` and ``providers``, as for ``Runner``.
+        options: ``session``, ``threads``, ``providers`` and ``spin_between_runs``, as for ``Runner``.
 
     Raises:
         PoprtError: an option is out of range or does not suit the executable.

@@ -52,7 +52,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
     Args:
         executable: a packed ``Executable`` or the path of one.
         config: the options; None takes the defaults.
-        options: ``session``, ``threads`` and ``providers``, as for ``Runner``.
+        options: ``session``, ``threads``, ``providers`` and ``spin_between_runs``, as for ``Runner``.
 
     Raises:
         PoprtError: the executable is not packed, or an option does not suit it.

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from starlette.exceptions import HTTPException
 
-from poprt.serve.errors import from_exception
-from poprt.serve.routing import ApiRoute, error_response
+from poprt.serve.routing import ApiRoute
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -39,12 +37,7 @@ class DirectRoutes:
             await self._app(scope, receive, send)
             return
         scope["route"] = route
-        try:
-            response = await route.endpoint(Request(scope, receive, send))
-        except HTTPException:
-            raise
-        except Exception as error:
-            response = error_response(from_exception(error), route.form)
+        response = await route.answer(route.endpoint, Request(scope, receive, send))
         await response(scope, receive, send)
 
 
@@ -53,4 +46,4 @@ def takes_request_alone(route: APIRoute) -> bool:
     signature = inspect.signature(route.endpoint, eval_str=True)
     kinds = [parameter.annotation for parameter in signature.parameters.values()]
     answers = inspect.iscoroutinefunction(route.endpoint) and signature.return_annotation is Response
-    return answers and kinds == [Request] and "{" not in route.path and not route.dependencies
+    return answers and kinds == [Request] and not route.param_convertors and not route.dependencies

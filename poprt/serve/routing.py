@@ -54,26 +54,28 @@ class ApiRoute(APIRoute):
 
     form: Form
 
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler of a request, with such errors."""
+        handler = super().get_route_handler()
 
-def route_class(form: Form) -> type[APIRoute]:
+        async def handle(request: Request) -> Response:
+            return await self.answer(handler, request)
+
+        return handle
+
+    async def answer(self, handler: Callable[[Request], Coroutine[Any, Any, Response]], request: Request) -> Response:
+        """What a handler answers, or the error that it raises."""
+        try:
+            return await handler(request)
+        except HTTPException:
+            raise
+        except Exception as error:
+            return error_response(from_exception(error), type(self).form)
+
+
+def route_class(form: Form) -> type[ApiRoute]:
     """The class of routes whose errors are written in this form."""
-
-    class Route(ApiRoute):
-        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-            handler = super().get_route_handler()
-
-            async def handle(request: Request) -> Response:
-                try:
-                    return await handler(request)
-                except HTTPException:
-                    raise
-                except Exception as error:
-                    return error_response(from_exception(error), form)
-
-            return handle
-
-    Route.form = staticmethod(form)
-    return Route
+    return type("Route", (ApiRoute,), {"form": staticmethod(form)})
 
 
 def errors_schema(schema: dict[str, Any], *statuses: int) -> Documents:

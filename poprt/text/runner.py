@@ -37,7 +37,7 @@ class TextRunner:
     Args:
         executable: what ``poprt pack`` wrote, or the path of it.
         config: options of the pack runner; None takes the defaults.
-        options: ``session``, ``threads`` and ``providers``, as for ``poprt.runtime.Runner``.
+        options: ``session``, ``threads``, ``providers`` and ``spin_between_runs``, as for ``poprt.runtime.Runner``.
 
     Attributes:
         facts: task, labels, prompts and limits.

@@ -57,6 +57,7 @@ def test_serve_measures_each_server_and_says_which_is_not_there(
         assert [point["fraction"] for point in each["points"]] == [0.3, 0.9]
         assert all(0 < point["p50"] <= point["p99"] <= point["p999"] for point in each["points"])
         assert all(point["failures"] == {} and point["requests"] >= 20 for point in each["points"])
+        assert 0 <= each["loop_seconds"] <= each["cpu_seconds"]
     assert served["poprt serve, fp32"]["runner"]["cpu_ms"] > 0
     assert {(each["ours"], each["theirs"]) for each in result["ratios"]} == {
         (name, "FastAPI + plain batching queue") for name in list(served)[:2]

@@ -81,7 +81,7 @@ def test_both_ways_are_counted_as_one_endpoint(app: FastAPI) -> None:
     assert 'poprt_requests_total{code="200",endpoint="/tokenize"} 2.0' in asyncio.run(ask())
 
 
-def test_no_thread_of_a_server_keeps_a_core_busy_after_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_asks_for_threads_that_rest_between_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
     original = engine.session_options
 

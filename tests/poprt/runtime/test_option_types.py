@@ -84,6 +84,7 @@ def test_options_of_a_model_runner(option, value, message):
         ({"providers": "CPUExecutionProvider"}, "providers: expected a list of names"),
         ({"providers": []}, "providers: expected a list of names"),
         ({"session": FakeEngine(executable()), "threads": 1}, "leave them out where session is given"),
+        ({"session": FakeEngine(executable()), "spin_between_runs": False}, "leave them out where session is given"),
         ({"thread": 1}, "unknown option 'thread'"),
         ({"spin_between_runs": 1}, "spin_between_runs: expected True or False, got 1"),
     ],
