@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import queue
-import shutil
-import socket
-import subprocess
-import threading
 from collections.abc import Iterator
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorSet
 
-from poprt.errors import PoprtError
-from poprt.serve.app import create_app
-from poprt.serve.kserve.messages import METHODS, request_class, response_class
+from poprt.serve.kserve.messages import request_class
 from poprt.serve.options import ServeOptions
 from tests.numerics import one_by_one
+from tests.serve.grpc_calls import ask, error_of, grpc, typed
 from tests.serve.v2_models import SOON, Served, arrays_model, encoder, original, padded, server, text_model
 from tests.text_folders import HIDDEN
 
-grpc = pytest.importorskip("grpc", reason="pip install 'poprt[grpc]'")
-
 TEXTS = ["why is my bread dense", "the train was cancelled", "anna", ""]
 VECTORS = "sentence_embedding"
-KEY = "a-key"
-_CERTIFICATE = (
-    "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=localhost "
-    "-addext subjectAltName=DNS:localhost"
-)
 
 
 @pytest.fixture(scope="module")
@@ -66,29 +50,6 @@ def array_inputs(arrays: dict[str, np.ndarray]) -> list[Any]:
     from tritonclient.grpc import InferInput
 
     return [InferInput(name, list(array.shape), "INT64").set_data_from_numpy(array) for name, array in arrays.items()]
-
-
-def ask(address: str, method: str, message: Any, metadata: Any = (), timeout: float = SOON) -> Any:
-    """Call a method with a message, or with bytes, and nothing of a client's own."""
-    data = message if isinstance(message, bytes) else message.SerializeToString()
-    with grpc.insecure_channel(address) as channel:
-        call = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
-        answer = call(data, metadata=metadata, timeout=timeout)
-    return response_class(method).FromString(answer) if method in METHODS else answer
-
-
-def typed(texts: list[str], **fields: Any) -> Any:
-    """A request whose texts are typed values."""
-    message = request_class("ModelInfer")(model_name="embed", **fields)
-    tensor = message.inputs.add(name="text", datatype="BYTES", shape=[len(texts)])
-    tensor.contents.bytes_contents.extend(text.encode() for text in texts)
-    return message
-
-
-def error_of(*args: Any, **options: Any) -> tuple[str, str]:
-    with pytest.raises(grpc.RpcError) as error:
-        ask(*args, **options)
-    return error.value.code().name, error.value.details()
 
 
 @pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
@@ -279,181 +240,3 @@ def test_a_timeout_of_the_request_counts(served: Served) -> None:
     message = typed(TEXTS)
     message.parameters["timeout"].int64_param = 1
     assert error_of(served.grpc, "ModelInfer", message)[0] == "DEADLINE_EXCEEDED"
-
-
-class Blocked:
-    """Stands for the engine of a model: nothing is answered until it is opened."""
-
-    def __init__(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.entered, self.gate = threading.Event(), threading.Event()
-        worker = served.state.models["embed"].runner._worker  # type: ignore[attr-defined]
-        run = worker.run
-
-        def wait(batch: Any) -> Any:
-            self.entered.set()
-            assert self.gate.wait(SOON)
-            return run(batch)
-
-        monkeypatch.setattr(worker, "run", wait)
-
-
-def test_what_is_queued_is_dropped_when_the_client_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    with server({"embed": text_model("embed")}, ServeOptions(lanes=1), grpc=True) as running:
-        engine = Blocked(running, monkeypatch)
-        runner = running.state.models["embed"].runner
-        with grpc.insecure_channel(running.grpc) as channel:
-            call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-            first = call.future(typed(["anna"]).SerializeToString(), timeout=SOON)
-            assert engine.entered.wait(SOON)
-            second = call.future(typed(["berlin"] * 3).SerializeToString(), timeout=SOON)
-            _until(lambda: runner.pending().requests == 3)
-            second.cancel()
-            _until(lambda: runner.pending().requests == 0)
-            engine.gate.set()
-            assert first.result(SOON)
-
-
-def test_the_deadline_of_a_call_frees_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
-    with server({"embed": text_model("embed")}, ServeOptions(lanes=1), grpc=True) as running:
-        engine = Blocked(running, monkeypatch)
-        runner = running.state.models["embed"].runner
-        with grpc.insecure_channel(running.grpc) as channel:
-            call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-            first = call.future(typed(["anna"]).SerializeToString(), timeout=SOON)
-            assert engine.entered.wait(SOON)
-            with pytest.raises(grpc.RpcError) as error:
-                call(typed(["berlin"]).SerializeToString(), timeout=0.2)
-            assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            _until(lambda: runner.pending().requests == 0)
-            engine.gate.set()
-            assert first.result(SOON)
-
-
-def _until(condition: Any) -> None:
-    """Wait until a condition holds."""
-    pause = threading.Event()
-    for _ in range(SOON * 100):
-        if condition():
-            return
-        pause.wait(0.01)
-    pytest.fail("the condition never held")
-
-
-def _refuses(address: str) -> bool:
-    """Whether a server takes no more calls."""
-    with contextlib.suppress(grpc.RpcError):
-        return not ask(address, "ServerLive", b"")
-    return True
-
-
-def test_a_full_queue_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ServeOptions(lanes=1, max_queue_requests=4)
-    with server({"embed": text_model("embed")}, options, grpc=True) as running:
-        engine = Blocked(running, monkeypatch)
-        with grpc.insecure_channel(running.grpc) as channel:
-            call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-            first = call.future(typed(["anna"]).SerializeToString(), timeout=SOON)
-            assert engine.entered.wait(SOON)
-            second = call.future(typed(["berlin"] * 4).SerializeToString(), timeout=SOON)
-            runner = running.state.models["embed"].runner
-            _until(lambda: runner.pending().requests == 4)
-            code, _ = error_of(running.grpc, "ModelInfer", typed(["paris"]))
-            assert code == "RESOURCE_EXHAUSTED"
-            engine.gate.set()
-            assert first.result(SOON)
-            assert second.result(SOON)
-
-
-def test_a_key_is_asked_for_but_for_health() -> None:
-    with server({"embed": text_model("embed")}, ServeOptions(api_key=KEY), grpc=True) as running:
-        for metadata in ((), (("authorization", "Bearer another"),)):
-            code, details = error_of(running.grpc, "ModelInfer", typed(["anna"]), metadata=metadata)
-            assert (code, KEY in details) == ("UNAUTHENTICATED", False)
-        assert ask(running.grpc, "ServerLive", b"").live
-        assert ask(running.grpc, "ServerReady", b"").ready
-        for metadata in ((("authorization", f"Bearer {KEY}"),), (("x-api-key", KEY),)):
-            assert ask(running.grpc, "ModelInfer", typed(["anna"]), metadata=metadata).outputs
-
-
-def test_a_port_in_use_is_one_line() -> None:
-    from poprt.serve.kserve.grpc_server import start
-
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        app = create_app({"embed": text_model("embed")}, ServeOptions(grpc_port=port))
-        with pytest.raises(PoprtError, match=f"grpc_port: {port} on 127.0.0.1"):
-            asyncio.run(start(app.state.poprt))
-    app.state.poprt.models.close(cancel=True)
-
-
-def test_tls_has_the_options_of_http(tmp_path: Path) -> None:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl, which makes a certificate, is not installed")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        [*_CERTIFICATE.split(), "-keyout", key, "-out", certificate],
-        check=True,
-        capture_output=True,
-    )
-    options = ServeOptions(ssl_keyfile=str(key), ssl_certfile=str(certificate))
-    with server({"embed": text_model("embed")}, options, grpc=True) as running:
-        credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
-        with grpc.secure_channel(running.grpc.replace("127.0.0.1", "localhost"), credentials) as channel:
-            call = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
-            assert response_class("ServerLive").FromString(call(b"", timeout=SOON)).live
-        with grpc.insecure_channel(running.grpc) as channel, pytest.raises(grpc.RpcError):
-            channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=SOON)
-
-
-def test_a_server_that_stops_answers_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    with server({"embed": text_model("embed")}, ServeOptions(lanes=1), grpc=True) as running:
-        engine = Blocked(running, monkeypatch)
-        with grpc.insecure_channel(running.grpc) as channel:
-            call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-            first = call.future(typed(["anna"]).SerializeToString(), timeout=SOON)
-            assert engine.entered.wait(SOON)
-            running.stop()
-            _until(lambda: _refuses(running.grpc))
-            engine.gate.set()
-            assert first.result(SOON)
-
-
-def test_messages_have_the_names_and_numbers_of_tritons_client() -> None:
-    pb2 = pytest.importorskip("tritonclient.grpc.service_pb2", reason="pip install 'tritonclient[grpc]'")
-    config = pytest.importorskip("tritonclient.grpc.model_config_pb2")
-    messages = {**pb2.DESCRIPTOR.message_types_by_name, **config.DESCRIPTOR.message_types_by_name}
-    service = pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-    for name, method in METHODS.items():
-        theirs = service.methods_by_name[name]
-        assert (method.input_type.name, method.output_type.name) == (theirs.input_type.name, theirs.output_type.name)
-        for ours in (method.input_type, method.output_type):
-            assert_same_fields(ours, messages[ours.name])
-
-
-def numbers_of(descriptor: Any) -> dict[str, tuple[int, int, int]]:
-    """Number, type and label of each field."""
-    proto = DescriptorProto()
-    descriptor.CopyToProto(proto)
-    return {field.name: (field.number, field.type, field.label) for field in proto.field}
-
-
-def assert_same_fields(ours: Any, theirs: Any) -> None:
-    assert numbers_of(ours).items() <= numbers_of(theirs).items()
-    for field in ours.fields:
-        other = theirs.fields_by_name[field.name]
-        if field.message_type is not None:
-            assert_same_fields(field.message_type, other.message_type)
-        if field.enum_type is not None:
-            values = {value.name: value.number for value in other.enum_type.values}
-            assert {value.name: value.number for value in field.enum_type.values}.items() <= values.items()
-
-
-def test_the_descriptors_are_those_of_the_definition(tmp_path: Path) -> None:
-    """The remedy is the command in ``open_inference.proto``."""
-    protoc = pytest.importorskip("grpc_tools.protoc", reason="pip install grpcio-tools")
-    folder, compiled = Path(str(files("poprt.serve.kserve"))), tmp_path / "set"
-    assert not protoc.main(["", f"-I{folder}", f"--descriptor_set_out={compiled}", "open_inference.proto"])
-    shipped = (folder / "open_inference.binpb").read_bytes()
-    assert FileDescriptorSet.FromString(compiled.read_bytes()) == FileDescriptorSet.FromString(shipped)

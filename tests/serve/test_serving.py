@@ -23,19 +23,10 @@ from poprt.serve.models import INLINE_CHARACTERS, Models, ServedModel
 from poprt.text import TextModel
 from poprt.text.folder import pack as packing
 from poprt.text.folder.files import ModelFolder
+from tests.serve.servers import until
 from tests.serve.text_models import NAMES, TEXTS, Gate, Recorder, executable, own
 from tests.serve.v2_models import SOON, Served, arrays_model, server
 from tests.text_folders import HIDDEN, embedding_folder
-
-
-def until(condition: Any) -> None:
-    """Wait until a condition holds."""
-    pause = threading.Event()
-    for _ in range(SOON * 100):
-        if condition():
-            return
-        pause.wait(0.01)
-    pytest.fail("the condition never held")
 
 
 def raw_request(running: Served, texts: list[str]) -> socket.socket:
