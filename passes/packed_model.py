@@ -143,6 +143,10 @@ def _is_list_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and bool(value) and all(fits(item) for item in value)
 
 
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
 def _is_axes_by_name(value: Any) -> bool:
     return isinstance(value, dict) and all(_is_list_of(_whole(1)[0])(axes) for axes in value.values())
 
@@ -174,6 +178,8 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "token_axes": (_is_axes_by_name, "output names with lists of axes"),
     "cell_bytes": (_is_count, "a whole number of 0 or more"),
     "pair_bytes": (_is_count, "a whole number of 0 or more"),
+    "sample_inputs": (_is_names, "a list of names of inputs"),
+    "run_inputs": (_is_names, "a list of names of inputs"),
     "packed_flops": (_is_count, "a whole number of 0 or more"),
     "total_flops": (_is_count, "a whole number of 0 or more"),
 }

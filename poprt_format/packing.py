@@ -48,7 +48,10 @@ class Packing:
         max_valid_num: most samples in one pack.
         segment_max_size: longest sample, by segment.
         unpack_info: name of the input with the sample lengths, int32 [max_valid_num, segments]; "" where there is none.
-        dynamic_inputs: inputs of shape [R, C] that hold one value a token.
+        dynamic_inputs: inputs of shape [R, C, ...] that hold one value, or one array of fixed extents, a token.
+        sample_inputs: inputs of shape [max_valid_num, ...] that hold one row a sample, in the order of ``unpack_info``.
+            A ragged graph takes as many rows as there are samples.
+        run_inputs: inputs without a batch axis: one value for all samples of a run.
         mask: the mask input's name.
         position_ids: the position input's name, "" where the model makes positions itself.
         outputs: output name -> "tokens" ([max_valid_num, sum(segment_max_size), ...]), "sample" ([max_valid_num, ...])
@@ -78,6 +81,8 @@ class Packing:
     token_axes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     cell_bytes: int = 0
     pair_bytes: int = 0
+    sample_inputs: tuple[str, ...] = ()
+    run_inputs: tuple[str, ...] = ()
 
     @property
     def within_rows(self) -> bool:
