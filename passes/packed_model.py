@@ -76,7 +76,8 @@ class PackedModel(Packing):
         for field in dataclasses.fields(cls):
             _check(field, values)
         inputs = [tensor.name for tensor in (model.inputs if isinstance(model, gs.Graph) else model.graph.input)]
-        for name in [*values["dynamic_inputs"], *filter(None, [values["unpack_info"]])]:
+        named = [name for field in ("dynamic_inputs", "sample_inputs", "run_inputs") for name in values.get(field, ())]
+        for name in [*named, *filter(None, [values["unpack_info"]])]:
             if name not in inputs:
                 raise _damaged(f"it names {name!r}, which is no input of the model; its inputs are {inputs}")
         return cls(

@@ -26,7 +26,7 @@ from poprt.executable import Executable, PackingSpec
 from poprt.isolation_bench import Answers, Bench, Finding, Sample, operators
 from poprt.sample_data import InputInfo, other_array
 from poprt.sizes import weight_bytes
-from poprt.verify_packed import draw_sample
+from poprt.verify_packed import draw_run, draw_sample
 from poprt.verify_served import compile_quietly
 from poprt_format.packing import ANY, NONE, SAME_LENGTH
 
@@ -168,17 +168,18 @@ def _experiments(
 
 
 def _draw(packing: PackingSpec, inputs: Sequence[InputInfo], seed: int) -> dict[str, Sample]:
-    """The samples by name, and for each one of the same length with other tokens at every place."""
+    """The samples by name, and for each one of the same length with other tokens at every place, in the same run."""
     rng = np.random.default_rng(seed)
-    dynamic = [info for info in inputs if info.name in packing.dynamic_inputs]
+    of_sample = [info for info in inputs if info.name in (*packing.dynamic_inputs, *packing.sample_inputs)]
+    of_run = draw_run(inputs, packing, rng)
     longest = np.minimum(packing.segment_max_size, packing.columns // len(packing.segment_max_size) or 1)
     samples = {}
     for name, tokens in _LENGTHS.items():
         lengths = np.minimum(longest, tokens)
-        feeds = draw_sample(dynamic, packing, lengths, rng)
-        others = {info.name: other_array(info, feeds[info.name], rng) for info in dynamic}
-        samples[name] = Sample(feeds, lengths)
-        samples[f"{name}, other tokens"] = Sample(others, lengths)
+        feeds = draw_sample(of_sample, packing, lengths, rng)
+        others = {info.name: other_array(info, feeds[info.name], rng) for info in of_sample}
+        samples[name] = Sample({**feeds, **of_run}, lengths)
+        samples[f"{name}, other tokens"] = Sample({**others, **of_run}, lengths)
     return samples
 
 

@@ -55,7 +55,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample: its inputs, [1, width] each, and its tokens by segment, int [segments]."""
+    """One sample.
+
+    Attributes:
+        feeds: its inputs, [1, width, ...] or, without tokens, [1, ...]; and the inputs of its run.
+        lengths: its tokens by segment, int [segments].
+    """
 
     feeds: dict[str, Array]
     lengths: Array
@@ -145,10 +150,12 @@ class Bench:
             name: np.concatenate([s.feeds[name][0, own] for s, own in zip(samples, columns, strict=True)])
             for name in packing.dynamic_inputs
         }
+        others = {name: np.concatenate([s.feeds[name] for s in samples]) for name in packing.sample_inputs}
+        others |= {name: samples[0].feeds[name] for name in packing.run_inputs}
         lengths = np.array([sample.lengths for sample in samples], np.int32)
         names = list(packing.outputs)
         answers: list[Answers] = [{} for _ in samples]
-        for name, result in zip(names, across_rows.run(streams, lengths, names), strict=True):
+        for name, result in zip(names, across_rows.run(streams, lengths, names, others), strict=True):
             tokens = packing.outputs[name] == "tokens"
             rows = across_rows.sample_tokens(result, lengths) if tokens else result
             for mine, row, own in zip(answers, rows, columns, strict=False):

@@ -51,6 +51,12 @@ class PackingSpec(Packing):
     equal_lengths_cheaper: bool = field(default=False, kw_only=True)
     full_pair_bytes: int = field(default=0, kw_only=True)
 
+    def request_shape(self, spec: TensorSpec, length: int) -> tuple[int, ...]:
+        """The shape in which a request of ``length`` tokens gives an input: [L, ...], a sample's row, or whole."""
+        if spec.name in self.dynamic_inputs:
+            return (length, *spec.shape[2:])
+        return spec.shape[1:] if spec.name in self.sample_inputs else spec.shape
+
     def padded_bytes(self, samples: int, longest: int, full: bool = False) -> int:
         """What a pack of samples padded to ``longest`` tokens holds in memory at once, beside the packed side.
 

@@ -171,9 +171,19 @@ def _check_packed_inputs(packing: PackingSpec, inputs: dict[str, TensorSpec]) ->
     dynamic = packing.dynamic_inputs
     if not dynamic:
         raise wrong("packing.dynamic_inputs", [], "at least one")
-    _check_names("packing.dynamic_inputs", dynamic)
+    roles = (*dynamic, *packing.sample_inputs, *packing.run_inputs, *filter(None, [packing.unpack_info]))
+    _check_names("packing: inputs of tokens, samples, runs and lengths", roles)
     for name in dynamic:
-        _check_numbers("packing.dynamic_inputs", name, inputs, "biuf", (packing.rows, packing.columns))
+        _check_rows("packing.dynamic_inputs", name, inputs, (packing.rows, packing.columns))
+    for name in packing.sample_inputs:
+        _check_rows("packing.sample_inputs", name, inputs, (packing.max_valid_num,))
+    for name in packing.run_inputs:
+        spec = _spec("packing.run_inputs", name, inputs)
+        _check_numbers("packing.run_inputs", name, inputs, "biuf", spec.shape)
+    if packing.sample_inputs and not packing.unpack_info:
+        raise wrong("packing.sample_inputs", list(packing.sample_inputs), "none where nothing is unpacked")
+    if packing.within_rows and packing.mask in dynamic:  # it numbers the samples of a row
+        _check_numbers("packing.mask", packing.mask, inputs, "biuf", (packing.rows, packing.columns))
     if packing.mask not in dynamic and (packing.mask or packing.within_rows):
         raise wrong("packing.mask", packing.mask, f"one of the dynamic inputs, {list(dynamic)}")
     if packing.position_ids and packing.position_ids not in dynamic:
@@ -181,14 +191,25 @@ def _check_packed_inputs(packing: PackingSpec, inputs: dict[str, TensorSpec]) ->
     if packing.unpack_info or not packing.within_rows:
         lengths = (packing.max_valid_num, len(packing.segment_max_size))
         _check_numbers("packing.unpack_info", packing.unpack_info, inputs, "iu", lengths)
-        if packing.unpack_info in dynamic:
-            raise wrong("packing.unpack_info", packing.unpack_info, "none of the dynamic inputs")
+
+
+def _spec(field: str, name: str, inputs: dict[str, TensorSpec]) -> TensorSpec:
+    spec = inputs.get(name)
+    if spec is None or spec.any_rank:
+        raise wrong(field, name, f"one of the inputs, {sorted(inputs)}, of a known rank")
+    return spec
+
+
+def _check_rows(field: str, name: str, inputs: dict[str, TensorSpec], lead: tuple[int, ...]) -> None:
+    """Check an input of ``lead`` and fixed extents behind: what a token or a sample holds."""
+    rest = _spec(field, name, inputs).shape[len(lead) :]
+    if 0 in rest:
+        raise wrong(field, f"{name} {list(inputs[name].shape)}", "fixed extents of what a token or a sample holds")
+    _check_numbers(field, name, inputs, "biuf", (*lead, *rest))
 
 
 def _check_numbers(field: str, name: str, inputs: dict[str, TensorSpec], kinds: str, shape: tuple[int, ...]) -> None:
-    spec = inputs.get(name)
-    if spec is None:
-        raise wrong(field, name, f"one of the inputs, {sorted(inputs)}")
+    spec = _spec(field, name, inputs)
     if spec.shape != shape or np.dtype(spec.dtype).kind not in kinds or np.dtype(spec.engine_dtype).kind not in kinds:
         raise wrong(field, f"{name} {spec.dtype}{list(spec.shape)}", f"numbers of shape {list(shape)}")
 

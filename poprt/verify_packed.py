@@ -72,7 +72,8 @@ def pack_samples(
     if length is not None:
         lengths = np.full_like(lengths, length)
     fitting = lengths[: len(_place_samples(lengths, packing))]
-    samples = [draw_sample(originals, packing, sample_lengths, rng) for sample_lengths in fitting]
+    of_run = draw_run(originals, packing, rng)
+    samples = [{**draw_sample(originals, packing, sample_lengths, rng), **of_run} for sample_lengths in fitting]
     return lay_out(packing, samples, fitting, converted)
 
 
@@ -101,6 +102,8 @@ def lay_out(
             feeds[info.name] = table
         elif info.name in packing.dynamic_inputs:
             feeds[info.name] = _stream(info, samples, places, columns, packing)
+        elif info.name in packing.run_inputs:
+            feeds[info.name] = samples[0][info.name].astype(info.dtype)
         else:
             feeds[info.name] = _per_sample(info, samples, packing)
     return PackedCase(list(samples), feeds, packing.outputs, places, columns)
@@ -149,10 +152,19 @@ def sample_columns(sample: Array, longest: Sequence[int]) -> Array:
     return np.concatenate([start + np.arange(length) for start, length in zip(starts, sample, strict=True)])
 
 
+def draw_run(originals: Sequence[InputInfo], packing: Packing, rng: np.random.Generator) -> dict[str, Array]:
+    """The inputs of the original model that have one value for all samples of a run."""
+    return {
+        info.name: random_array(info, info.concrete(), rng) for info in originals if info.name in packing.run_inputs
+    }
+
+
 def draw_sample(
     originals: Sequence[InputInfo], packing: Packing, lengths: Array, rng: np.random.Generator
 ) -> dict[str, Array]:
     """One sample for the original model, unpadded; with several segments, padding fills the gaps between them.
+
+    It lacks the inputs of a run, which :func:`draw_run` makes for all samples.
 
     Args:
         originals: the inputs of the original model.
@@ -164,15 +176,20 @@ def draw_sample(
     width = int(columns[-1]) + 1
     feeds = {}
     for info in originals:
+        if info.name in packing.run_inputs:
+            continue
         if info.name not in packing.dynamic_inputs:
             of_sample = replace(info, rows=info.rows or width) if info.kind in ("lengths", "places") else info
             feeds[info.name] = random_array(of_sample, (1, *info.concrete()[1:]), rng)
-        elif info.name == packing.mask:
-            mask = np.zeros((1, width), info.dtype)  # ids serve as the mask where the model derives it from them
-            mask[0, columns] = random_array(info, (1, width), rng)[0, columns] if info.kind == "ids" else 1
+            continue
+        shape = (1, width, *info.concrete()[2:])
+        if info.name == packing.mask:
+            mask = np.zeros(shape, info.dtype)  # ids serve as the mask where the model derives it from them
+            is_content = info.kind == "ids" or len(shape) > 2
+            mask[0, columns] = random_array(info, shape, rng)[0, columns] if is_content else 1
             feeds[info.name] = mask
         else:
-            feeds[info.name] = random_array(info, (1, width), rng)
+            feeds[info.name] = random_array(info, shape, rng)
     return feeds
 
 
@@ -184,8 +201,9 @@ def _stream(
     packing: Packing,
 ) -> Array:
     rows, width = packing.rows, packing.columns
-    check_size(info.name, (rows, width))
-    stream = np.zeros(rows * width, info.dtype)
+    rest = samples[0][info.name].shape[2:] if info.name in samples[0] else ()
+    check_size(info.name, (rows, width, *rest))
+    stream = np.zeros((rows * width, *rest), info.dtype)
     numbers: dict[int, int] = {}
     for sample, where, taken in zip(samples, places, columns, strict=True):
         if info.name == packing.mask and packing.within_rows:
@@ -196,7 +214,7 @@ def _stream(
             stream[where] = sample[info.name][0, taken]
         else:  # positions that packing added to the inputs
             stream[where] = taken
-    return stream.reshape(rows, width)
+    return stream.reshape(rows, width, *rest)
 
 
 def _per_sample(info: InputInfo, samples: Sequence[Mapping[str, Array]], packing: Packing) -> Array:

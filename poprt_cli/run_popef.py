@@ -141,7 +141,8 @@ def run_packed(
         config.enable_input_single_row_mode(mask or packing.mask)
     size = max_valid_num or packing.max_valid_num
     rng = np.random.default_rng(0)
-    requests = [_sample(executable, packing, rng) for _ in range(size)]
+    of_run = _run_values(executable, packing, rng)
+    requests = [_sample(executable, packing, of_run, rng) for _ in range(size)]
     with PackRunner(executable, config) as runner:
 
         def send() -> None:
@@ -219,17 +220,26 @@ def _lengths(spec: TensorSpec, packing: PackingSpec) -> Array:
     return table
 
 
-def _sample(executable: Executable, packing: PackingSpec, rng: np.random.Generator) -> Request:
+def _run_values(executable: Executable, packing: PackingSpec, rng: np.random.Generator) -> dict[str, Array]:
+    """The inputs that requests must have in common to share a pack."""
+    specs = [spec for spec in executable.inputs if spec.name in packing.run_inputs]
+    return {spec.name: _random(spec, [extent or 1 for extent in spec.shape], rng) for spec in specs}
+
+
+def _sample(
+    executable: Executable, packing: PackingSpec, of_run: dict[str, Array], rng: np.random.Generator
+) -> Request:
     """One sample of random length with a buffer for each output, large enough for the longest sample."""
     longest = sum(packing.segment_max_size)
     several = len(packing.segment_max_size) > 1  # how a shorter sample splits into segments is the caller's to say
     length = longest if several else int(rng.integers(1, longest + 1))
     manifest = executable.manifest
     inputs = {
-        spec.name: _random(spec, (length,), rng)
+        spec.name: _random(spec, packing.request_shape(spec, length), rng)
         for spec in manifest.inputs
-        if spec.name in packing.dynamic_inputs and spec.name != packing.position_ids
+        if spec.name not in (packing.position_ids, packing.unpack_info, *of_run)
     }
+    inputs.update(of_run)
     outputs = {}
     for spec in manifest.outputs:
         per_sample = spec.shape[2:] if packing.outputs[spec.name] == "packed" else spec.shape[1:]

@@ -28,6 +28,7 @@ from passes.packing.tokens.masks import binarise, find_masks
 from passes.packing.tokens.positional import Positional
 from passes.packing.tokens.sides import PlacedGraph, Placement, place
 from passes.packing.within_rows.no_attention import no_attention
+from passes.packing.within_rows.other_inputs import refuse_rows_a_sample, values_of_the_run
 from passes.packing.within_rows.padding_masks import drop_padding_masks
 from passes.packing.within_rows.row_analysis import RowAnalysis, RowPlan, check_all_kept_apart
 from passes.packing.within_rows.row_rewrite import RowRewriter
@@ -80,20 +81,20 @@ class InsertAttentionMask(GraphPass):
         untouched = graph if geometry.shape_agnostic else copy_graph(graph)
         axes, unbaked = map_axes(graph, geometry, self._bound(geometry))
         if not any("mask" in name for name in geometry.names):  # else what was not opened may hide it
-            _the_mask(graph, geometry, find_masks(place(graph, axes), geometry.inputs).explicit)
+            _the_mask(graph, geometry, find_masks(place(graph, axes), geometry.narrow or geometry.inputs).explicit)
         if self._args:
             unbaked.check(self._args, lambda args: InsertAttentionMask(self._shapes, args).apply(untouched))
             self._args.check_room(least_room(graph, axes))
             self._args.check_samples(geometry.rows, geometry.columns)
         placed = place(graph, axes)
         report_head(placed, self._args.head_pattern if self._args else ())
-        mask = _the_mask(graph, geometry, find_masks(placed, geometry.inputs).explicit)
+        mask = _the_mask(graph, geometry, find_masks(placed, geometry.narrow or geometry.inputs).explicit)
         drop_padding_masks(graph, axes, mask, geometry.columns)
         positional = Positional(graph, axes)
         refused, plan = self._analysed(graph, axes, positional, geometry, mask)
         in_rows = PlacedGraph(graph, axes, Placement({id(node) for node in graph.nodes if id(node) not in refused}))
         share = flop_share(in_rows, geometry.rows or 1, geometry.columns)
-        head = self._head(in_rows, refused, mask)
+        head = self._head(in_rows, refused, mask, values_of_the_run(graph, axes, geometry.runs))
         token_axes = sample_token_axes(graph, axes)
         outputs = head.cut() if head else {tensor.name: "packed" for tensor in graph.outputs}
         _refuse_pairs([name for name, kind in outputs.items() if kind == "packed"], token_axes)
@@ -124,7 +125,8 @@ class InsertAttentionMask(GraphPass):
         self, graph: gs.Graph, axes: AxisMap, positional: Positional, geometry: Geometry, mask: gs.Variable
     ) -> tuple[dict[int, Refusal], RowPlan]:
         """The nodes that cannot stay in rows of several samples, and what is done to the others."""
-        analysis = RowAnalysis(graph, axes, positional, geometry.columns, ROW_RULES)
+        of_run = values_of_the_run(graph, axes, geometry.runs)
+        analysis = RowAnalysis(graph, axes, positional, geometry.columns, ROW_RULES, of_run)
         refused, plan = analysis.run(), analysis.plan
         if self._args is None:
             check_all_kept_apart(graph, refused)
@@ -133,12 +135,14 @@ class InsertAttentionMask(GraphPass):
             raise no_attention(graph, axes, refused)
         return refused, plan
 
-    def _head(self, in_rows: PlacedGraph, refused: dict[int, Refusal], mask: gs.Variable) -> UnpackedHead | None:
+    def _head(
+        self, in_rows: PlacedGraph, refused: dict[int, Refusal], mask: gs.Variable, of_run: frozenset[str]
+    ) -> UnpackedHead | None:
         """The part that gets a row a sample; none where no ``pack_args`` are given."""
         if not self._args:
             return None
         _keep_padding_out(in_rows, refused, mask, self._args)
-        return UnpackedHead(in_rows.graph, in_rows.axes, refused, mask, self._args)
+        return UnpackedHead(in_rows.graph, in_rows.axes, refused, mask, self._args, of_run)
 
     def _checked_geometry(self, graph: gs.Graph) -> Geometry:
         refuse_shared_scales(graph)
@@ -149,6 +153,7 @@ class InsertAttentionMask(GraphPass):
             )
         graph.toposort(mode="nodes")
         geometry = self._finder.find(graph)
+        refuse_rows_a_sample(geometry)
         if not geometry.columns:
             raise PackingError(
                 "samples that share a row need rows of known length; give --input_shape, for example "
@@ -167,7 +172,7 @@ class InsertAttentionMask(GraphPass):
         share: FlopShare,
         token_axes: dict[str, list[int]],
     ) -> PackedModel:
-        names = [tensor.name for tensor in graph.inputs]
+        names, runs = [tensor.name for tensor in graph.inputs], [tensor.name for tensor in geometry.runs]
         args = self._args or PackArgs((geometry.rows or 1) * geometry.columns, (geometry.columns,))
         return PackedModel(
             layout=WITHIN_ROWS,
@@ -176,7 +181,8 @@ class InsertAttentionMask(GraphPass):
             max_valid_num=args.max_valid_num,
             segment_max_size=args.segment_max_size,
             unpack_info=UNPACK_INFO if UNPACK_INFO in names else "",
-            dynamic_inputs=tuple(name for name in names if name != UNPACK_INFO),
+            dynamic_inputs=tuple(name for name in names if name not in (UNPACK_INFO, *runs)),
+            run_inputs=tuple(runs),
             mask=mask.name,
             position_ids=POSITION_IDS if POSITION_IDS in names else "",
             outputs=outputs,

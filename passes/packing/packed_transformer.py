@@ -16,6 +16,7 @@ from passes.ops import DOMAIN, MINIMUM_OPSET, declare_operators
 from passes.packed_model import POSITION_IDS, UNPACK_INFO, PackedModel, is_packed
 from passes.packing.across_rows.crossings import Crossings
 from passes.packing.across_rows.head_pattern import report_head
+from passes.packing.across_rows.lengths import count_lengths
 from passes.packing.across_rows.rewrite import rewrite, sample_token_axes
 from passes.packing.across_rows.unpack_reasons import explain_unpacks
 from passes.packing.isolation.company import ANY, NONE, SAME_LENGTH, Isolation, isolate
@@ -24,6 +25,7 @@ from passes.packing.isolation.sharpen import Sharpener
 from passes.packing.opening.axis_mapping import map_axes
 from passes.packing.opening.geometry import Geometry, GeometryFinder
 from passes.packing.opening.length_bound import LengthBound
+from passes.packing.opening.longest import read_longest_from_tokens
 from passes.packing.opening.pack_args import PackArgs, parse_pack_args
 from passes.packing.opening.room import least_room
 from passes.packing.tokens.flops import FlopShare, flop_share, node_flops
@@ -84,6 +86,7 @@ class PackedTransformer(GraphPass):
         graph.toposort(mode="nodes")
         geometry = self._finder.find(graph)
         untouched = graph if geometry.shape_agnostic else copy_graph(graph)
+        counted = read_longest_from_tokens(graph, geometry.samples, geometry.inputs[0])
         axes, unbaked = map_axes(graph, geometry, LengthBound(self._args.width))
         unbaked.check(self._args, lambda args: PackedTransformer(args, self._shapes).apply(untouched))
         self._args.check_room(least_room(graph, axes))
@@ -92,9 +95,11 @@ class PackedTransformer(GraphPass):
         placed = place(graph, axes)
         share = self._checked_share(placed, geometry)
         report_head(placed, self._args.head_pattern)
-        masks = find_masks(placed, geometry.inputs)
+        masks = find_masks(placed, geometry.narrow)
+        lengths = count_lengths(placed, geometry, [*masks.explicit, *masks.derived], counted)
+        geometry = lengths.geometry
         hidden = hide_quantised_padding(placed, [*masks.explicit, *masks.derived], geometry.inputs[0])
-        isolation = isolate(placed, masks.explicit, self._args.width)
+        isolation = isolate(placed, [*masks.explicit, *lengths.masks], self._args.width)
         sharpened = Sharpener(placed, isolation.facts, geometry.inputs[0]).run()
         agnostic = not unbaked.refusals
         neighbours = self._neighbours(isolation, agnostic, result)
@@ -105,7 +110,7 @@ class PackedTransformer(GraphPass):
         result.refusals.extend(explain_unpacks(placed))
         memory = padded_memory(placed, self._args.width)
         token_axes = {name: tuple(own) for name, own in sample_token_axes(graph, axes).items()}
-        outputs = rewrite(placed, crossings, self._args, masks.explicit)
+        outputs = rewrite(placed, crossings, self._args, masks.explicit, geometry)
         graph.inputs.append(info)
         declare_operators(graph, ["Repack", "Unpack"])
         record = self._record(geometry, [*masks.explicit, *masks.derived], agnostic, share)
@@ -117,6 +122,7 @@ class PackedTransformer(GraphPass):
         result.count("Unpacks", _count(graph, "Unpack"))
         result.count("Repacks", _count(graph, "Repack"))
         result.count("masks strengthened", sharpened + hidden)
+        result.count("lengths computed", int(bool(lengths.name)))
         result.details["packed share of FLOPs"] = round(share.share, 4)
         return result
 
@@ -133,6 +139,8 @@ class PackedTransformer(GraphPass):
             dynamic_inputs=tuple(names),
             mask=masks[0] if masks else "",
             position_ids=POSITION_IDS if POSITION_IDS in names else "",
+            sample_inputs=tuple(tensor.name for tensor in geometry.samples),
+            run_inputs=tuple(tensor.name for tensor in geometry.runs),
             outputs={},
             shape_agnostic=agnostic,
             packed_flops=share.packed,

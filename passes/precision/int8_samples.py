@@ -74,6 +74,7 @@ def _small_pack(declared: onnx.ModelProto, packed: PackedModel) -> onnx.ModelPro
     sizes = tuple(min(size, max(1, _COLUMNS // len(segments))) for size in segments)
     samples = min(packed.max_valid_num, _SAMPLES)
     extents = {name: [_ROWS, sum(sizes)] if name in packed.dynamic_inputs else [samples] for name in _names(declared)}
+    extents |= {name: [] for name in packed.run_inputs}
     small = _resized(declared, extents)
     replace(packed, rows=_ROWS, columns=sum(sizes), segment_max_size=sizes, max_valid_num=samples).write(small)
     return small

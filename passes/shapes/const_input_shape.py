@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from passes.base import GraphPass, PassResult
 from passes.errors import RewriteError
 from passes.graph_io import export_weightless
-from passes.packed_model import UNPACK_INFO, is_packed
+from passes.packed_model import UNPACK_INFO, PackedModel
 from passes.registry import register
 from passes.shapes.baked_shapes import find_contradiction
 from passes.shapes.contents import LARGEST_VALUE_READ
@@ -83,12 +83,15 @@ class ConstInputShape(GraphPass):
     def _fixed_shapes(self, graph: gs.Graph) -> dict[str, list[Extent]]:
         """Input name -> the shape that it gets, for those that do not declare just that."""
         names = [tensor.name for tensor in graph.inputs]
+        packed = PackedModel.read(graph)
         unknown = [name for name in self.shapes.by_name if name not in names]
-        if unknown:
+        if unknown and packed is None:  # packing takes lengths away
             self.logger.warning("input_shape names %s; the model's inputs are %s", ", ".join(unknown), ", ".join(names))
         shapes = {}
         for tensor in graph.inputs:
-            if tensor.name == UNPACK_INFO and tensor.name not in self.shapes.by_name and is_packed(graph):
+            if packed and tensor.name in (*packed.sample_inputs, *packed.run_inputs):
+                continue  # their shapes are those of the pack already
+            if packed and tensor.name == UNPACK_INFO and tensor.name not in self.shapes.by_name:
                 continue  # a pack's lengths are not per row
             shape = self.shapes.fixed(tensor)
             if shape and shape != tensor.shape:

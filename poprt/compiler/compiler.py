@@ -24,6 +24,7 @@ from passes.precision.shared_scales import shared_scales
 from passes.precision.unsign_dequantised import UnsignDequantised
 from passes.precision.unsign_weights import UnsignWeights
 from poprt.compiler.cache import cached
+from poprt.compiler.feedable import check_feedable
 from poprt.compiler.full_packs.fuse import FuseFullPacks, with_full_packs
 from poprt.compiler.fuse_int8 import FuseInt8
 from poprt.compiler.head_gathers import GatherHeads
@@ -153,6 +154,7 @@ def _compile(source: Source, outputs: list[str], options: CompilerOptions, progr
         reason = str(opening.refusal or "")
         manifest = replace(manifest, batch_axes=opening.axes, batch_held=reason)
         logger.debug("batch size: %s", f"held, {reason}" if reason else "open")
+    check_feedable(manifest)
     arrays = {spec.name: source.weights[spec.name] for spec in manifest.weights}
     _make_inputs(model, {spec.name for spec in manifest.weights if not spec.constant})
     executable = Executable.build(manifest, model.SerializeToString(deterministic=True), arrays)

@@ -173,7 +173,7 @@ def _relax(graph: gs.Graph, packing: PackingSpec) -> None:
     for tensor in graph.inputs:
         if tensor.name in packing.dynamic_inputs:
             _open(tensor, [1, "columns"])
-        elif tensor.name == packing.unpack_info:
+        elif tensor.name in (packing.unpack_info, *packing.sample_inputs):
             _open(tensor, ["samples"])
     inferred = inferred_types(graph)
     for tensor in graph.outputs:

@@ -1,6 +1,6 @@
 """Runs samples that are laid end to end, on an engine that takes any number of tokens or one that takes fixed rows.
 
-A *stream* is the tokens of a pack's samples laid end to end, one value a token, without rows.
+A *stream* is the tokens of a pack's samples laid end to end, one value or array a token, without rows.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 from poprt.engine.protocol import Session
 from poprt.executable import Manifest, PackingSpec
-from poprt.runtime.buffers import Array
+from poprt.runtime.buffers import Array, with_rows
 from poprt.runtime.shapes import wrong_result
 from poprt.runtime.token_axes import clear_padding
 
@@ -32,13 +32,20 @@ class AcrossRowsSession:
         # What the graph says, if the session can tell: an extent that is no number may follow the longest sample.
         self._in_graph: Mapping[str, Sequence[object]] = getattr(session, "output_shapes", {})
 
-    def run(self, streams: Mapping[str, Array], lengths: Array, output_names: Sequence[str]) -> list[Array]:
+    def run(
+        self,
+        streams: Mapping[str, Array],
+        lengths: Array,
+        output_names: Sequence[str],
+        others: Mapping[str, Array] | None = None,
+    ) -> list[Array]:
         """Run one pack.
 
         Args:
-            streams: for each dynamic input its tokens, [T].
+            streams: for each dynamic input its tokens, [T, ...].
             lengths: tokens of each sample by segment, int [n, segments]; no sample has length 0; T in all.
             output_names: outputs to compute.
+            others: the sample inputs, [n, ...], and the run inputs.
 
         Returns:
             One array an output; row i is sample i. There may be more rows than samples. ``sample_tokens`` finds the
@@ -48,14 +55,13 @@ class AcrossRowsSession:
             ExecutableError: the engine answers with another shape than the executable declares.
         """
         packing = self._packing
-        info, feeds = lengths, dict(streams)
+        feeds = {packing.unpack_info: lengths, **(others or {})}
         if packing.ragged:
-            feeds = {name: stream[None] for name, stream in streams.items()}
+            feeds |= {name: stream[None] for name, stream in streams.items()}
         else:
-            feeds = {name: _to_rows(stream, packing.rows, packing.columns) for name, stream in streams.items()}
-            info = np.zeros((packing.max_valid_num, lengths.shape[1]), np.int32)
-            info[: len(lengths)] = lengths
-        feeds[packing.unpack_info] = info
+            for name in (packing.unpack_info, *packing.sample_inputs):
+                feeds[name] = with_rows(feeds[name], packing.max_valid_num)
+            feeds |= {name: _to_rows(stream, packing.rows, packing.columns) for name, stream in streams.items()}
         cast = {name: np.asarray(array, self._dtypes[name], order="C") for name, array in feeds.items()}
         results = self._session.run(cast, list(output_names))
         for name, result in zip(output_names, results, strict=True):
@@ -114,9 +120,7 @@ class AcrossRowsSession:
 
 
 def _to_rows(stream: Array, rows: int, columns: int) -> Array:
-    padded = np.zeros(rows * columns, stream.dtype)
-    padded[: len(stream)] = stream
-    return padded.reshape(rows, columns)
+    return with_rows(stream, rows * columns).reshape(rows, columns, *stream.shape[1:])
 
 
 def _join_segments(row: Array, counts: Array, present: Array, declared: Array) -> Array:

@@ -69,7 +69,8 @@ class AcrossRowsWorker(PackWorker):
         packs that run leave the first no memory.
         """
         # A masked token inside a sample keeps attention from the short way of full packs.
-        window = [request for request in window if request.masked == window[0].masked]
+        first = window[0]
+        window = [r for r in window if r.masked == first.masked and r.company == first.company]
         sizes = [request.size for request in window]
         room = self._room.left(self._bytes(window[:1]), sizes[0])
         if room is None:
@@ -100,7 +101,7 @@ class AcrossRowsWorker(PackWorker):
         lengths = np.array([request.lengths for request in batch], np.int32)
         streams = self.streams(batch)
         started = time.perf_counter()
-        outputs = self.across_rows.run(streams, lengths, names)
+        outputs = self.across_rows.run(streams, lengths, names, self.whole_inputs(batch))
         self.count(batch, started)
         return [
             list(self.across_rows.sample_rows(name, output, lengths))

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from poprt.executable import Manifest, PackingSpec
+from poprt.executable import Manifest, PackingSpec, TensorSpec
 from poprt.runtime.across_rows_session import AcrossRowsSession
+from poprt.runtime.buffers import Array
 from poprt.runtime.pack_cost import PackCost, fit_cost
 
 logger = logging.getLogger("poprt")
@@ -141,18 +142,30 @@ class _Timing:
 
 def pack_timer(session: AcrossRowsSession, manifest: Manifest, packing: PackingSpec, lanes: int) -> Timer:
     """A timer that runs the pack on every lane at once, as it is when there is much to do."""
-    dtypes = {spec.name: spec.engine_dtype for spec in manifest.inputs}
+    specs = {spec.name: spec for spec in manifest.inputs}
+    of_run = {name: _value_of_run(specs[name]) for name in packing.run_inputs}
 
     def time_pack(lengths: Sequence[int]) -> float:
         total = sum(lengths)
         streams = {
-            name: np.full(total, 1 if name == packing.mask else 0, dtypes[name]) for name in packing.dynamic_inputs
+            name: np.full((total, *spec.shape[2:]), 1 if name == packing.mask else 0, spec.engine_dtype)
+            for name, spec in ((name, specs[name]) for name in packing.dynamic_inputs)
         }
+        of_samples = {
+            name: np.zeros((len(lengths), *specs[name].shape[1:]), specs[name].engine_dtype)
+            for name in packing.sample_inputs
+        }
+        others = {**of_samples, **of_run}
         info = np.array(lengths, np.int32)[:, None]
         started = time.perf_counter()
         with ThreadPoolExecutor(lanes) as pool:
-            for run in [pool.submit(session.run, streams, info, list(packing.outputs)) for _ in range(lanes)]:
+            for run in [pool.submit(session.run, streams, info, list(packing.outputs), others) for _ in range(lanes)]:
                 run.result()
         return time.perf_counter() - started
 
     return time_pack
+
+
+def _value_of_run(spec: TensorSpec) -> Array:
+    """A value that a model may divide by; 0 where it numbers a row of a table, which may have one alone."""
+    return np.full([extent or 1 for extent in spec.shape], 0 if spec.id_limit else 1, spec.engine_dtype)

@@ -145,3 +145,10 @@ def copy_whole(name: str, buffer: Array, values: Array) -> None:
         buffer.flat[:] = values.reshape(-1)
     else:
         raise InputError(f"output {name!r}: expected shape {list(values.shape)}, got {list(buffer.shape)}")
+
+
+def with_rows(array: Array, count: int) -> Array:
+    """``array`` [n, ...] with zeros behind it, [count, ...]."""
+    padded = np.zeros((count, *array.shape[1:]), array.dtype)
+    padded[: len(array)] = array
+    return padded

@@ -112,10 +112,11 @@ class DeclaredSession:
 
     def _run_rows(self, arrays: Mapping[str, Array], names: list[str]) -> list[Array]:
         """Run the rows that hold something, in parts side by side; the results of the others are zero."""
-        used = np.flatnonzero(np.any([array.any(axis=1) for array in arrays.values()], axis=0))
+        holds = [array.any(axis=tuple(range(1, array.ndim))) for array in arrays.values()]
+        used = np.flatnonzero(np.any(holds, axis=0))
         if not len(used):
             return self._session.run(arrays, names)
-        rows, columns = next(iter(arrays.values())).shape
+        rows, columns = next(iter(arrays.values())).shape[:2]
         size = rows_of_a_part(columns)
         parts = np.array_split(used, min(len(used), self._lanes * math.ceil(len(used) / size / self._lanes)))
 
@@ -138,11 +139,15 @@ class DeclaredSession:
         return _cast(array, spec.dtype)
 
     def _read_part(self, name: str, arrays: Mapping[str, Array]) -> Array:
-        """What is read of an input: of samples laid end to end, nothing behind the last one."""
+        """What is read of an input: of samples laid end to end, nothing behind the last one, and no row of none."""
         packing = self._packing
-        if packing is None or packing.within_rows or name not in packing.dynamic_inputs:
+        if packing is None or packing.within_rows:
             return arrays[name]
-        return arrays[name].reshape(-1)[: int(arrays[packing.unpack_info].sum())]
+        lengths = arrays[packing.unpack_info].reshape(packing.max_valid_num, -1).sum(axis=1)
+        array = arrays[name]
+        if name in packing.sample_inputs:
+            array = array[lengths > 0]
+        return _stream(array)[: int(lengths.sum())] if name in packing.dynamic_inputs else array
 
     def _checked(self, spec: TensorSpec, feeds: Mapping[str, Array]) -> Array:
         if spec.name not in feeds:
@@ -166,11 +171,14 @@ class DeclaredSession:
         if len(rows) == 0:
             return list(declared.values())
         starts = np.cumsum(lengths.sum(axis=1)) - lengths.sum(axis=1)
-        tokens = {name: arrays[name].reshape(-1) for name in packing.dynamic_inputs}
+        tokens = {name: _stream(arrays[name]) for name in packing.dynamic_inputs}
+        of_run = {name: arrays[name] for name in packing.run_inputs}
 
         def run(group: Array) -> list[Array]:
             where = np.concatenate([np.arange(starts[i], starts[i] + lengths[i].sum()) for i in group])
-            return session.run({name: values[where] for name, values in tokens.items()}, lengths[group], names)
+            streams = {name: values[where] for name, values in tokens.items()}
+            of_samples = {name: arrays[name][rows[group]] for name in packing.sample_inputs}
+            return session.run(streams, lengths[group], names, {**of_samples, **of_run})
 
         groups = _groups(lengths, packing, self._lanes)
         with ThreadPoolExecutor(self._lanes) as pool:
@@ -180,6 +188,11 @@ class DeclaredSession:
                     declared[name] = _with_room(declared[name], self._outputs[name].shape, result.shape)
                     _scatter(session, packing.outputs[name], declared[name], result, rows[group], lengths[group], name)
         return list(declared.values())
+
+
+def _stream(array: Array) -> Array:
+    """Rows of tokens laid end to end: [R, C, ...] as [R * C, ...]."""
+    return array.reshape(-1, *array.shape[2:])
 
 
 def _with_room(target: Array, declared: Sequence[int], shape: Sequence[int]) -> Array:

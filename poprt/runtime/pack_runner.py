@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from poprt.engine.lanes import choose_lanes
 from poprt.engine.protocol import Session
 from poprt.errors import InputError, PoprtError, RequestTooLongError
@@ -22,8 +20,6 @@ from poprt.runtime.buffers import (
     InputNames,
     as_array,
     check_buffer,
-    check_dtype,
-    check_ids,
     check_known,
 )
 from poprt.runtime.company import announce_shared_scales
@@ -31,6 +27,7 @@ from poprt.runtime.config import PackRunnerConfig
 from poprt.runtime.declared import open_session
 from poprt.runtime.pack_worker import PackRequest, PackStats, PackWorker
 from poprt.runtime.runner import Outputs, Runner
+from poprt.runtime.sample_reader import SampleReader
 from poprt.runtime.within_rows_worker import WithinRowsWorker
 
 logger = logging.getLogger("poprt")
@@ -42,9 +39,11 @@ ONE_LENGTH_WINDOW = 1024
 class PackRunner(Runner, configured_by=PackRunnerConfig):
     """Packs single-sample requests.
 
-    A request gives each dynamic input as [L] or [1, L]. ``unpack_info`` is the runner's business: what a request gives
-    for it is not used, except to split a sample where the executable has several segments. A missing position input is
-    filled with 0..L-1. Results are written from the start of the request's buffers, the rest of them is set to zero.
+    A request gives each dynamic input as [L] or [1, L], or [L, ...] where a token is an array; each sample input as its
+    row, [...] or [1, ...]; and each run input whole. Requests whose run inputs differ share no pack. ``unpack_info`` is
+    the runner's business: what a request gives for it is not used, except to split a sample where the executable has
+    several segments. A missing position input is filled with 0..L-1. Results are written from the start of the
+    request's buffers, the rest of them is set to zero.
 
     Where the executable says that padding would show in an answer (``PackingSpec.neighbours``), a pack takes samples of
     one length only; where samples of one run would mix, each runs by itself.
@@ -77,11 +76,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         self._outputs = {spec.name: spec for spec in manifest.outputs}
         self._input_names = InputNames(self._inputs, (POSITION_IDS, "unpack_info"))
         self._check_names()
-        # The input that gives the sample's length comes first, so that messages compare the others with it.
-        leader = self._config.dynamic_input_name or self._packing.dynamic_inputs[0]
-        self._order = sorted(self._packing.dynamic_inputs, key=lambda name: name != leader)
-        self._longest = self._longest_sample()
-        self._positions = np.arange(self._longest)
+        self._reader = SampleReader(manifest, self._packing, self._config, self._longest_sample())
         self.lanes, session = self._open(**options)
         self._worker = self._make_worker(session)
         self._batcher = Batcher(
@@ -136,7 +131,8 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         if mode is not None and packing.unpack_info and mode.unpack_info_name not in ("", packing.unpack_info):
             option, name = "enable_input_single_row_mode: unpack_info_name", mode.unpack_info_name
             raise PoprtError(f"{option}: {name!r} is not the input of the lengths, which is {packing.unpack_info!r}")
-        others = [n for n in self._inputs if n not in packing.dynamic_inputs and n != packing.unpack_info]
+        fed = {*packing.dynamic_inputs, *packing.sample_inputs, *packing.run_inputs, packing.unpack_info}
+        others = [name for name in self._inputs if name not in fed]
         if others:
             raise PoprtError(f"a pack runner cannot feed {others[0]!r}: it is the same for no two samples of a pack")
 
@@ -168,55 +164,20 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         packing = self._packing
         self._input_names.check(inputs)
         check_known("output", outputs, self._outputs)
-        arrays = self._tokens(inputs)
+        arrays = self._reader.tokens(inputs)
         length = len(next(iter(arrays.values())))
         lengths = self._split(length, inputs.get(packing.unpack_info))
         buffers = {name: self._buffer(self._outputs[name], value, lengths) for name, value in outputs.items()}
         masked = packing.equal_lengths_cheaper and packing.mask in arrays and bool((arrays[packing.mask] != 1).any())
-        return PackRequest([arrays[name] for name in packing.dynamic_inputs], lengths, buffers, self._alike, masked)
-
-    def _tokens(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Return every dynamic input as [L]; raise InputError if one is missing, mistyped or of another length."""
-        arrays = {name: self._row(self._inputs[name], inputs[name]) for name in self._order if name in inputs}
-        if self._config.padding_remove_mode is not None:
-            self._remove_padding(arrays)
-        for name in self._order:
-            if name not in arrays and name != self._packing.position_ids:
-                raise InputError(f"missing input {name!r} ({self._inputs[name].dtype}, one value a token)")
-        leader = self._order[0] if self._order[0] in arrays else next(iter(arrays))
-        length = len(arrays[leader])
-        for name, array in arrays.items():
-            if len(array) != length:
-                raise InputError(f"inputs differ in length: {leader!r} has {length} tokens, {name!r} has {len(array)}")
-        if length == 0:
-            raise InputError(f"input {leader!r}: the sample has no tokens")
-        if length > self._longest:
-            raise RequestTooLongError(f"input {leader!r}: the sample has {length} tokens, at most {self._longest} fit")
-        for name, array in arrays.items():
-            check_ids(self._inputs[name], array)
-        if self._packing.position_ids and self._packing.position_ids not in arrays:
-            arrays[self._packing.position_ids] = self._positions[:length]
-        return arrays
-
-    def _row(self, spec: TensorSpec, value: Array) -> Array:
-        array = as_array(spec.name, value)
-        check_dtype(spec.name, array, spec.dtype, values=not spec.id_limit)
-        if array.ndim == 1:
-            return array
-        if array.ndim == 2 and array.shape[0] == 1:
-            return array.reshape(-1)
-        raise InputError(f"input {spec.name!r}: expected one sample, shape [L] or [1, L], got {list(array.shape)}")
-
-    def _remove_padding(self, arrays: dict[str, Array]) -> None:
-        """Cut the inputs that come padded after the last token that the mask marks."""
-        mode = self._config.padding_remove_mode
-        if mode is None or mode.mask_name not in arrays:
-            return
-        present = np.flatnonzero(arrays[mode.mask_name])
-        length = int(present[-1]) + 1 if len(present) else 0
-        for name in (mode.mask_name, *mode.inputs):
-            if name in arrays:
-                arrays[name] = arrays[name][:length]
+        return PackRequest(
+            [arrays[name] for name in packing.dynamic_inputs],
+            lengths,
+            buffers,
+            self._alike,
+            masked,
+            sample_rows=self._reader.sample_rows(inputs),
+            run_values=self._reader.run_values(inputs),
+        )
 
     def _split(self, length: int, unpack_info: Array | None) -> tuple[int, ...]:
         """Return the sample's tokens by segment: as the caller says, else the first segments are filled first."""

@@ -33,16 +33,19 @@ class PackRequest(Request):
     """One sample.
 
     Attributes:
-        arrays: its dynamic inputs [L], in the order of the packing's ``dynamic_inputs``.
+        arrays: its dynamic inputs [L, ...], in the order of the packing's ``dynamic_inputs``.
+        sample_rows: its row [...] of each of the packing's ``sample_inputs``.
+        run_values: the packing's ``run_inputs``, in the engine's types.
+        company: equal for requests whose run inputs are equal, down to their bytes. Others share no pack with it.
         lengths: its tokens by segment; they add up to L, which is ``size``.
         outputs: output name -> buffer.
 
     Args:
         masked: whether its mask leaves out a token.
-        alike: whether only samples of the same lengths may share its pack; they are its ``kind``.
+        alike: whether only samples of the same lengths may share its pack; they are part of its ``kind``.
     """
 
-    __slots__ = ("arrays", "lengths", "masked", "outputs")
+    __slots__ = ("arrays", "company", "lengths", "masked", "outputs", "run_values", "sample_rows")
 
     def __init__(
         self,
@@ -51,9 +54,16 @@ class PackRequest(Request):
         outputs: dict[str, Array],
         alike: bool = False,
         masked: bool = False,
+        *,
+        sample_rows: Sequence[Array] = (),
+        run_values: Sequence[Array] = (),
     ) -> None:
-        super().__init__(sum(lengths), tuple(lengths) if alike else None)
+        self.company = tuple((value.shape, value.tobytes()) for value in run_values)
+        kind = tuple(lengths) if alike else None
+        super().__init__(sum(lengths), (kind, self.company) if run_values else kind)
         self.arrays = arrays
+        self.sample_rows = sample_rows
+        self.run_values = run_values
         self.lengths = lengths
         self.masked = masked
         self.outputs = outputs
@@ -117,11 +127,19 @@ class PackWorker(ABC):
         return self._spent.seconds
 
     def streams(self, batch: Sequence[PackRequest]) -> dict[str, Array]:
-        """The tokens of a pack's samples laid end to end: one array [T] an input, in the engine's type."""
+        """The tokens of a pack's samples laid end to end: one array [T, ...] an input, in the engine's type."""
         return {
             name: np.concatenate([r.arrays[i] for r in batch], dtype=self.dtypes[name], casting="unsafe")
             for i, name in enumerate(self.packing.dynamic_inputs)
         }
+
+    def whole_inputs(self, batch: Sequence[PackRequest]) -> dict[str, Array]:
+        """A pack's sample inputs, [n, ...] in the order of ``batch``, and its run inputs, in the engine's types."""
+        feeds = {
+            name: np.stack([r.sample_rows[i] for r in batch], dtype=self.dtypes[name], casting="unsafe")
+            for i, name in enumerate(self.packing.sample_inputs)
+        }
+        return feeds | dict(zip(self.packing.run_inputs, batch[0].run_values, strict=True))
 
     def count(self, batch: Sequence[PackRequest], started: float) -> None:
         """Add a pack to the statistics."""

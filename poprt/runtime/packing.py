@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poprt.errors import InputError, RequestTooLongError
+from poprt.runtime.buffers import Array, with_rows
 from poprt.runtime.places import Place, place_across_rows, place_within_rows, stream_distances
 
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
 UNPACK_INFO = "unpack_info"
 OPTIONAL = ("token_type_ids", "position_ids")
+#: Inputs of one value a token, which may have axes of extent 1 beside.
+_ONE_VALUE = (INPUT_IDS, ATTENTION_MASK, UNPACK_INFO, *OPTIONAL)
 
 Ints = NDArray[np.int32]
 
@@ -27,13 +30,14 @@ class PackedData:
     Attributes:
         count: index of the first sample that is not in this pack; give it to the next call.
         specs: where each sample went, in the order of the samples.
-        data: input name -> int32 [rows, seq_len]; the mask's values number the samples.
+        data: input name -> [rows, seq_len, ...]; the mask's values number the samples. A sample input is
+            [max_valid_num, ...], 0 where there is no sample. Whole numbers are int32.
         unpack_info: int32 [max_valid_num, segment_num], 0 where there is no sample.
     """
 
     count: int
     specs: list[Place]
-    data: dict[str, Ints] = field(repr=False)
+    data: dict[str, Array] = field(repr=False)
     unpack_info: Ints = field(repr=False)
 
 
@@ -46,6 +50,8 @@ def pack_data(
     segment_num: int,
     across_rows: bool,
     zero_delimiter_num: int = 0,
+    dynamic_inputs: Sequence[str] = (),
+    sample_inputs: Sequence[str] = (),
 ) -> PackedData:
     """Pack samples from ``index`` on until the next does not fit.
 
@@ -59,6 +65,9 @@ def pack_data(
         segment_num: segments of a sample. With more than one, a sample's ``unpack_info`` holds its segments' lengths.
         across_rows: whether a sample may cross rows.
         zero_delimiter_num: zeros between two samples of a row, where samples do not cross rows.
+        dynamic_inputs: the names of inputs [L, ...], in place of those above but for the mask; the first gives a
+            sample's length.
+        sample_inputs: the names of inputs [...] with one row a sample.
 
     Returns:
         The pack. Within rows, ``unpack_info`` holds the distances between the starts of samples.
@@ -72,7 +81,8 @@ def pack_data(
     chosen = samples[index : index + max_valid_num]
     if not len(chosen):
         raise InputError(f"index: no sample {index}, there are {len(samples)}")
-    lengths = [len(_get(sample, INPUT_IDS, index + i)) for i, sample in enumerate(chosen)]
+    names = _token_inputs(chosen[0], dynamic_inputs, index)
+    lengths = [_count(_get(sample, names[0], index + i)) for i, sample in enumerate(chosen)]
     if across_rows:
         places = place_across_rows(lengths, batch_size, seq_len, max_valid_num)
     else:
@@ -84,10 +94,10 @@ def pack_data(
         )
     chosen = chosen[: len(places)]
     where = _token_places(places, seq_len)
-    data = {
-        name: _scatter(values, where, batch_size, seq_len) for name, values in _streams(chosen, lengths, index).items()
-    }
+    streams = _streams(chosen, names, lengths, index)
+    data = {name: _scatter(values, where, batch_size, seq_len) for name, values in streams.items()}
     data[ATTENTION_MASK] = _numbered(data[ATTENTION_MASK], places, where, across_rows)
+    data |= {name: _sample_rows(chosen, name, max_valid_num, index) for name in sample_inputs}
     info = np.zeros((max_valid_num, segment_num), np.int32)
     info[: len(places)] = _unpack_info(chosen, places, seq_len, segment_num, across_rows, index)
     return PackedData(index + len(places), places, data, info)
@@ -97,28 +107,63 @@ def _get(sample: Any, name: str, number: int, required: bool = True) -> Any:
     value = sample.get(name) if isinstance(sample, Mapping) else getattr(sample, name, None)
     if value is None and required:
         raise InputError(f"sample {number} has no {name!r}")
-    return None if value is None else np.asarray(value).reshape(-1)
+    if value is None:
+        return None
+    return np.asarray(value).reshape(-1) if name in _ONE_VALUE else np.asarray(value)
 
 
-def _streams(samples: Sequence[Any], lengths: Sequence[int], index: int) -> dict[str, Ints]:
-    """Lay the values of each input end to end."""
-    names = [INPUT_IDS, *(name for name in OPTIONAL if _get(samples[0], name, index, required=False) is not None)]
-    streams: dict[str, Ints] = {}
+def _token_inputs(sample: Any, asked: Sequence[str], index: int) -> list[str]:
+    """The inputs of tokens but for the mask; the first gives the lengths."""
+    if asked:
+        return [name for name in asked if name != ATTENTION_MASK] or [ATTENTION_MASK]
+    return [INPUT_IDS, *(name for name in OPTIONAL if _get(sample, name, index, required=False) is not None)]
+
+
+def _streams(samples: Sequence[Any], names: Sequence[str], lengths: Sequence[int], index: int) -> dict[str, Array]:
+    """Lay the values of each input end to end, [T, ...], and those of the mask."""
+    streams: dict[str, Array] = {}
     for name in names:
         parts = [_get(sample, name, index + i) for i, sample in enumerate(samples)]
-        _check_lengths(name, parts, lengths, index)
-        streams[name] = np.concatenate(parts).astype(np.int32)
+        _check_lengths(name, parts, names[0], lengths, index)
+        streams[name] = _narrow(name, _joined(np.concatenate, name, parts, index))
     masks = [_get(sample, ATTENTION_MASK, index + i, required=False) for i, sample in enumerate(samples)]
     masks = [np.ones(length) if mask is None else mask for mask, length in zip(masks, lengths, strict=False)]
-    _check_lengths(ATTENTION_MASK, masks, lengths, index)
+    _check_lengths(ATTENTION_MASK, masks, names[0], lengths, index)
     streams[ATTENTION_MASK] = (np.concatenate(masks) != 0).astype(np.int32)
     return streams
 
 
-def _check_lengths(name: str, parts: Sequence[Any], lengths: Sequence[int], index: int) -> None:
+def _sample_rows(samples: Sequence[Any], name: str, count: int, index: int) -> Array:
+    """One row a sample, [count, ...]."""
+    parts = [_get(sample, name, index + i) for i, sample in enumerate(samples)]
+    return with_rows(_narrow(name, _joined(np.stack, name, parts, index)), count)
+
+
+def _joined(join: Callable[[Sequence[Array]], Array], name: str, parts: Sequence[Array], index: int) -> Array:
+    """Concatenate or stack the parts of samples; raise InputError for the first that holds other extents."""
+    skipped = 1 if join is np.concatenate else 0
+    for i, part in enumerate(parts):
+        if part.shape[skipped:] != parts[0].shape[skipped:]:
+            raise InputError(
+                f"sample {index + i}: {name!r} has the shape {list(part.shape)}, that of sample {index} is "
+                f"{list(parts[0].shape)}"
+            )
+    return join(parts)
+
+
+def _narrow(name: str, values: Array) -> Array:
+    """Whole numbers as int32, which engines take; others as they are."""
+    return values.astype(np.int32) if name in _ONE_VALUE or values.dtype.kind in "iu" else values
+
+
+def _check_lengths(name: str, parts: Sequence[Any], leader: str, lengths: Sequence[int], index: int) -> None:
     for i, (part, length) in enumerate(zip(parts, lengths, strict=False)):
-        if len(part) != length or length == 0:
-            raise InputError(f"sample {index + i}: {name!r} has {len(part)} tokens, {INPUT_IDS!r} has {length}")
+        if _count(part) != length or length == 0:
+            raise InputError(f"sample {index + i}: {name!r} has {_count(part)} tokens, {leader!r} has {length}")
+
+
+def _count(tokens: Array) -> int:
+    return len(tokens) if tokens.ndim else 0
 
 
 def _token_places(places: Sequence[Place], columns: int) -> NDArray[np.intp]:
@@ -128,10 +173,10 @@ def _token_places(places: Sequence[Place], columns: int) -> NDArray[np.intp]:
     return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
 
 
-def _scatter(values: Ints, where: NDArray[np.intp], rows: int, columns: int) -> Ints:
-    flat = np.zeros(rows * columns, np.int32)
+def _scatter(values: Array, where: NDArray[np.intp], rows: int, columns: int) -> Array:
+    flat = np.zeros((rows * columns, *values.shape[1:]), values.dtype)
     flat[where] = values
-    return flat.reshape(rows, columns)
+    return flat.reshape(rows, columns, *values.shape[1:])
 
 
 def _numbered(mask: Ints, places: Sequence[Place], where: NDArray[np.intp], across_rows: bool) -> Ints:

@@ -10,7 +10,7 @@ import numpy as np
 
 from poprt.engine.protocol import Session
 from poprt.executable import Manifest, PackingSpec
-from poprt.runtime.buffers import Array
+from poprt.runtime.buffers import Array, with_rows
 from poprt.runtime.config import PackAlgorithm
 from poprt.runtime.pack_worker import PackRequest, PackWorker
 from poprt.runtime.places import Place, place_within_rows, rows_of_a_part, stream_distances
@@ -126,6 +126,9 @@ class WithinRowsWorker(PackWorker):
         feeds = self._feeds(batch, places, starts, rows)
         if self.packing.unpack_info:
             feeds[self.packing.unpack_info] = self._distances([places[i] for i in order])
+        for name, values in self.whole_inputs([batch[i] for i in order]).items():
+            of_samples = name in self.packing.sample_inputs
+            feeds[name] = with_rows(values, self.packing.max_valid_num) if of_samples else values
         started = time.perf_counter()
         outputs = self.session.run(feeds, names)
         self.count(batch, started)
@@ -153,9 +156,9 @@ class WithinRowsWorker(PackWorker):
         streams[self.mask] = np.where(streams[self.mask] != 0, numbers, -numbers).astype(self.dtypes[self.mask])
         feeds: dict[str, Array] = {}
         for name, stream in streams.items():
-            flat = np.zeros(rows * self.packing.columns, stream.dtype)
+            flat = np.zeros((rows * self.packing.columns, *stream.shape[1:]), stream.dtype)
             flat[where] = stream
-            feeds[name] = flat.reshape(rows, self.packing.columns)
+            feeds[name] = flat.reshape(rows, self.packing.columns, *stream.shape[1:])
         return feeds
 
     def _distances(self, places: Sequence[Place]) -> Array:

@@ -86,8 +86,8 @@ class PayloadLimit:
         encoding, length = (_header(scope, name) for name in _BODY_HEADERS)
         body = _Body(receive, self._limit, encoding.decode("latin-1"), length)
         if encoding:
-            headers = [header for header in scope["headers"] if header[0] not in _BODY_HEADERS]
-            scope = {**scope, "headers": headers}
+            # In place: what is around reads in this scope which route it was.
+            scope["headers"] = [header for header in scope["headers"] if header[0] not in _BODY_HEADERS]
         started = False
 
         async def note(event: Message) -> None:

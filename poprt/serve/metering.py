@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from poprt.serve.calls import KEY, Call, new_call
-from poprt.serve.errors import ClientGone
+from poprt.serve.errors import ClientGone, Internal
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -78,6 +78,9 @@ class Metered:
 
         try:
             await self._app(scope, receive, note)
+        except Exception:  # what is around answers it
+            status = Internal.status if status == ClientGone.status else status
+            raise
         finally:
             call.endpoint = call.endpoint or getattr(scope.get("route"), "path", NO_ROUTE)
             self._metrics.finished(call, status)

@@ -159,7 +159,10 @@ class Metrics:
                 self._gauges.update()  # of this process; the others write theirs by themselves
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version of OpenMetrics that is none
+            encode, content_type = choose_encoder("")
         return encode(registry), content_type
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from poprt.errors import PoprtError
+from poprt.errors import PoprtError, RunnerClosedError
 from poprt.executable import Executable
 from poprt.runtime import PackRunnerConfig, Runner, RuntimeConfig
 from poprt.runtime.runner import load
@@ -73,6 +73,7 @@ class ServedModel:
         self.executable: Executable = self.runner.executable
         self.tokenizer_threads = options.tokenizer_threads or TOKENIZER_THREADS
         self._pool = ThreadPoolExecutor(self.tokenizer_threads, "poprt-serve-tokenizer")
+        self._most_windows = options.max_queue_requests
         self._closed = False
 
     @property
@@ -138,7 +139,7 @@ class ServedModel:
         call.texts = 1
 
         def tokenize() -> list[Tokens]:
-            return text.tokenizer.windows(question, context, length, stride)
+            return text.tokenizer.windows(question, context, length, stride, self._most_windows)
 
         return await self._answered(tokenize, len(question) + len(context), call, None)
 
@@ -146,12 +147,20 @@ class ServedModel:
         """The result of work on so many characters, done in a thread where it would hold up the event loop."""
         if characters <= INLINE_CHARACTERS:
             return function()
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+        try:
+            work = asyncio.get_running_loop().run_in_executor(self._pool, function)
+        except RuntimeError as error:
+            raise RunnerClosedError("the model is closed") from error
+        return await work
 
     async def tensors(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None, call: Call) -> dict[str, Array]:
         """Run arrays, all rows or none; see :func:`poprt.serve.tensors.run_arrays`."""
         started = time.perf_counter()
-        results, queued = await run_arrays(self.runner, inputs, outputs)
+        try:
+            results, queued = await run_arrays(self.runner, inputs, outputs)
+        except asyncio.CancelledError:
+            self._metrics.cancelled(self.name, call.texts)
+            raise
         call.queue_seconds += queued
         call.inference_seconds += max(0.0, time.perf_counter() - started - queued)
         return results

@@ -12,9 +12,13 @@ from numpy.typing import NDArray
 from poprt.errors import InputError
 from poprt.executable import Executable, PackingSpec, TensorSpec
 from poprt.runtime import Runner
+from poprt.runtime.sample_reader import marks
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
+
+#: Rows may be so many times as long as the longest sample: an output with values a token is filled up to their end.
+MOST_PADDING = 4
 
 
 async def run_arrays(
@@ -24,8 +28,9 @@ async def run_arrays(
 
     Args:
         runner: what runs them. Of a packed executable every row is a sample of its own.
-        inputs: input name -> [batch, ...]; for a packed executable [batch, S], each row a sample that is filled up
-            to S, with 0 in the mask behind its last token, or one sample [S].
+        inputs: input name -> [batch, ...]; for a packed executable [batch, S, ...], each row a sample that is filled up
+            to S, with 0 in the mask behind its last token, or one sample [S, ...]. Sample inputs are [batch, ...], or
+            [...] for one sample, and run inputs have one value for all.
         outputs: the names of those that are wanted; None: all.
 
     Returns:
@@ -42,11 +47,24 @@ async def run_arrays(
     packing = executable.packing
     if packing is None:
         return await _run_whole(runner, inputs, specs)
-    rows = {name: array[None] if array.ndim == 1 else array for name, array in inputs.items()}
-    width = _width(rows)
-    lengths = _lengths(packing, rows, width)
+    tokens, of_samples, others = _by_role(executable, packing, inputs)
+    width = _width(tokens)
+    if width > MOST_PADDING * packing.width:
+        raise InputError(
+            f"inputs have rows of {width} tokens, and the longest sample of the model has {packing.width}: leave away "
+            "what is padding in all rows"
+        )
+    lengths = _lengths(packing, tokens, width)
+    _check_count(tokens, of_samples)
     buffers = [_buffers(packing, specs, length) for length in lengths]
-    feeds = [{name: array[row, :length] for name, array in rows.items()} for row, length in enumerate(lengths)]
+    feeds = [
+        {
+            **{name: array[row, :length] for name, array in tokens.items()},
+            **{name: array[row] for name, array in of_samples.items()},
+            **others,
+        }
+        for row, length in enumerate(lengths)
+    ]
     queued = await _answered(runner, list(zip(feeds, buffers, strict=True)))
     return {
         spec.name: stacked([buffer[spec.name] for buffer in buffers], _row_shape(packing, spec, width), spec.dtype)
@@ -89,15 +107,49 @@ def _batch(executable: Executable, inputs: Mapping[str, Array]) -> int:
     return next((inputs[name].shape[axis] for name, axis in axes.items() if name in inputs), 0)
 
 
+def _by_role(
+    executable: Executable, packing: PackingSpec, inputs: Mapping[str, Array]
+) -> tuple[Arrays, Arrays, Arrays]:
+    """Inputs [batch, S, ...] of tokens, [batch, ...] of samples, and the others as they are.
+
+    Raises:
+        InputError: one of tokens or samples has another rank or other fixed extents; or there is none of tokens.
+    """
+    tokens: Arrays = {}
+    of_samples: Arrays = {}
+    others = dict(inputs)
+    for spec in executable.inputs:
+        if spec.name not in inputs or spec.name not in (*packing.dynamic_inputs, *packing.sample_inputs):
+            continue
+        array = others.pop(spec.name)
+        has_tokens = spec.name in packing.dynamic_inputs
+        lead = ("batch", "tokens") if has_tokens else ("batch",)
+        rows = array[None] if array.ndim == len(spec.shape) - 1 else array
+        rest = spec.shape[len(lead) :]
+        if rows.ndim != len(spec.shape) or rows.shape[len(lead) :] != rest:
+            expected = ", ".join(map(str, (*lead, *rest)))
+            raise InputError(f"input {spec.name!r}: expected [{expected}], got shape {list(array.shape)}")
+        (tokens if has_tokens else of_samples)[spec.name] = rows
+    if not tokens:
+        raise InputError(f"missing input {packing.dynamic_inputs[0]!r}: expected arrays of tokens")
+    return tokens, of_samples, others
+
+
+def _check_count(tokens: Mapping[str, Array], of_samples: Mapping[str, Array]) -> None:
+    """Raise InputError where an input has not a row for each sample."""
+    (first, array), *_ = tokens.items()
+    for name, other in of_samples.items():
+        if len(other) != len(array):
+            raise InputError(f"inputs differ: {first!r} has {len(array)} samples, {name!r} has {len(other)}")
+
+
 def _width(rows: Mapping[str, Array]) -> int:
-    """The width of all rows; raise InputError where they differ."""
+    """The width of all rows [batch, width, ...]; raise InputError where they differ."""
     (first, array), *_ = rows.items()
     for name, other in rows.items():
-        if other.ndim != 2:
-            raise InputError(f"input {name!r}: expected [batch, tokens], got shape {list(other.shape)}")
-        if other.shape != array.shape:
+        if other.shape[:2] != array.shape[:2]:
             raise InputError(f"inputs differ: {first!r} has shape {list(array.shape)}, {name!r} {list(other.shape)}")
-    batch, width = array.shape
+    batch, width = array.shape[:2]
     if batch and not width:
         raise InputError(f"input {first!r}: shape {list(array.shape)} holds samples without a token")
     return int(width)
@@ -109,7 +161,7 @@ def _lengths(packing: PackingSpec, rows: Mapping[str, Array], width: int) -> lis
     mask = rows.get(name)
     if mask is None:
         return [width] * next(iter(rows.values())).shape[0]
-    present = mask != 0
+    present = marks(mask, axis=1)
     lengths = np.where(present.any(axis=1), width - np.argmax(present[:, ::-1], axis=1), 0)
     empty = np.flatnonzero(lengths == 0)
     if len(empty):

@@ -80,7 +80,7 @@ class Answerer:
 
     def answers(self, context: str, windows: Sequence[Window], options: AnswerOptions) -> list[Answer]:
         """The best answers of one context, the likeliest first; at most ``options.top_k``."""
-        no_answer, answers = 1_000_000.0, list[Answer]()
+        no_answer, by_text = 1_000_000.0, dict[str, Answer]()
         count = options.top_k * 2 + 10 if options.align_to_words else options.top_k  # some may turn out the same
         for window in windows:
             allowed = self._allowed(window.tokens)
@@ -89,7 +89,8 @@ class Answerer:
             start[0] = end[0] = 0.0
             for first, last, score in _spans(start, end, allowed, count, options.max_answer_len):
                 begin, stop = self._place(window.tokens, first, last, options.align_to_words)
-                _add(answers, {"score": score, "start": begin, "end": stop, "answer": context[begin:stop]})
+                _add(by_text, {"score": score, "start": begin, "end": stop, "answer": context[begin:stop]})
+        answers = list(by_text.values())
         if options.handle_impossible_answer:
             answers.append({"score": no_answer, "start": 0, "end": 0, "answer": ""})
         return sorted(answers, key=lambda answer: answer["score"], reverse=True)[: options.top_k]
@@ -137,11 +138,8 @@ def _spans(
     return [(int(a), int(b), float(scores[a, b])) for a, b in places if allowed[a] and allowed[b]]
 
 
-def _add(answers: list[Answer], answer: Answer) -> None:
-    """Add an answer; one of the same text, but for capitals, gets its score."""
-    text = answer["answer"].lower()
-    same = next((other for other in answers if other["answer"].lower() == text), None)
-    if same is None:
-        answers.append(answer)
-    else:
+def _add(answers: dict[str, Answer], answer: Answer) -> None:
+    """Add an answer under its text in lower case; the one that stands there gets its score."""
+    same = answers.setdefault(answer["answer"].lower(), answer)
+    if same is not answer:
         same["score"] += answer["score"]

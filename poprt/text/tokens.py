@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from poprt.errors import InputError
+from poprt.errors import InputError, QueueFullError
 from poprt.text.facts import TextFacts
 from poprt.text.inputs import Text, characters
 from poprt.text.library import load_tokenizer, panics_are_errors
@@ -102,21 +102,27 @@ class TextTokenizer:
         special = self._special if add_special_tokens else {False: 0, True: 0}
         return [self._tokens(*item, special) for item in zip(prepared, encodings, strict=True)]
 
-    def windows(self, question: str, context: str, max_length: int, stride: int) -> list[Tokens]:
+    def windows(
+        self, question: str, context: str, max_length: int, stride: int, most: int | None = None
+    ) -> list[Tokens]:
         """A question with each part of a context that is too long for one run; parts overlap.
 
         Args:
             question, context: checked texts; nothing of the context is cut off.
             max_length: most tokens of a window.
             stride: tokens of the context that two neighbouring windows share.
+            most: more windows than these are not made; None: as many as it takes.
 
         Raises:
             InputError: the question leaves no room for a context.
+            QueueFullError: there would be more than ``most``.
         """
         first = self._facts.question_first
         strategy = "only_second" if first else "only_first"
         tokenizer = self._tokenizer(_Truncation(max_length, stride, strategy))
-        self._check_room(question, context, max_length, stride)
+        room = self._check_room(question, context, max_length, stride)
+        if most is not None:
+            self._check_windows(context, room, max(1, room - stride), most)
         pair = (question, context) if first else (context, question)
         with panics_are_errors("question and context cannot be tokenised", InputError):
             encoding = tokenizer.encode_batch([pair])[0]
@@ -140,8 +146,8 @@ class TextTokenizer:
             encodings = tokenizer.encode_batch(list(texts))
         return [[self._window(part) for part in (whole, *whole.overflowing)] for whole in encodings]
 
-    def _check_room(self, question: str, context: str, max_length: int, stride: int) -> None:
-        """Raise InputError where windows beside the question would not reach beyond each other."""
+    def _check_room(self, question: str, context: str, max_length: int, stride: int) -> int:
+        """Tokens of a context in a window; raise InputError where windows would not reach beyond each other."""
         most = CHARACTERS_A_TOKEN * max_length
         with panics_are_errors("question and context cannot be tokenised", InputError):
             parts = self._default.encode_batch_fast([question[:most], context[:most]], add_special_tokens=False)
@@ -151,6 +157,20 @@ class TextTokenizer:
             raise InputError(
                 f"the question has {asked} tokens, which leaves {max(room, 0)} of {max_length} for a context, and "
                 f"windows share {stride}; shorten the question, or lower doc_stride"
+            )
+        return room
+
+    def _check_windows(self, context: str, room: int, step: int, most: int) -> None:
+        """Raise QueueFullError for too many windows, before they are made: each holds its tokens once more."""
+        if len(context) <= most * step:  # few tokens are less than a character
+            return
+        count = self._count((context,), 0)
+        windows = 1 + -(-(count - room) // step)
+        if windows > most:
+            raise QueueFullError(
+                f"the context has {count} tokens, which are {windows} windows that go {step} tokens ahead each, and at "
+                f"most {most} are taken: send it in parts, or lower doc_stride",
+                can_retry=False,
             )
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
@@ -200,9 +220,10 @@ class TextTokenizer:
             count = self._count(text, special[True])
         return Tokens(ids, self._type_ids(encoding), count, encoding)
 
-    def _count(self, pair: tuple[str, str], special: int) -> int:
-        """Tokens of a pair that was truncated: what was cut off does not tell how long it was."""
-        parts = self._default.encode_batch_fast(list(pair), add_special_tokens=False)
+    def _count(self, texts: Sequence[str], special: int) -> int:
+        """Tokens of texts that are truncated together: what was cut off does not tell how long they are."""
+        with panics_are_errors("the texts cannot be tokenised", InputError):
+            parts = self._default.encode_batch_fast(list(texts), add_special_tokens=False)
         return special + sum(len(part) + sum(map(len, part.overflowing)) for part in parts)
 
     def _window(self, encoding: Encoding) -> Tokens:

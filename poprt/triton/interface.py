@@ -126,7 +126,18 @@ def _packing(manifest: Manifest) -> PackingSpec:
     others = sorted(inputs - {*packing.dynamic_inputs, packing.unpack_info})
     if others:
         raise PoprtError(f"input {others[0]!r} has no value for each token, and Triton cannot share it between samples")
+    _check_tokens(manifest, packing)
     return packing
+
+
+def _check_tokens(manifest: Manifest, packing: PackingSpec) -> None:
+    """Raise PoprtError where a token is more than one value: Triton counts the values that it lays end to end."""
+    for spec in manifest.inputs:
+        if spec.name in packing.dynamic_inputs and len(spec.shape) > 2:
+            raise PoprtError(
+                f"input {spec.name!r} holds an array {list(spec.shape[2:])} a token, and the graph for Triton takes "
+                "one value a token: serve it with `poprt serve`"
+            )
 
 
 def _check_options(options: TritonOptions, packing: PackingSpec) -> None:

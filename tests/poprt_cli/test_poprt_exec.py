@@ -12,6 +12,7 @@ from models.bert import SIZES, BertConfig, build_bert
 from poprt.compiler import Compiler
 from poprt.converter import Converter
 from poprt_cli.executor import cli
+from tests.poprt.runtime.vector_models import executable, whole_executable
 
 SHAPES = {name: [2, 12] for name in ("input_ids", "attention_mask", "token_type_ids")}
 
@@ -28,6 +29,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "open": {},
     }.items():
         Compiler.compile_and_export(Converter(**options).convert(model), None, folder / f"{name}.popef")
+    for layout in ("across_rows", "within_rows_unpacked"):
+        whole_executable(layout).save(folder / f"{layout}.popef")
+    executable("within_rows").save(folder / "within_rows.popef")
     (folder / "text.popef").write_text("no executable")
     return folder
 
@@ -47,6 +51,10 @@ def run(*words: object) -> Result:
         ("packed", [], 2),
         ("packed", ["--runner", "packRunner", "--maskName", "attention_mask"], 4),
         ("packed", ["--runner", "packRunner", "--maxValidNum", 3, "--packTimeout", 100, "--numThreads", 2], 3),
+        ("across_rows", [], 3),
+        ("across_rows", ["--runner", "packRunner"], 10),
+        ("within_rows", ["--runner", "packRunner"], 96),
+        ("within_rows_unpacked", ["--runner", "packRunner"], 10),
     ],
 )
 def test_latency_and_throughput_are_printed(folder: Path, name: str, words: list[object], batch_size: int) -> None:

@@ -41,6 +41,13 @@ def test_one_sample_without_a_batch_axis(runner: Any) -> None:
     assert not array[0, 7:].any()
 
 
+def test_rows_that_are_padding_for_the_most_part_are_refused(runner: Any) -> None:
+    longest = runner.executable.packing.width
+    assert run(runner, padded([3], 4 * longest))[output_name(runner)].shape == (1, 4 * longest, HIDDEN)
+    with pytest.raises(InputError, match=f"rows of {4 * longest + 1} tokens, and the longest sample of the model has"):
+        run(runner, padded([3], 4 * longest + 1))
+
+
 def test_no_samples_give_no_rows(runner: Any) -> None:
     (array,) = run(runner, {name: array[:0] for name, array in padded([1], 9).items()}).values()
     assert array.shape == (0, 9, HIDDEN)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from fastapi import Request
 
-from poprt.errors import PoprtError
+from poprt.errors import PoprtError, RunnerClosedError
 from poprt.serve import ServeOptions, create_app
 from poprt.serve.app import State
 from poprt.serve.calls import new_call, watched
@@ -25,7 +25,7 @@ from poprt.text.folder import pack as packing
 from poprt.text.folder.files import ModelFolder
 from tests.serve.servers import until
 from tests.serve.text_models import NAMES, TEXTS, Gate, Recorder, executable, own
-from tests.serve.v2_models import SOON, Served, arrays_model, server
+from tests.serve.v2_models import SOON, Served, arrays_model, padded, server
 from tests.text_folders import HIDDEN, embedding_folder
 
 
@@ -152,6 +152,46 @@ def test_metrics_are_told_of_every_request() -> None:
     assert min(call.tokenization_seconds, call.queue_seconds, call.inference_seconds) > 0
     assert metrics.closed
     assert [(call.endpoint, status) for call, status in others] == [("/v1/models/{name}", 404), ("other", 404)]
+
+
+def test_what_fails_outside_the_routes_of_an_api_is_a_500_in_the_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = Recorder()
+    with server({"m": executable("plain")}, metrics=metrics) as running:
+
+        def fail() -> Any:
+            raise RuntimeError("the secret")
+
+        monkeypatch.setattr(running.state.models["m"].runner, "pending", fail)
+        assert httpx.get(f"http://{running.http}/live").status_code >= 400
+    assert [(call.endpoint, status) for call, status in metrics.calls] == [("/live", 500)]
+
+
+def test_a_compressed_request_that_is_refused_has_its_endpoint_in_the_metrics() -> None:
+    metrics = Recorder()
+    with server({"m": executable("plain")}, metrics=metrics) as running:
+        httpx.post(f"http://{running.http}/similarity", content=b"{", headers={"Content-Encoding": "gzip"})
+    assert [(call.endpoint, status) for call, status in metrics.calls] == [("/similarity", 400)]
+
+
+def test_tensors_that_are_taken_back_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = Recorder()
+    with server({"m": arrays_model(packed=True)}, ServeOptions(lanes=1), metrics=metrics) as running:
+        gate = Gate(running.state.models["m"].runner, monkeypatch)
+        inputs = [
+            {"name": name, "datatype": "INT64", "shape": [2, 4], "data": array.ravel().tolist()}
+            for name, array in padded([3, 4], 4).items()
+        ]
+        body = {"inputs": inputs, "parameters": {"timeout": 100_000}}
+        assert httpx.post(f"http://{running.http}/v2/models/m/infer", json=body, timeout=SOON).status_code == 504
+        gate.open()
+    assert metrics.taken_back == [("m", 2)]
+
+
+def test_work_for_a_model_that_was_closed_is_refused_as_texts_are() -> None:
+    model = ServedModel("m", executable("plain"), ServeOptions())
+    model.close()
+    with pytest.raises(RunnerClosedError):
+        asyncio.run(model.in_pool(list, INLINE_CHARACTERS + 1))
 
 
 def test_what_nobody_expects_is_logged_and_not_told(

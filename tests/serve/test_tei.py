@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
+from poprt.serve.bodies import Body
+from poprt.serve.tei.bodies import RerankRequest, SimilarityRequest, TagRequest
 from tests.serve.text_models import LONG, TEXTS, own
 from tests.serve.v2_models import Served
-from tests.text_folders import HIDDEN, POSITIONS
+from tests.text_folders import HIDDEN, POSITIONS, WORDS
 
 PAIRS = [("anna bought bread", "my train"), ("new york", "old berlin")]
 
@@ -147,6 +151,38 @@ def test_a_question_is_answered_in_windows(http: httpx.Client) -> None:
     )
     assert refusal(http, "/answer", "ask", question=" ", context="a")[2] == "question: it is empty"
     assert refusal(http, "/answer", "ask", question="who", context=context, max_seq_len=65)[2].startswith("max_seq_len")
+    assert refusal(http, "/answer", "ask", question="who", context=context, top_k=101)[0] == 422
+
+
+def test_windows_that_the_queue_never_takes_are_not_made(http: httpx.Client) -> None:
+    status, kind, words = refusal(
+        http, "/answer", "ask", question="who", context="anna " * 6000, max_seq_len=62, doc_stride=57
+    )
+    assert (status, kind) == (413, "Validation")
+    assert words.startswith("the context has 6000 tokens, which are 5943 windows that go 1 tokens ahead each")
+
+
+def test_many_answers_take_a_time_that_grows_with_their_number() -> None:
+    words = np.random.default_rng(0).choice(WORDS, 400).tolist()
+    started = time.perf_counter()
+    answers = own("ask").answer("who", " ".join(words), top_k=100_000, max_answer_len=60, align_to_words=False)
+    assert len(answers) > 5_000
+    assert len({item["answer"].lower() for item in answers}) == len(answers)
+    assert time.perf_counter() - started < 5 + 3e-4 * len(answers)  # each with each other: 1e-3 s an answer, and more
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (RerankRequest, {"query": "a", "texts": [1] * 1000}),
+        (SimilarityRequest, {"inputs": {"source_sentence": "a", "sentences": [1] * 1000}}),
+        (TagRequest, {"inputs": "a", "ignore_labels": [1] * 1000}),
+    ],
+)
+def test_a_list_of_wrong_items_is_one_error(kind: type[Body], fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate(fields)
+    assert caught.value.error_count() == 1
 
 
 def test_sentences_are_compared(http: httpx.Client) -> None:
@@ -237,6 +273,7 @@ def test_an_empty_batch_is_refused(http: httpx.Client, path: str, model: str, bo
         ("/rerank", "rerank", {"query": "a", "texts": ["a"] * 9}),
         ("/tag", "tag", {"inputs": ["a"] * 9}),
         ("/tokenize", "plain", {"inputs": ["a"] * 9}),
+        ("/decode", "plain", {"ids": [[1]] * 9}),
         ("/similarity", "plain", {"inputs": {"source_sentence": "a", "sentences": ["a"] * 9}}),
     ],
 )

@@ -10,10 +10,15 @@ import onnx_graphsurgeon as gs
 import sympy
 
 from passes.building import add_node
+from passes.cleanup.rewiring import is_op
 from passes.ops import DOMAIN
+from passes.packing.across_rows.spreading import SampleSpread
 from passes.packing.opening.pack_args import PackArgs
 from passes.packing.tokens.axes import BATCH, PACKED_NAMES, SEQ, UNPACKED_NAMES, AxisMap, TokenAxes
 from passes.packing.tokens.extents import Extents
+
+#: The packed tensor [R, C] with the number of each token's sample.
+_INDEX = "sample_of_token"
 
 
 class Crossings:
@@ -36,6 +41,7 @@ class Crossings:
         #: extents of the unpacked side (samples, longest) and of the packed side (R, C)
         self.unpacked_extents = Extents(graph, lambda: self.unpacked(anchor), "unpacked_extent")
         self.packed_extents = Extents(graph, lambda: anchor, "packed_extent")
+        self._samples = SampleSpread(graph, axes, self.unpacked_extents, self._index)
 
     def unpacked(self, tensor: gs.Tensor) -> gs.Tensor:
         """The unpacked form of a tensor that the packed side makes."""
@@ -46,7 +52,11 @@ class Crossings:
     def packed(self, tensor: gs.Tensor) -> gs.Tensor:
         """The packed form of a tensor that the unpacked side makes."""
         if tensor.name not in self._packed:
-            self._packed[tensor.name] = self._repack(tensor, self._axes.require(tensor))
+            token, rank = self._axes.require(tensor), len(self._axes.require_shape(tensor))
+            source = self._repeated_row(tensor, token, rank)
+            self._packed[tensor.name] = (
+                self._repack(tensor, token) if source is None else self.lifted(source, token, rank)
+            )
         return self._packed[tensor.name]
 
     def lifted(self, tensor: gs.Tensor, token: TokenAxes, rank: int) -> gs.Tensor:
@@ -55,6 +65,8 @@ class Crossings:
         full = list((1,) * (rank - len(shape)) + shape)
         full[token.batch], full[token.seq] = BATCH, SEQ
         key = f"{tensor.name}:{full}"
+        if key not in self._packed and self._samples.applies(tensor, token, rank):
+            self._packed[key] = self._samples.spread(tensor, token, rank)
         if key not in self._packed:
             target = self.unpacked_extents.vector(full)
             name = f"{tensor.name}_expanded_{len(full)}_{token.batch}_{token.seq}"
@@ -62,6 +74,18 @@ class Crossings:
             self._axes.record(expanded, tuple(full))
             self._packed[key] = self._repack(expanded, token)
         return self._packed[key]
+
+    def _repeated_row(self, tensor: gs.Tensor, token: TokenAxes, rank: int) -> gs.Tensor | None:
+        """The row a sample [n, 1, H] that ``tensor`` [n, L, H] repeats along the sequence, if it does."""
+        source = _repeated(tensor)
+        if source is None or not self._samples.applies(source, token, rank):
+            return None
+        shapes = self._axes.require_shape(source), self._axes.require_shape(tensor)
+        pairs = enumerate(zip(*shapes, strict=True))
+        return source if all(own == other for axis, (own, other) in pairs if axis != token.seq) else None
+
+    def _index(self, grid: gs.Tensor) -> gs.Tensor:
+        return self._repack_node(grid, _INDEX, ())
 
     def unpack_into(self, tensor: gs.Tensor, output: gs.Variable) -> None:
         """Unpack ``tensor`` into ``output``, a graph output."""
@@ -128,6 +152,12 @@ class Crossings:
 
     def _add(self, op: str, name: str, inputs: list[gs.Tensor], dtype: Any, **attrs: Any) -> gs.Tensor:
         return add_node(self._graph.nodes, op, name, inputs, dtype, **attrs)
+
+
+def _repeated(tensor: gs.Tensor) -> gs.Tensor | None:
+    """What ``tensor`` repeats; None where it is not made so."""
+    producer = tensor.inputs[0] if tensor.inputs else None
+    return producer.inputs[0] if producer is not None and is_op(producer, "Expand", "Tile") else None
 
 
 def _others(shape: Sequence[Any], token: TokenAxes) -> list[Any]:

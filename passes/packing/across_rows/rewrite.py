@@ -12,6 +12,7 @@ import sympy
 from passes.errors import PackingError
 from passes.lookups import is_lookup, lookup_axis
 from passes.packing.across_rows.crossings import Crossings
+from passes.packing.opening.geometry import Geometry
 from passes.packing.opening.pack_args import PackArgs
 from passes.packing.tokens.axes import BATCH, PACKED_NAMES, SEQ, UNPACKED_NAMES, AxisMap, TokenAxes, show
 from passes.packing.tokens.broadcasting import is_liftable
@@ -25,13 +26,14 @@ def rewrite(
     crossings: Crossings,
     args: PackArgs,
     masks: Sequence[str],
+    geometry: Geometry,
 ) -> dict[str, str]:
     """Rewire the graph in place.
 
     Returns:
         Output name -> "tokens" ([max_valid_num, width, ...]) or "sample" ([max_valid_num, ...]).
     """
-    _name_extents(placed)
+    _name_extents(placed, geometry, args)
     for node in list(placed.graph.nodes):
         if placed.runs_packed(node):
             _read_packed(node, placed, crossings)
@@ -172,13 +174,15 @@ def _substitute(extent: Any, values: Mapping[sympy.Symbol, Any]) -> Any:
     return int(number) if number.is_Integer else str(number)
 
 
-def _name_extents(placed: PlacedGraph) -> None:
+def _name_extents(placed: PlacedGraph, geometry: Geometry, args: PackArgs) -> None:
     """Give every interior tensor the extents of its side, so that one name never means two numbers."""
-    for tensor in placed.graph.inputs:
+    for tensor in geometry.inputs:
         tensor.shape = [
             name if isinstance(extent, str) else extent
             for extent, name in zip(tensor.shape, ["rows", "columns", *tensor.shape[2:]], strict=True)
         ]
+    for tensor in geometry.samples:
+        tensor.shape = [args.max_valid_num, *tensor.shape[1:]]
     for node in placed.graph.nodes:
         name_extents(node, placed.axes, PACKED_NAMES if placed.runs_packed(node) else UNPACKED_NAMES)
 

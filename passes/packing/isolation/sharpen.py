@@ -18,12 +18,12 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from passes.building import add_node
 from passes.fusion.attention_ops import attention_inputs, input_at
 from passes.operators import KEEPS_VALUES, Family, members
 from passes.packing.isolation.facts import Facts
 from passes.packing.isolation.values import LOW_SCORE
 from passes.packing.tokens.axes import BATCH, SEQ
+from passes.packing.tokens.presence import add_placed, laid_along, token_numbers
 from passes.packing.tokens.sides import PlacedGraph
 from passes.refusal import RefusedError
 
@@ -39,7 +39,7 @@ class Sharpener:
     Args:
         placed: the graph before it is rewritten; it gets the nodes.
         facts: what is known of a tensor of the unpacked side.
-        anchor: an input [batch, seq].
+        anchor: an input [batch, seq, ...].
     """
 
     placed: PlacedGraph
@@ -136,16 +136,8 @@ class Sharpener:
         """bool, true where a token stands: [n, L] laid along the axes ``batch`` and ``key`` of ``rank``."""
         made_for = ("token", batch, key, rank)
         if made_for not in self._made:
-            tensor = self._grid()
-            if batch > key:
-                tensor = self._node("Transpose", f"{tensor.name}_turned", [tensor], np.bool_, (SEQ, BATCH), perm=[1, 0])
-            shape: list[Any] = [1] * rank
-            shape[batch], shape[key] = BATCH, SEQ
-            others = [axis for axis in range(rank) if axis not in (batch, key)]
-            if others:
-                axes = gs.Constant(f"is_token_axes_{len(self._made)}", np.array(others, np.int64))
-                name = f"is_token_{rank}_{batch}_{key}"
-                tensor = self._node("Unsqueeze", name, [tensor, axes], np.bool_, tuple(shape))
+            name = f"is_token_{rank}_{batch}_{key}"
+            tensor = laid_along(self.placed, self._grid(), name, batch, key, rank)
             self._made[made_for] = tensor
         return self._made[made_for]
 
@@ -155,10 +147,8 @@ class Sharpener:
         All places of a row without a sample count as tokens, so that no row of scores is -inf throughout.
         """
         if "grid" not in self._made:
-            grid = (BATCH, SEQ)
-            always = self._node("Equal", "token_here", [self.anchor, self.anchor], np.bool_, grid, packed=True)
-            integer, truth = onnx.TensorProto.INT32, onnx.TensorProto.BOOL
-            number = self._node("Cast", "token_number", [always], np.int32, grid, packed=True, to=integer)
+            grid, truth = (BATCH, SEQ), onnx.TensorProto.BOOL
+            number = token_numbers(self.placed, self.anchor, "token_number")
             places = gs.Constant("token_count_axis", np.array([1], np.int64))
             none = gs.Constant("token_count_none", np.array(0, np.int32))
             count = self._node("ReduceSum", "token_count", [number, places], np.int32, (BATCH, 1), keepdims=1)
@@ -168,21 +158,9 @@ class Sharpener:
         return self._made["grid"]
 
     def _node(
-        self,
-        op: str,
-        name: str,
-        inputs: list[gs.Tensor],
-        dtype: Any,
-        shape: tuple[Any, ...],
-        packed: bool = False,
-        **attrs: Any,
+        self, op: str, name: str, inputs: list[gs.Tensor], dtype: Any, shape: tuple[Any, ...], **attrs: Any
     ) -> gs.Tensor:
-        output = add_node(self.placed.graph.nodes, op, name, inputs, np.dtype(dtype), **attrs)
-        self.placed.axes.record(output, shape)
-        self.placed.axes.shapes.dtypes[name] = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        if packed:
-            self.placed.placement.packed.add(id(output.inputs[0]))
-        return output
+        return add_placed(self.placed, op, name, inputs, dtype, shape, **attrs)
 
     def _dtype(self, tensor: gs.Tensor) -> np.dtype[Any]:
         declared = tensor.dtype

@@ -1,4 +1,4 @@
-"""Which inputs hold one value a token, and how large the declared rows are."""
+"""Which inputs hold one value a token, a row a sample or a value a run, and how large the declared rows are."""
 
 from __future__ import annotations
 
@@ -10,22 +10,32 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from passes.errors import PackingError
+from passes.packing.opening.other_inputs import OtherInputs, is_fixed
 from passes.packing.tokens.axes import BATCH, SEQ
 from passes.shapes.input_shapes import InputShapes
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The packed inputs.
+    """The inputs.
 
     Attributes:
         inputs: the inputs that hold one value a token, [rows, columns, ...].
         rows, columns: their declared extents; 0 where nothing declares them.
+        samples: the inputs that hold a row a sample, [batch, ...], the others of their extents numbers.
+        runs: the inputs that hold one value for all samples of a run.
     """
 
     inputs: tuple[gs.Variable, ...]
     rows: int
     columns: int
+    samples: tuple[gs.Variable, ...] = ()
+    runs: tuple[gs.Variable, ...] = ()
+
+    @property
+    def narrow(self) -> list[gs.Variable]:
+        """The packed inputs of one number a token; several, [rows, columns, k], are content and no mask."""
+        return [tensor for tensor in self.inputs if all(extent == 1 for extent in tensor.shape[2:])]
 
     @property
     def names(self) -> list[str]:
@@ -41,11 +51,12 @@ class Geometry:
     @property
     def shape_agnostic(self) -> bool:
         """Whether the model came with variable extents, so that none of them can be baked into its constants."""
-        return not any(_fixed(extent) for tensor in self.inputs for extent in tensor.shape[:2])
+        return not any(is_fixed(extent) for tensor in self.inputs for extent in tensor.shape[:2])
 
     def symbolic_shapes(self) -> dict[str, list[int | str]]:
         """The inputs' shapes with the symbols of batch and sequence in place of the first two extents."""
-        return {tensor.name: [str(BATCH), str(SEQ), *tensor.shape[2:]] for tensor in self.inputs}
+        tokens = {tensor.name: [str(BATCH), str(SEQ), *tensor.shape[2:]] for tensor in self.inputs}
+        return tokens | {tensor.name: [str(BATCH), *tensor.shape[1:]] for tensor in self.samples}
 
 
 class GeometryFinder:
@@ -63,7 +74,7 @@ class GeometryFinder:
         """The geometry of ``graph``.
 
         Raises:
-            PackingError: no input has the axes [batch, sequence], or one has others.
+            PackingError: no input has the axes [batch, sequence], or one has others that no sample and no run has.
             RewriteError: an input cannot be fixed to the shape given.
         """
         candidates = [tensor for tensor in graph.inputs if tensor.shape is not None and len(tensor.shape) >= 2]
@@ -71,15 +82,15 @@ class GeometryFinder:
         _refuse_later_sequence(first)
         rows, columns = self._declared(first)
         shared = [t for t in candidates if self._declared(t) == (rows, columns) and self._same_sequence(t, first)]
-        left_out = [tensor.name for tensor in graph.inputs if tensor not in shared]
-        if left_out:
-            raise PackingError(
-                f"inputs {', '.join(map(repr, left_out))} do not have the axes [batch, sequence] of {first.name!r} "
-                f"{first.shape}; packing knows one sequence: remove them, or make them constants before the conversion"
-            )
+        others = OtherInputs(self._shapes, shared)
+        rest = [tensor for tensor in graph.inputs if not any(tensor is token for token in shared)]
+        samples = [tensor for tensor in rest if others.is_row(tensor)]
+        runs = [tensor for tensor in rest if not any(tensor is sample for sample in samples)]
         for tensor in shared:
             _refuse_pairs(tensor)
-        return Geometry(tuple(shared), rows, columns)
+        for tensor in samples:
+            tensor.shape = [tensor.shape[0], *self._shapes.by_name.get(tensor.name, tensor.shape)[1:]]
+        return Geometry(tuple(shared), rows, columns, tuple(samples), tuple(runs))
 
     def _first(self, graph: gs.Graph, candidates: Sequence[gs.Variable]) -> gs.Variable:
         names = ", ".join(f"{tensor.name} {tensor.shape}" for tensor in graph.inputs) or "none"
@@ -91,24 +102,29 @@ class GeometryFinder:
                 )
         if named:
             return named[0]
-        ids = [t for t in candidates if len(t.shape) == 2 and _is_whole(t.dtype)]
         if not candidates:
             unranked = next((tensor.name for tensor in graph.inputs if tensor.shape is None), None)
             advice = f"; the model does not say the rank of {unranked!r}: give its input_shape" if unranked else ""
             raise PackingError(f"no input has the axes [batch, sequence]; inputs: {names}{advice}")
+        # An open sequence tells the ids from whole numbers a sample, [batch, 2].
+        candidates = [tensor for tensor in candidates if not is_fixed(tensor.shape[1])] or candidates
+        ids = [t for t in candidates if len(t.shape) == 2 and _is_whole(t.dtype)]
         return ids[0] if ids else candidates[0]
 
     def _declared(self, tensor: gs.Variable) -> tuple[int, int]:
         """Rows and columns that the user or the model declares; 0 where neither does."""
-        extents = (self._shapes.fixed(tensor) or tensor.shape)[:2]
-        rows, columns = map(_number, extents)
+        may_change = tensor.name in self._shapes.by_name or not all(map(is_fixed, tensor.shape))
+        extents = (self._shapes.fixed(tensor) or tensor.shape) if may_change else tensor.shape
+        rows, columns = map(_number, extents[:2])
         return rows, columns
 
     def _same_sequence(self, tensor: gs.Variable, first: gs.Variable) -> bool:
         """Two inputs with named axes must name the same sequence, unless the user gave both the same shape."""
+        ours, theirs = tensor.shape[1], first.shape[1]
+        if is_fixed(ours) and not is_fixed(theirs):
+            return False  # as many numbers a sample as there happen to be columns
         if tensor.name in self._shapes.by_name and first.name in self._shapes.by_name:
             return True
-        ours, theirs = tensor.shape[1], first.shape[1]
         return not (isinstance(ours, str) and isinstance(theirs, str)) or ours == theirs
 
 
@@ -117,8 +133,8 @@ def _refuse_later_sequence(first: gs.Variable) -> None:
 
     The batch of such an input may be open, named or not, or fixed. An extent of which nothing is said is open.
     """
-    varies = [str(axis) for axis, extent in enumerate(first.shape) if axis > 1 and not _fixed(extent)]
-    if varies and _fixed(first.shape[1]):
+    varies = [str(axis) for axis, extent in enumerate(first.shape) if axis > 1 and not is_fixed(extent)]
+    if varies and is_fixed(first.shape[1]):
         raise PackingError(
             f"input {first.name!r} {first.shape} varies along {'axis' if len(varies) == 1 else 'axes'} "
             f"{' and '.join(varies)}; packing takes [batch, sequence, ...]: export the model with its sequence on "
@@ -137,12 +153,8 @@ def _refuse_pairs(tensor: gs.Variable) -> None:
         )
 
 
-def _fixed(extent: Any) -> bool:
-    return isinstance(extent, (int, np.integer)) and int(extent) > 0
-
-
 def _number(extent: Any) -> int:
-    return int(extent) if _fixed(extent) else 0
+    return int(extent) if is_fixed(extent) else 0
 
 
 def _is_whole(dtype: Any) -> bool:

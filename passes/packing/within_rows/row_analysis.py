@@ -84,6 +84,7 @@ class RowAnalysis:
         columns: places in a row.
         rules: by domain and operator, what a node makes of its inputs' states
             (:mod:`passes.packing.within_rows.row_rules`).
+        of_run: names of tensors that are the same for all samples of a run, and so like constants.
     """
 
     def __init__(
@@ -93,7 +94,9 @@ class RowAnalysis:
         positional: Positional,
         columns: int,
         rules: Mapping[tuple[str, str], Rule],
+        of_run: frozenset[str] = frozenset(),
     ) -> None:
+        self._of_run = of_run
         self._graph, self._axes, self._positional, self._columns = graph, axes, positional, columns
         self._rules = rules
         self.plan = RowPlan(states={tensor.name: State.TOKEN for tensor in graph.inputs})
@@ -120,7 +123,7 @@ class RowAnalysis:
         return mixing
 
     def _is_known(self, node: gs.Node) -> bool:
-        return all(self._axes.is_free(t) or t in self._positional for t in node.outputs) or node.op in _MEASURES
+        return all(self.is_free(t) or t in self._positional for t in node.outputs) or node.op in _MEASURES
 
     def _state(self, node: gs.Node) -> State:
         rule = self._rules.get((node.domain or "", node.op))
@@ -155,7 +158,7 @@ class RowAnalysis:
 
     def of(self, tensor: gs.Tensor) -> State | None:
         """State of a tensor; None where it is free or positional."""
-        if self._axes.is_free(tensor) or tensor in self._positional or tensor.is_empty():
+        if self.is_free(tensor) or tensor in self._positional or tensor.is_empty():
             return None
         state = self.plan.states.get(tensor.name)
         if state is None:
@@ -163,8 +166,8 @@ class RowAnalysis:
         return state
 
     def is_free(self, tensor: gs.Tensor) -> bool:
-        """Whether a tensor depends on no input."""
-        return self._axes.is_free(tensor)
+        """Whether a tensor depends on no input, or on values of the run alone."""
+        return self._axes.is_free(tensor) or tensor.name in self._of_run
 
     def is_positional(self, tensor: gs.Tensor) -> bool:
         """Whether a tensor depends on the length of the sequence alone."""

@@ -26,11 +26,19 @@ class UnpackedHead:
         refused: ``id(node)`` -> why, of the nodes that mix samples and of all that follow them.
         mask: the mask input.
         args: the size of a pack.
+        of_run: names of tensors that are the same for all samples of a run; the head reads them as they are.
     """
 
     def __init__(
-        self, graph: gs.Graph, axes: AxisMap, refused: Mapping[int, Refusal], mask: gs.Variable, args: PackArgs
+        self,
+        graph: gs.Graph,
+        axes: AxisMap,
+        refused: Mapping[int, Refusal],
+        mask: gs.Variable,
+        args: PackArgs,
+        of_run: frozenset[str] = frozenset(),
     ) -> None:
+        self._of_run = of_run
         self._graph, self._axes, self._refused, self._args = graph, axes, refused, args
         self._info = gs.Variable(UNPACK_INFO, np.int32, [args.max_valid_num, 1])
         self._crossings = Crossings(graph, axes, args, self._info, mask)
@@ -59,7 +67,7 @@ class UnpackedHead:
         return {tensor.name: self._declare(tensor) for tensor in self._graph.outputs}
 
     def _is_head(self, tensor: gs.Tensor) -> bool:
-        return bool(tensor.inputs) and id(tensor.inputs[0]) in self._refused
+        return tensor.name in self._of_run or (bool(tensor.inputs) and id(tensor.inputs[0]) in self._refused)
 
     def _head_input(self, node: gs.Node, tensor: gs.Tensor) -> gs.Tensor:
         extents = rebuilt_extents(tensor, self._axes, self._crossings)

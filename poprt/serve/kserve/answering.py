@@ -112,7 +112,11 @@ def _fits(item: TensorFacts, shape: Sequence[int]) -> bool:
 def _count(signature: Signature, arrays: Mapping[str, Array]) -> int:
     """How many samples there are: extent 0 of every input that leaves it open."""
     facts = {item.name: item for item in signature.inputs}
-    counts = {name: array.shape[0] for name, array in arrays.items() if facts[name].shape[:1] == (OPEN,)}
+    counts = {
+        name: array.shape[0]
+        for name, array in arrays.items()
+        if facts[name].shape[:1] == (OPEN,) and not facts[name].of_run
+    }
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name!r} has {count}" for name, count in counts.items())
         raise BadRequest(f"inputs differ in the number of samples: {listed}")

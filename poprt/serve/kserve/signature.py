@@ -22,12 +22,14 @@ class TensorFacts:
     Attributes:
         shape: its extents; :data:`OPEN` where the request chooses.
         optional: whether a request may leave it out.
+        of_run: whether it has one value for all samples of a request, and no axis that counts them.
     """
 
     name: str
     datatype: Datatype
     shape: tuple[int, ...]
     optional: bool = False
+    of_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,26 @@ def _by_name(items: Iterable[TensorFacts]) -> dict[str, TensorFacts]:
 
 
 def _packed_inputs(manifest: Manifest, packing: PackingSpec) -> list[TensorFacts]:
-    """The inputs with a value a token: padded rows. The lengths of samples are the runner's business."""
+    """The inputs of tokens, as padded rows, of samples and of runs. Lengths are the runner's business."""
     return [
-        TensorFacts(spec.name, datatype_of(spec.dtype), (OPEN, OPEN), optional=spec.name == packing.position_ids)
+        TensorFacts(
+            spec.name,
+            datatype_of(spec.dtype),
+            _fed_shape(packing, spec),
+            optional=spec.name == packing.position_ids,
+            of_run=spec.name in packing.run_inputs,
+        )
         for spec in manifest.inputs
-        if spec.name in packing.dynamic_inputs
+        if spec.name != packing.unpack_info
     ]
+
+
+def _fed_shape(packing: PackingSpec, spec: TensorSpec) -> tuple[int, ...]:
+    if spec.name in packing.dynamic_inputs:
+        return (OPEN, OPEN, *spec.shape[2:])
+    if spec.name in packing.sample_inputs:
+        return (OPEN, *spec.shape[1:])
+    return tuple(extent or OPEN for extent in spec.shape)
 
 
 def _packed_output(packing: PackingSpec, spec: TensorSpec) -> TensorFacts:

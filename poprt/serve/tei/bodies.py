@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, WithJsonSchema
+from pydantic import FailFast, Field, WithJsonSchema
 
 from poprt.serve.bodies import Body, TextsField, kind_of
 from poprt.serve.errors import BadRequest, EmptyBatch, Unprocessable
 from poprt.text.inputs import Text
 
+#: Most answers to one question.
+MOST_ANSWERS = 100
+#: Each wrong item would be an error of its own, and a million of them take seconds to write.
+_Strings = Annotated[list[str], FailFast()]
 _PAIR: dict[str, Any] = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 2}
 _PREDICT_SCHEMA: dict[str, Any] = {
     "description": "one text, a pair of texts, or a batch of lists with one or two texts",
@@ -52,7 +56,7 @@ class Sentences(Body):
     """A sentence, and those that it is compared with."""
 
     source_sentence: str
-    sentences: list[str]
+    sentences: _Strings
 
 
 class SimilarityRequest(Truncating):
@@ -66,7 +70,7 @@ class RerankRequest(Truncating):
     """A query, and the texts that may answer it."""
 
     query: str
-    texts: list[str]
+    texts: _Strings
     raw_scores: bool = False
     return_text: bool = False
 
@@ -85,7 +89,7 @@ class TagRequest(Truncating):
 
     inputs: TextsField
     aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "none"
-    ignore_labels: list[str] = Field(default_factory=lambda: ["O"])
+    ignore_labels: _Strings = Field(default_factory=lambda: ["O"])
 
 
 class AnswerRequest(Body):
@@ -93,7 +97,7 @@ class AnswerRequest(Body):
 
     question: str
     context: str
-    top_k: Annotated[int, Field(ge=1)] = 1
+    top_k: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] = 1
     max_answer_len: Annotated[int, Field(ge=1)] = 15
     handle_impossible_answer: bool = False
     align_to_words: bool = True

@@ -9,7 +9,7 @@ from fastapi import Response
 
 from poprt.errors import InputError
 from poprt.executable import TOKENIZER
-from poprt.serve.bodies import json_response, texts_of
+from poprt.serve.bodies import check_batch, json_response, texts_of
 from poprt.serve.calls import Call
 from poprt.serve.errors import TooLong
 from poprt.serve.models import ServedModel
@@ -48,6 +48,7 @@ async def decode(model: ServedModel, body: bodies.DecodeRequest, call: Call, opt
     """["...", ...]: the text of each list of ids."""
     text = model.text_model()
     rows = bodies.ids_of(body.ids)
+    check_batch(len(rows), options, "ids")
     call.texts = len(rows)
 
     def work() -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,15 @@ def test_fixed_extents_are_read_from_the_model_and_the_batch_size_fills_in() -> 
 @pytest.mark.parametrize(
     ("declared", "options", "words"),
     [
-        (["int64[b, s] ids", "int64[b, t] target"], {}, "'target' do not have the axes"),
-        (["int64[b, s] ids", "float[b] weight"], {}, "'weight' do not have the axes"),
+        (
+            ["int64[b, s] ids", "int64[b, t] target"],
+            {},
+            r"input 'target' \['b', 't'\] does not have the axes .*'t', which",
+        ),
+        (["int64[b, s] ids", "float[n] weight"], {}, "axis 0 is 'n', and the batch is 'b'"),
+        (["int64[b, s] ids", "float[b, 4, s] heat"], {}, "'heat' .* the sequence 's' on axis 2: export"),
+        (["int64[b, s] ids", "float[s] place"], {}, "axis 0 is 's', and the batch is 'b'"),
+        (["int64[b, s] ids", "float[4, n] table"], {}, "axis 1 is 'n', which is no number"),
         (["float[b] weight"], {}, "no input has the axes"),
         (["int64[b, s] ids"], {"dynamic_inputs": ["idz"]}, "names 'idz', which is no input"),
     ],
@@ -66,6 +74,66 @@ def test_fixed_extents_are_read_from_the_model_and_the_batch_size_fills_in() -> 
 def test_other_inputs_are_refused_by_name(declared: list[str], options: dict[str, object], words: str) -> None:
     with pytest.raises(PackingError, match=words):
         found(declare(*declared), **options)
+
+
+@pytest.mark.parametrize(
+    ("ids", "other", "kind"),
+    [
+        ("b, s", "float[b, 4] x", "sample"),
+        ("b, s", "float[b] x", "sample"),
+        ("b, s", "int64[b, 2, 3] x", "sample"),
+        ("b, s", "float[4] x", "run"),
+        ("b, s", "float[1, 4] x", "run"),
+        ("b, s", "float[4, 24] x", "run"),
+        ("4, 24", "float[4, 8] x", "sample"),
+        ("4, 24", "float[4] x", "sample"),
+        ("4, 24", "float[3] x", "run"),
+        ("1, 24", "float[1] x", "run"),
+    ],
+)
+def test_an_open_batch_or_the_same_number_makes_an_input_a_row_a_sample(ids: str, other: str, kind: str) -> None:
+    geometry = found(declare(f"int64[{ids}] ids", other))
+    assert geometry.names == ["ids"]
+    names = {"sample": [t.name for t in geometry.samples], "run": [t.name for t in geometry.runs]}
+    assert names[kind] == ["x"]
+    assert sum(map(len, names.values())) == 1
+
+
+def test_a_scalar_is_a_value_a_run() -> None:
+    graph = declare("int64[b, s] ids", "float[4] x")
+    graph.inputs[1].shape = []
+    assert [tensor.name for tensor in found(graph).runs] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ("float[4, 8] x", r"'x' \[4, 8\] .* the batch of 'ids' is fixed to 4: it is read as one row a sample"),
+        ("float[1] x", r"'x' \[1\] .* fixed to 1: it is read as one value for all samples"),
+    ],
+)
+def test_a_fixed_input_of_two_readings_is_told_how_it_is_read(other: str, words: str, caplog: Any) -> None:
+    rows = other[6]
+    with caplog.at_level("WARNING", logger="poprt"):
+        found(declare(f"int64[{rows}, 24] ids", other))
+    assert re.search(words, caplog.text)
+
+
+def test_an_open_sequence_tells_the_ids_from_numbers_a_sample() -> None:
+    geometry = found(declare("int64[b, 2] size", "float[b, s, 4] boxes", "int64[b, s] ids"))
+    assert (geometry.names, [tensor.name for tensor in geometry.samples]) == (["boxes", "ids"], ["size"])
+
+
+def test_as_many_numbers_a_sample_as_columns_are_no_tokens() -> None:
+    shapes = {"ids": [4, 24], "x": [4, 24]}
+    geometry = found(declare("int64[b, s] ids", "float[b, 24] x"), input_shape=shapes)
+    assert (geometry.names, [tensor.name for tensor in geometry.samples]) == (["ids"], ["x"])
+
+
+def test_a_row_a_sample_may_get_its_numbers_from_the_user() -> None:
+    geometry = found(declare("int64[b, s] ids", "float[n, t] x"), input_shape={"ids": [4, 24], "x": [4, 8]})
+    assert [tensor.shape for tensor in geometry.samples] == [["n", 8]]
+    assert geometry.symbolic_shapes()["x"] == [str(BATCH), 8]
 
 
 def test_two_names_are_one_sequence_where_the_user_gives_both_the_same_shape() -> None:

@@ -94,7 +94,7 @@ def test_an_opset_that_is_too_old_is_an_error_that_says_what_to_run():
 def test_inputs_of_two_sequences_are_refused_by_name():
     model = bert()
     model.graph.input.append(helper.make_tensor_value_info("other", TensorProto.INT64, ["batch", "other_sequence"]))
-    with pytest.raises(PackingError, match="inputs 'other' do not have the axes"):
+    with pytest.raises(PackingError, match=r"input 'other' .* does not have the axes"):
         apply(model, shapes={})
 
 

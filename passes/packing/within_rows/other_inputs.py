@@ -1,0 +1,37 @@
+"""Inputs beside the tokens, where samples share rows: a value a run holds for each of them, a row a sample does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_graphsurgeon as gs
+
+from passes.base import subgraphs
+from passes.errors import PackingError
+from passes.packing.opening.geometry import Geometry
+from passes.packing.tokens.axes import AxisMap
+
+
+def refuse_rows_a_sample(geometry: Geometry) -> None:
+    """Refuse inputs [batch, ...] without a sequence: a row of several samples would need one for each of them.
+
+    Raises:
+        PackingError: it names them and the other layout.
+    """
+    if geometry.samples:
+        named = ", ".join(f"{tensor.name!r} {tensor.shape}" for tensor in geometry.samples)
+        raise PackingError(
+            f"input {named} holds one row a sample, and samples that share a row have no place for it: lay them end to "
+            "end, leave out insert_attention_mask and give --pack_args"
+        )
+
+
+def values_of_the_run(graph: gs.Graph, axes: AxisMap, runs: Sequence[gs.Tensor]) -> frozenset[str]:
+    """Names of the tensors that follow from inputs of one value a run alone: the same at each place of every row."""
+    names = {tensor.name for tensor in runs}
+    for node in graph.nodes:
+        if any(True for _ in subgraphs(node)) or not any(tensor.name in names for tensor in node.inputs):
+            continue
+        if all(axes.is_free(tensor) or tensor.name in names for tensor in node.inputs):
+            names.update(tensor.name for tensor in node.outputs)
+    return frozenset(names)
