@@ -163,12 +163,12 @@ def test_windows_that_the_queue_never_takes_are_not_made(http: httpx.Client) -> 
 
 
 def test_many_answers_take_a_time_that_grows_with_their_number() -> None:
-    words = np.random.default_rng(0).choice(WORDS, 400).tolist()
+    words = np.random.default_rng(0).choice(WORDS, 1000).tolist()
     started = time.perf_counter()
     answers = own("ask").answer("who", " ".join(words), top_k=100_000, max_answer_len=60, align_to_words=False)
     assert len(answers) > 5_000
     assert len({item["answer"].lower() for item in answers}) == len(answers)
-    assert time.perf_counter() - started < 5 + 3e-4 * len(answers)  # each with each other: 1e-3 s an answer, and more
+    assert time.perf_counter() - started < 5 + 1e-4 * len(answers)  # each compared with each: ten times as long
 
 
 @pytest.mark.parametrize(
