@@ -187,14 +187,13 @@ class ServedModel:
 
         inline = characters <= INLINE_CHARACTERS
         submission = step() if inline else await submitted(scheduled(self._pool, step))
-        queued = time.perf_counter()
         try:
             await asyncio.wrap_future(submission.done)
         except asyncio.CancelledError:
             self._metrics.cancelled(self.name, len(submission.tokens))
             raise
         call.queue_seconds += submission.queue_seconds
-        call.inference_seconds += max(0.0, time.perf_counter() - queued - submission.queue_seconds)
+        call.inference_seconds += max(0.0, time.perf_counter() - submission.sent - submission.queue_seconds)
         _check_finite(submission)
         return submission
 

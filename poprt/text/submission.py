@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any
@@ -29,12 +30,14 @@ class Submission:
     Attributes:
         done: is done when all are answered, with the error of the first one that failed. Until then the buffers
             belong to the runner.
+        sent: when the first was handed to the runner, in seconds of ``time.perf_counter``; 0 until then.
     """
 
     def __init__(self, tokens: Sequence[Tokens], buffers: Sequence[Mapping[str, Array]]) -> None:
         self.tokens = tokens
         self.buffers = buffers
         self.done: Future[None] = Future()
+        self.sent = 0.0
         self._futures: list[RunFuture] = []
         self._left = len(tokens)
         self._dropped = False
@@ -66,6 +69,7 @@ class Submission:
         order = sorted(range(len(inputs)), key=lambda index: len(self.tokens[index]), reverse=True)
         samples = [(inputs[index], self.buffers[index]) for index in order]
         self.done.add_done_callback(self._drop_if_cancelled)
+        self.sent = time.perf_counter()
         if not order:
             self.done.set_result(None)
         elif block:

@@ -152,7 +152,7 @@ class TextTokenizer:
         with panics_are_errors("question and context cannot be tokenised", InputError):
             parts = self._default.encode_batch_fast([question[:most], context[:most]], add_special_tokens=False)
         asked, told = map(len, parts)
-        room = max_length - asked - self._special[True]
+        room: int = max_length - asked - self._special[True]
         if room <= stride and told > room:
             raise InputError(
                 f"the question has {asked} tokens, which leaves {max(room, 0)} of {max_length} for a context, and "
