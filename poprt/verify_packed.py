@@ -182,7 +182,8 @@ def draw_sample(
             of_sample = replace(info, rows=info.rows or width) if info.kind in ("lengths", "places") else info
             feeds[info.name] = random_array(of_sample, (1, *info.concrete()[1:]), rng)
             continue
-        shape = (1, width, *info.concrete()[2:])
+        token = () if info.any_rank else info.concrete()[2:]  # without a rank, --input_shape said [batch, sequence]
+        shape = (1, width, *token)
         if info.name == packing.mask:
             mask = np.zeros(shape, info.dtype)  # ids serve as the mask where the model derives it from them
             is_content = info.kind == "ids" or len(shape) > 2

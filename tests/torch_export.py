@@ -148,6 +148,7 @@ def _transformers_onnx(model: Any, head: str, path: Path, opset: int | None) -> 
         str(checkpoint),
         "--feature",
         _FEATURES[head],
+        "--export_with_transformers",  # where Optimum is installed, it would be asked instead
         *(["--opset", str(opset)] if opset else []),
         str(out),
     ]

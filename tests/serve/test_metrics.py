@@ -212,9 +212,14 @@ sys.stdout.write(metrics.exposition()[0].decode())
 
 
 @pytest.mark.parametrize("version", ["zz", "1.x", ""])
-def test_a_version_of_openmetrics_that_is_none_gets_the_text_format(version: str) -> None:
+def test_a_version_of_openmetrics_that_is_none_gets_a_format_that_is_known(version: str) -> None:
     _, content_type = Metrics().exposition(f"application/openmetrics-text; version={version}")
-    assert content_type.startswith(("text/plain", "application/openmetrics-text; version=0.0.1"))
+    formats = (
+        "text/plain",
+        "application/openmetrics-text; version=0.0.1",
+        "application/openmetrics-text; version=1.0.0",
+    )
+    assert content_type.startswith(formats)  # by the release of prometheus_client
 
 
 def test_several_processes_count_together(tmp_path: Path) -> None:
