@@ -148,6 +148,11 @@ def _is_names(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
 
+def _is_subsampling(value: Any) -> bool:
+    fits, _ = _whole(0)
+    return isinstance(value, list) and len(value) == 3 and all(map(fits, value)) and min(value[:2]) > 0
+
+
 def _is_axes_by_name(value: Any) -> bool:
     return isinstance(value, dict) and all(_is_list_of(_whole(1)[0])(axes) for axes in value.values())
 
@@ -181,6 +186,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "pair_bytes": (_is_count, "a whole number of 0 or more"),
     "sample_inputs": (_is_names, "a list of names of inputs"),
     "run_inputs": (_is_names, "a list of names of inputs"),
+    "subsampling": (_is_subsampling, "a window and a stride of 1 or more, and a pad of 0 or more"),
     "packed_flops": (_is_count, "a whole number of 0 or more"),
     "total_flops": (_is_count, "a whole number of 0 or more"),
 }

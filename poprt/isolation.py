@@ -39,7 +39,7 @@ Compile = Callable[[PartedModel], Executable]
 #: What to try next where samples turn out to depend on their neighbours.
 _STRICTER = {ANY: SAME_LENGTH, SAME_LENGTH: NONE}
 
-#: Tokens of each sample, fewer where the model takes fewer.
+#: Places of the answer to each sample, fewer where the model takes fewer.
 _LENGTHS = {"sample": 5, "longer": 12, "shorter": 3, "other": 5}
 _DRAWS = 3  # samples to try where one rounding that tips over moves an answer: a fault moves those of each
 _LARGE = 2**26  # bytes of weights that are worth looking for garbage
@@ -174,8 +174,8 @@ def _draw(packing: PackingSpec, inputs: Sequence[InputInfo], seed: int) -> dict[
     of_run = draw_run(inputs, packing, rng)
     longest = np.minimum(packing.segment_max_size, packing.columns // len(packing.segment_max_size) or 1)
     samples = {}
-    for name, tokens in _LENGTHS.items():
-        lengths = np.minimum(longest, tokens)
+    for name, places in _LENGTHS.items():
+        lengths = np.minimum(longest, packing.tokens(places) + packing.subsampling[1] // 2)
         feeds = draw_sample(of_sample, packing, lengths, rng)
         others = {info.name: other_array(info, feeds[info.name], rng) for info in of_sample}
         samples[name] = Sample({**feeds, **of_run}, lengths)

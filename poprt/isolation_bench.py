@@ -17,7 +17,7 @@ from poprt.executable import Executable, PackingSpec
 from poprt.runtime.across_rows_session import AcrossRowsSession
 from poprt.sample_data import Array, InputInfo
 from poprt.smaller_extents import extents_to_try, resized
-from poprt.verify_packed import lay_out, sample_columns
+from poprt.verify_packed import answer_columns, lay_out, sample_columns
 
 logger = logging.getLogger("poprt")
 
@@ -159,7 +159,7 @@ class Bench:
             tokens = packing.outputs[name] == "tokens"
             rows = across_rows.sample_tokens(result, lengths) if tokens else result
             for mine, row, own in zip(answers, rows, columns, strict=False):
-                mine[name] = row[own] if tokens else _own_tokens(row, packing, own)
+                mine[name] = row[answer_columns(own, packing)] if tokens else _own_tokens(row, packing, own)
         return answers
 
     def _in_rows(self, packing: PackingSpec, samples: Sequence[Sample]) -> list[Answers]:

@@ -144,6 +144,7 @@ def _check_packing(manifest: Manifest, packing: PackingSpec) -> None:
         raise wrong("packing.ragged", packing.ragged, "false where a sample has several segments")
     if packing.equal_lengths_cheaper and not packing.ragged:
         raise wrong("packing.equal_lengths_cheaper", True, "false where it is not ragged")
+    _check_subsampling(packing)
     _check_packed_inputs(packing, {spec.name: spec for spec in manifest.inputs})
     outputs = {spec.name: spec for spec in manifest.outputs}
     if set(packing.outputs) != set(outputs):
@@ -165,6 +166,15 @@ def _check_extents(packing: PackingSpec) -> None:
     ):
         if product > MOST_TOKENS:
             raise wrong(f"packing.{pair}", product, f"at most {MOST_TOKENS}")
+
+
+def _check_subsampling(packing: PackingSpec) -> None:
+    expected = f"a window and a stride of 1 to {MOST_TOKENS}, and a pad of 0 to {MOST_TOKENS}"
+    values = packing.subsampling
+    if len(values) != 3 or max(values) > MOST_TOKENS or min(values[:2]) < 1 or packing.places(packing.width) < 1:
+        raise wrong("packing.subsampling", list(values), f"{expected}, of which the longest sample leaves something")
+    if not packing.ragged and values != (1, 1, 0):
+        raise wrong("packing.subsampling", list(values), "[1, 1, 0] where the graph takes declared shapes alone")
 
 
 def _check_packed_inputs(packing: PackingSpec, inputs: dict[str, TensorSpec]) -> None:

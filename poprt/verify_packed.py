@@ -25,6 +25,7 @@ class PackedCase:
         layouts: output name -> "tokens", "sample" or "packed"; empty where the model is not packed.
         places: per sample, its flat places in the packed [R * C] stream.
         columns: per sample, its columns in an unpacked row.
+        answered: per sample, the columns of its answer.
     """
 
     original_feeds: list[dict[str, Array]]
@@ -32,6 +33,7 @@ class PackedCase:
     layouts: Mapping[str, str]
     places: Sequence[Array] = ()
     columns: Sequence[Array] = ()
+    answered: Sequence[Array] = ()
 
     def pair(self, name: str, expected: Array, output: Array, index: int) -> tuple[Array, Array]:
         """What to compare for sample ``index``: its part of the original's output ``expected`` and of ``output``.
@@ -45,7 +47,7 @@ class PackedCase:
             return expected[0][self.columns[index]], output.reshape(-1, *output.shape[2:])[self.places[index]]
         corner: Array = output[index][tuple(slice(0, extent) for extent in expected.shape[1:])]
         if layout == "tokens":
-            return expected[0][self.columns[index]], corner[self.columns[index]]
+            return expected[0][self.answered[index]], corner[self.answered[index]]
         return expected[0], corner
 
 
@@ -106,7 +108,8 @@ def lay_out(
             feeds[info.name] = samples[0][info.name].astype(info.dtype)
         else:
             feeds[info.name] = _per_sample(info, samples, packing)
-    return PackedCase(list(samples), feeds, packing.outputs, places, columns)
+    answered = [answer_columns(own, packing) for own in columns]
+    return PackedCase(list(samples), feeds, packing.outputs, places, columns, answered)
 
 
 def _draw_lengths(packing: Packing, rng: np.random.Generator, most: int) -> Array:
@@ -117,10 +120,13 @@ def _draw_lengths(packing: Packing, rng: np.random.Generator, most: int) -> Arra
     (``neighbours``), all are as long as that; where samples of a run would mix, there is one.
     """
     longest = np.minimum(np.array(packing.segment_max_size), packing.columns)
+    least = min(packing.shortest, int(longest[0]))
     if packing.neighbours != ANY:
         most = 1 if packing.neighbours == NONE else min(most, packing.max_valid_num)
         return np.tile(longest, (most, 1))
-    drawn = rng.integers(1, longest // 2 + 2, size=(min(most, packing.max_valid_num), len(longest)))
+    drawn = rng.integers(
+        least, np.maximum(longest // 2 + 2, least + 1), size=(min(most, packing.max_valid_num), len(longest))
+    )
     drawn[0] = longest
     return np.asarray(drawn)
 
@@ -150,6 +156,11 @@ def sample_columns(sample: Array, longest: Sequence[int]) -> Array:
     """Where a sample's tokens lie in an unpacked row: each segment at the start of its own columns."""
     starts = np.cumsum([0, *longest[:-1]])
     return np.concatenate([start + np.arange(length) for start, length in zip(starts, sample, strict=True)])
+
+
+def answer_columns(own: Array, packing: Packing) -> Array:
+    """The columns of the answer to a sample with the columns ``own``: the same, unless a front end leaves others."""
+    return own if len(packing.segment_max_size) > 1 else np.arange(packing.places(len(own)))
 
 
 def draw_run(originals: Sequence[InputInfo], packing: Packing, rng: np.random.Generator) -> dict[str, Array]:

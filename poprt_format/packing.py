@@ -52,18 +52,8 @@ class Packing:
         sample_inputs: inputs of shape [max_valid_num, ...] that hold one row a sample, in the order of ``unpack_info``.
             A ragged graph takes as many rows as there are samples.
         run_inputs: inputs without a batch axis: one value for all samples of a run.
-        mask: the mask input's name.
-        position_ids: the position input's name, "" where the model makes positions itself.
-        outputs: output name -> "tokens" ([max_valid_num, sum(segment_max_size), ...]), "sample" ([max_valid_num, ...])
-            or "packed" ([R, C, ...], within rows alone).
-        neighbours: which samples may share a run: "any", "same_length" (padding would show in an answer, so a run takes
-            samples of one length only) or "none" (samples of a run would mix, so each runs by itself).
-        isolation: why that is so, for people: the nodes that are not proved to hide padding; "" where all are.
-        token_axes: "sample" output -> the axes of its rows' tensor that grow with the sample (attention weights have
-            two); what lies behind the sample's own length there is padding, and the runtime gives zeros.
-        cell_bytes, pair_bytes: what a run across rows holds in memory at once of the tensors that are padded to the
-            longest sample of the pack: bytes a place (samples x longest) and bytes a pair of places of one sample
-            (samples x longest²). 0 where that is not known.
+        subsampling: window, stride and pad of what a front end (strided convolutions, pooling, a token put in front)
+            does to the length of a sample, all its layers together; see :meth:`places`. (1, 1, 0) leaves it as it is.
     """
 
     layout: str
@@ -83,6 +73,7 @@ class Packing:
     pair_bytes: int = 0
     sample_inputs: tuple[str, ...] = ()
     run_inputs: tuple[str, ...] = ()
+    subsampling: tuple[int, ...] = (1, 1, 0)
 
     @property
     def within_rows(self) -> bool:
@@ -98,3 +89,18 @@ class Packing:
     def width(self) -> int:
         """Columns of an unpacked row: the longest sample."""
         return sum(self.segment_max_size)
+
+    @property
+    def shortest(self) -> int:
+        """The fewest tokens of which something is left behind the front end."""
+        return self.tokens(1)
+
+    def places(self, tokens: int) -> int:
+        """Places of the answer to a sample of ``tokens``: floor((tokens + pad - window) / stride) + 1, at least 0."""
+        window, stride, pad = self.subsampling
+        return max(0, (tokens + pad - window) // stride + 1)
+
+    def tokens(self, places: int) -> int:
+        """The fewest tokens whose answer has as many places."""
+        window, stride, pad = self.subsampling
+        return max(1, (places - 1) * stride + window - pad)

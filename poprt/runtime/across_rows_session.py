@@ -82,8 +82,8 @@ class AcrossRowsSession:
         longest = int(lengths.max(axis=0).sum())
         if not self._packing.ragged or longest == sum(sizes):
             return False
-        if declared == sum(sizes):
-            return extent == longest
+        if declared == self._packing.places(sum(sizes)):
+            return extent == self._packing.places(longest)
         in_graph = self._in_graph.get(name, ())
         return extent < declared and axis < len(in_graph) and not isinstance(in_graph[axis], int)
 
@@ -95,7 +95,7 @@ class AcrossRowsSession:
         """
         count = len(lengths)
         if lengths.shape[1] == 1:
-            clear_padding(result, self._packing.token_axes.get(name, ()), lengths[:, 0].tolist())
+            clear_padding(result, self._packing.token_axes.get(name, ()), self._places(lengths))
         row_shape = tuple(want or got for want, got in zip(self._declared[name][1:], result.shape[1:], strict=True))
         if result.shape[1:] == row_shape:
             return result[:count]
@@ -104,19 +104,23 @@ class AcrossRowsSession:
         return rows
 
     def sample_tokens(self, result: Array, lengths: Array) -> list[Array]:
-        """Return each sample's row of a "tokens" result, in the declared columns, up to its last token.
+        """Return each sample's row of a "tokens" result, in the declared columns, up to its last place.
 
         Args:
             result: [n or more, columns, ...], as ``run`` returned it.
             lengths: the lengths given to ``run``.
         """
         if lengths.shape[1] == 1:
-            return [result[i, :length] for i, length in enumerate(lengths[:, 0].tolist())]
+            return [result[i, :places] for i, places in enumerate(self._places(lengths))]
         sizes = np.asarray(self._packing.segment_max_size)
         widths = sizes if result.shape[1] == sizes.sum() else lengths.max(axis=0)
         declared = np.cumsum(sizes) - sizes
         present = np.cumsum(widths) - widths
         return [_join_segments(row, counts, present, declared) for row, counts in zip(result, lengths, strict=False)]
+
+    def _places(self, lengths: Array) -> list[int]:
+        """Places of each sample's answer; ``lengths`` [n, 1]."""
+        return [self._packing.places(length) for length in lengths[:, 0].tolist()]
 
 
 def _to_rows(stream: Array, rows: int, columns: int) -> Array:

@@ -208,11 +208,12 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         if self._packing.outputs[spec.name] == "sample":
             grown = self._packing.token_axes.get(spec.name, ())
             own = buffer.ndim == len(spec.shape) - 1 and len(lengths) == 1  # room for what is the sample's own will do
-            need = [sum(lengths) if own and axis in grown else n for axis, n in enumerate(spec.shape)][1:]
+            places = self._packing.places(sum(lengths))
+            need = [places if own and axis in grown else n for axis, n in enumerate(spec.shape)][1:]
         else:
             sizes = self._packing.segment_max_size
             last = max(k for k, count in enumerate(lengths) if count)
-            need = [sum(sizes[:last]) + lengths[last], *spec.shape[2:]]
+            need = [self._packing.places(sum(sizes[:last]) + lengths[last]), *spec.shape[2:]]
         if buffer.size < math.prod(need):
             raise InputError(f"output {spec.name!r}: expected room for shape {need}, got {list(buffer.shape)}")
         return buffer

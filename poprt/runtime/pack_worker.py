@@ -122,7 +122,8 @@ class PackWorker(ABC):
                 for name, buffer in request.outputs.items():
                     values = by_name[name][position]
                     if buffer.size < values.size:  # no room for the declared shape: the sample's own part of it
-                        values = own_part(values, self.packing.token_axes.get(name, ()), request.size)
+                        own = self.packing.places(request.size)
+                        values = own_part(values, self.packing.token_axes.get(name, ()), own)
                     fill(name, buffer, values)
         return self._spent.seconds
 

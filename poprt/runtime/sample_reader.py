@@ -51,6 +51,11 @@ class SampleReader:
                 raise InputError(f"inputs differ in length: {leader!r} has {length} tokens, {name!r} has {len(array)}")
         if length == 0:
             raise InputError(f"input {leader!r}: the sample has no tokens")
+        if length < self._packing.shortest:
+            raise InputError(
+                f"input {leader!r}: the sample has {length} tokens, and the model's front end leaves none of less than "
+                f"{self._packing.shortest}"
+            )
         if length > self._longest:
             raise RequestTooLongError(f"input {leader!r}: the sample has {length} tokens, at most {self._longest} fit")
         for name, array in arrays.items():

@@ -13,7 +13,7 @@ def clear_padding(result: Array, token_axes: Sequence[int], lengths: Sequence[in
     Args:
         result: [n or more, ...], a row a sample.
         token_axes: the axes of ``result`` that grow with the sample.
-        lengths: tokens of the first samples.
+        lengths: places of the first samples' answers.
     """
     for row, length in zip(result, lengths, strict=False):
         for axis in token_axes:

@@ -175,10 +175,11 @@ def _buffers(packing: PackingSpec, specs: Sequence[TensorSpec], length: int) -> 
 
 
 def _row_shape(packing: PackingSpec, spec: TensorSpec, length: int) -> list[int]:
+    places = packing.places(length)
     if packing.outputs[spec.name] != "sample":
-        return [length, *spec.shape[2:]]
+        return [places, *spec.shape[2:]]
     grown = packing.token_axes.get(spec.name, ())
-    return [length if axis in grown else extent for axis, extent in enumerate(spec.shape)][1:]
+    return [places if axis in grown else extent for axis, extent in enumerate(spec.shape)][1:]
 
 
 def stacked(rows: Sequence[Array], shape: Sequence[int], dtype: str | np.dtype[Any]) -> Array:

@@ -159,7 +159,9 @@ class TextRunner:
         )
         return {
             spec.name: np.empty(
-                (length, *spec.shape[2:]) if self._packing.outputs[spec.name] == "tokens" else spec.shape[1:],
+                (self._packing.places(length), *spec.shape[2:])
+                if self._packing.outputs[spec.name] == "tokens"
+                else spec.shape[1:],
                 spec.dtype,
             )
             for spec in specs

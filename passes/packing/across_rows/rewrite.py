@@ -12,6 +12,7 @@ import sympy
 from passes.errors import PackingError
 from passes.lookups import is_lookup, lookup_axis
 from passes.packing.across_rows.crossings import Crossings
+from passes.packing.across_rows.known_contents import rebuilt
 from passes.packing.opening.geometry import Geometry
 from passes.packing.opening.pack_args import PackArgs
 from passes.packing.tokens.axes import BATCH, PACKED_NAMES, SEQ, UNPACKED_NAMES, AxisMap, TokenAxes, show
@@ -95,7 +96,7 @@ def _read_unpacked(node: gs.Node, placed: PlacedGraph, crossings: Crossings) -> 
     for index, tensor in enumerate(node.inputs):
         if axes.is_free(tensor):
             continue
-        extents = rebuilt_extents(tensor, axes, crossings)
+        extents = rebuilt(tensor, axes, crossings.unpacked_extents)
         if extents is not None:
             node.inputs[index] = extents
         elif axes.axes(tensor) is not None and placed.comes_packed(tensor):
@@ -104,23 +105,6 @@ def _read_unpacked(node: gs.Node, placed: PlacedGraph, crossings: Crossings) -> 
         if isinstance(value, gs.Graph):
             for inner in value.nodes:
                 _read_unpacked(inner, placed, crossings)
-
-
-def rebuilt_extents(tensor: gs.Tensor, axes: AxisMap, crossings: Crossings) -> gs.Tensor | None:
-    """What a shape tensor holds, built anew; None where it is no shape tensor or holds something else."""
-    contents = axes.shapes.contents.get(tensor.name)
-    if contents is None or not tensor.inputs or axes.shapes.dtypes.get(tensor.name) != onnx.TensorProto.INT64:
-        return None
-    shape = axes.shape(tensor)
-    values = list(contents) if isinstance(contents, (list, tuple)) else [contents]
-    try:
-        if shape is not None and len(shape) == 1 and shape[0] == len(values):
-            return crossings.unpacked_extents.known_vector(values)
-        if shape == () and len(values) == 1:
-            return crossings.unpacked_extents.known_scalar(values[0])
-    except (TypeError, sympy.SympifyError):
-        return None  # truth values and the like
-    return None
 
 
 def _rewrite_outputs(placed: PlacedGraph, crossings: Crossings, args: PackArgs) -> dict[str, str]:

@@ -11,7 +11,8 @@ import onnx_graphsurgeon as gs
 from passes.errors import PackingError
 from passes.packed_model import UNPACK_INFO
 from passes.packing.across_rows.crossings import Crossings
-from passes.packing.across_rows.rewrite import declared_shape, name_extents, rebuilt_extents
+from passes.packing.across_rows.known_contents import rebuilt
+from passes.packing.across_rows.rewrite import declared_shape, name_extents
 from passes.packing.opening.pack_args import PackArgs
 from passes.packing.tokens.axes import UNPACKED_NAMES, AxisMap, show
 from passes.refusal import Refusal
@@ -70,7 +71,7 @@ class UnpackedHead:
         return tensor.name in self._of_run or (bool(tensor.inputs) and id(tensor.inputs[0]) in self._refused)
 
     def _head_input(self, node: gs.Node, tensor: gs.Tensor) -> gs.Tensor:
-        extents = rebuilt_extents(tensor, self._axes, self._crossings)
+        extents = rebuilt(tensor, self._axes, self._crossings.unpacked_extents)
         if extents is not None:
             return extents
         token = self._axes.axes(tensor)

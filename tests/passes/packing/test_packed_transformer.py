@@ -170,6 +170,7 @@ def test_the_packed_model_says_how_it_is_packed():
     assert result.details["packed share of FLOPs"] == round(share, 4)
     assert said == {
         "layout": "across_rows",
+        "subsampling": [1, 1, 0],
         "rows": ROWS,
         "columns": COLUMNS,
         "max_valid_num": MOST,
