@@ -241,6 +241,12 @@ def check_lengths(info: Array, packing: PackingSpec) -> None:
         raise InputError(
             f"input {name!r}: the lengths add up to {total} tokens, {packing.rows} x {packing.columns} fit"
         )
+    shortest = int(info[info > 0].min(initial=packing.shortest))
+    if shortest < packing.shortest:
+        raise InputError(
+            f"input {name!r}: a sample has {shortest} tokens, and the model's front end leaves none of less than "
+            f"{packing.shortest}"
+        )
     if not packing.within_rows:
         columns = info.reshape(info.shape[0], -1)
         for segment, size in enumerate(packing.segment_max_size):

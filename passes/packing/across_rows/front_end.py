@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import onnx
 import onnx_graphsurgeon as gs
 import sympy
 
@@ -100,10 +101,10 @@ def find_front_end(graph: gs.Graph, axes: AxisMap, geometry: Geometry) -> FrontE
 
 
 def _heaviest(graph: gs.Graph, axes: AxisMap) -> Subsampling | None:
-    """The sequence along which most of the products by constants are."""
+    """The sequence along which most of the products by constants are. Convolutions look along it, and do not count."""
     work: dict[Subsampling, float] = defaultdict(float)
     for node in graph.nodes:
-        flops = node_flops(node, axes)
+        flops = node_flops(node, axes) if node.op != "Conv" else 0
         places = places_of(axes.shape(node.outputs[0])) if flops != 0 else None
         if places is not None and any(axes.is_free(tensor) for tensor in node.inputs):
             work[places[0]] += float(sympy.sympify(flops).subs({BATCH: 1, SEQ: _LONG}))
@@ -159,6 +160,10 @@ def cut(graph: gs.Graph, axes: AxisMap, found: FrontEnd) -> tuple[gs.Graph, gs.G
 
     The encoder's inputs are [samples, places, ...] and [samples, ...], the front end's outputs likewise.
     """
+    tensors = graph.tensors()
+    for name in (*found.tokens, *found.rows):
+        if tensors[name].dtype is None:
+            tensors[name].dtype = onnx.helper.tensor_dtype_to_np_dtype(axes.shapes.dtypes[name])
     front, encoder = copy_graph(graph), copy_graph(graph)
     tensors = front.tensors()
     front.outputs = [_places_second(front, tensors[name], axes) for name in found.tokens]

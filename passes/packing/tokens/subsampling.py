@@ -31,6 +31,10 @@ class Subsampling:
         """Places for a sequence of ``length``, at least 0."""
         return max(0, (length + self.add) // self.stride)
 
+    def tokens(self, places: int) -> int:
+        """The shortest sequence that leaves so many places, at least 1."""
+        return max(1, places * self.stride - self.add)
+
     def shifted(self, places: int) -> Subsampling:
         """As many places more."""
         return Subsampling(self.add + places * self.stride, self.stride)
