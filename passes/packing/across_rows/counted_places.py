@@ -106,18 +106,16 @@ def _turned(positional: Positional, tensor: gs.Tensor, source: gs.Tensor, handed
 
 def _trials(source: gs.Tensor, handed: Subsampling) -> Iterator[tuple[list[int], Array]]:
     """Lengths, and what ``source`` holds for samples of these: masks with holes too, or the lengths themselves."""
-    rng = np.random.default_rng(0)
     for number, tried in enumerate(_TRIED):
         lengths = [handed.tokens(places) + number * (handed.stride // 2) for places in tried]
         if len(source.shape) < 2 or source.shape[1] == 1:
             yield lengths, np.array(lengths, source.dtype).reshape(-1, *source.shape[1:])
             continue
-        mask = np.arange(max(lengths)) < np.array(lengths)[:, None]
-        yield lengths, mask.astype(source.dtype)
-        yield (
-            lengths,
-            (mask & (rng.random(mask.shape) < 0.9) | (np.arange(mask.shape[1]) < lengths[-1])).astype(source.dtype),
-        )
+        for holes in ((), (0,), (0, 2)):  # what is left is as long as without: of nothing, models make what they like
+            longer = [length + len(holes) for length in lengths]
+            mask = np.arange(max(longer)) < np.array(longer)[:, None]
+            mask[:, list(holes)] = False
+            yield longer, mask.astype(source.dtype)
 
 
 def _compare(
@@ -126,7 +124,7 @@ def _compare(
     """Put a comparison in the place of ``tensor`` [batch, places]."""
     name = f"{tensor.name}_counted"
     element = axes.shapes.dtypes[tensor.name]
-    grid = axes.require_shape(tensor)
+    grid, subsampling = axes.require_shape(tensor), front_end.subsampling
 
     def add(op: str, suffix: str, inputs: list[gs.Tensor], dtype: Any, shape: Shape, **attrs: Any) -> gs.Tensor:
         output = add_node(graph.nodes, op, f"{name}_{suffix}", inputs, np.dtype(dtype), **attrs)
@@ -139,19 +137,20 @@ def _compare(
         axes.shapes[constant.name] = tuple(constant.shape)
         return constant
 
+    def places_in(count: gs.Tensor, suffix: str, shape: Shape) -> gs.Tensor:
+        """floor((count + add) / stride), not below 0."""
+        more = add("Add", f"{suffix}_added", [count, number(f"{suffix}_add", subsampling.add)], np.int64, shape)
+        some = add("Max", f"{suffix}_not_negative", [more, number(f"{suffix}_zero", 0)], np.int64, shape)
+        return add("Div", f"{suffix}_places", [some, number(f"{suffix}_stride", subsampling.stride)], np.int64, shape)
+
     wide = add("Cast", "int64", [mask], np.int64, (BATCH, SEQ), to=onnx.TensorProto.INT64)
     total = add("ReduceSum", "sum", [wide, number("axis", [1])], np.int64, (BATCH, 1), keepdims=1)
-    subsampling = front_end.subsampling
-    more = add("Add", "sum_added", [total, number("added", subsampling.add)], np.int64, (BATCH, 1))
-    some = add("Max", "sum_not_negative", [more, number("zero", 0)], np.int64, (BATCH, 1))
-    count = add("Div", "count", [some, number("stride", subsampling.stride)], np.int64, (BATCH, 1))
-    measured = graph.tensors()[front_end.tokens[0]]
-    _, _, axis = places_of(axes.shape(measured)) or (None, 0, 0)
-    extent = add("Shape", "extent", [measured], np.int64, (1,), start=axis, end=axis + 1)
-    places = add("Squeeze", "places", [extent, number("first", [0])], np.int64, ())
-    axes.shapes.contents |= {extent.name: [grid[1]], places.name: grid[1]}
-    order = add("Range", "range", [number("start", 0), places, number("step", 1)], np.int64, (grid[1],))
-    result = add("Less", "is_place", [order, count], np.bool_, grid)
+    extent = add("Shape", "extent", [mask], np.int64, (1,), start=1, end=2)
+    longest = add("Squeeze", "longest", [extent, number("first", [0])], np.int64, ())
+    every = places_in(longest, "longest", ())
+    axes.shapes.contents |= {extent.name: [SEQ], longest.name: SEQ, every.name: grid[1]}
+    order = add("Range", "range", [number("start", 0), every, number("step", 1)], np.int64, (grid[1],))
+    result = add("Less", "is_place", [order, places_in(total, "sum", (BATCH, 1))], np.bool_, grid)
     if turned:
         result = add("Not", "is_padding", [result], np.bool_, grid)
     replace_uses(tensor, add("Cast", "mask", [result], onnx.helper.tensor_dtype_to_np_dtype(element), grid, to=element))

@@ -102,7 +102,7 @@ def count_lengths(
         )
     if len(candidates) != 1:
         return Lengths(geometry)  # where there are two, a caller has to give both
-    (name, comparisons), anchor = *candidates.items(), _anchor(geometry)
+    (name, comparisons), anchor = *candidates.items(), narrowest(geometry)
     tensor = next(item for item in geometry.samples if item.name == name)
     numbers = token_numbers(placed, anchor, f"{name}_token_numbers")
     for comparison in comparisons:
@@ -115,7 +115,8 @@ def count_lengths(
     return Lengths(replace(geometry, samples=rest), name, (numbers.name,))
 
 
-def _anchor(geometry: Geometry) -> gs.Variable:
+def narrowest(geometry: Geometry) -> gs.Variable:
+    """The packed input of the fewest axes."""
     return min(geometry.inputs, key=lambda tensor: len(tensor.shape))
 
 

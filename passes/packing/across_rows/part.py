@@ -13,9 +13,10 @@ from passes.errors import PackingError
 from passes.ops import DOMAIN, declare_operators
 from passes.packed_model import POSITION_IDS, UNPACK_INFO, PackedModel
 from passes.packing.across_rows.crossings import Crossings
-from passes.packing.across_rows.lengths import count_lengths
+from passes.packing.across_rows.lengths import count_lengths, narrowest
 from passes.packing.across_rows.rewrite import rewrite, sample_token_axes
 from passes.packing.across_rows.unpack_reasons import explain_unpacks
+from passes.packing.across_rows.window_padding import WindowPadding
 from passes.packing.isolation.company import ANY, NONE, SAME_LENGTH, Isolation, isolate
 from passes.packing.isolation.quantised_scores import hide_quantised_padding
 from passes.packing.isolation.sharpen import Sharpener
@@ -85,7 +86,11 @@ class Part:
         lengths = count_lengths(placed, self.geometry, [*masks.explicit, *masks.derived], counted, self._handed)
         geometry = lengths.geometry
         hidden = hide_quantised_padding(placed, [*masks.explicit, *masks.derived], geometry.inputs[0])
-        isolation = isolate(placed, [*masks.explicit, *lengths.masks], args.width, handed=self._handed)
+        masking = [*masks.explicit, *lengths.masks]
+        isolation = isolate(placed, masking, args.width, handed=self._handed)
+        zeroed = WindowPadding(placed, narrowest(geometry)).hide(isolation)
+        if zeroed:
+            isolation = isolate(placed, masking, args.width, handed=self._handed)
         sharpened = Sharpener(placed, isolation.facts, geometry.inputs[0]).run()
         neighbours = self._neighbours(isolation, result)
         anchor = next((t for t in geometry.inputs if t.name in masks.explicit), geometry.inputs[0])
@@ -105,6 +110,7 @@ class Part:
         result.count("Unpacks", _count(graph, "Unpack"))
         result.count("Repacks", _count(graph, "Repack"))
         result.count("masks strengthened", sharpened + hidden)
+        result.count("convolutions kept from padding", zeroed)
         result.count("lengths computed", int(bool(lengths.name)))
         return replace(record, outputs=outputs)
 

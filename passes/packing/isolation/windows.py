@@ -6,7 +6,7 @@ Without pads at the end, whatever the stride, a window of the sample never reach
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import onnx_graphsurgeon as gs
 
 from passes.packing.isolation import values as v
 from passes.packing.isolation.facts import Facts, facts_of
@@ -14,6 +14,7 @@ from passes.packing.isolation.proof import View
 from passes.packing.isolation.reductions import check_batch
 from passes.packing.isolation.table import rule
 from passes.refusal import Cause, refused
+from passes.shapes.symbolic import Shape
 
 
 # [n, H, L], kernel 3, pads 1 -> [n, K, L]: proved where padding is zero. Stride 2, no pads -> [n, K, L / 2]: proved.
@@ -70,20 +71,25 @@ def _auto_pad(view: View) -> str:
 
 
 def _reaches_over_the_end(view: View, axis: int) -> bool:
+    return reaches_over_the_end(view.node, axis, view.shape(view.node.inputs[1]) if view.node.op == "Conv" else ())
+
+
+def reaches_over_the_end(node: gs.Node, axis: int, weight: Shape) -> bool:
     """Whether the window of a sample's last place reads places behind it, which are zeros in a run alone.
 
     The last of floor((L + begin + end - reach) / stride) + 1 windows ends at place L + end - 1 or before.
+
+    Args:
+        node: a convolution or a pool.
+        axis: of its first input [n, channels, ...].
+        weight: shape of the weight, where there is one.
     """
-    if _kernel(view)[axis - 2] == 1:
+    kernel = node.attrs.get("kernel_shape", weight[2:])
+    if int(kernel[axis - 2]) == 1:
         return False
-    pads = view.node.attrs.get("pads", [0] * 2 * (view.rank(view.node.inputs[0]) - 2))
-    return {"NOTSET": int(pads[len(pads) // 2 + axis - 2]) > 0, "VALID": False}.get(_auto_pad(view), True)
-
-
-def _kernel(view: View) -> Sequence[int]:
-    if "kernel_shape" in view.node.attrs:
-        return [int(extent) for extent in view.node.attrs["kernel_shape"]]
-    return [int(extent) for extent in view.shape(view.node.inputs[1])[2:]]
+    pads = node.attrs.get("pads", [0] * 2 * len(kernel))
+    auto_pad = str(node.attrs.get("auto_pad", "NOTSET"))
+    return {"NOTSET": int(pads[len(kernel) + axis - 2]) > 0, "VALID": False}.get(auto_pad, True)
 
 
 def _counts_pads(view: View) -> bool:

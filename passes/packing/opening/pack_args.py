@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from passes.errors import PackingError, RewriteError
 from passes.numbers import LARGEST_EXTENT, whole_number
-from passes.packing.tokens.subsampling import Subsampling
 from passes.pattern import parse_pattern
 
 if TYPE_CHECKING:
     from passes.packing.opening.room import Room
+    from passes.packing.tokens.subsampling import Subsampling
 
 logger = logging.getLogger("poprt")
 
