@@ -81,7 +81,7 @@ def find_front_end(graph: gs.Graph, axes: AxisMap, geometry: Geometry) -> FrontE
     Raises:
         PackingError: the encoder reads the sequence of the inputs as well, or an output is made before it.
     """
-    subsampling = _heaviest(graph, axes)
+    subsampling = places_of_encoder(graph, axes)
     if subsampling is None or subsampling == WHOLE:
         return None
     encoder = _encoder(graph, axes, subsampling)
@@ -100,15 +100,27 @@ def find_front_end(graph: gs.Graph, axes: AxisMap, geometry: Geometry) -> FrontE
     return FrontEnd(subsampling, tuple(kinds["tokens"]), tuple(kinds["rows"]), tuple(kinds["runs"]))
 
 
-def _heaviest(graph: gs.Graph, axes: AxisMap) -> Subsampling | None:
-    """The sequence along which most of the products by constants are. Convolutions look along it, and do not count."""
+def places_of_encoder(graph: gs.Graph, axes: AxisMap) -> Subsampling | None:
+    """The sequence whose places are compared with each other and, of several, that of most products by constants.
+
+    WHOLE where those are the tokens; None where no product has places.
+
+    Convolutions look along a sequence before it is one, and do not count.
+    """
     work: dict[Subsampling, float] = defaultdict(float)
+    compared: set[Subsampling | None] = set()
     for node in graph.nodes:
         flops = node_flops(node, axes) if node.op != "Conv" else 0
-        places = places_of(axes.shape(node.outputs[0])) if flops != 0 else None
-        if places is not None and any(axes.is_free(tensor) for tensor in node.inputs):
+        if flops == 0:
+            continue
+        shape = axes.shape(node.outputs[0])
+        if not any(axes.is_free(tensor) for tensor in node.inputs):
+            compared.update(subsampling_of(extent) for extent in shape or ())
+            continue
+        places = places_of(shape)
+        if places is not None:
             work[places[0]] += float(sympy.sympify(flops).subs({BATCH: 1, SEQ: _LONG}))
-    return max(work, key=lambda places: (work[places], places == WHOLE), default=None)
+    return max(work, key=lambda places: (places in compared, work[places], places == WHOLE), default=None)
 
 
 def _encoder(graph: gs.Graph, axes: AxisMap, subsampling: Subsampling) -> list[gs.Node]:

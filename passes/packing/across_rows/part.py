@@ -82,7 +82,7 @@ class Part:
             How the graph is packed; it does not say so itself yet.
         """
         graph, placed, args = self.graph, self.placed, self._args
-        masks = find_masks(placed, self.geometry.narrow)
+        masks = _beside_content(find_masks(placed, self.geometry.narrow), self.geometry)
         lengths = count_lengths(placed, self.geometry, [*masks.explicit, *masks.derived], counted, self._handed)
         geometry = lengths.geometry
         hidden = hide_quantised_padding(placed, [*masks.explicit, *masks.derived], geometry.inputs[0])
@@ -150,6 +150,16 @@ class Part:
         for refusal in isolation.refusals:
             result.refusals.append(replace(refusal, reason=f"{refusal.reason}, so {consequence}"))
         return neighbours
+
+
+def _beside_content(masks: MaskInputs, geometry: Geometry) -> MaskInputs:
+    """The masks without the input that they are masks of: raw sound [batch, time] is a number a token, as a mask is."""
+    explicit = [tensor for tensor in geometry.inputs if tensor.name in masks.explicit]
+    floats = [tensor for tensor in explicit if np.issubdtype(tensor.dtype, np.floating)]
+    if not floats or len(explicit) < len(geometry.inputs):
+        return masks
+    rest = [tensor for tensor in explicit if tensor not in floats] or [t for t in floats if "mask" in t.name.lower()]
+    return replace(masks, explicit=tuple(tensor.name for tensor in rest if len(rest) < len(explicit)))
 
 
 def refuse_without_products(placed: PlacedGraph, share: FlopShare) -> None:

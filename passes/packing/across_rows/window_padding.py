@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-import sympy
 
 from passes.packing.across_rows.front_end import places_of
 from passes.packing.isolation.company import Isolation
@@ -21,7 +20,7 @@ from passes.packing.tokens.presence import add_placed, laid_along, token_numbers
 from passes.packing.tokens.sides import PlacedGraph
 from passes.packing.tokens.subsampling import WHOLE, Subsampling
 from passes.refusal import RefusedError
-from passes.shapes.symbolic import Shape
+from passes.shapes.symbolic import Dim, Shape
 
 _WINDOWS = ("Conv", "AveragePool", "LpPool")
 
@@ -36,7 +35,7 @@ class WindowPadding:
 
     def __init__(self, placed: PlacedGraph, anchor: gs.Tensor) -> None:
         self._placed, self._axes, self._anchor = placed, placed.axes, anchor
-        self._tokens: dict[Subsampling, gs.Tensor] = {}
+        self._tokens: dict[Dim, gs.Tensor] = {}
 
     def hide(self, isolation: Isolation) -> int:
         """Put zeros where a window reads padding that is not proved to be zero.
@@ -75,29 +74,33 @@ class WindowPadding:
         assert places is not None
         subsampling, batch, seq = places
         name = f"{tensor.name}_within_samples"
-        there = laid_along(self._placed, self._is_token(subsampling), f"{name}_where", batch, seq, len(shape))
+        there = laid_along(
+            self._placed, self._is_token(subsampling, shape[seq]), f"{name}_where", batch, seq, len(shape)
+        )
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element_type(self._axes, tensor)))
         zero = gs.Constant(f"{name}_zero", np.zeros((), dtype))
         self._axes.shapes[zero.name] = ()
         return add_placed(self._placed, "Where", name, [there, tensor, zero], dtype, shape)
 
-    def _is_token(self, subsampling: Subsampling) -> gs.Tensor:
-        """bool [batch, places]: place j of a sample is there if its token j * stride + (stride - add - 1) is."""
-        if subsampling not in self._tokens:
+    def _is_token(self, subsampling: Subsampling, extent: Dim) -> gs.Tensor:
+        """bool [batch, extent]: place j of a sample is there if its token j * stride + (stride - add - 1) is."""
+        if extent not in self._tokens:
             name = f"is_token_{len(self._tokens)}"
-            self._tokens[subsampling] = self._places_of_tokens(name, subsampling)
-        return self._tokens[subsampling]
+            self._tokens[extent] = (
+                self._presence(name) if subsampling == WHOLE else self._every(name, subsampling, extent)
+            )
+        return self._tokens[extent]
 
-    def _places_of_tokens(self, name: str, subsampling: Subsampling) -> gs.Tensor:
-        if subsampling == WHOLE:
-            numbers = token_numbers(self._placed, self._anchor, f"{name}_number")
-            to = onnx.TensorProto.BOOL
-            return add_placed(self._placed, "Cast", name, [numbers], np.bool_, (BATCH, SEQ), to=to)
+    def _presence(self, name: str) -> gs.Tensor:
+        numbers = token_numbers(self._placed, self._anchor, f"{name}_number")
+        return add_placed(self._placed, "Cast", name, [numbers], np.bool_, (BATCH, SEQ), to=onnx.TensorProto.BOOL)
+
+    def _every(self, name: str, subsampling: Subsampling, extent: Dim) -> gs.Tensor:
         first, step = subsampling.stride - subsampling.add - 1, subsampling.stride
         values = {"start": first, "end": np.iinfo(np.int64).max, "axis": 1, "step": step}
-        arguments = [gs.Constant(f"{name}_{what}", np.array([value])) for what, value in values.items()]
-        grid = (BATCH, sympy.floor((SEQ + subsampling.add) / step))
-        return add_placed(self._placed, "Slice", name, [self._is_token(WHOLE), *arguments], np.bool_, grid)
+        arguments = [gs.Constant(f"{name}_every_{what}", np.array([value])) for what, value in values.items()]
+        inputs = [self._is_token(WHOLE, SEQ), *arguments]
+        return add_placed(self._placed, "Slice", f"{name}_every_{step}", inputs, np.bool_, (BATCH, extent))
 
 
 def _has_last_token(subsampling: Subsampling) -> bool:

@@ -58,8 +58,8 @@ def subsampling_of(extent: Any) -> Subsampling | None:
         return WHOLE
     if expression.is_Add:
         number, rest = expression.as_coeff_Add()
-        inner = subsampling_of(rest)
-        return inner.shifted(int(number)) if inner is not None and number.is_Integer else None
+        inner = subsampling_of(rest) if number.is_Integer and number != 0 else None
+        return None if inner is None else inner.shifted(int(number))
     if isinstance(expression, (sympy.floor, sympy.ceiling)):
         return _rounded(expression.args[0], up=isinstance(expression, sympy.ceiling))
     return None

@@ -70,9 +70,9 @@ def test_neighbours_change_nothing(kind: str) -> None:
     answers = []
     for seed in (5, 6):
         company = samples(kind, [19, 12, 40, 19], seed=seed)
-        wanted = one_by_one(encoder(kind), [first, *company])
+        alone = one_by_one(encoder(kind), [first, *company])
         with runner_of(kind, lanes=1) as runner:
-            out = [{name: np.zeros_like(array) for name, array in one.items()} for one in wanted]
+            out = [{name: np.zeros_like(array) for name, array in one.items()} for one in alone]
             feeds = [{name: array for name, array in one.items() if name != "n"} for one in [first, *company]]
             for future in runner.submit(list(zip(feeds, out, strict=True))):
                 future.wait(60)
@@ -132,12 +132,26 @@ def test_a_sample_of_which_the_front_end_leaves_nothing_names_the_fewest_tokens(
     (short,) = samples(kind, [6])
     with (
         runner_of(kind) as runner,
-        pytest.raises(InputError, match=r"'features': the sample has 6 tokens.*less than 7"),
+        pytest.raises(InputError, match=r"'features': the sample has 6 tokens.*fewer than 7"),
     ):
         runner.execute({"features": short["features"]}, {"pooled": np.zeros(HIDDEN, np.float32)})
     feeds = {"features": np.zeros((ROWS, COLUMNS, FEATURES), np.float32), "unpack_info": np.zeros((MOST, 1), np.int32)}
     feeds["unpack_info"][:2, 0] = 9, 6
-    with pytest.raises(InputError, match=r"'unpack_info': a sample has 6 tokens.*less than 7"):
+    with pytest.raises(InputError, match=r"'unpack_info': a sample has 6 tokens.*fewer than 7"):
+        DeclaredSession(executable(kind), threads=1).run(feeds, ["pooled"])
+
+
+def test_a_mask_that_leaves_too_few_tokens_names_the_fewest() -> None:
+    kind = "strides, a one scattered to the last place"
+    (sample,) = samples(kind, [20])
+    sample["mask"][5:] = 0
+    expected = r"'mask': it leaves 5 tokens of .* sample, and .* fewer than 7"
+    with runner_of(kind) as runner, pytest.raises(InputError, match=expected):
+        runner.execute(sample, {"pooled": np.zeros(HIDDEN, np.float32)})
+    feeds = {"features": np.zeros((ROWS, COLUMNS, FEATURES), np.float32), "mask": np.ones((ROWS, COLUMNS), np.int64)}
+    feeds |= {"unpack_info": np.array([[9], [20], *[[0]] * (MOST - 2)], np.int32)}
+    feeds["mask"][0, 14:29] = 0
+    with pytest.raises(InputError, match=expected):
         DeclaredSession(executable(kind), threads=1).run(feeds, ["pooled"])
 
 
