@@ -64,6 +64,9 @@ def header(graph: gs.Graph) -> ModelHeader:
 def copy_graph(graph: gs.Graph) -> gs.Graph:
     """A copy of ``graph`` with a header of its own. Weights are shared, not copied."""
     copied = graph.copy()
+    for tensor in copied.tensors().values():
+        if isinstance(tensor, gs.Constant) and tensor.export_dtype == tensor.dtype:
+            tensor.export_dtype = None  # a copy is held to the type of today: it follows its values, as the original
     copied.model_header = copy.deepcopy(header(graph))
     return copied
 

@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 
 from passes.building import add_node
 from passes.cleanup.rewiring import replace_uses
+from passes.operators import KEEPS_VALUES
 from passes.packing.across_rows.front_end import FrontEnd, places_of
 from passes.packing.opening.geometry import Geometry
 from passes.packing.tokens.axes import BATCH, SEQ, AxisMap
@@ -83,7 +84,7 @@ def _is_whole(tensor: gs.Tensor) -> bool:
 
 def _is_comparison(node: gs.Node, positional: Positional) -> bool:
     """Whether it is what would be put in its place, turned or in another type."""
-    if node.op in ("Cast", "Not", "Identity") and node.inputs[0].inputs:
+    if (node.op in KEEPS_VALUES or node.op == "Not") and node.inputs[0].inputs:
         return _is_comparison(node.inputs[0].inputs[0], positional)
     return node.op in ("Less", "Greater") and any(tensor in positional for tensor in node.inputs)
 

@@ -48,7 +48,15 @@ def join(front: gs.Graph, encoder: gs.Graph, args: PackArgs, subsampling: Subsam
             source = handed[tensor.name]
             source.name, source.shape = f"{tensor.name}_of_samples", None
             sizes = {"segment_max_size": list(args.segment_max_size), "max_valid_num": args.max_valid_num}
-            add_node(front.nodes, "Repack", tensor.name, [source, grid, lengths], into=tensor, domain=DOMAIN, **sizes)
+            add_node(
+                front.nodes,
+                "Repack",
+                f"{tensor.name}_repacked",
+                [source, grid, lengths],
+                into=tensor,
+                domain=DOMAIN,
+                **sizes,
+            )
         else:
             replace_uses(tensor, handed[tensor.name])
     for node in encoder.nodes:

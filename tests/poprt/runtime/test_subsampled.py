@@ -169,11 +169,12 @@ def test_too_many_tokens_are_refused_by_their_number() -> None:
         runner.execute({"features": sample["features"]}, {"pooled": np.zeros(HIDDEN, np.float32)})
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("kind", ["strides, a one scattered to the last place", "a token put in front"])
-def test_the_check_and_the_trial_pass(kind: str) -> None:
+def test_the_check_and_the_trial_pass(kind: str, precision: str) -> None:
     model = encoder(kind)
-    pack_args = {"max_valid_num": MOST, "segment_max_size": COLUMNS}
-    converter = Converter(input_shape=shapes_of(model), pack_args=pack_args, check=True, disable_progress_bar=True)
+    options = {"pack_args": {"max_valid_num": MOST, "segment_max_size": COLUMNS}, "precision": precision}
+    converter = Converter(input_shape=shapes_of(model), check=True, disable_progress_bar=True, **options)
     packed = PackedModel.read(converter.convert(copy_of(model)))
     assert packed is not None
     assert packed.subsampling == KINDS[kind].subsampling
