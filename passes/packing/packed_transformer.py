@@ -20,11 +20,14 @@ from passes.packing.across_rows.head_pattern import report_head
 from passes.packing.across_rows.joining import join
 from passes.packing.across_rows.part import Part, refuse_without_products
 from passes.packing.opening.axis_mapping import map_axes
-from passes.packing.opening.geometry import GeometryFinder
+from passes.packing.opening.geometry import Geometry, GeometryFinder
 from passes.packing.opening.length_bound import LengthBound
 from passes.packing.opening.longest import read_longest_from_tokens
 from passes.packing.opening.pack_args import PackArgs, parse_pack_args
 from passes.packing.opening.room import least_room
+from passes.packing.tokens.axes import AxisMap
+from passes.packing.tokens.flops import flop_share
+from passes.packing.tokens.sides import place
 from passes.packing.tokens.subsampling import Subsampling
 from passes.precision.dynamic_products import refuse_shared_scales
 from passes.registry import register
@@ -77,9 +80,7 @@ class PackedTransformer(GraphPass):
         self._args.check_room(least_room(graph, axes))
         if geometry.rows and geometry.columns:
             self._args.check_capacity(geometry.rows, geometry.columns)
-        front_end = find_front_end(graph, axes, geometry)
-        if front_end is not None and count_places(graph, axes, geometry, front_end):
-            front_end = find_front_end(graph, axes, geometry)
+        front_end = self._front_end(graph, axes, geometry)
         part = Part(graph, axes, geometry, self._args, agnostic=not unbaked.refusals)
         if front_end is not None:
             return self._apply_behind(front_end, part, counted)
@@ -88,6 +89,22 @@ class PackedTransformer(GraphPass):
         part.pack(counted, result).write(graph)
         result.details["packed share of FLOPs"] = round(part.share.share, 4)
         return result
+
+    def _front_end(self, graph: gs.Graph, axes: AxisMap, geometry: Geometry) -> FrontEnd | None:
+        """What stands before an encoder of other places than the tokens; None where there is no such thing.
+
+        Where the two cannot be told apart, a model of which something packs without is packed so.
+        """
+        try:
+            front_end = find_front_end(graph, axes, geometry)
+            if front_end is not None and count_places(graph, axes, geometry, front_end):
+                front_end = find_front_end(graph, axes, geometry)
+        except PackingError as error:
+            if not flop_share(place(graph, axes), 1, self._args.width).packed:
+                raise
+            self.logger.debug("packed by the places of its tokens: %s", error)
+            return None
+        return front_end
 
     def _apply_behind(self, front_end: FrontEnd, whole: Part, counted: Sequence[str]) -> PassResult:
         """Pack the encoder behind a front end that changes the length: each by itself, then one behind the other."""

@@ -198,7 +198,7 @@ def _relax(graph: gs.Graph, packing: PackingSpec) -> None:
     for tensor in graph.outputs:
         kind = packing.outputs.get(tensor.name)
         if kind == "tokens":
-            _open(tensor, ["samples", "longest"])
+            _open(tensor, ["samples", "longest_places" if packing.subsampled else "longest"])
         elif kind == "sample":
             # A declared extent does not tell whether it is one of the sample's (half its places) or always the same.
             proved = extents_of(inferred[tensor.name]) if tensor.name in inferred else ()

@@ -217,7 +217,7 @@ def _groups(lengths: Array, packing: PackingSpec, lanes: int) -> list[Array]:
         return [np.flatnonzero(kinds.reshape(-1) == kind) for kind in range(kinds.max() + 1)]
     if not packing.ragged:
         return [np.arange(len(lengths))]
-    return _alike(lengths.sum(axis=1), lanes)
+    return _alike(np.array([packing.places(int(length)) for length in lengths.sum(axis=1)]), lanes)
 
 
 def _alike(sizes: Array, lanes: int) -> list[Array]:

@@ -84,9 +84,10 @@ def find_front_end(graph: gs.Graph, axes: AxisMap, geometry: Geometry) -> FrontE
     subsampling = places_of_encoder(graph, axes)
     if subsampling is None or subsampling == WHOLE:
         return None
-    encoder = _encoder(graph, axes, subsampling)
+    positional = Positional(graph, axes)
+    encoder = _encoder(graph, axes, subsampling, positional)
     behind = {tensor.name for node in encoder for tensor in node.outputs}
-    handed = {tensor.name: tensor for node in encoder for tensor in _handed(node, axes, behind, graph)}
+    handed = {tensor.name: tensor for node in encoder for tensor in _handed(node, axes, behind, positional)}
     runs = {tensor.name for tensor in geometry.runs}
     kinds: dict[str, list[str]] = defaultdict(list)
     for name, tensor in handed.items():
@@ -123,9 +124,9 @@ def places_of_encoder(graph: gs.Graph, axes: AxisMap) -> Subsampling | None:
     return max(work, key=lambda places: (places in compared, work[places], places == WHOLE), default=None)
 
 
-def _encoder(graph: gs.Graph, axes: AxisMap, subsampling: Subsampling) -> list[gs.Node]:
+def _encoder(graph: gs.Graph, axes: AxisMap, subsampling: Subsampling, positional: Positional) -> list[gs.Node]:
     """The nodes that compute with the encoder's places. What measures a tensor only is built anew where it is read."""
-    positional, behind, nodes = Positional(graph, axes), set[str](), []
+    behind, nodes = set[str](), []
     for node in graph.nodes:
         if node.op in _MEASURE or all(tensor in positional for tensor in node.outputs):
             continue
@@ -143,8 +144,7 @@ def _has_places(tensor: gs.Tensor, axes: AxisMap, subsampling: Subsampling) -> b
     return places is not None and places[0] == subsampling
 
 
-def _handed(node: gs.Node, axes: AxisMap, behind: set[str], graph: gs.Graph) -> Iterator[gs.Tensor]:
-    positional = Positional(graph, axes)
+def _handed(node: gs.Node, axes: AxisMap, behind: set[str], positional: Positional) -> Iterator[gs.Tensor]:
     for tensor in node.inputs:
         is_told = tensor.name in axes.shapes.contents or axes.is_free(tensor) or tensor in positional
         if not tensor.is_empty() and not is_told and tensor.name not in behind:

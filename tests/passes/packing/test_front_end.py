@@ -83,21 +83,33 @@ def test_an_output_made_before_the_encoder_is_named() -> None:
 
 
 def test_tokens_that_pass_the_front_end_by_are_named() -> None:
+    with pytest.raises(PackingError, match="reaches the encoder, which has other places than the inputs"):
+        packed(_with_tokens_beside(3))
+
+
+def test_where_tokens_pass_by_what_packs_without_a_front_end_does() -> None:
+    said = PackedModel.read(packed(_with_tokens_beside(1)))  # a product of each token
+    assert said is not None
+    assert said.subsampling == (1, 1, 0)
+    assert said.packed_flops
+
+
+def _with_tokens_beside(kernel: int) -> onnx.ModelProto:
+    """The places attend to tokens of a convolution over the inputs."""
     model = encoder(STRIDES)
     attend = next(node for node in model.graph.node if node.op_type == "Add" and node.output[0] == "hidden")
     attend.output[0] = "hidden_alone"
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((8, 6, 1), np.float32), "F"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((8, 6, kernel), np.float32), "F"))
     model.graph.node.extend(
         [
-            onnx.helper.make_node("Conv", ["channels", "F"], ["turned_tokens"]),
+            onnx.helper.make_node("Conv", ["channels", "F"], ["turned_tokens"], pads=[kernel // 2] * 2),
             onnx.helper.make_node("Transpose", ["turned_tokens"], ["of_tokens"], perm=[0, 2, 1]),
             onnx.helper.make_node("MatMul", ["hidden_alone", "turned_tokens"], ["scores_of_tokens"]),
             onnx.helper.make_node("MatMul", ["scores_of_tokens", "of_tokens"], ["attended"]),
             onnx.helper.make_node("Add", ["attended", "hidden_alone"], ["hidden"]),
         ]
     )
-    with pytest.raises(PackingError, match="reaches the encoder, which has other places than the inputs"):
-        packed(_sorted(model))
+    return _sorted(model)
 
 
 def _sorted(model: onnx.ModelProto) -> onnx.ModelProto:
