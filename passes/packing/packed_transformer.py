@@ -120,12 +120,12 @@ class PackedTransformer(GraphPass):
         record = part.pack(counted, result)
         join(front, encoder, args, front_end.subsampling, shared)
         _move(front, graph)
-        packed, total = record.packed_flops + behind.packed_flops, record.total_flops + behind.total_flops
-        _and_behind(record, behind, front_end.subsampling, packed, total).write(graph)
+        together = _and_behind(record, behind, front_end.subsampling)
+        together.write(graph)
         for what, number in inner.counts.items():
             result.count(what, number)
         result.refusals.extend(inner.refusals)
-        result.details["packed share of FLOPs"] = round(packed / total, 4)
+        result.details["packed share of FLOPs"] = round(together.packed_flops / together.total_flops, 4)
         return result
 
 
@@ -136,11 +136,11 @@ def _move(source: gs.Graph, target: gs.Graph) -> None:
     target.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
 
 
-def _and_behind(
-    front: PackedModel, encoder: PackedModel, subsampling: Subsampling, packed_flops: int, total_flops: int
-) -> PackedModel:
+def _and_behind(front: PackedModel, encoder: PackedModel, subsampling: Subsampling) -> PackedModel:
     """What holds of a front end and the encoder behind it together."""
     stride = subsampling.stride
+    # The encoder's work was counted for one sample, that of the front end for all declared places.
+    samples = (front.rows or 1) * (front.columns or front.width) / front.width
     return replace(
         front,
         outputs=encoder.outputs,
@@ -150,6 +150,6 @@ def _and_behind(
         isolation="; ".join(filter(None, [front.isolation, encoder.isolation])),
         cell_bytes=front.cell_bytes + math.ceil(encoder.cell_bytes / stride),
         pair_bytes=front.pair_bytes + math.ceil(encoder.pair_bytes / stride**2),
-        packed_flops=packed_flops,
-        total_flops=total_flops,
+        packed_flops=front.packed_flops + round(samples * encoder.packed_flops),
+        total_flops=front.total_flops + round(samples * encoder.total_flops),
     )
