@@ -27,6 +27,7 @@ from passes.packing.opening.geometry import Geometry, GeometryFinder
 from passes.packing.opening.length_bound import LengthBound
 from passes.packing.opening.longest import read_longest_from_tokens
 from passes.packing.opening.pack_args import PackArgs, parse_pack_args
+from passes.packing.opening.pair_inputs import refuse_segments
 from passes.packing.opening.room import least_room
 from passes.packing.tokens.flops import FlopShare, flop_share, node_flops
 from passes.packing.tokens.masks import find_masks
@@ -85,6 +86,7 @@ class PackedTransformer(GraphPass):
             )
         graph.toposort(mode="nodes")
         geometry = self._finder.find(graph)
+        refuse_segments(geometry.pairs, self._args.segment_max_size)
         untouched = graph if geometry.shape_agnostic else copy_graph(graph)
         counted = read_longest_from_tokens(graph, geometry.samples, geometry.inputs[0])
         axes, unbaked = map_axes(graph, geometry, LengthBound(self._args.width))
@@ -141,6 +143,7 @@ class PackedTransformer(GraphPass):
             position_ids=POSITION_IDS if POSITION_IDS in names else "",
             sample_inputs=tuple(tensor.name for tensor in geometry.samples),
             run_inputs=tuple(tensor.name for tensor in geometry.runs),
+            pair_inputs={pair.tensor.name: pair.axes for pair in geometry.pairs},
             outputs={},
             shape_agnostic=agnostic,
             packed_flops=share.packed,
