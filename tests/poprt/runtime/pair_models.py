@@ -21,7 +21,7 @@ ROWS, COLUMNS, MOST, HIDDEN, HEADS, VOCAB, BINS, KINDS = 3, 32, 10, 8, 2, 64, 16
 PACK_ARGS = {"max_valid_num": MOST, "segment_max_size": COLUMNS}
 LENGTHS = [5, 32, 1, 17, 9, 30, 2, 2, 12, 25, 7, 1, 31, 3]
 
-_ATTENTION = """
+_SCORES = """
     q = MatMul (h, W)  k = MatMul (h, W1)  v = MatMul (h, W2)
     q_heads = Reshape (q, by_head)  k_heads = Reshape (k, by_head)  v_heads = Reshape (v, by_head)
     queries = Transpose <perm = [0, 2, 1, 3]> (q_heads)
@@ -29,6 +29,8 @@ _ATTENTION = """
     values = Transpose <perm = [0, 2, 1, 3]> (v_heads)
     scores = MatMul (queries, keys)
     biased = Add (scores, bias)
+"""
+_MIXED = """
     shares = Softmax <axis = -1> (told)
     mixed = MatMul (shares, values)
     turned = Transpose <perm = [0, 2, 1, 3]> (mixed)
@@ -106,7 +108,7 @@ def encoder(name: str) -> onnx.ModelProto:
     kind = "int64" if case.values else "float"
     extents = ", ".join(map(str, ("batch", *case.extents)))
     inputs = f"int64[batch, seq] ids, int64[batch, seq] mask, {kind}[{extents}] pairs"
-    body = f"h = Gather (T, ids) {case.body} {_ATTENTION} {case.masked} {case.hidden}"
+    body = f"h = Gather (T, ids) {case.body} {_SCORES} {case.masked} {_MIXED} {case.hidden}"
     model = parse(f"encoder ({inputs}) => (float hidden, float pooled) {{ {body} {_POOL} }}")
     rng = np.random.default_rng(0)
     weights = {name: rng.normal(size=(HIDDEN, HIDDEN)) / 4 for name in ("W", "W1", "W2", "W3")}
