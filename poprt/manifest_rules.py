@@ -173,7 +173,7 @@ def _check_subsampling(packing: PackingSpec) -> None:
     values = packing.subsampling
     if len(values) != 3 or max(values) > MOST_TOKENS or min(values[:2]) < 1 or packing.places(packing.width) < 1:
         raise wrong("packing.subsampling", list(values), f"{expected}, of which the longest sample leaves something")
-    if not packing.ragged and values != (1, 1, 0):
+    if packing.subsampled and not packing.ragged:
         raise wrong("packing.subsampling", list(values), "[1, 1, 0] where the graph takes declared shapes alone")
 
 
@@ -214,7 +214,7 @@ def _check_pairs(packing: PackingSpec, name: str, axes: Sequence[int], inputs: d
     _check_rows(field, name, inputs, (packing.max_valid_num,))
     if spec.shape != packing.pair_shape(name, spec.shape, packing.width):
         raise wrong(field, list(spec.shape), f"the extent {packing.width} on the axes {list(axes)}")
-    if packing.within_rows or len(packing.segment_max_size) > 1 or packing.subsampling != (1, 1, 0):
+    if packing.within_rows or len(packing.segment_max_size) > 1 or packing.subsampled:
         raise wrong(field, list(axes), f"{ACROSS_ROWS!r}, one segment, and a place of the answer for each token")
 
 
@@ -244,7 +244,7 @@ def _check_packed_output(packing: PackingSpec, spec: TensorSpec, kind: str) -> N
     if kind not in layouts:
         raise wrong(f"packing.outputs.{spec.name}", kind, f"one of {', '.join(sorted(layouts))}")
     lead = {
-        "tokens": (packing.max_valid_num, packing.width),
+        "tokens": (packing.max_valid_num, packing.places(packing.width) if packing.ragged else packing.width),
         "sample": (packing.max_valid_num,),
         "packed": (packing.rows, packing.columns),
     }[kind]

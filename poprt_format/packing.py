@@ -101,6 +101,11 @@ class Packing:
         return tuple(length if axis in axes else extent for axis, extent in enumerate(shape))
 
     @property
+    def subsampled(self) -> bool:
+        """Whether answers have other places than the tokens."""
+        return tuple(self.subsampling) != (1, 1, 0)
+
+    @property
     def shortest(self) -> int:
         """The fewest tokens of which something is left behind the front end."""
         return self.tokens(1)

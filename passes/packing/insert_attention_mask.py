@@ -28,7 +28,12 @@ from passes.packing.tokens.masks import binarise, find_masks
 from passes.packing.tokens.positional import Positional
 from passes.packing.tokens.sides import PlacedGraph, Placement, place
 from passes.packing.within_rows.no_attention import no_attention
-from passes.packing.within_rows.other_inputs import refuse_pairs_of_places, refuse_rows_a_sample, values_of_the_run
+from passes.packing.within_rows.other_inputs import (
+    refuse_front_end,
+    refuse_pairs_of_places,
+    refuse_rows_a_sample,
+    values_of_the_run,
+)
 from passes.packing.within_rows.padding_masks import drop_padding_masks
 from passes.packing.within_rows.row_analysis import RowAnalysis, RowPlan, check_all_kept_apart
 from passes.packing.within_rows.row_rewrite import RowRewriter
@@ -80,6 +85,7 @@ class InsertAttentionMask(GraphPass):
         geometry = self._checked_geometry(graph)
         untouched = graph if geometry.shape_agnostic else copy_graph(graph)
         axes, unbaked = map_axes(graph, geometry, self._bound(geometry))
+        refuse_front_end(graph, axes)
         if not any("mask" in name for name in geometry.names):  # else what was not opened may hide it
             _the_mask(graph, geometry, find_masks(place(graph, axes), geometry.narrow or geometry.inputs).explicit)
         if self._args:

@@ -34,7 +34,7 @@ def _check_input(spec: TensorSpec, packing: PackingSpec) -> None:
             )
     elif spec.name in packing.pair_inputs:
         _check_behind(spec, 1, "[samples, ...] with the longest sample on two axes", "pair of places")
-        if packing.subsampling != (1, 1, 0):
+        if packing.subsampled:
             raise CompileError(
                 f"input {spec.name!r} has a value for each pair of places, and a front end gives the answer other "
                 "places than the tokens have; compute it inside the model, or remove it"

@@ -8,6 +8,7 @@ index tensors that Unpack and Repack need are the same for the whole graph and a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from poprt.compiler.inference import extents_of, inferred_types
 from poprt.executable import PackingSpec
 
 _PREFIX = "poprt_ragged_"
+#: The same in a front end that changes the length; those of the encoder behind it have the names below.
+_FRONT = "poprt_ragged_front_"
 #: Tensors of the lowered graph, int64; see :data:`_INDEX`.
 INDEX, PLACES, WIDTH, LENGTHS, GRID = (_PREFIX + name for name in ("index", "places", "width", "lengths", "grid"))
 
@@ -68,16 +71,21 @@ class LowerPacking(GraphPass):
         tensors = graph.tensors()
         if self.packing is None or not self.packing.ragged or INDEX in tensors:
             return result
-        lowered = _index_nodes(graph, tensors[self.packing.unpack_info])
-        index, places = (next(t for n in lowered for t in n.outputs if t.name == name) for name in (INDEX, PLACES))
+        lowered: list[gs.Node] = []
+        indices: dict[str, _Index] = {}
         gathers = _Nodes()
-        for node in graph.nodes:
+        for node in list(graph.nodes):
             ours = node.op if node.domain == DOMAIN else ""
-            if ours in ("Unpack", "Repack"):
-                lowered += gathers.unpack(node, index) if ours == "Unpack" else gathers.repack(node, places)
-                result.count(f"{ours}s lowered")
-            else:
+            if ours not in ("Unpack", "Repack"):
                 lowered.append(node)
+                continue
+            lengths = node.inputs[-1]
+            if lengths.name not in indices:
+                in_front = self.packing.subsampled and lengths.name == self.packing.unpack_info
+                indices[lengths.name] = _index(graph, lengths, lowered, _FRONT if in_front else _PREFIX)
+            own = indices[lengths.name]
+            lowered += gathers.unpack(node, own.index) if ours == "Unpack" else gathers.repack(node, own.places)
+            result.count(f"{ours}s lowered")
         graph.nodes = lowered
         _drop_functions(graph)
         _relax(graph, self.packing)
@@ -142,14 +150,25 @@ def _instead(node: gs.Node, op: str, inputs: Sequence[gs.Tensor], **attributes: 
     return gs.Node(op, node.name, attributes, list(inputs), [output])
 
 
-def _index_nodes(graph: gs.Graph, info: gs.Tensor) -> list[gs.Node]:
+@dataclass(frozen=True)
+class _Index:
+    """What Unpack and Repack read instead of lengths; see :data:`_INDEX`."""
+
+    index: gs.Tensor
+    places: gs.Tensor
+
+
+def _index(graph: gs.Graph, lengths: gs.Tensor, nodes: list[gs.Node], prefix: str) -> _Index:
+    """Append to ``nodes`` what makes the index of ``lengths``, [n, 1]; names begin with ``prefix``."""
     text = f'<domain: "{DOMAIN}", opset_import: ["" : {graph.opset}]> Index (unpack_info) => (index) {{{_INDEX}}}'
     function = OnnxImporter.import_function(onnx.parser.parse_function(text))
-    nodes: list[gs.Node] = list(function.nodes)
-    replace_uses(function.inputs[0], info)
-    for node in nodes:
-        node.name = node.outputs[0].name = _PREFIX + node.outputs[0].name
-    return nodes
+    replace_uses(function.inputs[0], lengths)
+    results = {}
+    for node in function.nodes:
+        results[node.outputs[0].name] = node.outputs[0]
+        node.name = node.outputs[0].name = prefix + node.outputs[0].name
+        nodes.append(node)
+    return _Index(results["index"], results["places"])
 
 
 def _rest(tensor: gs.Tensor) -> list[int] | None:

@@ -65,10 +65,15 @@ def plan_packs(time_pack: Timer, packing: PackingSpec, max_count: int, budget: i
     """
     capacity = packing.rows * packing.columns
     longest = min(packing.segment_max_size[0], capacity)
-    length = min(_SAMPLE_LENGTH, longest)
-    sizes = [size for size in CANDIDATES if size <= min(capacity, max_count * length)] or [min(capacity, CANDIDATES[0])]
+    length = min(packing.tokens(_SAMPLE_LENGTH), longest)
+    _, stride, _ = packing.subsampling  # what is tried counts places of the encoder
+    candidates = [size * stride for size in CANDIDATES]
+    sizes = [size for size in candidates if size <= min(capacity, max_count * length)] or [min(capacity, candidates[0])]
     packs = [(length,) * max(1, size // length) for size in sizes]
-    probes = [tuple(min(part, longest) for part in probe[:max_count]) for probe in (_SHORT, _PADDED, _PAIRS, _FULL)]
+    probes = [
+        tuple(min(packing.tokens(part), longest) for part in probe[:max_count])
+        for probe in (_SHORT, _PADDED, _PAIRS, _FULL)
+    ]
     if not packing.equal_lengths_cheaper:
         probes.pop()
     timing = _Timing(time_pack, packing.equal_lengths_cheaper)

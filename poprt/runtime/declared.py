@@ -16,6 +16,7 @@ from poprt.executable import Executable, Manifest, PackingSpec, TensorSpec
 from poprt.runtime.across_rows_session import AcrossRowsSession
 from poprt.runtime.buffers import Array, InputNames, as_array, check_dtype, check_ids, check_known
 from poprt.runtime.places import PART_TOKENS, rows_of_a_part
+from poprt.runtime.sample_reader import check_shortest, marks
 from poprt.runtime.shapes import fits, wrong_result
 from poprt.runtime.token_axes import clear_padding
 
@@ -174,6 +175,9 @@ class DeclaredSession:
             return list(declared.values())
         starts = np.cumsum(lengths.sum(axis=1)) - lengths.sum(axis=1)
         tokens = {name: _stream(arrays[name]) for name in packing.dynamic_inputs}
+        if packing.mask and packing.shortest > 1:
+            fewest = int(np.add.reduceat(marks(tokens[packing.mask])[: int(lengths.sum())], starts).min())
+            check_shortest(f"input {packing.mask!r}: it leaves {fewest} tokens of a sample", fewest, packing)
         of_run = {name: arrays[name] for name in packing.run_inputs}
 
         def run(group: Array) -> list[Array]:
@@ -253,6 +257,8 @@ def check_lengths(info: Array, packing: PackingSpec) -> None:
         raise InputError(
             f"input {name!r}: the lengths add up to {total} tokens, {packing.rows} x {packing.columns} fit"
         )
+    fewest = int(info[info > 0].min(initial=packing.shortest))
+    check_shortest(f"input {name!r}: a sample has {fewest} tokens", fewest, packing)
     if not packing.within_rows:
         columns = info.reshape(info.shape[0], -1)
         for segment, size in enumerate(packing.segment_max_size):

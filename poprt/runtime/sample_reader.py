@@ -52,13 +52,13 @@ class SampleReader:
                 raise InputError(f"inputs differ in length: {leader!r} has {length} tokens, {name!r} has {len(array)}")
         if length == 0:
             raise InputError(f"input {leader!r}: the sample has no tokens")
-        if length < self._packing.shortest:
-            raise InputError(
-                f"input {leader!r}: the sample has {length} tokens, and the model's front end leaves none of less than "
-                f"{self._packing.shortest}"
-            )
+        check_shortest(f"input {leader!r}: the sample has {length} tokens", length, self._packing)
         if length > self._longest:
             raise RequestTooLongError(f"input {leader!r}: the sample has {length} tokens, at most {self._longest} fit")
+        mask = self._packing.mask
+        if mask in arrays and self._packing.shortest > 1:
+            left = int(marks(arrays[mask]).sum())
+            check_shortest(f"input {mask!r}: it leaves {left} tokens of the sample", left, self._packing)
         for name, array in arrays.items():
             check_ids(self._specs[name], array)
         if self._packing.position_ids and self._packing.position_ids not in arrays:
@@ -129,6 +129,12 @@ class SampleReader:
         for name in (mode.mask_name, *mode.inputs):
             if name in arrays:
                 arrays[name] = arrays[name][:length]
+
+
+def check_shortest(what: str, tokens: int, packing: PackingSpec) -> None:
+    """Raise InputError where the front end of the model leaves nothing of a sample; ``what`` tells how long it is."""
+    if tokens < packing.shortest:
+        raise InputError(f"{what}, and the model's front end leaves nothing of fewer than {packing.shortest}")
 
 
 def marks(mask: Array, axis: int = 0) -> Array:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import onnx
 import onnx_graphsurgeon as gs
 import sympy
 
@@ -80,17 +81,17 @@ def find_front_end(graph: gs.Graph, axes: AxisMap, geometry: Geometry) -> FrontE
     Raises:
         PackingError: the encoder reads the sequence of the inputs as well, or an output is made before it.
     """
-    subsampling = _heaviest(graph, axes)
+    subsampling = places_of_encoder(graph, axes)
     if subsampling is None or subsampling == WHOLE:
         return None
     encoder = _encoder(graph, axes, subsampling)
-    made = {tensor.name for node in encoder for tensor in node.outputs}
-    handed = {tensor.name: tensor for node in encoder for tensor in _handed(node, axes, made, graph)}
+    behind = {tensor.name for node in encoder for tensor in node.outputs}
+    handed = {tensor.name: tensor for node in encoder for tensor in _handed(node, axes, behind, graph)}
     runs = {tensor.name for tensor in geometry.runs}
     kinds: dict[str, list[str]] = defaultdict(list)
     for name, tensor in handed.items():
         kinds["runs" if name in runs else _kind(tensor, axes, subsampling)].append(name)
-    early = next((tensor for tensor in graph.outputs if tensor.name not in made), None)
+    early = next((tensor for tensor in graph.outputs if tensor.name not in behind), None)
     if early is not None:
         raise PackingError(
             f"output {early.name!r} {show(axes.shape(early))} is made before the encoder, which has other places than "
@@ -99,29 +100,41 @@ def find_front_end(graph: gs.Graph, axes: AxisMap, geometry: Geometry) -> FrontE
     return FrontEnd(subsampling, tuple(kinds["tokens"]), tuple(kinds["rows"]), tuple(kinds["runs"]))
 
 
-def _heaviest(graph: gs.Graph, axes: AxisMap) -> Subsampling | None:
-    """The sequence along which most of the products by constants are."""
+def places_of_encoder(graph: gs.Graph, axes: AxisMap) -> Subsampling | None:
+    """The sequence whose places are compared with each other and, of several, that of most products by constants.
+
+    WHOLE where those are the tokens; None where no product has places.
+
+    Convolutions look along a sequence before it is one, and do not count.
+    """
     work: dict[Subsampling, float] = defaultdict(float)
+    compared: set[Subsampling | None] = set()
     for node in graph.nodes:
-        flops = node_flops(node, axes)
-        places = places_of(axes.shape(node.outputs[0])) if flops != 0 else None
-        if places is not None and any(axes.is_free(tensor) for tensor in node.inputs):
+        flops = node_flops(node, axes) if node.op != "Conv" else 0
+        if flops == 0:
+            continue
+        shape = axes.shape(node.outputs[0])
+        if not any(axes.is_free(tensor) for tensor in node.inputs):
+            compared.update(subsampling_of(extent) for extent in shape or ())
+            continue
+        places = places_of(shape)
+        if places is not None:
             work[places[0]] += float(sympy.sympify(flops).subs({BATCH: 1, SEQ: _LONG}))
-    return max(work, key=lambda places: (work[places], places == WHOLE), default=None)
+    return max(work, key=lambda places: (places in compared, work[places], places == WHOLE), default=None)
 
 
 def _encoder(graph: gs.Graph, axes: AxisMap, subsampling: Subsampling) -> list[gs.Node]:
     """The nodes that compute with the encoder's places. What measures a tensor only is built anew where it is read."""
-    positional, made, nodes = Positional(graph, axes), set[str](), []
+    positional, behind, nodes = Positional(graph, axes), set[str](), []
     for node in graph.nodes:
         if node.op in _MEASURE or all(tensor in positional for tensor in node.outputs):
             continue
         reads = [tensor for tensor in node.inputs if not axes.is_free(tensor) and tensor not in positional]
-        if any(tensor.name in made or _has_places(tensor, axes, subsampling) for tensor in reads):
+        if any(tensor.name in behind or _has_places(tensor, axes, subsampling) for tensor in reads):
             if any(True for _ in subgraphs(node)):
                 raise PackingError(f"{node_label(node)} has branches, behind a front end that changes the length")
             nodes.append(node)
-            made.update(tensor.name for tensor in node.outputs)
+            behind.update(tensor.name for tensor in node.outputs)
     return nodes
 
 
@@ -130,11 +143,11 @@ def _has_places(tensor: gs.Tensor, axes: AxisMap, subsampling: Subsampling) -> b
     return places is not None and places[0] == subsampling
 
 
-def _handed(node: gs.Node, axes: AxisMap, made: set[str], graph: gs.Graph) -> Iterator[gs.Tensor]:
+def _handed(node: gs.Node, axes: AxisMap, behind: set[str], graph: gs.Graph) -> Iterator[gs.Tensor]:
     positional = Positional(graph, axes)
     for tensor in node.inputs:
-        known = tensor.name in axes.shapes.contents or axes.is_free(tensor) or tensor in positional
-        if not tensor.is_empty() and not known and tensor.name not in made:
+        is_told = tensor.name in axes.shapes.contents or axes.is_free(tensor) or tensor in positional
+        if not tensor.is_empty() and not is_told and tensor.name not in behind:
             yield tensor
 
 
@@ -154,41 +167,45 @@ def _grows(extent: Any) -> bool:
     return isinstance(extent, sympy.Expr) and bool(extent.free_symbols & {BATCH, SEQ})
 
 
-def cut(graph: gs.Graph, axes: AxisMap, found: FrontEnd) -> tuple[gs.Graph, gs.Graph]:
+def cut(graph: gs.Graph, axes: AxisMap, front_end: FrontEnd) -> tuple[gs.Graph, gs.Graph]:
     """The front end and the encoder as graphs of their own; what one hands over is called the same in both.
 
     The encoder's inputs are [samples, places, ...] and [samples, ...], the front end's outputs likewise.
     """
+    tensors = graph.tensors()
+    for name in (*front_end.tokens, *front_end.rows):
+        if tensors[name].dtype is None:
+            tensors[name].dtype = onnx.helper.tensor_dtype_to_np_dtype(axes.shapes.dtypes[name])
     front, encoder = copy_graph(graph), copy_graph(graph)
     tensors = front.tensors()
-    front.outputs = [_places_second(front, tensors[name], axes) for name in found.tokens]
-    front.outputs += [tensors[name] for name in found.rows]
+    front.outputs = [_places_second(front, tensors[name], axes) for name in front_end.tokens]
+    front.outputs += [tensors[name] for name in front_end.rows]
     front.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
-    return front, _encoder_graph(encoder, axes, found)
+    return front, _encoder_graph(encoder, axes, front_end)
 
 
-def _encoder_graph(graph: gs.Graph, axes: AxisMap, found: FrontEnd) -> gs.Graph:
+def _encoder_graph(graph: gs.Graph, axes: AxisMap, front_end: FrontEnd) -> gs.Graph:
     tensors = graph.tensors()
-    tokens = [_as_input(graph, tensors[name], axes) for name in found.tokens]
-    rows = [tensors[name] for name in found.rows]
+    tokens = [_as_input(graph, tensors[name], axes) for name in front_end.tokens]
+    rows = [tensors[name] for name in front_end.rows]
     for tensor in rows:
         tensor.inputs.clear()
         tensor.shape = [_SAMPLES, *_numbers(axes.require_shape(tensor)[1:])]
     extents = Extents(graph, lambda: tokens[0], "encoder_extent")
-    _measure_anew(graph, axes, extents, found.subsampling)
+    _measure_anew(graph, axes, extents, front_end.subsampling)
     for node in graph.nodes:
         for tensor in node.outputs:
             tensor.shape = None
-    graph.inputs = [*tokens, *rows, *(tensors[name] for name in found.runs)]
+    graph.inputs = [*tokens, *rows, *(tensors[name] for name in front_end.runs)]
     graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
-    known = {id(tensor) for tensor in graph.inputs}
+    inputs = {id(tensor) for tensor in graph.inputs}
     for node in graph.nodes:
         for tensor in node.inputs:
             if (
                 isinstance(tensor, gs.Variable)
                 and not tensor.inputs
                 and not tensor.is_empty()
-                and id(tensor) not in known
+                and id(tensor) not in inputs
             ):
                 raise PackingError(
                     f"{node_label(node)} reads {tensor.name!r} behind a front end that changes the length; packing "
@@ -246,10 +263,10 @@ def _as_input(graph: gs.Graph, tensor: gs.Tensor, axes: AxisMap) -> gs.Variable:
         tensor.shape = [_SAMPLES, _PLACES, *_numbers(shape[2:])]
         return tensor
     rest = _numbers([shape[axis] for axis in order[2:]])
-    given = gs.Variable(handed_name(tensor.name), tensor.dtype, [_SAMPLES, _PLACES, *rest])
+    source = gs.Variable(handed_name(tensor.name), tensor.dtype, [_SAMPLES, _PLACES, *rest])
     back = [order.index(axis) for axis in range(len(order))]
-    add_node(graph.nodes, "Transpose", f"{tensor.name}_turned_back", [given], into=tensor, perm=back)
-    return given
+    add_node(graph.nodes, "Transpose", f"{tensor.name}_turned_back", [source], into=tensor, perm=back)
+    return source
 
 
 def handed_name(name: str) -> str:

@@ -20,11 +20,13 @@ from passes.building import add_node
 from passes.cleanup.rewiring import replace_uses
 from passes.errors import PackingError
 from passes.operators import KEEPS_VALUES
+from passes.packing.across_rows.counted_places import counts_tokens
 from passes.packing.opening.geometry import Geometry
 from passes.packing.tokens.axes import BATCH, SEQ, AxisMap
 from passes.packing.tokens.positional import Positional
 from passes.packing.tokens.presence import add_placed, laid_along, token_numbers
 from passes.packing.tokens.sides import PlacedGraph
+from passes.packing.tokens.subsampling import WHOLE, Subsampling
 from passes.refusal import RefusedError
 from passes.shapes.symbolic import Shape
 
@@ -66,7 +68,13 @@ class _Mask:
     turned: bool
 
 
-def count_lengths(placed: PlacedGraph, geometry: Geometry, masks: Sequence[str], counted: Sequence[str]) -> Lengths:
+def count_lengths(
+    placed: PlacedGraph,
+    geometry: Geometry,
+    masks: Sequence[str],
+    counted: Sequence[str],
+    handed: Subsampling = WHOLE,
+) -> Lengths:
     """Compute the lengths of the samples from the pack, and take their input away.
 
     Args:
@@ -74,14 +82,17 @@ def count_lengths(placed: PlacedGraph, geometry: Geometry, masks: Sequence[str],
         geometry: its inputs.
         masks: inputs that mask. Where there are some, lengths must be called so too.
         counted: inputs whose largest value is taken for the extent of the sequence already.
+        handed: the places that a front end leaves of the tokens; lengths may tell those apart from padding.
 
     Raises:
         PackingError: one of ``counted`` holds no lengths.
     """
     candidates = {}
     for tensor in geometry.samples:
-        comparisons = _masks_of(placed, tensor) if _may_count(tensor, bool(masks)) else []
-        if comparisons:
+        may_count = _may_count(tensor, bool(masks))
+        comparisons = _masks_of(placed, tensor) if may_count else []
+        behind = may_count and handed != WHOLE and counts_tokens(placed.graph, placed.axes, tensor, handed)
+        if comparisons or behind:
             candidates[tensor.name] = comparisons
     unclear = next((name for name in counted if list(candidates) != [name]), None)
     if unclear is not None:
@@ -91,7 +102,7 @@ def count_lengths(placed: PlacedGraph, geometry: Geometry, masks: Sequence[str],
         )
     if len(candidates) != 1:
         return Lengths(geometry)  # where there are two, a caller has to give both
-    (name, comparisons), anchor = *candidates.items(), _anchor(geometry)
+    (name, comparisons), anchor = *candidates.items(), narrowest(geometry)
     tensor = next(item for item in geometry.samples if item.name == name)
     numbers = token_numbers(placed, anchor, f"{name}_token_numbers")
     for comparison in comparisons:
@@ -104,7 +115,8 @@ def count_lengths(placed: PlacedGraph, geometry: Geometry, masks: Sequence[str],
     return Lengths(replace(geometry, samples=rest), name, (numbers.name,))
 
 
-def _anchor(geometry: Geometry) -> gs.Variable:
+def narrowest(geometry: Geometry) -> gs.Variable:
+    """The packed input of the fewest axes."""
     return min(geometry.inputs, key=lambda tensor: len(tensor.shape))
 
 

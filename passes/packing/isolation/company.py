@@ -13,6 +13,7 @@ from passes.packing.isolation.proof import IsolationProof, Unproved
 from passes.packing.isolation.rules import RULES
 from passes.packing.isolation.values import ZERO, Values
 from passes.packing.tokens.sides import PlacedGraph
+from passes.packing.tokens.subsampling import WHOLE, Subsampling
 from passes.refusal import Cause, Refusal, explain
 
 #: Samples that may share a run, from all to none: any others, those of the same length, no other.
@@ -50,6 +51,7 @@ def isolate(
     masks: Sequence[str],
     width: int,
     crossing: Callable[[str], Values] = lambda name: ZERO,
+    handed: Subsampling = WHOLE,
 ) -> Isolation:
     """Prove what can be proved of a packed graph.
 
@@ -61,10 +63,11 @@ def isolate(
         masks: names of the inputs that serve as a mask alone.
         width: places of the longest sample.
         crossing: by name of a packed tensor, what stands in its padded places once it is unpacked.
+        handed: how the places of the results follow from the tokens.
     """
 
     def prove() -> tuple[list[Unproved], Callable[[gs.Tensor], Facts]]:
-        proof = IsolationProof(placed, masks, width, RULES, crossing)
+        proof = IsolationProof(placed, masks, width, RULES, crossing, handed)
         return proof.run(), proof.facts
 
     unproved, facts = prove()

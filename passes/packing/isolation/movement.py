@@ -21,8 +21,9 @@ from passes.packing.isolation.proof import View
 from passes.packing.isolation.reductions import check_batch
 from passes.packing.isolation.table import rule
 from passes.packing.isolation.values import Values, hull
+from passes.packing.tokens.subsampling import subsampling_of
 from passes.refusal import Cause, refused
-from passes.shapes.symbolic import Shape
+from passes.shapes.symbolic import Dim, Shape
 
 _SEVERAL, _PLACES = 3, 8
 
@@ -136,7 +137,7 @@ def _split(view: View) -> list[Facts]:
     return [view.facts(tensor)] * len(view.node.outputs)
 
 
-# [n, L, H] to [n, 1, H], the first place: proved. The last one may be padding.
+# [n, L, H] to [n, 1, H], the first place: proved. The last one may be padding. Every second place: proved.
 @rule("Slice")
 def _slice(view: View) -> Facts:
     tensor, output = view.node.inputs[0], view.node.outputs[0]
@@ -159,12 +160,22 @@ def _slice(view: View) -> Facts:
         cut = None if start is None else sympy.expand(before[axis] - start - after[axis])
         if start == 0 and _equal(after[axis], 1):
             padded.pop(axis)
+        elif _takes_every(before[axis], after[axis], start, step):
+            continue  # place j is one of the sample where j * step + start is
         elif step == 1 and start is not None and start >= 0 and cut is not None and cut.is_number and cut >= 0:
             # x[:, 1:] starts later. x[:, :-1] ends earlier: behind it a shorter sample has places of its own left.
             padded[axis] = hull([padded[axis], facts.real.as_padding_sees_it()]) if cut else padded[axis]
         else:
             raise refused(_slice_reason(start, step), Cause.PADDING)
     return Facts(facts.real, padded, facts.corner)
+
+
+def _takes_every(before: Dim, after: Dim, start: int | None, step: int | None) -> bool:
+    """Whether a Slice takes every ``step``-th place from ``start`` to the end: x[:, 1::2]."""
+    own = subsampling_of(before)
+    if own is None or start is None or step is None or start < 0 or step < 2:
+        return False
+    return subsampling_of(after) == own.divided(step - 1 - start, step)
 
 
 def _slice_reason(start: int | None, step: int | None) -> str:

@@ -10,8 +10,9 @@ import sympy
 
 from passes.packing.isolation.facts import Facts
 from passes.packing.isolation.values import UNKNOWN, Values
-from passes.packing.tokens.axes import BATCH, SEQ, AxisMap
+from passes.packing.tokens.axes import BATCH, AxisMap
 from passes.packing.tokens.positional import Positional
+from passes.packing.tokens.subsampling import WHOLE, Subsampling, subsampling_of
 from passes.refusal import Cause, Refusal, RefusedError, refused
 
 _LENGTHS, _SAMPLES = (5, 8), 3
@@ -53,27 +54,32 @@ class PositionFacts:
     def _facts(self, tensor: gs.Tensor) -> Facts:
         shape = self._axes.shape(tensor)
         extents = [sympy.sympify(extent) for extent in shape or ()]
-        seq = tuple(axis for axis, extent in enumerate(extents) if extent == SEQ)
+        places = {axis: subsampling_of(extent) for axis, extent in enumerate(extents)}
+        kinds = {item for item in places.values() if item is not None}
+        kind = kinds.pop() if len(kinds) == 1 else WHOLE
+        seq = tuple(axis for axis, item in places.items() if item == kind)
         batch = tuple(axis for axis, extent in enumerate(extents) if _is_number(extent / BATCH))
         others = [extent for axis, extent in enumerate(extents) if axis not in seq + batch and not _is_number(extent)]
         if shape is None or len(seq) > 2 or any(BATCH in extent.free_symbols for extent in others):
             raise refused(f"{tensor.name!r} depends on the extents of the run", Cause.SAMPLES)
         if others:
-            self._check_samples(tensor, self._positional.value(tensor, _LENGTHS[0], 1), (), batch)
+            self._check_samples(tensor, self._positional.value(tensor, _LENGTHS[0], 1), (), batch, WHOLE)
             raise refused(f"it reads the padded length from {tensor.name!r}", Cause.PADDING)
-        longest = min(self._width, _LONGEST_PAIR) if len(seq) == 2 else self._width
-        whole = self._positional.value(tensor, max(longest, *_LENGTHS), 1)
-        self._check_lengths(tensor, whole, seq)
-        self._check_samples(tensor, whole, seq, batch)
+        longest = min(self._width, kind.tokens(_LONGEST_PAIR)) if len(seq) == 2 else self._width
+        whole = self._positional.value(tensor, max(longest, *map(kind.tokens, _LENGTHS)), 1)
+        self._check_lengths(tensor, whole, seq, kind)
+        self._check_samples(tensor, whole, seq, batch, kind)
         return _by_place(np.asarray(whole, np.float64), seq)
 
-    def _check_lengths(self, tensor: gs.Tensor, whole: Array, seq: tuple[int, ...]) -> None:
-        for length in _LENGTHS:
-            if not _same(self._positional.value(tensor, length, 1), _leading(whole, seq, length)):
+    def _check_lengths(self, tensor: gs.Tensor, whole: Array, seq: tuple[int, ...], kind: Subsampling) -> None:
+        for places in _LENGTHS:
+            if not _same(self._positional.value(tensor, kind.tokens(places), 1), _leading(whole, seq, places)):
                 raise refused(f"it reads the padded length from {tensor.name!r}", Cause.PADDING)
 
-    def _check_samples(self, tensor: gs.Tensor, whole: Array, seq: tuple[int, ...], batch: tuple[int, ...]) -> None:
-        several = self._positional.value(tensor, _LENGTHS[0], _SAMPLES)
+    def _check_samples(
+        self, tensor: gs.Tensor, whole: Array, seq: tuple[int, ...], batch: tuple[int, ...], kind: Subsampling
+    ) -> None:
+        several = self._positional.value(tensor, kind.tokens(_LENGTHS[0]), _SAMPLES)
         alone = _leading(whole, seq, _LENGTHS[0])
         times = [_SAMPLES if axis in batch else 1 for axis in range(alone.ndim)]
         repeated = alone.repeat(_SAMPLES, axis=batch[0]) if batch else alone

@@ -20,8 +20,9 @@ from passes.packing.tokens.axes import BATCH, SEQ, AxisMap, show
 from passes.packing.tokens.positional import Positional
 from passes.packing.tokens.quantised import refuse_scales, scaled_axis
 from passes.packing.tokens.sides import PlacedGraph
+from passes.packing.tokens.subsampling import WHOLE, Subsampling, subsampling_of
 from passes.refusal import Cause, Refusal, RefusedError, because, refused
-from passes.shapes.symbolic import Shape
+from passes.shapes.symbolic import Dim, Shape
 
 #: Gives the facts of a node's results from those of its inputs, or raises RefusedError.
 Rule: TypeAlias = "Callable[[View], Facts | list[Facts]]"
@@ -108,7 +109,7 @@ class View:
         if self.is_free(tensor) or not self.is_positional(tensor):
             return None
         shape = self.shape(tensor)
-        own = [axis for axis in growing_axes(shape, SEQ) if shape[axis] != SEQ]
+        own = [axis for axis in growing_axes(shape, SEQ) if shape[axis] != SEQ and not _is_shortened(shape[axis])]
         return own[0] if len(own) == 1 and not growing_axes(shape, BATCH) else None
 
     def input(self, index: int) -> gs.Tensor | None:
@@ -131,6 +132,7 @@ class IsolationProof:
         width: places of the longest sample.
         rules: by domain and operator.
         crossing: what stands in the padded places of a packed tensor once it is unpacked; Unpack puts zeros there.
+        handed: how the places of the results follow from the tokens; there a result is cut to the sample.
     """
 
     def __init__(
@@ -140,11 +142,12 @@ class IsolationProof:
         width: int,
         rules: Mapping[tuple[str, str], Rule],
         crossing: Callable[[str], Values] = lambda name: ZERO,
+        handed: Subsampling = WHOLE,
     ) -> None:
         graph, self.axes = placed.graph, placed.axes
         self.positional = Positional(graph, self.axes)
         self.graph_outputs: list[gs.Tensor] = list(graph.outputs)
-        self._placed, self._rules, self._crossing = placed, rules, crossing
+        self._placed, self._rules, self._crossing, self._handed = placed, rules, crossing, handed
         self._positions = PositionFacts(self.positional, self.axes, width)
         self._facts = {tensor.name: Facts(self._input_values(tensor, masks)) for tensor in graph.inputs}
         self._packed_names = {tensor.name for tensor in graph.inputs}
@@ -169,7 +172,7 @@ class IsolationProof:
     def _uncuttable(self, tensor: gs.Tensor) -> list[Unproved]:
         """A result of which nobody can tell how much belongs to the sample: [n, L + 1] and the like."""
         shape = self.axes.shape(tensor) or ()
-        if not tensor.inputs or all(shape[axis] == SEQ for axis in growing_axes(shape, SEQ)):
+        if not tensor.inputs or all(subsampling_of(shape[axis]) == self._handed for axis in growing_axes(shape, SEQ)):
             return []
         node = tensor.inputs[0]
         return [(node, because(f"its result {show(shape)} has other places than the sample", Cause.PADDING).at(node))]
@@ -244,6 +247,12 @@ class IsolationProof:
             if node.op in KEEPS_VALUES and node.inputs[0] is tensor and self._indexes_a_table(node.outputs[0]):
                 return True
         return False
+
+
+def _is_shortened(extent: Dim) -> bool:
+    """Whether an extent counts what a stride leaves of the sequence."""
+    places = subsampling_of(extent)
+    return places is not None and places.stride > 1
 
 
 def growing_axes(shape: Shape, symbol: sympy.Symbol) -> tuple[int, ...]:

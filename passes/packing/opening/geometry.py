@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,16 @@ class Geometry:
     def shape_agnostic(self) -> bool:
         """Whether the model came with variable extents, so that none of them can be baked into its constants."""
         return not any(is_fixed(extent) for tensor in self.inputs for extent in tensor.shape[:2])
+
+    def within(self, graph: gs.Graph) -> Geometry:
+        """The same inputs of a copy of the graph."""
+        tensors = {tensor.name: tensor for tensor in graph.inputs}
+
+        def own(inputs: Sequence[gs.Variable]) -> tuple[gs.Variable, ...]:
+            return tuple(tensors[tensor.name] for tensor in inputs)
+
+        pairs = tuple(replace(pair, tensor=tensors[pair.tensor.name]) for pair in self.pairs)
+        return replace(self, inputs=own(self.inputs), samples=own(self.samples), runs=own(self.runs), pairs=pairs)
 
     def symbolic_shapes(self) -> dict[str, list[int | str]]:
         """The inputs' shapes with the symbols of batch and sequence in place of these extents."""

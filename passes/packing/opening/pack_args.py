@@ -6,7 +6,7 @@ import difflib
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from passes.errors import PackingError, RewriteError
@@ -15,6 +15,7 @@ from passes.pattern import parse_pattern
 
 if TYPE_CHECKING:
     from passes.packing.opening.room import Room
+    from passes.packing.tokens.subsampling import Subsampling
 
 logger = logging.getLogger("poprt")
 
@@ -50,6 +51,25 @@ class PackArgs:
     def width(self) -> int:
         """Columns of an unpacked row."""
         return sum(self.segment_max_size)
+
+    def behind(self, subsampling: Subsampling, agnostic: bool) -> PackArgs:
+        """The packs of an encoder behind a front end that changes the length of a sample.
+
+        Raises:
+            PackingError: it leaves nothing of the longest sample, or the model or the pack is of a kind that cannot.
+        """
+        places = subsampling.places(self.width)
+        if places < 1:
+            shortest = subsampling.stride - subsampling.add
+            raise PackingError(
+                f"the front end of this model leaves nothing of segment_max_size={self.sizes} tokens; use "
+                f"segment_max_size={shortest} or more"
+            )
+        if not agnostic or len(self.segment_max_size) > 1:
+            why = "samples have several segments" if agnostic else "its batch and length are fixed"
+            advice = "give segment_max_size one number" if agnostic else "export it with dynamic axes"
+            raise PackingError(f"the front end of this model changes the length of a sample, and {why}; {advice}")
+        return replace(self, segment_max_size=(places,), dynamic_inputs=())
 
     @property
     def sizes(self) -> str:

@@ -120,6 +120,20 @@ def refuse_segments(pairs: Sequence[PairInput], segments: Sequence[int]) -> None
         )
 
 
+def refuse_front_end(pairs: Sequence[PairInput]) -> None:
+    """Refuse pairs beside a front end that changes the length: they are of the tokens, not of the encoder's places.
+
+    Raises:
+        PackingError: it names the first such input.
+    """
+    if pairs:
+        raise _refused(
+            pairs[0].tensor,
+            "the front end of this model leaves its encoder other places than the tokens have; compute the pairs "
+            "inside the model, or pack the encoder without its front end",
+        )
+
+
 def _refused(tensor: gs.Variable, why: str) -> PackingError:
     return PackingError(f"input {tensor.name!r} {tensor.shape} has a value for each pair of places: {why}")
 

@@ -100,6 +100,7 @@ def _by_degree(size: sympy.Expr, longest: int) -> PaddedMemory:
     if not size.is_polynomial(SEQ):
         size = size.subs(SEQ, longest) / longest * SEQ
     by_degree = sympy.Poly(sympy.expand(size), SEQ).as_dict() if SEQ in size.free_symbols else {}
-    cells = sum(coefficient.subs(BATCH, 1) for (degree,), coefficient in by_degree.items() if degree < 2)
-    pairs = sum(coefficient.subs(BATCH, 1) for (degree,), coefficient in by_degree.items() if degree >= 2)
+    # A window takes places away, floor(seq / 2) - 1: the bound is without it.
+    most = [(degree, max(0, coefficient.subs(BATCH, 1))) for (degree,), coefficient in by_degree.items()]
+    cells, pairs = (sum(size for degree, size in most if (degree >= 2) == pair) for pair in (False, True))
     return PaddedMemory(*(min(int(sympy.ceiling(bytes_)), LARGEST_EXTENT) for bytes_ in (cells, pairs)))

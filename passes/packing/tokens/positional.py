@@ -7,7 +7,7 @@ by its distance.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -54,6 +54,25 @@ class Positional:
                 raise refused(reason, Cause.SAMPLES) from error
         return self._cache[key]
 
+    def inputs_of(self, tensor: gs.Tensor) -> set[str]:
+        """Names of the inputs on whose values ``tensor`` depends; what is known of extents alone does not count."""
+        needed = {tensor.name}
+        self._makers(needed, self._is_extent)
+        return needed & {item.name for item in self._graph.inputs}
+
+    def value_for(
+        self, tensor: gs.Tensor, seq: int, batch: int, inputs: Mapping[str, np.ndarray[Any, Any]]
+    ) -> np.ndarray[Any, Any]:
+        """The value of a tensor that depends on the extents and on ``inputs`` alone.
+
+        Raises:
+            RefusedError: the model cannot compute it.
+        """
+        try:
+            return self._evaluate(tensor, {BATCH: batch, SEQ: seq}, inputs)
+        except Exception as error:  # the engine has no one class for what it cannot run
+            raise refused(f"{tensor.name!r} cannot be computed ({error})", Cause.SAMPLES) from error
+
     def table(self, tensor: gs.Tensor, axis: int, seq: int) -> np.ndarray[Any, Any] | None:
         """The value at each position, [seq, other axes...]; None where it depends on the length of the sequence."""
         whole = self.value(tensor, seq)
@@ -82,27 +101,36 @@ class Positional:
     def _extents(self) -> Mapping[str, Any]:
         return self._axes.shapes.contents
 
-    def _evaluate(self, tensor: gs.Tensor, extents: Extents) -> np.ndarray[Any, Any]:
-        values: dict[str, np.ndarray[Any, Any]] = {}
-        nodes = self._ancestors(tensor, extents, values)
+    def _evaluate(
+        self, tensor: gs.Tensor, extents: Extents, inputs: Mapping[str, np.ndarray[Any, Any]] | None = None
+    ) -> np.ndarray[Any, Any]:
+        values = dict(inputs or {})
+
+        def is_known(output: gs.Tensor) -> bool:
+            value = self._extent_value(output, extents)
+            if value is not None:
+                values[output.name] = value
+            return value is not None
+
+        nodes = self._makers({tensor.name}, is_known)
         if tensor.name in values:
             return values[tensor.name]
         element = self._axes.shapes.dtypes.get(tensor.name, onnx.TensorProto.FLOAT)
         return evaluate(self._graph, nodes, tensor.name, element, values)
 
-    def _ancestors(self, tensor: gs.Tensor, extents: Extents, values: dict[str, np.ndarray[Any, Any]]) -> list[gs.Node]:
-        """The nodes that make ``tensor``, cut at extents, whose values go into ``values``."""
-        needed, makers = {tensor.name}, []
+    def _makers(self, needed: set[str], is_start: Callable[[gs.Tensor], bool]) -> list[gs.Node]:
+        """The nodes that make the tensors named ``needed``, which gets the names of what these read, and so on.
+
+        Args:
+            needed: names; it grows.
+            is_start: whether a tensor needs no node, as its value is known.
+        """
+        makers = []
         for node in reversed(self._graph.nodes):
             output = next((output for output in node.outputs if output.name in needed), None)
-            if output is None:
-                continue
-            value = self._extent_value(output, extents)
-            if value is not None:
-                values[output.name] = value
-                continue
-            makers.append(node)
-            needed.update(item.name for item in node.inputs)
+            if output is not None and not is_start(output):
+                makers.append(node)
+                needed.update(item.name for item in node.inputs)
         return makers[::-1]
 
     def _extent_value(self, tensor: gs.Tensor, extents: Extents) -> np.ndarray[Any, Any] | None:

@@ -60,11 +60,12 @@ def token_numbers(placed: PlacedGraph, anchor: gs.Tensor, name: str) -> gs.Tenso
 
 
 def laid_along(placed: PlacedGraph, grid: gs.Tensor, name: str, batch: int, seq: int, rank: int) -> gs.Tensor:
-    """bool [batch, seq] laid along the axes ``batch`` and ``seq`` of ``rank``: [n, L] -> [n, 1, 1, L]."""
+    """bool [batch, seq or places] laid along the axes ``batch`` and ``seq`` of ``rank``: [n, L] -> [n, 1, 1, L]."""
     shape: list[Any] = [1] * rank
-    shape[batch], shape[seq] = BATCH, SEQ
+    _, places = placed.axes.require_shape(grid)
+    shape[batch], shape[seq] = BATCH, places
     if batch > seq:
-        grid = add_placed(placed, "Transpose", f"{name}_turned", [grid], np.bool_, (SEQ, BATCH), perm=[1, 0])
+        grid = add_placed(placed, "Transpose", f"{name}_turned", [grid], np.bool_, (places, BATCH), perm=[1, 0])
     others = [axis for axis in range(rank) if axis not in (batch, seq)]
     if not others:
         return grid

@@ -31,6 +31,10 @@ class Subsampling:
         """Places for a sequence of ``length``, at least 0."""
         return max(0, (length + self.add) // self.stride)
 
+    def tokens(self, places: int) -> int:
+        """The shortest sequence that leaves so many places, at least 1."""
+        return max(1, places * self.stride - self.add)
+
     def shifted(self, places: int) -> Subsampling:
         """As many places more."""
         return Subsampling(self.add + places * self.stride, self.stride)
@@ -54,8 +58,8 @@ def subsampling_of(extent: Any) -> Subsampling | None:
         return WHOLE
     if expression.is_Add:
         number, rest = expression.as_coeff_Add()
-        inner = subsampling_of(rest)
-        return inner.shifted(int(number)) if inner is not None and number.is_Integer else None
+        inner = subsampling_of(rest) if number.is_Integer and number != 0 else None
+        return None if inner is None else inner.shifted(int(number))
     if isinstance(expression, (sympy.floor, sympy.ceiling)):
         return _rounded(expression.args[0], up=isinstance(expression, sympy.ceiling))
     return None

@@ -1,4 +1,4 @@
-"""Inputs beside the tokens, where samples share rows: a value a run holds for each of them, other values do not."""
+"""What rows of several samples have no place for: rows a sample, pairs, and other places than the tokens'."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import onnx_graphsurgeon as gs
 
 from passes.base import subgraphs
 from passes.errors import PackingError
+from passes.packing.across_rows.front_end import places_of_encoder
 from passes.packing.opening.geometry import Geometry
 from passes.packing.tokens.axes import AxisMap
+from passes.packing.tokens.subsampling import WHOLE
 
 
 def refuse_rows_a_sample(geometry: Geometry) -> None:
@@ -37,6 +39,21 @@ def refuse_pairs_of_places(geometry: Geometry) -> None:
         raise PackingError(
             f"input {named} has a value for each pair of places, and samples that share a row have no place for it: "
             "lay them end to end, leave out insert_attention_mask and give --pack_args alone"
+        )
+
+
+def refuse_front_end(graph: gs.Graph, axes: AxisMap) -> None:
+    """Refuse an encoder behind strided convolutions and the like: its places are not those of the row.
+
+    Raises:
+        PackingError: it names the other layout.
+    """
+    places = places_of_encoder(graph, axes)
+    if places is not None and places != WHOLE:
+        raise PackingError(
+            f"the front end of this model makes floor((length {places.add:+}) / {places.stride}) places of a sample, "
+            "and samples that share a row keep theirs: lay them end to end, leave out insert_attention_mask and give "
+            "--pack_args"
         )
 
 

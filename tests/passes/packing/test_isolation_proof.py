@@ -72,7 +72,7 @@ HEADS = {
     "  m = Mul (p, column)  pooled = ReduceSum <keepdims = 0> (m, one)": ANY,
     "e = Exp (x)  t = Transpose <perm = [0, 2, 1]> (e)  c = Conv <pads = [1, 1]> (t, K3)"
     "  p = Transpose <perm = [0, 2, 1]> (c)  m = Mul (p, column)  pooled = ReduceSum <keepdims = 0> (m, one)":
-        SAME_LENGTH,
+        ANY,
     "t = Transpose <perm = [0, 2, 1]> (x)  g = GlobalAveragePool (t)  pooled = Squeeze (g, two)": SAME_LENGTH,
     "t = Transpose <perm = [0, 2, 1]> (x)  g = GlobalMaxPool (t)  pooled = Squeeze (g, two)": SAME_LENGTH,
     """t = Transpose <perm = [0, 2, 1]> (x)  i = InstanceNormalization (t, V, V1)

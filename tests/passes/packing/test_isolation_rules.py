@@ -178,6 +178,8 @@ TABLE = """
     $end  t = Slice (x, last, end, one)  y = Mul (t, x)
 [row turned round] turns a row round
     low = Constant <value_ints = [-9223372036854775808]> ()  t = Slice (x, last, low, one, last)  y = Mul (t, x)
+[every second place] proved
+    $end  step = Constant <value_ints = [2]> ()  t = Slice (x, zero, end, one, step)  y = Relu (t)
 [without the first] proved
     $end  t = Slice (x, one, end, one)  y = Relu (t)
 [one sample of all] mixes: takes some samples
@@ -222,8 +224,15 @@ TABLE = """
     $channels  t = Conv <pads = [1, 1]> (c, K3)  y = Transpose <perm = [0, 2, 1]> (t)
 [convolution of width 1] proved
     $channels  t = Conv (c, K1)  y = Transpose <perm = [0, 2, 1]> (t)
-[convolution in steps] fewer places
-    $masked_channels  t = Conv <pads = [1, 1], strides = [2]> (c, K3)  o = ReduceMax (t)  y = Mul (o, x)
+[convolution in steps] proved
+    $masked_channels  t = Conv <pads = [1, 1], strides = [2]> (c, K3)  y = Transpose <perm = [0, 2, 1]> (t)
+[convolution in steps over tokens that nothing masks] it reaches over the end
+    $channels  t = Conv <pads = [1, 1], strides = [2]> (c, K3)  y = Transpose <perm = [0, 2, 1]> (t)
+[convolution in steps without pads behind] proved
+    $channels  t = Conv <pads = [2, 0], strides = [2]> (c, K3)  y = Transpose <perm = [0, 2, 1]> (t)
+[convolution in steps with pads by the length] its pads depend on the length
+    $masked_channels  t = Conv <auto_pad = "SAME_UPPER", strides = [2]> (c, K3)  o = Transpose <perm = [0, 2, 1]> (t)
+    y = Relu (o)
 [average of three] as many places as there are
     $masked_channels  t = AveragePool <kernel_shape = [3], pads = [1, 1]> (c)  y = Transpose <perm = [0, 2, 1]> (t)
 [average of three that counts pads] proved

@@ -9,11 +9,14 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from onnx import TensorProto, helper
 
 from passes.errors import PackingError, RewriteError
 from passes.graph_io import import_graph
+from passes.manager import PassManager
 from passes.packed_model import METADATA_KEY, PackedModel
 from passes.packing.opening.geometry import Geometry, GeometryFinder
+from passes.packing.packed_transformer import PackedTransformer
 from passes.packing.tokens.axes import BATCH, SEQ, AxisMap
 from passes.packing.tokens.memory import PaddedMemory, padded_memory
 from passes.packing.tokens.sides import place
@@ -23,6 +26,7 @@ from tests.numerics import Arrays, run
 from tests.passes.packing.test_opening import declare
 from tests.passes.rewrites import parse, shape_of
 from tests.poprt.runtime.pair_models import CASES, COLUMNS, MOST, PACK_ARGS, ROWS, converted, encoder, samples
+from tests.poprt.runtime.subsampled_models import encoder as subsampled
 from tests.poprt.runtime.test_vector_tokens import alone
 
 IDS = "int64[b, s] ids"
@@ -184,3 +188,25 @@ def test_metadata_that_name_no_input_are_refused() -> None:
     entry.value = json.dumps({**json.loads(entry.value), "pair_inputs": {"others": [1, 2]}})
     with pytest.raises(RewriteError, match="names 'others', which is no input"):
         PackedModel.read(model)
+
+
+@pytest.mark.parametrize("side", ["before the front end", "behind it"])
+def test_pairs_beside_a_front_end_that_changes_the_length_are_refused_by_name(side: str) -> None:
+    model = subsampled("strides, sum of the mask")
+    model.graph.input.append(helper.make_tensor_value_info("pairs", TensorProto.FLOAT, ["batch", "time", "time"]))
+    if side == "behind it":  # what pairs come to for a sample
+        next(node for node in model.graph.node if node.output[0] == "pooled").output[0] = "pooled_alone"
+        reduced = helper.make_node("ReduceSum", ["pairs", "pair_axes"], ["of_pairs"], name="of_pairs", keepdims=1)
+        squeezed = helper.make_node("Squeeze", ["of_pairs", "last"], ["sums"], name="sums")
+        joined = helper.make_node("Mul", ["pooled_alone", "sums"], ["pooled"], name="joined")
+        model.graph.node.extend([reduced, squeezed, joined])
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 2]), "pair_axes"))
+    else:
+        reduced = helper.make_node("ReduceSum", ["pairs", "last"], ["of_pairs"], name="of_pairs", keepdims=1)
+        added = helper.make_node("Add", ["features", "of_pairs"], ["with_pairs"], name="with_pairs")
+        for node in model.graph.node:
+            node.input[:] = ["with_pairs" if name == "features" else name for name in node.input]
+        model.graph.node.insert(0, added)
+        model.graph.node.insert(0, reduced)
+    with pytest.raises(PackingError, match=r"input 'pairs' .* the front end of this model leaves its encoder other"):
+        PassManager([PackedTransformer(PACK_ARGS)]).run(model)

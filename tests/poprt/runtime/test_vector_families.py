@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from poprt.compiler import Compiler
 from poprt.converter import Converter
+from poprt.runtime import PackRunner, PackRunnerConfig
 from tests.numerics import Arrays
 from tests.poprt.runtime.test_vector_tokens import alone, assert_served
 from tests.poprt.runtime.vector_models import COLUMNS, HIDDEN, LENGTHS, MOST, ROWS
@@ -115,6 +117,77 @@ def exported(family: str) -> onnx.ModelProto:
     with _quiet():
         torch.onnx.export(Hidden(), tuple(feeds.values()), buffer, dynamo=False, opset_version=17, **options)
     return onnx.load_model_from_string(buffer.getvalue())
+
+
+def sound_encoder(*, mask: bool) -> onnx.ModelProto:
+    """A Wav2Vec2 on raw sound [batch, time]; with a mask its front end normalises each place, else over the sound."""
+    import torch
+    import transformers
+
+    from tests.torch_export import _quiet
+
+    torch.manual_seed(0)
+    own = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True} if mask else {}
+    config = transformers.Wav2Vec2Config(
+        **{name: SIZES[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")},
+        intermediate_size=16,
+        conv_dim=(8,) * 4,
+        conv_stride=(5, 2, 2, 2),
+        conv_kernel=(10, 3, 3, 2),
+        num_feat_extract_layers=4,
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+        apply_spec_augment=False,
+        **own,
+    )
+    model = transformers.AutoModel.from_config(config, attn_implementation="eager").eval()
+
+    class Hidden(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, sound: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+            return self.model(sound, attention_mask=attention_mask).last_hidden_state
+
+    sound, ones = torch.randn(2, 900), torch.ones(2, 900, dtype=torch.int64)
+    names = ["sound", "attention_mask"][: 1 + mask]
+    buffer = io.BytesIO()
+    axes = {name: {0: "batch", 1: "time"} for name in names} | {"hidden": {0: "batch", 1: "frames"}}
+    options = {"input_names": names, "output_names": ["hidden"], "dynamic_axes": axes}
+    with _quiet():
+        torch.onnx.export(Hidden(), (sound, ones)[: 1 + mask], buffer, dynamo=False, opset_version=17, **options)
+    return onnx.load_model_from_string(buffer.getvalue())
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_an_encoder_of_raw_sound_packs_behind_its_strided_convolutions(mask: bool) -> None:
+    model, longest = sound_encoder(mask=mask), 2000
+    rng = np.random.default_rng(0)
+    batch: list[Arrays] = [
+        {"sound": rng.normal(size=n).astype(np.float32), "attention_mask": np.ones(n, np.int64)}
+        for n in rng.integers(60, longest + 1, 20)
+    ]
+    if not mask:
+        batch = [{"sound": sample["sound"]} for sample in batch]
+    shapes = {name: [ROWS, longest] for name in batch[0]}
+    pack_args = {"max_valid_num": MOST, "segment_max_size": longest}
+    converter = Converter(input_shape=shapes, pack_args=pack_args, check=True, disable_progress_bar=True)
+    compiled = Compiler.compile(converter.convert(onnx.ModelProto.FromString(model.SerializeToString())))
+    assert converter.verification.passed
+    assert compiled.packing is not None
+    assert compiled.packing.subsampling == (60, 40, 0)
+    assert compiled.packing.mask == ("attention_mask" if mask else "")
+    assert compiled.packing.neighbours == ("any" if mask else "same_length")
+    want = alone(model, batch)
+    with PackRunner(compiled, PackRunnerConfig(), threads=1) as runner, ThreadPoolExecutor(14) as pool:
+
+        def answer(index: int) -> None:
+            out = np.full(want[index]["hidden"].shape, np.nan, np.float32)
+            runner.execute(batch[index], {"hidden": out})
+            np.testing.assert_allclose(out, want[index]["hidden"], atol=1e-5, rtol=1e-5)
+
+        list(pool.map(answer, range(len(batch))))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
