@@ -76,7 +76,8 @@ class PackedModel(Packing):
         for field in dataclasses.fields(cls):
             _check(field, values)
         inputs = [tensor.name for tensor in (model.inputs if isinstance(model, gs.Graph) else model.graph.input)]
-        named = [name for field in ("dynamic_inputs", "sample_inputs", "run_inputs") for name in values.get(field, ())]
+        fields = ("dynamic_inputs", "sample_inputs", "run_inputs", "pair_inputs")
+        named = [name for field in fields for name in values.get(field, ())]
         for name in [*named, *filter(None, [values["unpack_info"]])]:
             if name not in inputs:
                 raise _damaged(f"it names {name!r}, which is no input of the model; its inputs are {inputs}")
@@ -157,6 +158,10 @@ def _is_axes_by_name(value: Any) -> bool:
     return isinstance(value, dict) and all(_is_list_of(_whole(1)[0])(axes) for axes in value.values())
 
 
+def _is_pairs_by_name(value: Any) -> bool:
+    return _is_axes_by_name(value) and all(len(axes) == 2 and axes[0] < axes[1] for axes in value.values())
+
+
 def _one_of(words: Iterable[str]) -> tuple[Callable[[Any], bool], str]:
     return lambda value: value in tuple(words), f"one of {', '.join(words)}"
 
@@ -186,6 +191,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "pair_bytes": (_is_count, "a whole number of 0 or more"),
     "sample_inputs": (_is_names, "a list of names of inputs"),
     "run_inputs": (_is_names, "a list of names of inputs"),
+    "pair_inputs": (_is_pairs_by_name, "names of inputs with two axes each, in order"),
     "subsampling": (_is_subsampling, "a window and a stride of 1 or more, and a pad of 0 or more"),
     "packed_flops": (_is_count, "a whole number of 0 or more"),
     "total_flops": (_is_count, "a whole number of 0 or more"),

@@ -170,7 +170,8 @@ def _experiments(
 def _draw(packing: PackingSpec, inputs: Sequence[InputInfo], seed: int) -> dict[str, Sample]:
     """The samples by name, and for each one of the same length with other tokens at every place, in the same run."""
     rng = np.random.default_rng(seed)
-    of_sample = [info for info in inputs if info.name in (*packing.dynamic_inputs, *packing.sample_inputs)]
+    names = (*packing.dynamic_inputs, *packing.sample_inputs, *packing.pair_inputs)
+    of_sample = [info for info in inputs if info.name in names]
     of_run = draw_run(inputs, packing, rng)
     longest = np.minimum(packing.segment_max_size, packing.columns // len(packing.segment_max_size) or 1)
     samples = {}

@@ -15,6 +15,7 @@ from poprt.engine.session import EngineSession
 from poprt.errors import PoprtError
 from poprt.executable import Executable, PackingSpec
 from poprt.runtime.across_rows_session import AcrossRowsSession
+from poprt.runtime.buffers import stacked
 from poprt.sample_data import Array, InputInfo
 from poprt.smaller_extents import extents_to_try, resized
 from poprt.verify_packed import answer_columns, lay_out, sample_columns
@@ -152,6 +153,10 @@ class Bench:
         }
         others = {name: np.concatenate([s.feeds[name] for s in samples]) for name in packing.sample_inputs}
         others |= {name: samples[0].feeds[name] for name in packing.run_inputs}
+        longest = max(int(sample.lengths.sum()) for sample in samples)
+        for name in packing.pair_inputs:
+            parts = [sample.feeds[name][0] for sample in samples]
+            others[name] = stacked(parts, packing.pair_shape(name, (1, *parts[0].shape), longest)[1:], parts[0].dtype)
         lengths = np.array([sample.lengths for sample in samples], np.int32)
         names = list(packing.outputs)
         answers: list[Answers] = [{} for _ in samples]

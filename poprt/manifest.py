@@ -52,9 +52,11 @@ class PackingSpec(Packing):
     full_pair_bytes: int = field(default=0, kw_only=True)
 
     def request_shape(self, spec: TensorSpec, length: int) -> tuple[int, ...]:
-        """The shape in which a request of ``length`` tokens gives an input: [L, ...], a sample's row, or whole."""
+        """The shape in which a request of ``length`` tokens gives an input: [L, ...], [L, L], a row, or whole."""
         if spec.name in self.dynamic_inputs:
             return (length, *spec.shape[2:])
+        if spec.name in self.pair_inputs:
+            return self.pair_shape(spec.name, spec.shape, length)[1:]
         return spec.shape[1:] if spec.name in self.sample_inputs else spec.shape
 
     def padded_bytes(self, samples: int, longest: int, full: bool = False) -> int:

@@ -181,12 +181,15 @@ def _check_packed_inputs(packing: PackingSpec, inputs: dict[str, TensorSpec]) ->
     dynamic = packing.dynamic_inputs
     if not dynamic:
         raise wrong("packing.dynamic_inputs", [], "at least one")
-    roles = (*dynamic, *packing.sample_inputs, *packing.run_inputs, *filter(None, [packing.unpack_info]))
-    _check_names("packing: inputs of tokens, samples, runs and lengths", roles)
+    of_samples = (*packing.sample_inputs, *packing.pair_inputs)
+    roles = (*dynamic, *of_samples, *packing.run_inputs, *filter(None, [packing.unpack_info]))
+    _check_names("packing: inputs of tokens, samples, pairs, runs and lengths", roles)
     for name in dynamic:
         _check_rows("packing.dynamic_inputs", name, inputs, (packing.rows, packing.columns))
     for name in packing.sample_inputs:
         _check_rows("packing.sample_inputs", name, inputs, (packing.max_valid_num,))
+    for name, axes in packing.pair_inputs.items():
+        _check_pairs(packing, name, axes, inputs)
     for name in packing.run_inputs:
         spec = _spec("packing.run_inputs", name, inputs)
         _check_numbers("packing.run_inputs", name, inputs, "biuf", spec.shape)
@@ -201,6 +204,18 @@ def _check_packed_inputs(packing: PackingSpec, inputs: dict[str, TensorSpec]) ->
     if packing.unpack_info or not packing.within_rows:
         lengths = (packing.max_valid_num, len(packing.segment_max_size))
         _check_numbers("packing.unpack_info", packing.unpack_info, inputs, "iu", lengths)
+
+
+def _check_pairs(packing: PackingSpec, name: str, axes: Sequence[int], inputs: dict[str, TensorSpec]) -> None:
+    field = f"packing.pair_inputs.{name}"
+    spec = _spec(field, name, inputs)
+    if len(axes) != 2 or not 0 < axes[0] < axes[1] < len(spec.shape):
+        raise wrong(field, list(axes), f"two axes of {list(spec.shape)} behind the first, in order")
+    _check_rows(field, name, inputs, (packing.max_valid_num,))
+    if spec.shape != packing.pair_shape(name, spec.shape, packing.width):
+        raise wrong(field, list(spec.shape), f"the extent {packing.width} on the axes {list(axes)}")
+    if packing.within_rows or len(packing.segment_max_size) > 1 or packing.subsampled:
+        raise wrong(field, list(axes), f"{ACROSS_ROWS!r}, one segment, and a place of the answer for each token")
 
 
 def _spec(field: str, name: str, inputs: dict[str, TensorSpec]) -> TensorSpec:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from poprt.runtime.buffers import stacked, with_rows
 from poprt.runtime.places import Place, stream_distances
 from poprt.sample_data import Array, InputInfo, check_size, random_array
 from poprt_format.packing import ANY, NONE, Packing
@@ -191,7 +192,10 @@ def draw_sample(
             continue
         if info.name not in packing.dynamic_inputs:
             of_sample = replace(info, rows=info.rows or width) if info.kind in ("lengths", "places") else info
-            feeds[info.name] = random_array(of_sample, (1, *info.concrete()[1:]), rng)
+            shape = (1, *info.concrete()[1:])
+            if info.name in packing.pair_inputs:
+                shape = packing.pair_shape(info.name, shape, width)
+            feeds[info.name] = random_array(of_sample, shape, rng)
             continue
         token = () if info.any_rank else info.concrete()[2:]  # without a rank, --input_shape said [batch, sequence]
         shape = (1, width, *token)
@@ -230,9 +234,10 @@ def _stream(
 
 
 def _per_sample(info: InputInfo, samples: Sequence[Mapping[str, Array]], packing: Packing) -> Array:
-    """An input with one row a sample, [max_valid_num, ...]."""
-    rows = np.concatenate([sample[info.name] for sample in samples]).astype(info.dtype)
-    check_size(info.name, (packing.max_valid_num, *rows.shape[1:]))
-    full = np.zeros((packing.max_valid_num, *rows.shape[1:]), info.dtype)
-    full[: len(rows)] = rows
-    return full
+    """An input with one row, or one value a pair of places, a sample: [max_valid_num, ...]."""
+    shape = (packing.max_valid_num, *samples[0][info.name].shape[1:])
+    if info.name in packing.pair_inputs:
+        shape = packing.pair_shape(info.name, shape, packing.width)
+    check_size(info.name, shape)
+    rows = [sample[info.name][0] for sample in samples]
+    return with_rows(stacked(rows, shape[1:], info.dtype), packing.max_valid_num)

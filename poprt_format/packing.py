@@ -5,7 +5,7 @@ A field is added here, once. Its name is its key in both files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,10 @@ class Packing:
         sample_inputs: inputs of shape [max_valid_num, ...] that hold one row a sample, in the order of ``unpack_info``.
             A ragged graph takes as many rows as there are samples.
         run_inputs: inputs without a batch axis: one value for all samples of a run.
+        pair_inputs: inputs of shape [max_valid_num, ...] with a value for each pair of a sample's places -> their two
+            sequence axes, which have the extent of the longest sample: [max_valid_num, heads, width, width] has 2 and
+            3. Behind a sample's own places they are zero. A ragged graph takes them as long as the longest sample of
+            the run.
         subsampling: window, stride and pad of what a front end (strided convolutions, pooling, a token put in front)
             does to the length of a sample, all its layers together; see :meth:`places`. (1, 1, 0) leaves it as it is.
     """
@@ -74,6 +78,7 @@ class Packing:
     sample_inputs: tuple[str, ...] = ()
     run_inputs: tuple[str, ...] = ()
     subsampling: tuple[int, ...] = (1, 1, 0)
+    pair_inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def within_rows(self) -> bool:
@@ -89,6 +94,11 @@ class Packing:
     def width(self) -> int:
         """Columns of an unpacked row: the longest sample."""
         return sum(self.segment_max_size)
+
+    def pair_shape(self, name: str, shape: Sequence[int], length: int) -> tuple[int, ...]:
+        """The shape of a pair input with ``length`` places on its sequence axes: [n, 64, 64, 3] -> [n, 5, 5, 3]."""
+        axes = self.pair_inputs[name]
+        return tuple(length if axis in axes else extent for axis, extent in enumerate(shape))
 
     @property
     def subsampled(self) -> bool:

@@ -28,7 +28,12 @@ from passes.packing.tokens.masks import binarise, find_masks
 from passes.packing.tokens.positional import Positional
 from passes.packing.tokens.sides import PlacedGraph, Placement, place
 from passes.packing.within_rows.no_attention import no_attention
-from passes.packing.within_rows.other_inputs import refuse_front_end, refuse_rows_a_sample, values_of_the_run
+from passes.packing.within_rows.other_inputs import (
+    refuse_front_end,
+    refuse_pairs_of_places,
+    refuse_rows_a_sample,
+    values_of_the_run,
+)
 from passes.packing.within_rows.padding_masks import drop_padding_masks
 from passes.packing.within_rows.row_analysis import RowAnalysis, RowPlan, check_all_kept_apart
 from passes.packing.within_rows.row_rewrite import RowRewriter
@@ -155,6 +160,7 @@ class InsertAttentionMask(GraphPass):
         graph.toposort(mode="nodes")
         geometry = self._finder.find(graph)
         refuse_rows_a_sample(geometry)
+        refuse_pairs_of_places(geometry)
         if not geometry.columns:
             raise PackingError(
                 "samples that share a row need rows of known length; give --input_shape, for example "

@@ -24,6 +24,7 @@ from passes.packing.opening.geometry import Geometry, GeometryFinder
 from passes.packing.opening.length_bound import LengthBound
 from passes.packing.opening.longest import read_longest_from_tokens
 from passes.packing.opening.pack_args import PackArgs, parse_pack_args
+from passes.packing.opening.pair_inputs import refuse_front_end, refuse_segments
 from passes.packing.opening.room import least_room
 from passes.packing.tokens.axes import AxisMap
 from passes.packing.tokens.flops import flop_share
@@ -73,6 +74,7 @@ class PackedTransformer(GraphPass):
             )
         graph.toposort(mode="nodes")
         geometry = self._finder.find(graph)
+        refuse_segments(geometry.pairs, self._args.segment_max_size)
         untouched = graph if geometry.shape_agnostic else copy_graph(graph)
         counted = read_longest_from_tokens(graph, geometry.samples, geometry.inputs[0])
         axes, unbaked = map_axes(graph, geometry, LengthBound(self._args.width))
@@ -83,6 +85,7 @@ class PackedTransformer(GraphPass):
         front_end = self._front_end(graph, axes, geometry)
         part = Part(graph, axes, geometry, self._args, agnostic=not unbaked.refusals)
         if front_end is not None:
+            refuse_front_end(geometry.pairs)
             return self._apply_behind(front_end, part, counted)
         refuse_without_products(part.placed, part.share)
         report_head(part.placed, self._args.head_pattern)

@@ -73,8 +73,14 @@ def _small_pack(declared: onnx.ModelProto, packed: PackedModel) -> onnx.ModelPro
     segments = packed.segment_max_size
     sizes = tuple(min(size, max(1, _COLUMNS // len(segments))) for size in segments)
     samples = min(packed.max_valid_num, _SAMPLES)
-    extents = {name: [_ROWS, sum(sizes)] if name in packed.dynamic_inputs else [samples] for name in _names(declared)}
+    extents: dict[str, Sequence[int]] = {
+        name: [_ROWS, sum(sizes)] if name in packed.dynamic_inputs else [samples] for name in _names(declared)
+    }
     extents |= {name: [] for name in packed.run_inputs}
+    for value in declared.graph.input:
+        if value.name in packed.pair_inputs:
+            shape = [samples, *(dim.dim_value for dim in value.type.tensor_type.shape.dim[1:])]
+            extents[value.name] = packed.pair_shape(value.name, shape, sum(sizes))
     small = _resized(declared, extents)
     replace(packed, rows=_ROWS, columns=sum(sizes), segment_max_size=sizes, max_valid_num=samples).write(small)
     return small

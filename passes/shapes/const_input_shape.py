@@ -89,7 +89,7 @@ class ConstInputShape(GraphPass):
             self.logger.warning("input_shape names %s; the model's inputs are %s", ", ".join(unknown), ", ".join(names))
         shapes = {}
         for tensor in graph.inputs:
-            if packed and tensor.name in (*packed.sample_inputs, *packed.run_inputs):
+            if packed and tensor.name in (*packed.sample_inputs, *packed.run_inputs, *packed.pair_inputs):
                 continue  # their shapes are those of the pack already
             if packed and tensor.name == UNPACK_INFO and tensor.name not in self.shapes.by_name:
                 continue  # a pack's lengths are not per row

@@ -1,4 +1,4 @@
-"""Whether a runner can feed a packed executable: each input holds tokens, a row a sample, or a value a run."""
+"""Whether a runner can feed a packed executable: each input holds tokens, pairs, a row a sample, or a value a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_feedable(manifest: Manifest) -> None:
 
 
 def _check_input(spec: TensorSpec, packing: PackingSpec) -> None:
-    """An input [R, C, ...] of tokens, [max_valid_num, ...] of samples, or of a run, which may have any shape."""
+    """An input [R, C, ...] of tokens, [max_valid_num, ...] of samples or their pairs, or of a run, of any shape."""
     if spec.name == packing.unpack_info:
         return
     if spec.name in packing.dynamic_inputs:
@@ -31,6 +31,13 @@ def _check_input(spec: TensorSpec, packing: PackingSpec) -> None:
             raise CompileError(
                 f"input {spec.name!r} holds a row a sample, and where samples share rows and nothing is unpacked no "
                 "row of it has a sample; lay the samples end to end: leave out insert_attention_mask"
+            )
+    elif spec.name in packing.pair_inputs:
+        _check_behind(spec, 1, "[samples, ...] with the longest sample on two axes", "pair of places")
+        if packing.subsampled:
+            raise CompileError(
+                f"input {spec.name!r} has a value for each pair of places, and a front end gives the answer other "
+                "places than the tokens have; compute it inside the model, or remove it"
             )
     elif spec.name in packing.run_inputs:
         if spec.any_rank:

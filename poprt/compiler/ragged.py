@@ -194,6 +194,10 @@ def _relax(graph: gs.Graph, packing: PackingSpec) -> None:
             _open(tensor, [1, "columns"])
         elif tensor.name in (packing.unpack_info, *packing.sample_inputs):
             _open(tensor, ["samples"])
+        elif tensor.name in packing.pair_inputs and tensor.shape is not None:
+            axes = packing.pair_inputs[tensor.name]
+            tensor.shape = ["longest" if axis in axes else extent for axis, extent in enumerate(tensor.shape)]
+            _open(tensor, ["samples"])
     inferred = inferred_types(graph)
     for tensor in graph.outputs:
         kind = packing.outputs.get(tensor.name)

@@ -13,7 +13,7 @@ from poprt.engine.protocol import Session
 from poprt.executable import Manifest, PackingSpec
 from poprt.runtime.buffers import Array, with_rows
 from poprt.runtime.shapes import wrong_result
-from poprt.runtime.token_axes import clear_padding
+from poprt.runtime.token_axes import clear_padding, with_places
 
 
 class AcrossRowsSession:
@@ -45,7 +45,8 @@ class AcrossRowsSession:
             streams: for each dynamic input its tokens, [T, ...].
             lengths: tokens of each sample by segment, int [n, segments]; no sample has length 0; T in all.
             output_names: outputs to compute.
-            others: the sample inputs, [n, ...], and the run inputs.
+            others: the sample inputs, [n, ...], the pair inputs, [n, ...] with the longest sample or more on their
+                sequence axes, zeros behind each sample's own places, and the run inputs.
 
         Returns:
             One array an output; row i is sample i. There may be more rows than samples. ``sample_tokens`` finds the
@@ -56,10 +57,12 @@ class AcrossRowsSession:
         """
         packing = self._packing
         feeds = {packing.unpack_info: lengths, **(others or {})}
+        longest = int(lengths.sum(axis=1).max()) if packing.ragged else packing.width
+        feeds |= {name: with_places(feeds[name], axes, longest) for name, axes in packing.pair_inputs.items()}
         if packing.ragged:
             feeds |= {name: stream[None] for name, stream in streams.items()}
         else:
-            for name in (packing.unpack_info, *packing.sample_inputs):
+            for name in (packing.unpack_info, *packing.sample_inputs, *packing.pair_inputs):
                 feeds[name] = with_rows(feeds[name], packing.max_valid_num)
             feeds |= {name: _to_rows(stream, packing.rows, packing.columns) for name, stream in streams.items()}
         cast = {name: np.asarray(array, self._dtypes[name], order="C") for name, array in feeds.items()}

@@ -160,7 +160,11 @@ def pack_timer(session: AcrossRowsSession, manifest: Manifest, packing: PackingS
             name: np.zeros((len(lengths), *specs[name].shape[1:]), specs[name].engine_dtype)
             for name in packing.sample_inputs
         }
-        others = {**of_samples, **of_run}
+        of_pairs = {
+            name: np.zeros((len(lengths), *packing.request_shape(specs[name], max(lengths))), specs[name].engine_dtype)
+            for name in packing.pair_inputs
+        }
+        others = {**of_samples, **of_pairs, **of_run}
         info = np.array(lengths, np.int32)[:, None]
         started = time.perf_counter()
         with ThreadPoolExecutor(lanes) as pool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -152,3 +152,11 @@ def with_rows(array: Array, count: int) -> Array:
     padded = np.zeros((count, *array.shape[1:]), array.dtype)
     padded[: len(array)] = array
     return padded
+
+
+def stacked(rows: Sequence[Array], shape: Sequence[int], dtype: str | np.dtype[Any]) -> Array:
+    """Rows of one sample each under each other, zeros from their ends to a row of ``shape``."""
+    array: Array = np.zeros((len(rows), *shape), dtype)
+    for number, row in enumerate(rows):
+        array[number, ...][tuple(slice(extent) for extent in row.shape)] = row
+    return array

@@ -219,7 +219,7 @@ class PackRunnerConfig(_Options):
 
         Args:
             mask_name: the mask input; non-zero where there is a token.
-            inputs: the other dynamic inputs that come padded.
+            inputs: the other dynamic inputs, and inputs of pairs of tokens, that come padded.
 
         Raises:
             PoprtError: a name is no string, or ``inputs`` is one name and no list of them.

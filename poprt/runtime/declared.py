@@ -18,6 +18,7 @@ from poprt.runtime.buffers import Array, InputNames, as_array, check_dtype, chec
 from poprt.runtime.places import PART_TOKENS, rows_of_a_part
 from poprt.runtime.sample_reader import check_shortest, marks
 from poprt.runtime.shapes import fits, wrong_result
+from poprt.runtime.token_axes import clear_padding
 
 
 def open_session(
@@ -103,6 +104,7 @@ class DeclaredSession:
         arrays = {spec.name: self._checked(spec, feeds) for spec in self._inputs.values()}
         if self._packing is not None and self._packing.unpack_info:
             check_lengths(arrays[self._packing.unpack_info], self._packing)
+            arrays |= _own_pairs(arrays, self._packing)
         for spec in self._inputs.values():
             check_ids(spec, self._read_part(spec.name, arrays))
         if self._across_rows is not None and self._packing is not None:
@@ -146,7 +148,7 @@ class DeclaredSession:
             return arrays[name]
         lengths = arrays[packing.unpack_info].reshape(packing.max_valid_num, -1).sum(axis=1)
         array = arrays[name]
-        if name in packing.sample_inputs:
+        if name in (*packing.sample_inputs, *packing.pair_inputs):
             array = array[lengths > 0]
         return _stream(array)[: int(lengths.sum())] if name in packing.dynamic_inputs else array
 
@@ -181,7 +183,8 @@ class DeclaredSession:
         def run(group: Array) -> list[Array]:
             where = np.concatenate([np.arange(starts[i], starts[i] + lengths[i].sum()) for i in group])
             streams = {name: values[where] for name, values in tokens.items()}
-            of_samples = {name: arrays[name][rows[group]] for name in packing.sample_inputs}
+            names_of_samples = (*packing.sample_inputs, *packing.pair_inputs)
+            of_samples = {name: arrays[name][rows[group]] for name in names_of_samples}
             return session.run(streams, lengths[group], names, {**of_samples, **of_run})
 
         groups = _groups(lengths, packing, self._lanes)
@@ -192,6 +195,15 @@ class DeclaredSession:
                     declared[name] = _with_room(declared[name], self._outputs[name].shape, result.shape)
                     _scatter(session, packing.outputs[name], declared[name], result, rows[group], lengths[group], name)
         return list(declared.values())
+
+
+def _own_pairs(arrays: Mapping[str, Array], packing: PackingSpec) -> dict[str, Array]:
+    """The pair inputs with zeros behind each sample's own places, as the graph expects them."""
+    lengths = arrays[packing.unpack_info].reshape(packing.max_valid_num, -1).sum(axis=1).tolist()
+    own = {name: arrays[name].copy() for name in packing.pair_inputs}
+    for name, array in own.items():
+        clear_padding(array, packing.pair_inputs[name], lengths)
+    return own
 
 
 def _stream(array: Array) -> Array:

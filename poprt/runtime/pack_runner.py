@@ -122,7 +122,8 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
             named["enable_input_single_row_mode: mask_name"] = config.single_row_mode.mask_name
         if config.padding_remove_mode is not None:
             named["enable_padding_remove_mode: mask_name"] = config.padding_remove_mode.mask_name
-            named.update({f"enable_padding_remove_mode: {n}": n for n in config.padding_remove_mode.inputs})
+            padded = [name for name in config.padding_remove_mode.inputs if name not in packing.pair_inputs]
+            named.update({f"enable_padding_remove_mode: {n}": n for n in padded})
         for option, name in named.items():
             if name not in packing.dynamic_inputs:
                 dynamic = ", ".join(packing.dynamic_inputs)
@@ -131,7 +132,8 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         if mode is not None and packing.unpack_info and mode.unpack_info_name not in ("", packing.unpack_info):
             option, name = "enable_input_single_row_mode: unpack_info_name", mode.unpack_info_name
             raise PoprtError(f"{option}: {name!r} is not the input of the lengths, which is {packing.unpack_info!r}")
-        fed = {*packing.dynamic_inputs, *packing.sample_inputs, *packing.run_inputs, packing.unpack_info}
+        of_samples = (*packing.sample_inputs, *packing.pair_inputs)
+        fed = {*packing.dynamic_inputs, *of_samples, *packing.run_inputs, packing.unpack_info}
         others = [name for name in self._inputs if name not in fed]
         if others:
             raise PoprtError(f"a pack runner cannot feed {others[0]!r}: it is the same for no two samples of a pack")
@@ -176,6 +178,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
             self._alike,
             masked,
             sample_rows=self._reader.sample_rows(inputs),
+            pairs=self._reader.pairs(inputs, length),
             run_values=self._reader.run_values(inputs),
         )
 

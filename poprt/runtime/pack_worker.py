@@ -12,7 +12,7 @@ import numpy as np
 
 from poprt.engine.protocol import Session
 from poprt.executable import Manifest, PackingSpec
-from poprt.runtime.buffers import Array, fill
+from poprt.runtime.buffers import Array, fill, stacked
 from poprt.runtime.request import Request
 from poprt.runtime.token_axes import own_part
 
@@ -35,6 +35,7 @@ class PackRequest(Request):
     Attributes:
         arrays: its dynamic inputs [L, ...], in the order of the packing's ``dynamic_inputs``.
         sample_rows: its row [...] of each of the packing's ``sample_inputs``.
+        pairs: the packing's ``pair_inputs``, [..., L, ..., L, ...].
         run_values: the packing's ``run_inputs``, in the engine's types.
         company: equal for requests whose run inputs are equal, down to their bytes. Others share no pack with it.
         lengths: its tokens by segment; they add up to L, which is ``size``.
@@ -45,7 +46,7 @@ class PackRequest(Request):
         alike: whether only samples of the same lengths may share its pack; they are part of its ``kind``.
     """
 
-    __slots__ = ("arrays", "company", "lengths", "masked", "outputs", "run_values", "sample_rows")
+    __slots__ = ("arrays", "company", "lengths", "masked", "outputs", "pairs", "run_values", "sample_rows")
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class PackRequest(Request):
         masked: bool = False,
         *,
         sample_rows: Sequence[Array] = (),
+        pairs: Sequence[Array] = (),
         run_values: Sequence[Array] = (),
     ) -> None:
         self.company = tuple((value.shape, value.tobytes()) for value in run_values)
@@ -63,6 +65,7 @@ class PackRequest(Request):
         super().__init__(sum(lengths), (kind, self.company) if run_values else kind)
         self.arrays = arrays
         self.sample_rows = sample_rows
+        self.pairs = pairs
         self.run_values = run_values
         self.lengths = lengths
         self.masked = masked
@@ -93,6 +96,7 @@ class PackWorker(ABC):
         self.stats = PackStats()
         self._counting = threading.Lock()
         self._spent = _Spent()
+        self._specs = {spec.name: spec for spec in manifest.inputs}
         self.dtypes = {spec.name: np.dtype(spec.engine_dtype) for spec in manifest.inputs}
 
     def is_full(self, count: int, size: int) -> bool:
@@ -135,11 +139,16 @@ class PackWorker(ABC):
         }
 
     def whole_inputs(self, batch: Sequence[PackRequest]) -> dict[str, Array]:
-        """A pack's sample inputs, [n, ...] in the order of ``batch``, and its run inputs, in the engine's types."""
+        """A pack's inputs without tokens in the engine's types: those of samples and of pairs, [n, ...] in the order of
+        ``batch``, pairs with zeros up to the longest sample; and those of its run."""
         feeds = {
             name: np.stack([r.sample_rows[i] for r in batch], dtype=self.dtypes[name], casting="unsafe")
             for i, name in enumerate(self.packing.sample_inputs)
         }
+        longest = max(request.size for request in batch)
+        for i, name in enumerate(self.packing.pair_inputs):
+            shape = self.packing.request_shape(self._specs[name], longest)
+            feeds[name] = stacked([request.pairs[i] for request in batch], shape, self.dtypes[name])
         return feeds | dict(zip(self.packing.run_inputs, batch[0].run_values, strict=True))
 
     def count(self, batch: Sequence[PackRequest], started: float) -> None:

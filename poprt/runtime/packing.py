@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from poprt.errors import InputError, RequestTooLongError
-from poprt.runtime.buffers import Array, with_rows
+from poprt.runtime.buffers import Array, stacked, with_rows
 from poprt.runtime.places import Place, place_across_rows, place_within_rows, stream_distances
 
 INPUT_IDS = "input_ids"
@@ -31,7 +31,8 @@ class PackedData:
         count: index of the first sample that is not in this pack; give it to the next call.
         specs: where each sample went, in the order of the samples.
         data: input name -> [rows, seq_len, ...]; the mask's values number the samples. A sample input is
-            [max_valid_num, ...], 0 where there is no sample. Whole numbers are int32.
+            [max_valid_num, ...], 0 where there is no sample; a pair input has ``width`` places on its sequence axes, 0
+            behind the sample's own. Whole numbers are int32.
         unpack_info: int32 [max_valid_num, segment_num], 0 where there is no sample.
     """
 
@@ -52,6 +53,8 @@ def pack_data(
     zero_delimiter_num: int = 0,
     dynamic_inputs: Sequence[str] = (),
     sample_inputs: Sequence[str] = (),
+    pair_inputs: Mapping[str, Sequence[int]] | None = None,
+    width: int = 0,
 ) -> PackedData:
     """Pack samples from ``index`` on until the next does not fit.
 
@@ -68,6 +71,9 @@ def pack_data(
         dynamic_inputs: the names of inputs [L, ...], in place of those above but for the mask; the first gives a
             sample's length.
         sample_inputs: the names of inputs [...] with one row a sample.
+        pair_inputs: the names of inputs with a value for each pair of a sample's tokens, [L, L] or with other axes
+            too -> their sequence axes in the packed input, as the executable's ``packing.pair_inputs`` has them.
+        width: places of a pair input: the executable's longest sample. 0 takes ``seq_len``.
 
     Returns:
         The pack. Within rows, ``unpack_info`` holds the distances between the starts of samples.
@@ -98,6 +104,9 @@ def pack_data(
     data = {name: _scatter(values, where, batch_size, seq_len) for name, values in streams.items()}
     data[ATTENTION_MASK] = _numbered(data[ATTENTION_MASK], places, where, across_rows)
     data |= {name: _sample_rows(chosen, name, max_valid_num, index) for name in sample_inputs}
+    for name, axes in (pair_inputs or {}).items():
+        pairs = _pairs(chosen, name, axes, lengths, width or seq_len, index)
+        data[name] = with_rows(_narrow(name, pairs), max_valid_num)
     info = np.zeros((max_valid_num, segment_num), np.int32)
     info[: len(places)] = _unpack_info(chosen, places, seq_len, segment_num, across_rows, index)
     return PackedData(index + len(places), places, data, info)
@@ -137,6 +146,24 @@ def _sample_rows(samples: Sequence[Any], name: str, count: int, index: int) -> A
     """One row a sample, [count, ...]."""
     parts = [_get(sample, name, index + i) for i, sample in enumerate(samples)]
     return with_rows(_narrow(name, _joined(np.stack, name, parts, index)), count)
+
+
+def _pairs(
+    samples: Sequence[Any], name: str, axes: Sequence[int], lengths: Sequence[int], width: int, index: int
+) -> Array:
+    """The pairs of each sample, [n, ..., width, ..., width, ...]; raise InputError for the first of other extents."""
+    parts = [_get(sample, name, index + i) for i, sample in enumerate(samples)]
+    first = dict(enumerate(parts[0].shape, 1))
+    for i, (part, length) in enumerate(zip(parts, lengths, strict=False)):
+        expected = [length if axis in axes else first.get(axis, 1) for axis in range(1, max(*first, *axes) + 1)]
+        if list(part.shape) != expected:
+            raise InputError(
+                f"sample {index + i}: {name!r} has the shape {list(part.shape)}, expected {expected}: a value for each "
+                f"pair of the sample's {length} tokens"
+            )
+        if length > width:
+            raise RequestTooLongError(f"sample {index + i} has {length} tokens, {name!r} holds {width}: give width")
+    return stacked(parts, [width if axis in axes else n for axis, n in first.items()], np.result_type(*parts))
 
 
 def _joined(join: Callable[[Sequence[Array]], Array], name: str, parts: Sequence[Array], index: int) -> Array:

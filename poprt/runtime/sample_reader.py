@@ -1,4 +1,4 @@
-"""Reads the one sample that a request gives: its tokens, its row of the sample inputs, and the values of its run."""
+"""Reads the one sample that a request gives: its tokens, their pairs, its rows, and the values of its run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from poprt.executable import Manifest, PackingSpec, TensorSpec
 from poprt.runtime.buffers import Array, as_array, check_dtype, check_ids
 from poprt.runtime.config import PackRunnerConfig
 from poprt.runtime.shapes import same_shape
+from poprt.runtime.token_axes import own_part
 
 
 class SampleReader:
@@ -66,16 +67,22 @@ class SampleReader:
 
     def sample_rows(self, inputs: Mapping[str, Array]) -> list[Array]:
         """The sample's row [...] of each sample input; raise InputError if one is missing, mistyped or misshapen."""
-        return [
-            self._whole(self._specs[name], self._specs[name].shape[1:], inputs, "one row a sample")
-            for name in self._packing.sample_inputs
-        ]
+        rows = []
+        for spec in map(self._specs.__getitem__, self._packing.sample_inputs):
+            rows.append(self._whole(spec, spec.shape[1:], inputs, "one row a sample"))
+            check_ids(spec, rows[-1])
+        return rows
+
+    def pairs(self, inputs: Mapping[str, Array], length: int) -> list[Array]:
+        """Each pair input of a sample of ``length`` tokens, [..., L, ..., L, ...]; raise InputError as for rows."""
+        return [self._pairs(self._specs[name], inputs, length) for name in self._packing.pair_inputs]
 
     def run_values(self, inputs: Mapping[str, Array]) -> list[Array]:
         """Each run input in the engine's type; raise InputError if one is missing, mistyped or misshapen."""
         values = []
         for spec in map(self._specs.__getitem__, self._packing.run_inputs):
             array = self._whole(spec, spec.shape, inputs, "one value a run")
+            check_ids(spec, array)
             values.append(np.asarray(array, spec.engine_dtype, order="C"))
         return values
 
@@ -89,6 +96,16 @@ class SampleReader:
         one, batch = _listed("L", *spec.shape[2:]), _listed(1, "L", *spec.shape[2:])
         raise InputError(f"input {spec.name!r}: expected one sample, shape {one} or {batch}, got {list(array.shape)}")
 
+    def _pairs(self, spec: TensorSpec, inputs: Mapping[str, Array], length: int) -> Array:
+        mode, places = self._padding, length
+        if mode is not None and spec.name in mode.inputs and mode.mask_name in inputs:
+            places = len(self._token_rows(self._specs[mode.mask_name], inputs[mode.mask_name]))
+        what = f"a value for each pair of the sample's {places} tokens"
+        array = self._whole(spec, self._packing.request_shape(spec, places), inputs, what)
+        own = array if places == length else own_part(array, self._packing.pair_inputs[spec.name], length)
+        check_ids(spec, own)
+        return own
+
     def _whole(self, spec: TensorSpec, shape: Sequence[int], inputs: Mapping[str, Array], what: str) -> Array:
         """An input without tokens, of ``shape`` or with one more axis of extent 1 before it."""
         if spec.name not in inputs:
@@ -100,7 +117,6 @@ class SampleReader:
             raise InputError(
                 f"input {spec.name!r}: expected {what}, shape {list(shape)} or {[1, *shape]}, got {list(array.shape)}"
             )
-        check_ids(spec, row)
         return row
 
     def _remove_padding(self, arrays: dict[str, Array]) -> None:

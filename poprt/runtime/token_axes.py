@@ -1,8 +1,10 @@
-"""Results of a sample that have axes which grow with it: class scores by token, attention weights."""
+"""Values of a sample that have axes which grow with it: class scores by token, attention weights, inputs of pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+import numpy as np
 
 from poprt.runtime.buffers import Array
 
@@ -23,3 +25,10 @@ def clear_padding(result: Array, token_axes: Sequence[int], lengths: Sequence[in
 def own_part(row: Array, token_axes: Sequence[int], length: int) -> Array:
     """Cut one sample's row of a result to its own length, along the axes that grow with it (counted from 1)."""
     return row[tuple(slice(length if axis + 1 in token_axes else None) for axis in range(row.ndim))]
+
+
+def with_places(array: Array, axes: Sequence[int], places: int) -> Array:
+    """``array`` cut to, or filled up with zeros to, as many ``places`` along ``axes``."""
+    own = array[tuple(slice(places if axis in axes else None) for axis in range(array.ndim))]
+    missing = [(0, places - extent if axis in axes else 0) for axis, extent in enumerate(own.shape)]
+    return np.pad(own, missing) if any(more for _, more in missing) else own

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from poprt.errors import InputError
 from poprt.executable import Executable, PackingSpec, TensorSpec
 from poprt.runtime import Runner
+from poprt.runtime.buffers import stacked
 from poprt.runtime.sample_reader import marks
+from poprt.runtime.token_axes import own_part
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -29,8 +31,8 @@ async def run_arrays(
     Args:
         runner: what runs them. Of a packed executable every row is a sample of its own.
         inputs: input name -> [batch, ...]; for a packed executable [batch, S, ...], each row a sample that is filled up
-            to S, with 0 in the mask behind its last token, or one sample [S, ...]. Sample inputs are [batch, ...], or
-            [...] for one sample, and run inputs have one value for all.
+            to S, with 0 in the mask behind its last token, or one sample [S, ...]. Inputs of pairs are [batch, S, S],
+            or [S, S] for one sample, sample inputs [batch, ...], or [...], and run inputs have one value for all.
         outputs: the names of those that are wanted; None: all.
 
     Returns:
@@ -49,6 +51,7 @@ async def run_arrays(
         return await _run_whole(runner, inputs, specs)
     tokens, of_samples, others = _by_role(executable, packing, inputs)
     width = _width(tokens)
+    _check_pairs(packing, of_samples, width)
     if width > MOST_PADDING * packing.width:
         raise InputError(
             f"inputs have rows of {width} tokens, and the longest sample of the model has {packing.width}: leave away "
@@ -60,7 +63,7 @@ async def run_arrays(
     feeds = [
         {
             **{name: array[row, :length] for name, array in tokens.items()},
-            **{name: array[row] for name, array in of_samples.items()},
+            **{name: _own(packing, name, array[row], length) for name, array in of_samples.items()},
             **others,
         }
         for row, length in enumerate(lengths)
@@ -110,29 +113,51 @@ def _batch(executable: Executable, inputs: Mapping[str, Array]) -> int:
 def _by_role(
     executable: Executable, packing: PackingSpec, inputs: Mapping[str, Array]
 ) -> tuple[Arrays, Arrays, Arrays]:
-    """Inputs [batch, S, ...] of tokens, [batch, ...] of samples, and the others as they are.
+    """Inputs [batch, S, ...] of tokens, [batch, ...] of samples and their pairs, and the others as they are.
 
     Raises:
-        InputError: one of tokens or samples has another rank or other fixed extents; or there is none of tokens.
+        InputError: one of them has another rank or other fixed extents; or there is none of tokens.
     """
     tokens: Arrays = {}
     of_samples: Arrays = {}
     others = dict(inputs)
     for spec in executable.inputs:
-        if spec.name not in inputs or spec.name not in (*packing.dynamic_inputs, *packing.sample_inputs):
+        if spec.name not in inputs or spec.name in (*packing.run_inputs, packing.unpack_info):
             continue
         array = others.pop(spec.name)
         has_tokens = spec.name in packing.dynamic_inputs
-        lead = ("batch", "tokens") if has_tokens else ("batch",)
-        rows = array[None] if array.ndim == len(spec.shape) - 1 else array
-        rest = spec.shape[len(lead) :]
-        if rows.ndim != len(spec.shape) or rows.shape[len(lead) :] != rest:
-            expected = ", ".join(map(str, (*lead, *rest)))
-            raise InputError(f"input {spec.name!r}: expected [{expected}], got shape {list(array.shape)}")
-        (tokens if has_tokens else of_samples)[spec.name] = rows
+        open_axes = (1,) if has_tokens else packing.pair_inputs.get(spec.name, ())
+        (tokens if has_tokens else of_samples)[spec.name] = _rows(spec, array, open_axes)
     if not tokens:
         raise InputError(f"missing input {packing.dynamic_inputs[0]!r}: expected arrays of tokens")
     return tokens, of_samples, others
+
+
+def _rows(spec: TensorSpec, array: Array, open_axes: Sequence[int]) -> Array:
+    """An input as rows of samples, with any extent on ``open_axes``; raise InputError for others than are declared."""
+    rows = array[None] if array.ndim == len(spec.shape) - 1 else array
+    fixed = [axis for axis in range(1, len(spec.shape)) if axis not in open_axes]
+    if rows.ndim != len(spec.shape) or any(rows.shape[axis] != spec.shape[axis] for axis in fixed):
+        behind = (str(n) if axis in fixed else "tokens" for axis, n in enumerate(spec.shape[1:], 1))
+        expected = ", ".join(["batch", *behind])
+        raise InputError(f"input {spec.name!r}: expected [{expected}], got shape {list(array.shape)}")
+    return rows
+
+
+def _check_pairs(packing: PackingSpec, of_samples: Mapping[str, Array], width: int) -> None:
+    """Raise InputError where an input of pairs is not as wide as the rows of tokens."""
+    for name, axes in packing.pair_inputs.items():
+        if name in of_samples and any(of_samples[name].shape[axis] != width for axis in axes):
+            shape = list(of_samples[name].shape)
+            raise InputError(
+                f"input {name!r}: expected {list(packing.pair_shape(name, shape, width))}, a value for each pair of a "
+                f"row's {width} tokens, got shape {shape}"
+            )
+
+
+def _own(packing: PackingSpec, name: str, row: Array, length: int) -> Array:
+    """One sample's row of a sample input, or of an input of pairs, cut to its tokens."""
+    return own_part(row, packing.pair_inputs.get(name, ()), length)
 
 
 def _check_count(tokens: Mapping[str, Array], of_samples: Mapping[str, Array]) -> None:
@@ -180,11 +205,3 @@ def _row_shape(packing: PackingSpec, spec: TensorSpec, length: int) -> list[int]
         return [places, *spec.shape[2:]]
     grown = packing.token_axes.get(spec.name, ())
     return [places if axis in grown else extent for axis, extent in enumerate(spec.shape)][1:]
-
-
-def stacked(rows: Sequence[Array], shape: Sequence[int], dtype: str | np.dtype[Any]) -> Array:
-    """Rows of one sample each under each other, zeros from their ends to a row of ``shape``."""
-    array: Array = np.zeros((len(rows), *shape), dtype)
-    for number, row in enumerate(rows):
-        array[number, ...][tuple(slice(extent) for extent in row.shape)] = row
-    return array

@@ -79,9 +79,9 @@ def test_a_file_with_such_inputs_is_loaded_again(tmp_path: Any) -> None:
     [
         ({"sample_inputs": ("users",)}, "packing.sample_inputs"),
         ({"sample_inputs": ("scale",), "run_inputs": ("user",)}, "packing.sample_inputs"),
-        ({"run_inputs": ("user",)}, "inputs of tokens, samples, runs"),
+        ({"run_inputs": ("user",)}, "inputs of tokens, samples, pairs, runs"),
         ({"run_inputs": ("none",)}, "packing.run_inputs"),
-        ({"dynamic_inputs": ("ids", "boxes", "mask", "user")}, "inputs of tokens, samples, runs"),
+        ({"dynamic_inputs": ("ids", "boxes", "mask", "user")}, "inputs of tokens, samples, pairs, runs"),
     ],
 )
 def test_a_damaged_manifest_is_refused_by_the_field(fields: dict[str, Any], message: str) -> None:

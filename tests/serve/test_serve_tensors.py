@@ -12,7 +12,8 @@ import pytest
 
 from poprt.errors import InputError, QueueFullError
 from poprt.runtime import PackRunnerConfig, Runner, RuntimeConfig
-from poprt.serve.tensors import run_arrays, stacked
+from poprt.runtime.buffers import stacked
+from poprt.serve.tensors import run_arrays
 from tests.numerics import one_by_one
 from tests.serve.v2_models import SOON, arrays_model, original, padded
 from tests.text_folders import HIDDEN

@@ -131,6 +131,7 @@ class Part:
             position_ids=POSITION_IDS if POSITION_IDS in names else "",
             sample_inputs=tuple(tensor.name for tensor in geometry.samples),
             run_inputs=tuple(tensor.name for tensor in geometry.runs),
+            pair_inputs={pair.tensor.name: pair.axes for pair in geometry.pairs},
             outputs={},
             shape_agnostic=self.agnostic,
             cell_bytes=memory.cell_bytes,

@@ -167,6 +167,8 @@ def _name_extents(placed: PlacedGraph, geometry: Geometry, args: PackArgs) -> No
         ]
     for tensor in geometry.samples:
         tensor.shape = [args.max_valid_num, *tensor.shape[1:]]
+    for pair in geometry.pairs:
+        pair.tensor.shape = pair.shape(args.max_valid_num, args.width)
     for node in placed.graph.nodes:
         name_extents(node, placed.axes, PACKED_NAMES if placed.runs_packed(node) else UNPACKED_NAMES)
 

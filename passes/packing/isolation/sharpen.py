@@ -53,7 +53,7 @@ class Sharpener:
         for node in self.placed.graph.nodes:
             if self.placed.runs_packed(node):
                 continue
-            if node.op in _WEIGHING:
+            if node.op in _WEIGHING and self._weighs_the_last_axis(node):
                 changed.update(self._masks_before(node.inputs[0]))
             slots = attention_inputs(node)
             bias = input_at(node, slots.bias) if slots else None
@@ -63,13 +63,20 @@ class Sharpener:
         self.placed.graph.toposort(mode="nodes")
         return count
 
+    def _weighs_the_last_axis(self, node: gs.Node) -> bool:
+        """Whether a softmax looks along the last axis: along another, a column of padding would be -inf throughout."""
+        if node.op not in ("Softmax", "LogSoftmax") or self.placed.axes.opset < 13:
+            return True
+        shape = self.placed.axes.shape(node.inputs[0])
+        return int(node.attrs.get("axis", -1)) in (-1, len(shape or ()) - 1)
+
     def _masks_before(self, tensor: gs.Tensor) -> dict[tuple[int, int], tuple[gs.Node, int]]:
         """The operands by which scores on the way to ``tensor`` become low at padding."""
         applied: dict[tuple[int, int], tuple[gs.Node, int]] = {}
         todo, seen = [tensor], set()
         while todo:
             for node in todo.pop().inputs:
-                if id(node) in seen or self.placed.runs_packed(node) or node.op not in _ON_THE_WAY:
+                if id(node) in seen or self.placed.runs_packed(node) or not self._lets_through(node):
                     continue
                 seen.add(id(node))
                 masks = (
@@ -80,6 +87,11 @@ class Sharpener:
                 applied.update({(id(node), index): (node, index) for index in masks})
                 todo.extend(operand for index, operand in enumerate(node.inputs) if index not in masks)
         return applied
+
+    def _lets_through(self, node: gs.Node) -> bool:
+        """Whether -inf stays -inf, or a number, in a node: a factor that is zero at padding makes NaN of it."""
+        factors = [tensor for tensor in node.inputs if not self.placed.axes.is_free(tensor)]
+        return node.op in _ON_THE_WAY and (node.op not in ("Mul", "Div") or len(factors) < 2)
 
     def _is_applied(self, node: gs.Node, index: int, operand: gs.Tensor) -> bool:
         """Whether an operand is a mask that is added, or the low number that replaces hidden scores."""

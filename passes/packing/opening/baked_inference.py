@@ -282,8 +282,8 @@ class BakedInference(OrtShapeInference):
                 return None
             if name not in self._producers:
                 return because(
-                    f"reads the input {name!r} with the sequence on axis {axis} too; an input that relates places to "
-                    "each other cannot be packed",
+                    f"reads the input {name!r} with the sequence on axis {axis} too; an input of pairs of places "
+                    "packs by --pack_args where these axes are open: export the model with dynamic axes",
                     Cause.SAMPLES,
                 )
             return because(f"reads {name!r}, whose extent {number} cannot be shown to be {extent}")

@@ -1,4 +1,4 @@
-"""Which inputs hold one value a token, a row a sample or a value a run, and how large the declared rows are."""
+"""Which inputs hold a value a token, a pair of places, a sample or a run, and how large the declared rows are."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from passes.errors import PackingError
 from passes.packing.opening.other_inputs import OtherInputs, is_fixed
+from passes.packing.opening.pair_inputs import PairInput, PairInputs, names_pairs
 from passes.packing.tokens.axes import BATCH, SEQ
 from passes.shapes.input_shapes import InputShapes
 
@@ -24,6 +25,7 @@ class Geometry:
         rows, columns: their declared extents; 0 where nothing declares them.
         samples: the inputs that hold a row a sample, [batch, ...], the others of their extents numbers.
         runs: the inputs that hold one value for all samples of a run.
+        pairs: the inputs that hold a value for each pair of a sample's places.
     """
 
     inputs: tuple[gs.Variable, ...]
@@ -31,6 +33,7 @@ class Geometry:
     columns: int
     samples: tuple[gs.Variable, ...] = ()
     runs: tuple[gs.Variable, ...] = ()
+    pairs: tuple[PairInput, ...] = ()
 
     @property
     def narrow(self) -> list[gs.Variable]:
@@ -60,12 +63,14 @@ class Geometry:
         def own(inputs: Sequence[gs.Variable]) -> tuple[gs.Variable, ...]:
             return tuple(tensors[tensor.name] for tensor in inputs)
 
-        return replace(self, inputs=own(self.inputs), samples=own(self.samples), runs=own(self.runs))
+        pairs = tuple(replace(pair, tensor=tensors[pair.tensor.name]) for pair in self.pairs)
+        return replace(self, inputs=own(self.inputs), samples=own(self.samples), runs=own(self.runs), pairs=pairs)
 
     def symbolic_shapes(self) -> dict[str, list[int | str]]:
-        """The inputs' shapes with the symbols of batch and sequence in place of the first two extents."""
+        """The inputs' shapes with the symbols of batch and sequence in place of these extents."""
         tokens = {tensor.name: [str(BATCH), str(SEQ), *tensor.shape[2:]] for tensor in self.inputs}
-        return tokens | {tensor.name: [str(BATCH), *tensor.shape[1:]] for tensor in self.samples}
+        pairs = {pair.tensor.name: pair.shape(str(BATCH), str(SEQ)) for pair in self.pairs}
+        return tokens | pairs | {tensor.name: [str(BATCH), *tensor.shape[1:]] for tensor in self.samples}
 
 
 class GeometryFinder:
@@ -90,19 +95,21 @@ class GeometryFinder:
         first = self._first(graph, candidates)
         _refuse_later_sequence(first)
         rows, columns = self._declared(first)
+        pairs = PairInputs(self._shapes, first).find(candidates)
+        candidates = _without(candidates, [pair.tensor for pair in pairs])
         shared = [t for t in candidates if self._declared(t) == (rows, columns) and self._same_sequence(t, first)]
         others = OtherInputs(self._shapes, shared)
-        rest = [tensor for tensor in graph.inputs if not any(tensor is token for token in shared)]
+        rest = _without(graph.inputs, [*shared, *(pair.tensor for pair in pairs)])
         samples = [tensor for tensor in rest if others.is_row(tensor)]
-        runs = [tensor for tensor in rest if not any(tensor is sample for sample in samples)]
-        for tensor in shared:
-            _refuse_pairs(tensor)
+        runs = _without(rest, samples)
         for tensor in samples:
             tensor.shape = [tensor.shape[0], *self._shapes.by_name.get(tensor.name, tensor.shape)[1:]]
-        return Geometry(tuple(shared), rows, columns, tuple(samples), tuple(runs))
+        return Geometry(tuple(shared), rows, columns, tuple(samples), tuple(runs), pairs)
 
     def _first(self, graph: gs.Graph, candidates: Sequence[gs.Variable]) -> gs.Variable:
         names = ", ".join(f"{tensor.name} {tensor.shape}" for tensor in graph.inputs) or "none"
+        of_pairs = [tensor.name for tensor in candidates if names_pairs(tensor)]
+        candidates = [tensor for tensor in candidates if tensor.name not in of_pairs]
         named = [next((t for t in candidates if t.name == name), None) for name in self._dynamic_inputs]
         for name, named_input in zip(self._dynamic_inputs, named, strict=True):
             if named_input is None:
@@ -114,6 +121,9 @@ class GeometryFinder:
         if not candidates:
             unranked = next((tensor.name for tensor in graph.inputs if tensor.shape is None), None)
             advice = f"; the model does not say the rank of {unranked!r}: give its input_shape" if unranked else ""
+            advice += (
+                f"; {of_pairs[0]!r} has one extent on two axes: a value for each pair of places" if of_pairs else ""
+            )
             raise PackingError(f"no input has the axes [batch, sequence]; inputs: {names}{advice}")
         # An open sequence tells the ids from whole numbers a sample, [batch, 2].
         candidates = [tensor for tensor in candidates if not is_fixed(tensor.shape[1])] or candidates
@@ -151,15 +161,8 @@ def _refuse_later_sequence(first: gs.Variable) -> None:
         )
 
 
-def _refuse_pairs(tensor: gs.Variable) -> None:
-    """Refuse [batch, sequence, sequence]: a pack has no place for what a sample says of two of its tokens."""
-    sequence = tensor.shape[1]
-    again = next((axis for axis, extent in enumerate(tensor.shape) if axis > 1 and extent == sequence), None)
-    if again is not None and isinstance(sequence, str):
-        raise PackingError(
-            f"input {tensor.name!r} {tensor.shape} has the sequence on axis {again} too: it has a value for each pair "
-            "of places, and packing takes one for each place; compute it inside the model, or make it a constant"
-        )
+def _without(tensors: Sequence[gs.Variable], left_out: Sequence[gs.Variable]) -> list[gs.Variable]:
+    return [tensor for tensor in tensors if not any(tensor is other for other in left_out)]
 
 
 def _number(extent: Any) -> int:

@@ -33,15 +33,17 @@ class PaddedMemory:
 def padded_memory(placed: PlacedGraph, longest: int) -> PaddedMemory:
     """Follow the life of each tensor of the unpacked side, from the node that makes it to the last that reads it.
 
-    Scores [batch, 12, seq, seq] in float32 are 48 bytes a pair; while a Softmax reads them, 96 are alive.
+    Scores [batch, 12, seq, seq] in float32 are 48 bytes a pair; while a Softmax reads them, 96 are alive. An input of
+    pairs is alive throughout.
 
     Args:
         placed: its nodes are in topological order.
         longest: length at which cells and pairs are weighed against each other.
     """
     sizes = {name: size for name, size in _sizes(placed).items() if size != 0}
-    last_read = _last_reads(placed, sizes)
-    alive: dict[str, sympy.Expr] = {}
+    pairs = {tensor.name for tensor in placed.graph.inputs if placed.axes.axes(tensor) is None} & sizes.keys()
+    last_read = _last_reads(placed, sizes) | dict.fromkeys(pairs, len(placed.graph.nodes))
+    alive: dict[str, sympy.Expr] = {name: sizes[name] for name in pairs}
     most, peak = 0.0, sympy.Integer(0)
     for number, node in enumerate(placed.graph.nodes):
         if placed.runs_packed(node):

@@ -1,4 +1,4 @@
-"""What rows of several samples have no place for: rows a sample, and other places than those of the tokens."""
+"""What rows of several samples have no place for: rows a sample, pairs, and other places than the tokens'."""
 
 from __future__ import annotations
 
@@ -25,6 +25,20 @@ def refuse_rows_a_sample(geometry: Geometry) -> None:
         raise PackingError(
             f"input {named} holds one row a sample, and samples that share a row have no place for it: lay them end to "
             "end, leave out insert_attention_mask and give --pack_args"
+        )
+
+
+def refuse_pairs_of_places(geometry: Geometry) -> None:
+    """Refuse inputs [batch, seq, seq]: a row of several samples has no place for what each says of its pairs.
+
+    Raises:
+        PackingError: it names them and the other layout.
+    """
+    if geometry.pairs:
+        named = ", ".join(f"{pair.tensor.name!r} {pair.tensor.shape}" for pair in geometry.pairs)
+        raise PackingError(
+            f"input {named} has a value for each pair of places, and samples that share a row have no place for it: "
+            "lay them end to end, leave out insert_attention_mask and give --pack_args alone"
         )
 
 

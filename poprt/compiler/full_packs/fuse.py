@@ -65,9 +65,11 @@ class FuseFullPacks(GraphPass):
 def with_full_packs(packing: PackingSpec, model: onnx.ModelProto) -> PackingSpec:
     """What the manifest of a model that was fused says of full packs.
 
-    An attention that was left alone keeps its scores in every pack.
+    An attention that was left alone keeps its scores in every pack, and an input of pairs is there in every pack.
     """
-    kept = any(node.op_type == "Softmax" or node.op_type.endswith("Attention") for node in model.graph.node)
+    kept = bool(packing.pair_inputs) or any(
+        node.op_type == "Softmax" or node.op_type.endswith("Attention") for node in model.graph.node
+    )
     return replace(packing, equal_lengths_cheaper=True, full_pair_bytes=packing.pair_bytes if kept else 0)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from poprt.runtime.buffers import stacked
 from poprt.serve.calls import Call
 from poprt.serve.errors import BadRequest, DeadlineExceeded, Internal
 from poprt.serve.kserve.arrays import Array
@@ -18,7 +19,6 @@ from poprt.serve.kserve.requests import InferRequest, InferResponse
 from poprt.serve.kserve.signature import OPEN, SCORES, Signature, TensorFacts
 from poprt.serve.models import ServedModel
 from poprt.serve.options import ServeOptions
-from poprt.serve.tensors import stacked
 from poprt.text.facts import EMBEDDING
 from poprt.text.inputs import Text
 from poprt.text.model import TextModel

@@ -71,7 +71,7 @@ def _by_name(items: Iterable[TensorFacts]) -> dict[str, TensorFacts]:
 
 
 def _packed_inputs(manifest: Manifest, packing: PackingSpec) -> list[TensorFacts]:
-    """The inputs of tokens, as padded rows, of samples and of runs. Lengths are the runner's business."""
+    """The inputs of tokens and pairs, as padded rows, of samples and of runs. Lengths are the runner's business."""
     return [
         TensorFacts(
             spec.name,
@@ -88,6 +88,8 @@ def _packed_inputs(manifest: Manifest, packing: PackingSpec) -> list[TensorFacts
 def _fed_shape(packing: PackingSpec, spec: TensorSpec) -> tuple[int, ...]:
     if spec.name in packing.dynamic_inputs:
         return (OPEN, OPEN, *spec.shape[2:])
+    if spec.name in packing.pair_inputs:
+        return (OPEN, *packing.pair_shape(spec.name, spec.shape, OPEN)[1:])
     if spec.name in packing.sample_inputs:
         return (OPEN, *spec.shape[1:])
     return tuple(extent or OPEN for extent in spec.shape)

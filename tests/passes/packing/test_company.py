@@ -15,7 +15,7 @@ from passes.packing.tokens.axes import BATCH, SEQ, AxisMap
 from passes.packing.tokens.sides import PlacedGraph, Placement, place
 from passes.shapes.symbolic import infer_symbolic_shapes
 from tests.numerics import run
-from tests.passes.packing.packs import around
+from tests.passes.packing.packs import around, assert_each_is_right, packed, run_declared, samples
 
 WIDTH = 9
 
@@ -88,6 +88,27 @@ def test_a_sharpened_mask_changes_nothing_in_a_run_without_padding() -> None:
     Sharpener(placed, isolation.facts, graph.inputs[0]).run()
     declare_operators(graph, [])
     np.testing.assert_array_equal(run(export_graph(graph), feeds)["y"], want)
+
+
+_MASKED = """
+    t = Transpose <perm = [0, 2, 1]> (x)  raw = MatMul (x, t)  key = Unsqueeze (keep, one)
+    on = Constant <value_float = 1.0> ()  off = Sub (on, key)  far = Constant <value_float = -10000.0> ()
+    bias = Mul (off, far)  scores = Add (raw, bias)
+"""
+#: Where -inf at padding would become NaN: times a zero of padding, or all along a column that a softmax weighs.
+FRAGILE = {
+    "a factor of zero": "gated = Mul (scores, key)  told = Add (gated, bias)  w = Softmax (told)  y = MatMul (w, x)",
+    "a softmax over the other axis": """
+        off_rows = Sub (on, column)  row_bias = Mul (off_rows, far)  told = Add (scores, row_bias)
+        w = Softmax <axis = 1> (told)  y = MatMul (w, x)
+    """,
+}
+
+
+@pytest.mark.parametrize("case", FRAGILE)
+def test_minus_infinity_is_left_out_where_it_would_spoil_padding(case: str) -> None:
+    model = around(_MASKED + FRAGILE[case])
+    assert_each_is_right(run_declared(packed(model), samples()), model, samples())
 
 
 #: DeBERTa's: a table of 2 L distances, of which a pair of places reads row i - j + L.

@@ -186,6 +186,7 @@ def test_the_packed_model_says_how_it_is_packed():
         "token_axes": {},
         "cell_bytes": 1024,
         "pair_bytes": 4,
+        "pair_inputs": {},
         "run_inputs": [],
         "sample_inputs": [],
     }
