@@ -110,7 +110,10 @@ def test_a_request_with_zeros_in_its_own_mask_changes_nobody(counts, data):
     samples[masked]["attention_mask"][kept:] = 0
     got = run_pack("hidden", samples)
     for row in set(range(len(counts))) - {masked}:
-        np.testing.assert_array_equal(got[row], plain[row])
+        if len(set(counts)) > 1:
+            np.testing.assert_array_equal(got[row], plain[row])
+        else:  # without the zeros the pack was full, and a full pack has an attention of its own: it rounds otherwise
+            np.testing.assert_allclose(got[row], plain[row], atol=TOLERANCE, rtol=TOLERANCE)
     want = expected("hidden", [samples[masked]])[0]
     np.testing.assert_allclose(got[masked, :kept], want[:kept], atol=TOLERANCE, rtol=TOLERANCE)
     assert np.isfinite(got).all()
