@@ -210,7 +210,7 @@ def _steps(view: View, count: int) -> list[int | None]:
     return [None] * count if values is None else [int(item) for item in values.reshape(-1)]
 
 
-# [n, L, H] to [n, L + 1, H], in front: proved. Behind, where it adds zeros to zeros.
+# [n, L, H] to [n, L + 1, H], in front: proved. Behind, where it adds zeros to zeros: copies of the last place are not.
 @rule("Pad")
 def _pad(view: View) -> Facts:
     tensor = view.node.inputs[0]
@@ -220,7 +220,7 @@ def _pad(view: View) -> Facts:
     pads = pads_argument(view.node, view.rank(tensor))
     if pads is None:
         raise refused("its pads are not constant", Cause.SAMPLES)
-    filler = view.input(2)
+    filler, mode = view.input(2), str(view.node.attrs.get("mode", "constant"))
     fill = v.ZERO if filler is None else view.facts(filler).real
     for axis in {*view.seq(tensor), *view.batch(tensor)}:
         in_front, behind = pads[axis]
@@ -228,6 +228,8 @@ def _pad(view: View) -> Facts:
             raise refused("it adds samples to a batch, or moves them along it", Cause.SAMPLES)
         if behind < 0:
             raise refused("it cuts the end of a row, where padding is", Cause.PADDING)
+        if mode != "constant" and (behind or (in_front and mode != "edge")):
+            raise refused("it fills what it adds with places of the row, which may be padding", Cause.PADDING)
         filled = fill.is_zero and facts.at(axis).is_zero
         if behind > 0 and not filled:
             raise refused("it adds places at the end of a row, behind its padding", Cause.PADDING)

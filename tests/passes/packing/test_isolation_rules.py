@@ -200,6 +200,18 @@ TABLE = """
     $end  pads = Constant <value_ints = [0, 0, 0, 0, 1, 0]> ()  t = Pad (x, pads)  y = Slice (t, one, end, one)
 [pad of masked tokens behind] proved
     $end  $masked  pads = Constant <value_ints = [0, 0, 0, 0, 1, 0]> ()  t = Pad (m, pads)  y = Slice (t, one, end, one)
+[first place repeated in front] proved
+    $end  pads = Constant <value_ints = [0, 1, 0, 0, 0, 0]> ()  t = Pad <mode = "edge"> (x, pads)
+    y = Slice (t, one, end, one)
+[last place repeated behind] fills what it adds with places of the row
+    $end  $masked  pads = Constant <value_ints = [0, 0, 0, 0, 1, 0]> ()  t = Pad <mode = "edge"> (m, pads)
+    y = Slice (t, one, end, one)
+[places mirrored behind] fills what it adds with places of the row
+    $end  $masked  pads = Constant <value_ints = [0, 0, 0, 0, 1, 0]> ()  t = Pad <mode = "reflect"> (m, pads)
+    y = Slice (t, one, end, one)
+[places mirrored in front] fills what it adds with places of the row
+    $end  pads = Constant <value_ints = [0, 1, 0, 0, 0, 0]> ()  t = Pad <mode = "reflect"> (x, pads)
+    y = Slice (t, one, end, one)
 [triangle of scores] proved
     xt = Transpose <perm = [0, 2, 1]> (x)  sc = MatMul (x, xt)  t = Trilu <upper = 0> (sc)  y = MatMul (t, x)
 [one hot] proved
