@@ -86,7 +86,9 @@ class PackedTransformer(GraphPass):
         part = Part(graph, axes, geometry, self._args, agnostic=not unbaked.refusals)
         if front_end is not None:
             refuse_front_end(geometry.pairs)
-            return self._apply_behind(front_end, part, counted)
+            behind = self._apply_behind(front_end, part, counted)
+            if behind is not None:
+                return behind
         refuse_without_products(part.placed, part.share)
         report_head(part.placed, self._args.head_pattern)
         part.pack(counted, result).write(graph)
@@ -109,13 +111,22 @@ class PackedTransformer(GraphPass):
             return None
         return front_end
 
-    def _apply_behind(self, front_end: FrontEnd, whole: Part, counted: Sequence[str]) -> PassResult:
-        """Pack the encoder behind a front end that changes the length: each by itself, then one behind the other."""
+    def _apply_behind(self, front_end: FrontEnd, whole: Part, counted: Sequence[str]) -> PassResult | None:
+        """Pack the encoder behind a front end that changes the length: each by itself, then one behind the other.
+
+        None where the encoder does not pack by itself and something of the whole does; the graph is as it was.
+        """
         graph, result = whole.graph, PassResult()
         args = self._args.behind(front_end.subsampling, whole.agnostic)
         shared = {name for name, tensor in graph.tensors().items() if isinstance(tensor, gs.Constant)}
-        front, encoder = cut(graph, whole.axes, front_end)
-        inner = PackedTransformer(args).apply(encoder)
+        try:
+            front, encoder = cut(graph, whole.axes, front_end)
+            inner = PackedTransformer(args).apply(encoder)
+        except PackingError as error:
+            if not whole.share.packed:
+                raise
+            self.logger.debug("packed by the places of its tokens: %s", error)
+            return None
         behind = PackedModel.read(encoder)
         assert behind is not None
         geometry = whole.geometry.within(front)

@@ -79,7 +79,8 @@ def find_front_end(graph: gs.Graph, axes: AxisMap, geometry: Geometry) -> FrontE
     """The front end of ``graph``, whose nodes are in topological order; None where most of the work is on the tokens.
 
     Raises:
-        PackingError: the encoder reads the sequence of the inputs as well, or an output is made before it.
+        PackingError: the encoder reads the sequence of the inputs as well, or an output is made before it, or has their
+            places again behind it.
     """
     subsampling = places_of_encoder(graph, axes)
     if subsampling is None or subsampling == WHOLE:
@@ -97,6 +98,12 @@ def find_front_end(graph: gs.Graph, axes: AxisMap, geometry: Geometry) -> FrontE
         raise PackingError(
             f"output {early.name!r} {show(axes.shape(early))} is made before the encoder, which has other places than "
             "the inputs; remove it with --remove_outputs"
+        )
+    whole = next((tensor for tensor in graph.outputs if _has_places(tensor, axes, WHOLE)), None)
+    if whole is not None:
+        raise PackingError(
+            f"output {whole.name!r} {show(axes.shape(whole))} has the places of the tokens again, behind an encoder that "
+            "has others; export the model so that it gives what the encoder makes, and cut that where it is read"
         )
     return FrontEnd(subsampling, tuple(kinds["tokens"]), tuple(kinds["rows"]), tuple(kinds["runs"]))
 

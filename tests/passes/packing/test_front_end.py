@@ -94,6 +94,35 @@ def test_where_tokens_pass_by_what_packs_without_a_front_end_does() -> None:
     assert said.packed_flops
 
 
+def test_answers_for_each_token_behind_a_token_put_in_front_have_the_tokens_places() -> None:
+    model = encoder("a token put in front")
+    model.graph.node.append(onnx.helper.make_node("Slice", ["hidden", "one", "far_end", "one"], ["of_tokens"]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1 << 40]), "far_end"))
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("of_tokens", onnx.TensorProto.FLOAT, ["batch", "n", 8]))
+    said = PackedModel.read(packed(model))
+    assert said is not None
+    assert said.outputs == {"of_tokens": "tokens"}
+    assert said.places(5) == 5
+
+
+def test_where_the_encoder_does_not_pack_by_itself_what_packs_without_a_front_end_does() -> None:
+    """Behind the encoder stands the number of tokens, which nobody can tell by its places."""
+    model = encoder("windows of four pooled")
+    hidden = next(node for node in model.graph.node if node.output[0] == "hidden")
+    hidden.output[0] = "hidden_alone"
+    more = [
+        onnx.helper.make_node("Shape", ["features"], ["tokens"], start=1, end=2),
+        onnx.helper.make_node("Cast", ["tokens"], ["number"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("Mul", ["hidden_alone", "number"], ["hidden"]),
+    ]
+    model.graph.node.extend(more)
+    said = PackedModel.read(packed(_sorted(model)))
+    assert said is not None
+    assert said.subsampling == (1, 1, 0)
+    assert said.packed_flops
+
+
 def _with_tokens_beside(kernel: int) -> onnx.ModelProto:
     """The places attend to tokens of a convolution over the inputs."""
     model = encoder(STRIDES)
