@@ -102,8 +102,8 @@ def find_front_end(graph: gs.Graph, axes: AxisMap, geometry: Geometry) -> FrontE
     whole = next((tensor for tensor in graph.outputs if _has_places(tensor, axes, WHOLE)), None)
     if whole is not None:
         raise PackingError(
-            f"output {whole.name!r} {show(axes.shape(whole))} has the places of the tokens again, behind an encoder that "
-            "has others; export the model so that it gives what the encoder makes, and cut that where it is read"
+            f"output {whole.name!r} {show(axes.shape(whole))} has the places of the tokens again, behind an encoder "
+            "that has others; export the model so that it gives what the encoder makes, and cut that where it is read"
         )
     return FrontEnd(subsampling, tuple(kinds["tokens"]), tuple(kinds["rows"]), tuple(kinds["runs"]))
 

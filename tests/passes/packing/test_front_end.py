@@ -99,7 +99,9 @@ def test_answers_for_each_token_behind_a_token_put_in_front_have_the_tokens_plac
     model.graph.node.append(onnx.helper.make_node("Slice", ["hidden", "one", "far_end", "one"], ["of_tokens"]))
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1 << 40]), "far_end"))
     del model.graph.output[:]
-    model.graph.output.append(onnx.helper.make_tensor_value_info("of_tokens", onnx.TensorProto.FLOAT, ["batch", "n", 8]))
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info("of_tokens", onnx.TensorProto.FLOAT, ["batch", "n", 8])
+    )
     said = PackedModel.read(packed(model))
     assert said is not None
     assert said.outputs == {"of_tokens": "tokens"}
