@@ -188,5 +188,5 @@ def test_a_task_that_tells_of_each_token_needs_their_places(kind: str) -> None:
     from poprt.text.folder.pack import check_places
 
     check_places(executable(kind), "embedding")
-    with pytest.raises(PoprtError, match="token-classification tells of each token, and .* places for 48 tokens"):
+    with pytest.raises(PoprtError, match=r"token-classification tells of each token, and .* places for 48 tokens"):
         check_places(executable(kind), "token-classification")
