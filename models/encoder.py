@@ -90,6 +90,12 @@ class Encoder:
         inner = self.dialect.gelu(self.linear(x, f"{name}.intermediate.dense", hidden, wide))
         return self.linear(inner, f"{name}.output.dense", wide, hidden)
 
+    def pre_norm_layer(self, x: str, mask: str, name: str) -> str:
+        """A layer that normalises what it reads, as ViT's and Wav2Vec2's do; ``mask`` is the dialect's."""
+        seen = self.attention(self.norm(x, f"{name}.attention.LayerNorm"), mask, name)
+        x = self.g.node("Add", x, seen)
+        return self.g.node("Add", x, self.feed_forward(self.norm(x, f"{name}.LayerNorm"), name))
+
     def mean(self, x: str, mask: str) -> str:
         """The mean over the tokens of the mask [batch, sequence], brought to length 1: [batch, hidden]."""
         column = self.g.node("Cast", self.g.node("Unsqueeze", mask, self.g.ints(-1)), to=1)

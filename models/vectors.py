@@ -88,7 +88,7 @@ class _VectorEncoder(Encoder):
             x = self.g.node("Add", x, self.g.node("Gather", table, ids))
         additive = self.dialect.mask(mask)
         for layer in range(self.config.layers):
-            x = self._layer(x, additive, f"encoder.layer.{layer}")
+            x = self.pre_norm_layer(x, additive, f"encoder.layer.{layer}")
         x = self.norm(x, "encoder.LayerNorm")
         if self.config.head == "mean":
             self.g.output(self.mean(x, mask), "embedding", ["batch", self.config.hidden])
@@ -105,8 +105,3 @@ class _VectorEncoder(Encoder):
             return self.linear(vectors, "embeddings.projection", c.numbers, c.hidden)
         rows = self.g.node("Gather", self.weight("embeddings.table.weight", c.table, c.hidden), vectors)
         return self.g.reduce("ReduceSum", rows, 2, keepdims=False)
-
-    def _layer(self, x: str, mask: str, name: str) -> str:
-        seen = self.attention(self.norm(x, f"{name}.attention.LayerNorm"), mask, name)
-        x = self.g.node("Add", x, seen)
-        return self.g.node("Add", x, self.feed_forward(self.norm(x, f"{name}.LayerNorm"), name))
