@@ -20,10 +20,12 @@ from benchmarks.rounds import TOLERANCE
 from benchmarks.serve import commands as serve_commands
 from benchmarks.startup import measure_startup
 from benchmarks.throughput import Budget, measure_all
+from benchmarks.token_kinds import KINDS, measure_kinds
 from benchmarks.variants import measure_variants
 from benchmarks.workloads import DISTRIBUTIONS, Lengths, Requests, build, compile_packed, compile_padded, config_of
 from models.bert import SIZES
 from models.variants import VARIANTS
+from models.vectors import SIZES as VECTOR_SIZES
 from poprt.executable import Executable
 
 
@@ -122,6 +124,18 @@ def _add_one_length(parser: argparse.ArgumentParser) -> None:
 def _one_length(options: argparse.Namespace, output: Output) -> None:
     result = measure_one_length(options.size, options.lengths, options.waiting, options.pairs, output.line)
     output.finish("one_length", [report.one_length_table(result)], result)
+
+
+def _add_kinds(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--size", choices=list(VECTOR_SIZES), default="small", help="base is that of BERT-base")
+    parser.add_argument("--samples", type=count, default=32, help="samples that wait at once")
+    parser.add_argument("--pairs", type=count, default=PAIRS, help="times that each way answers them")
+
+
+def _kinds(options: argparse.Namespace, output: Output) -> None:
+    results = measure_kinds(options.kinds, options.size, options.samples, options.pairs, output.line)
+    output.finish("kinds", [report.kinds_table(results, options.size)], results)
 
 
 def _add_profile(parser: argparse.ArgumentParser) -> None:
@@ -225,6 +239,7 @@ _COMMANDS: dict[str, _Run] = {
     **serve_commands.COMMANDS,
     "cost": (_add_cost, _cost, "time for a token against sample length and hidden size"),
     "one_length": (_add_one_length, _one_length, "packs of one length against one request at a time and other packs"),
+    "kinds": (_add_kinds, _kinds, "tokens that are no words: boxes, frames, patches, raw sound"),
     "profile": (_add_profile, _profile, "the engine's time by operator type, for one or two executables"),
     "variants": (_add_variants, _variants, "the real MiniLM in each form that people ship: packed over padded"),
     "startup": (_add_startup, _startup, "seconds and memory of loading an executable and a plain model"),

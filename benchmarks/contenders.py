@@ -14,7 +14,7 @@ from poprt import runtime
 from poprt.engine.plain import plain_session
 
 Array = NDArray[Any]
-#: One request: inputs [length] by name.
+#: One request: inputs [length, ...] by name.
 Sample = Mapping[str, Array]
 #: The outputs for one request by name, without the batch axis and without padding.
 Result = dict[str, Array]
@@ -44,7 +44,7 @@ class Engine(Protocol):
     token_outputs: frozenset[str]
 
     def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Inputs [rows, width] in, outputs [rows, ...] or [rows, width, ...] out."""
+        """Inputs [rows, width, ...] in, outputs [rows, ...] or [rows, width, ...] out."""
 
 
 class OnnxRuntime:
@@ -175,8 +175,8 @@ def sample_length(sample: Sample) -> int:
 
 
 def pad(samples: Sequence[Sample], rows: int, width: int) -> dict[str, Array]:
-    """The samples as one batch [rows, width], filled up with zeros."""
-    feeds = {name: np.zeros((rows, width), values.dtype) for name, values in samples[0].items()}
+    """The samples, each [length, ...], as one batch [rows, width, ...], filled up with zeros."""
+    feeds = {name: np.zeros((rows, width, *values.shape[1:]), values.dtype) for name, values in samples[0].items()}
     for row, sample in enumerate(samples):
         for name, values in sample.items():
             feeds[name][row, : len(values)] = values

@@ -13,6 +13,7 @@ from benchmarks.pair_table import CAPTION, drift_text, quartiles_text
 from benchmarks.profiling import OpTime, Profile
 from benchmarks.startup import Startup
 from benchmarks.throughput import CaseResult, Row
+from benchmarks.token_kinds import KindResult
 from benchmarks.variants import VariantRate
 
 
@@ -141,6 +142,36 @@ def one_length_table(result: OneLengthResult) -> Table:
         ratio = ("", "") if rate.paired is None else (quartiles_text(rate.paired.ratio), drift_text(rate.paired))
         cells = quartiles_text(rate.requests_per_second, 0), *ratio, str(rate.packs), f"{rate.difference:.1e}"
         table.add_row(rate.name, *cells, style="green" if "packs of" in rate.name else "")
+    return table
+
+
+def kinds_table(results: Sequence[KindResult], size: str) -> Table:
+    """What packing brings to encoders whose tokens are no words."""
+    title = f"tokens that are no words, encoders of size {size} with random weights"
+    table = Table(title=title, caption=CAPTION, title_justify="left", caption_justify="left")
+    table.add_column("kind")
+    table.add_column("tokens of a sample")
+    titles = (
+        "share\npacked",
+        "neighbours",
+        "largest\ndifference",
+        "padding\nof 8",
+        "over padded\nto 8",
+        "over one\nat a time",
+    )
+    for column in titles:
+        table.add_column(column, justify="right")
+    for result in results:
+        table.add_row(
+            result.kind,
+            result.what,
+            f"{result.share:.0%}",
+            result.neighbours,
+            f"{result.difference:.1e}",
+            f"{result.padding:.0%}",
+            quartiles_text(result.padded.ratio),
+            quartiles_text(result.alone.ratio),
+        )
     return table
 
 

@@ -98,13 +98,25 @@ def compile_padded(model: onnx.ModelProto, longest: int) -> Executable:
 
 
 def convert_packed(model: onnx.ModelProto, longest: int, precision: str = "fp32") -> onnx.ModelProto:
-    """Convert ``model`` packed across rows. A pack holds up to as many samples as it has places for 4 tokens."""
+    """Convert ``model`` packed across rows."""
+    return packing_converter(model, longest, precision).convert(model)
+
+
+def packing_converter(model: onnx.ModelProto, longest: int, precision: str = "fp32") -> Converter:
+    """The converter that packs ``model`` across rows. A pack holds up to as many samples as it has places for 4 tokens.
+
+    Tokens may be arrays: an input [batch, sequence, 4] is fixed to [16, longest, 4].
+    """
     return Converter(
-        input_shape={value.name: [ROWS, longest] for value in model.graph.input},
+        input_shape={value.name: [ROWS, longest, *_token_shape(value)] for value in model.graph.input},
         pack_args={"max_valid_num": ROWS * longest // 4, "segment_max_size": longest},
         precision=precision,
         disable_progress_bar=True,
-    ).convert(model)
+    )
+
+
+def _token_shape(value: onnx.ValueInfoProto) -> list[int]:
+    return [extent.dim_value for extent in value.type.tensor_type.shape.dim[2:]]
 
 
 def projection_flops(config: BertConfig) -> int:

@@ -20,7 +20,7 @@ from rich.table import Table
 from benchmarks.contenders import Array, Contender, OnnxRuntime, Packed, Padded, Result, sample_length
 from examples.packing import NAME, pack_minilm
 from examples.serving import ask_server, curl_line
-from examples.timing import measure
+from examples.timing import comparison, measure
 from models.minilm import MiniLMNotFoundError, load_minilm
 from models.texts import Text, texts
 from poprt import runtime
@@ -113,25 +113,6 @@ def neighbours(library: Sequence[Text], vectors: Array) -> Table:
         for index in np.argsort(-likeness)[1:3]:  # the first is the query itself
             table.add_row(query, f"{likeness[index]:.2f}", _shorten(lines[index]))
             query = ""
-    return table
-
-
-def comparison(contenders: Sequence[Contender], seconds: dict[str, float], lengths: Sequence[int]) -> Table:
-    """Padding and throughput of each way, and how much faster the packed one is."""
-    needed, ours = sum(lengths), seconds[contenders[-1].name]
-    table = Table(title=f"{len(lengths)} texts, {needed} tokens, median throughput", title_justify="left")
-    table.add_column("way")
-    for title in ("padding", "texts/s", "packed is"):
-        table.add_column(title, justify="right")
-    for contender in contenders:
-        taken = seconds[contender.name]
-        table.add_row(
-            contender.name,
-            f"{1 - needed / contender.fed(lengths):.0%}",
-            f"{len(lengths) / taken:.0f}",
-            f"{taken / ours:.2f} x as fast" if contender is not contenders[-1] else "",
-            style="bold green" if contender is contenders[-1] else "",
-        )
     return table
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from models.dialects import DIALECTS, Dialect
-from models.graph import GraphBuilder
+from models.encoder import Encoder, check_sizes
 from models.weights import SeededWeights, WeightSource
 
 
@@ -40,11 +39,9 @@ class BertConfig:
     position_ids: bool = False
 
     def __post_init__(self) -> None:
-        for option, value, choices in (("head", self.head, HEADS), ("dialect", self.dialect, DIALECTS)):
-            if value not in choices:
-                raise ValueError(f"unknown {option} {value!r}; choose one of {', '.join(choices)}")
-        if self.hidden % self.heads:
-            raise ValueError(f"hidden={self.hidden} is not a multiple of heads={self.heads}")
+        if self.head not in HEADS:
+            raise ValueError(f"unknown head {self.head!r}; choose one of {', '.join(HEADS)}")
+        check_sizes(self)
 
 
 #: Sizes by name. "tiny" is for tests.
@@ -70,15 +67,12 @@ def build_bert(config: BertConfig, seed: int = 0, *, weights: WeightSource | Non
     return _Bert(config, weights or SeededWeights(seed)).build()
 
 
-class _Bert:
+class _Bert(Encoder):
     """One encoder under construction."""
 
     def __init__(self, config: BertConfig, weights: WeightSource) -> None:
+        super().__init__("bert", config, weights)
         self.config = config
-        self.weights = weights
-        dialect = DIALECTS[config.dialect]
-        self.g = GraphBuilder("bert", dialect.opset)
-        self.dialect: Dialect = dialect(self.g, config.heads, config.hidden // config.heads)
 
     def build(self) -> onnx.ModelProto:
         ids = self.g.input("input_ids", ["batch", "sequence"])
@@ -90,18 +84,6 @@ class _Bert:
             x = self._layer(x, additive, f"encoder.layer.{layer}")
         HEADS[self.config.head](self, x, mask)
         return self.g.build()
-
-    def weight(self, name: str, *shape: int) -> str:
-        return self.g.weight(name, self.weights(name, shape))
-
-    def linear(self, x: str, name: str, size_in: int, size_out: int) -> str:
-        product = self.g.node("MatMul", x, self.weight(f"{name}.weight", size_in, size_out))
-        return self.g.node("Add", product, self.weight(f"{name}.bias", size_out))
-
-    def norm(self, x: str, name: str) -> str:
-        size = self.config.hidden
-        scale, bias = self.weight(f"{name}.weight", size), self.weight(f"{name}.bias", size)
-        return self.dialect.layer_norm(x, scale, bias, self.config.epsilon)
 
     def _positions(self, ids: str) -> str:
         if self.config.position_ids:
@@ -119,17 +101,8 @@ class _Bert:
         return self.norm(total, "embeddings.LayerNorm")
 
     def _layer(self, x: str, mask: str, name: str) -> str:
-        hidden, wide = self.config.hidden, self.config.intermediate
-        query, key, value = (
-            self.dialect.split_heads(self.linear(x, f"{name}.attention.self.{part}", hidden, hidden))
-            for part in ("query", "key", "value")
-        )
-        context = self.dialect.merge_heads(self.dialect.attention(query, key, value, mask))
-        projected = self.linear(context, f"{name}.attention.output.dense", hidden, hidden)
-        x = self.norm(self.g.node("Add", projected, x), f"{name}.attention.output.LayerNorm")
-        inner = self.dialect.gelu(self.linear(x, f"{name}.intermediate.dense", hidden, wide))
-        outer = self.linear(inner, f"{name}.output.dense", wide, hidden)
-        return self.norm(self.g.node("Add", outer, x), f"{name}.output.LayerNorm")
+        x = self.norm(self.g.node("Add", self.attention(x, mask, name), x), f"{name}.attention.output.LayerNorm")
+        return self.norm(self.g.node("Add", self.feed_forward(x, name), x), f"{name}.output.LayerNorm")
 
     def head_qa(self, x: str, _mask: str) -> None:
         logits = self.linear(x, "head.qa_outputs", self.config.hidden, 2)
@@ -152,14 +125,7 @@ class _Bert:
         )
 
     def head_mean(self, x: str, mask: str) -> None:
-        column = self.g.node("Cast", self.g.node("Unsqueeze", mask, self.g.ints(-1)), to=1)
-        spread = self.g.node("Expand", column, self.g.node("Shape", x))
-        total = self.g.reduce("ReduceSum", self.g.node("Mul", x, spread), 1, keepdims=False)
-        count = self.g.node("Clip", self.g.reduce("ReduceSum", spread, 1, keepdims=False), self.g.constant(1e-9))
-        mean = self.g.node("Div", total, count)
-        length = self.g.node("Clip", self.g.reduce("ReduceL2", mean, 1), self.g.constant(1e-12))
-        unit = self.g.node("Div", mean, self.g.node("Expand", length, self.g.node("Shape", mean)))
-        self.g.output(unit, "embedding", ["batch", self.config.hidden])
+        self.g.output(self.mean(x, mask), "embedding", ["batch", self.config.hidden])
 
     def head_hidden(self, x: str, _mask: str) -> None:
         self.g.output(x, "last_hidden_state", ["batch", "sequence", self.config.hidden])

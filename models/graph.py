@@ -25,9 +25,9 @@ class GraphBuilder:
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
 
-    def input(self, name: str, shape: Sequence[int | str]) -> str:
-        """Declare an int64 input; a string in ``shape`` names an open dimension."""
-        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.INT64, shape))
+    def input(self, name: str, shape: Sequence[int | str], element: int = TensorProto.INT64) -> str:
+        """Declare an input of these elements; a string in ``shape`` names an open dimension."""
+        self._inputs.append(helper.make_tensor_value_info(name, element, shape))
         return name
 
     def output(self, tensor: str, name: str, shape: Sequence[int | str]) -> None:

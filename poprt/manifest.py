@@ -66,7 +66,8 @@ class PackingSpec(Packing):
             full: whether all samples are of that length and mask nothing.
         """
         full = full and self.equal_lengths_cheaper
-        return samples * longest * (self.cell_bytes + (self.full_pair_bytes if full else self.pair_bytes) * longest)
+        pairs = self.places(longest) ** 2
+        return samples * (longest * self.cell_bytes + pairs * (self.full_pair_bytes if full else self.pair_bytes))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from poprt.sample_data import Array, model_inputs
 from poprt.sizes import LARGEST_MESSAGE, weight_bytes
 from poprt.value_dependence import dependences
 from poprt.verify_cases import cases_of_sizes, other_sizes, sample_case
-from poprt.verify_packed import PackedCase
+from poprt.verify_packed import PackedCase, as_declared
 from poprt.verify_served import compile_quietly, run_served
 
 _DRAWS = 3  # data to try where one rounding that tips over moves an answer: a fault moves those of each
@@ -60,7 +60,8 @@ def verify(
     """Run both models on the same random data and compare the outputs that both have.
 
     The converted model runs twice: as it is written, with the engine's optimiser off, and compiled, as it is served. A
-    packed model gets samples of random lengths, packed; each is compared with its own unpadded run of the original.
+    packed model gets samples of random lengths, packed; each is compared with its own unpadded run of the original, or
+    filled up and repeated where the original fixes its extents.
     Integer products are exact on every CPU, as they are in an executable compiled on it. The tolerance is that of
     ``precision``, or of the half precision in which the original computes by itself, whichever is wider.
     A model that rounds activations to 8 bits itself gets the tolerance of that, and passes where one of a few draws of
@@ -132,7 +133,10 @@ def _run_original(
     model: onnx.ModelProto, names: list[str], case: PackedCase, *, optimise: bool
 ) -> list[dict[str, Array]]:
     session = engine_session(model, optimise=optimise)  # one at a time: each holds a copy of the weights
-    return [run_session(session, names, feeds) for feeds in case.original_feeds]
+    if not case.layouts:
+        return [run_session(session, names, feeds) for feeds in case.original_feeds]
+    shapes = {item.name: item.shape for item in session.get_inputs()}
+    return [run_session(session, names, as_declared(feeds, shapes)) for feeds in case.original_feeds]
 
 
 def _run_written(converted: onnx.ModelProto, names: list[str], case: PackedCase) -> dict[str, Array]:

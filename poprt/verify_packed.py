@@ -52,6 +52,30 @@ class PackedCase:
         return expected[0], corner
 
 
+def as_declared(feeds: Mapping[str, Array], shapes: Mapping[str, Sequence[object]]) -> dict[str, Array]:
+    """A sample as a model of fixed extents takes it: filled up with zeros, and repeated along the batch.
+
+    A sample [1, 7] for a model of [4, 128]: 7 tokens and 121 zeros, four times.
+
+    Args:
+        feeds: the sample, [1, ...] each.
+        shapes: what the model declares by name; a number is fixed.
+    """
+    fitted = {}
+    for name, array in feeds.items():
+        declared = shapes.get(name, ())
+        if len(declared) != array.ndim or not array.ndim:
+            fitted[name] = array
+            continue
+        room = [
+            max(0, extent - own) if isinstance(extent, int) else 0
+            for extent, own in zip(declared, array.shape, strict=True)
+        ]
+        longer = np.pad(array, [(0, 0), *((0, more) for more in room[1:])])
+        fitted[name] = longer.repeat(1 + room[0], axis=0) if len(array) == 1 else longer
+    return fitted
+
+
 def pack_samples(
     packing: Packing,
     originals: Sequence[InputInfo],

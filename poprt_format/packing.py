@@ -56,6 +56,18 @@ class Packing:
             sequence axes, which have the extent of the longest sample: [max_valid_num, heads, width, width] has 2 and
             3. Behind a sample's own places they are zero. A ragged graph takes them as long as the longest sample of
             the run.
+        mask: the mask input's name.
+        position_ids: the position input's name, "" where the model makes positions itself.
+        outputs: output name -> "tokens" ([max_valid_num, sum(segment_max_size), ...]), "sample" ([max_valid_num, ...])
+            or "packed" ([R, C, ...], within rows alone).
+        neighbours: which samples may share a run: "any", "same_length" (padding would show in an answer, so a run takes
+            samples of one length only) or "none" (samples of a run would mix, so each runs by itself).
+        isolation: why that is so, for people: the nodes that are not proved to hide padding; "" where all are.
+        token_axes: "sample" output -> the axes of its rows' tensor that grow with the sample (attention weights have
+            two); what lies behind the sample's own length there is padding, and the runtime gives zeros.
+        cell_bytes, pair_bytes: what a run across rows holds in memory at once of the tensors that are padded to the
+            longest sample of the pack: bytes a place (samples x longest) and bytes a pair of places of one sample
+            (samples x longest²; behind a front end, of the places that it leaves). 0 where that is not known.
         subsampling: window, stride and pad of what a front end (strided convolutions, pooling, a token put in front)
             does to the length of a sample, all its layers together; see :meth:`places`. (1, 1, 0) leaves it as it is.
     """

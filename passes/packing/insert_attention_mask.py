@@ -100,7 +100,8 @@ class InsertAttentionMask(GraphPass):
         refused, plan = self._analysed(graph, axes, positional, geometry, mask)
         in_rows = PlacedGraph(graph, axes, Placement({id(node) for node in graph.nodes if id(node) not in refused}))
         share = flop_share(in_rows, geometry.rows or 1, geometry.columns)
-        head = self._head(in_rows, refused, mask, values_of_the_run(graph, axes, geometry.runs))
+        of_run = values_of_the_run(graph, axes, geometry.runs)
+        head = self._head(in_rows, refused, mask, geometry.columns, of_run)
         token_axes = sample_token_axes(graph, axes)
         outputs = head.cut() if head else {tensor.name: "packed" for tensor in graph.outputs}
         _refuse_pairs([name for name, kind in outputs.items() if kind == "packed"], token_axes)
@@ -142,13 +143,18 @@ class InsertAttentionMask(GraphPass):
         return refused, plan
 
     def _head(
-        self, in_rows: PlacedGraph, refused: dict[int, Refusal], mask: gs.Variable, of_run: frozenset[str]
+        self,
+        in_rows: PlacedGraph,
+        refused: dict[int, Refusal],
+        mask: gs.Variable,
+        columns: int,
+        of_run: frozenset[str],
     ) -> UnpackedHead | None:
         """The part that gets a row a sample; none where no ``pack_args`` are given."""
         if not self._args:
             return None
         _keep_padding_out(in_rows, refused, mask, self._args)
-        return UnpackedHead(in_rows.graph, in_rows.axes, refused, mask, self._args, of_run)
+        return UnpackedHead(in_rows.graph, in_rows.axes, refused, mask, self._args, columns, of_run)
 
     def _checked_geometry(self, graph: gs.Graph) -> Geometry:
         refuse_shared_scales(graph)

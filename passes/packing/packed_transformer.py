@@ -163,7 +163,7 @@ def _and_behind(front: PackedModel, encoder: PackedModel, subsampling: Subsampli
         neighbours=max(front.neighbours, encoder.neighbours, key=NEIGHBOURS.index),
         isolation="; ".join(filter(None, [front.isolation, encoder.isolation])),
         cell_bytes=front.cell_bytes + math.ceil(encoder.cell_bytes / stride),
-        pair_bytes=front.pair_bytes + math.ceil(encoder.pair_bytes / stride**2),
+        pair_bytes=front.pair_bytes * stride**2 + encoder.pair_bytes,  # of places
         packed_flops=front.packed_flops + round(samples * encoder.packed_flops),
         total_flops=front.total_flops + round(samples * encoder.total_flops),
     )

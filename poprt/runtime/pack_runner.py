@@ -139,8 +139,10 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
             raise PoprtError(f"a pack runner cannot feed {others[0]!r}: it is the same for no two samples of a pack")
 
     def _longest_sample(self) -> int:
-        if self._packing.within_rows:
+        if self._packing.rows_apart:
             return self._packing.columns
+        if self._packing.within_rows:
+            return min(self._packing.width, self._packing.columns)
         return min(sum(self._packing.segment_max_size), self._packing.rows * self._packing.columns)
 
     def _make_worker(self, session: Session) -> PackWorker:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -15,6 +16,7 @@ from poprt.serve import health, live, metrics_route, openai, page
 from poprt.serve.direct import DirectRoutes
 from poprt.serve.document import completed
 from poprt.serve.errors import NotFound, ServeError, from_exception
+from poprt.serve.head import HeadAsGet
 from poprt.serve.kserve import rest
 from poprt.serve.limits import middleware
 from poprt.serve.metering import Metered
@@ -26,6 +28,8 @@ from poprt.serve.tei import routes
 from poprt.serve.tei.errors import tei_form
 from poprt.version import VERSION
 
+#: Paths that belong to none of the APIs.
+_OF_NO_API = ("/metrics", "/live")
 #: Each has a router.
 _MODULES = (openai, routes, rest, health, page, live, metrics_route)
 
@@ -72,6 +76,7 @@ def create_app(
     served = [route for module in _MODULES for route in module.router.routes]
     around = [
         Middleware(Metered, metrics=metrics, timeout=options.request_timeout),
+        Middleware(HeadAsGet),
         *middleware(options),
         Middleware(DirectRoutes, routes=served),
     ]
@@ -106,4 +111,10 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 def _form(request: Request) -> Form:
     """How the API that a path belongs to writes errors."""
+    if request.url.path in _OF_NO_API:
+        return _own_form
     return openai.openai_form if request.url.path.startswith("/v1/") else tei_form
+
+
+def _own_form(error: ServeError) -> tuple[int, Any]:
+    return error.status, {"error": error.message}

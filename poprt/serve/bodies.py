@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 import numpy.typing as npt
 import orjson
 from fastapi import Request, Response
-from pydantic import BaseModel, ConfigDict, ValidationError, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, ValidationError, WithJsonSchema, model_validator
 
 from poprt.serve.errors import BadRequest, BatchTooLarge, EmptyBatch, Unprocessable
 from poprt.serve.options import ServeOptions
@@ -25,9 +25,17 @@ TextsField = Annotated[Any, WithJsonSchema(_TEXTS_SCHEMA)]
 
 
 class Body(BaseModel):
-    """What a request says. Fields that are not known are not looked at."""
+    """What a request says. Fields that are not known are not looked at; null is as good as left out."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
 
 B = TypeVar("B", bound=Body)

@@ -59,7 +59,7 @@ def call_for(request: Request) -> Call:
     call: Call | None = request.scope.get(KEY)
     if call is None:  # a router in an application of somebody else's
         call = request.scope[KEY] = new_call(request.app.state.poprt.options.request_timeout)
-    call.endpoint = call.endpoint or getattr(request.scope.get("route"), "path", "")
+    call.endpoint = call.endpoint or getattr(request.scope.get("route"), "path_format", "")
     return call
 
 

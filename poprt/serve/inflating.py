@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 from poprt.serve.errors import BadRequest, ServeError
 
+#: Members of a gzip body: each costs some microseconds, however little it holds.
+_MOST_MEMBERS = 1024
 _GZIP, _ZLIB, _RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
 
 
@@ -18,11 +20,12 @@ class UnsupportedMediaType(ServeError):  # noqa: N818  # as the others are calle
 
 
 def inflater(encoding: str) -> Identity | Inflater:
-    """What undoes a ``Content-Encoding``. Raises UnsupportedMediaType."""
-    if encoding == "identity":
+    """What undoes a ``Content-Encoding``; a list has one coding beside identity. Raises UnsupportedMediaType."""
+    codings = [coding for coding in map(str.strip, encoding.split(",")) if coding not in ("", "identity")]
+    if not codings:
         return Identity()
-    if encoding in ("gzip", "x-gzip", "deflate"):
-        return Inflater(encoding)
+    if len(codings) == 1 and codings[0] in ("gzip", "x-gzip", "deflate"):
+        return Inflater(codings[0])
     raise UnsupportedMediaType(f"Content-Encoding is {encoding[:40]!r}, expected gzip, deflate or identity")
 
 
@@ -40,6 +43,7 @@ class Inflater:
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding
         self._stream: Any = None
+        self._members = 0
 
     def feed(self, part: bytes, room: int, *, last: bool) -> bytes:
         """Inflate a part, up to ``room`` bytes; what is beyond is not looked at.
@@ -50,6 +54,9 @@ class Inflater:
         inflated = b""
         while part and len(inflated) < room:
             if self._stream is None or (self._stream.eof and self._encoding != "deflate"):
+                self._members += 1
+                if self._members > _MOST_MEMBERS:
+                    raise self._refusal(f"it has more than {_MOST_MEMBERS} members")
                 self._stream = zlib.decompressobj(self._window(part[0]))
             elif self._stream.eof:
                 raise self._refusal("something follows its end")

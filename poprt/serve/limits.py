@@ -144,7 +144,8 @@ class _Body:
 
 
 def _header(scope: Scope, name: bytes) -> bytes:
-    return next((value.strip().lower() for key, value in scope["headers"] if key == name), b"")
+    """What a client said, in one header or in several."""
+    return b", ".join(value.strip().lower() for key, value in scope["headers"] if key == name)
 
 
 async def _answer(scope: Scope, send: Send, error: ServeError) -> None:

@@ -82,5 +82,5 @@ class Metered:
             status = Internal.status if status == ClientGone.status else status
             raise
         finally:
-            call.endpoint = call.endpoint or getattr(scope.get("route"), "path", NO_ROUTE)
+            call.endpoint = call.endpoint or getattr(scope.get("route"), "path_format", NO_ROUTE)
             self._metrics.finished(call, status)

@@ -107,7 +107,7 @@ async def models(request: Request) -> Response:
 
 
 @router.get(
-    "/models/{name}",
+    "/models/{name:path}",
     summary="One model",
     responses=answer_schema(_MODEL, "The model.") | errors_schema(_ERROR, 401, 404),
     openapi_extra={"parameters": [{"name": "name", "in": "path", "required": True, "schema": _TEXT}]},

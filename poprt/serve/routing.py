@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Form = Callable[[ServeError], tuple[int, Any]]
 Documents = dict[int | str, dict[str, Any]]
 
+_NULL = {"type": "null"}
 #: What the document says of each status.
 DESCRIPTIONS = {
     400: "The request is wrong; the message says where.",
@@ -91,9 +92,18 @@ def answer_schema(schema: dict[str, Any], description: str) -> Documents:
 
 def body_schema(*kinds: type[Body], **extra: Any) -> dict[str, Any]:
     """What a route that reads its body itself takes, for the OpenAPI document."""
-    schemas = [kind.model_json_schema() for kind in kinds]
+    schemas = [_with_nulls(kind.model_json_schema()) for kind in kinds]
     schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}, **extra}
+
+
+def _with_nulls(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a body, which takes null for what may be left out."""
+    for part in (schema, *schema.get("$defs", {}).values()):
+        for name, field in part.get("properties", {}).items():
+            if name not in part.get("required", ()) and _NULL not in field.get("anyOf", ()):
+                part["properties"][name] = {"anyOf": [field, _NULL]}
+    return schema
 
 
 def array_of(items: dict[str, Any]) -> dict[str, Any]:

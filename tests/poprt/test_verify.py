@@ -18,7 +18,7 @@ from poprt.errors import PoprtError
 from poprt.own_precision import own_precision
 from poprt.sample_data import model_inputs, random_array
 from poprt.verify import TOLERANCE, verify
-from poprt.verify_packed import pack_samples
+from poprt.verify_packed import as_declared, pack_samples
 from poprt_format.packing import ACROSS_ROWS, WITHIN_ROWS, Packing
 
 PACKING = Packing(
@@ -101,6 +101,34 @@ def test_a_packed_model_with_altered_weights_fails() -> None:
     packed = Converter(pack_args={"max_valid_num": 5, "segment_max_size": 8}, input_shape=shapes).convert(model)
     assert verify(model, packed).passed
     assert not verify(model, spoil(packed)).passed
+
+
+@pytest.mark.parametrize(("head", "longest"), [("qa", 8), ("qa", 5), ("sequence", 8), ("mean", 5)])
+@pytest.mark.parametrize("passes", [[], ["insert_attention_mask"]])
+def test_an_original_of_fixed_extents_is_run_with_samples_filled_up_and_repeated(
+    head: str, longest: int, passes: list[str]
+) -> None:
+    model = bert(head=head)
+    for value in model.graph.input:
+        for dim, extent in zip(value.type.tensor_type.shape.dim, (4, 8), strict=True):
+            dim.dim_value = extent
+    for value in model.graph.output:
+        for dim, extent in zip(value.type.tensor_type.shape.dim, (4, 8)[: 1 + (head == "qa")], strict=False):
+            dim.dim_value = extent
+    options = {"pack_args": {"max_valid_num": 8, "segment_max_size": longest}, "used_passes": passes}
+    packed = Converter(disable_progress_bar=True, **options).convert(copy.deepcopy(model))
+    assert verify(model, packed).passed
+    assert not verify(model, spoil(packed)).passed
+
+
+def test_a_sample_is_filled_up_to_what_is_declared_and_repeated() -> None:
+    feeds = {"ids": np.array([[3, 1]]), "user": np.ones((1, 2), np.float32), "scale": np.array(2.0)}
+    declared = {"ids": [2, 4], "user": [2, 2], "scale": []}
+    fitted = as_declared(feeds, declared)
+    assert fitted["ids"].tolist() == [[3, 1, 0, 0]] * 2
+    assert fitted["user"].shape == (2, 2)
+    assert fitted["scale"] == 2.0
+    assert as_declared(feeds, {"ids": ["batch", "seq"]})["ids"].tolist() == [[3, 1]]
 
 
 def test_a_nan_on_one_side_fails_and_on_both_sides_passes() -> None:

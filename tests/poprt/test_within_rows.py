@@ -17,6 +17,7 @@ from poprt.compiler import Compiler
 from poprt.convert_options import WITHIN_ROWS_PASS
 from poprt.converter import Converter
 from poprt.engine.session import EngineSession
+from poprt.errors import RequestTooLongError
 from poprt.executable import Executable
 from poprt.runtime import DeclaredSession, PackAlgorithm, PackRunner, PackRunnerConfig, pack_data
 from tests.numerics import one_by_one, random_samples, run
@@ -273,3 +274,35 @@ def test_a_final_unpack_holds_the_declared_rows() -> None:
     assert not executable.manifest.batch_axes
     assert executable.packing is not None
     assert executable.packing.unpack_info
+
+
+@pytest.mark.parametrize("head", ["mean", "sequence", "qa"])
+@pytest.mark.parametrize("longest", [5, 9, COLUMNS])
+def test_a_head_finds_its_samples_where_they_may_be_shorter_than_a_row(head: str, longest: int) -> None:
+    """The first sample of a row comes after the rest of the one before, which may be longer than any sample."""
+    model = bert(head)
+    pack_args = {"max_valid_num": 9, "segment_max_size": longest}
+    options = {"used_passes": [WITHIN_ROWS_PASS], "pack_args": pack_args, "disable_progress_bar": True}
+    converted = Converter(input_shape=shapes_for(model), **options).convert(bert(head))
+    samples = random_samples([min(length, longest) for length in [*LENGTHS, 5, 5, 4, 5]])
+    want = one_by_one(model, samples)
+    with PackRunner(Compiler.compile(converted), PackRunnerConfig()) as runner:
+        shapes = {desc.name: desc.shape for desc in runner.get_execute_outputs()}
+        out = [{name: np.zeros(array.shape, np.float32) for name, array in answer.items()} for answer in want]
+        for future in runner.submit(list(zip(samples, out, strict=True))):
+            future.wait(60)
+    for got, expected in zip(out, want, strict=True):
+        for name, values in expected.items():
+            np.testing.assert_allclose(got[name], values, rtol=0, atol=1e-5, err_msg=f"{name} {shapes[name]}")
+
+
+def test_a_sample_that_is_longer_than_the_head_takes_is_refused() -> None:
+    model = bert("mean")
+    options = {"used_passes": [WITHIN_ROWS_PASS], "pack_args": {"max_valid_num": 9, "segment_max_size": 5}}
+    converted = Converter(input_shape=shapes_for(model), disable_progress_bar=True, **options).convert(model)
+    (sample,) = random_samples([6])
+    with (
+        PackRunner(Compiler.compile(converted), PackRunnerConfig()) as runner,
+        pytest.raises(RequestTooLongError, match="6 tokens, at most 5"),
+    ):
+        runner.execute(sample, {"embedding": np.zeros(64, np.float32)})

@@ -257,3 +257,23 @@ async def answer_of(parts: Sequence[bytes], reads: list[str], *headers: tuple[by
     await PayloadLimit(app, limit)({"type": "http", "path": "/", "headers": list(headers)}, receive, send)
     assert all(json.loads(body)["error"] for body in bodies)
     return statuses[0]
+
+
+def test_a_body_of_many_empty_members_is_refused_before_they_cost_time() -> None:
+    answer = client().post("/echo", content=gzip.compress(b"") * 2000, headers={"Content-Encoding": "gzip"})
+    assert answer.status_code == 400
+    assert "more than 1024 members" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("value", ["gzip, identity", "identity, gzip", " gzip ,", "GZIP"])
+def test_a_list_of_codings_may_have_one_beside_identity(value: str) -> None:
+    answer = client().post("/echo", content=gzip.compress(b"anna"), headers={"Content-Encoding": value})
+    assert answer.json()["body"] == "anna"
+
+
+@pytest.mark.parametrize("headers", [["gzip, gzip"], ["gzip", "gzip"], ["deflate", "gzip"], ["gzip, br"]])
+def test_a_body_that_is_encoded_twice_is_refused_by_name(headers: list[str]) -> None:
+    sent = [("Content-Encoding", value) for value in headers]
+    answer = client().post("/echo", content=gzip.compress(gzip.compress(b"anna")), headers=sent)
+    assert answer.status_code == 415
+    assert ", ".join(headers) in answer.json()["error"]

@@ -38,33 +38,39 @@ def count_places(graph: gs.Graph, axes: AxisMap, geometry: Geometry, front_end: 
     Returns:
         Whether anything was changed; the nodes are in topological order again.
     """
-    positional, changed = Positional(graph, axes), 0
+    positional, changed = Positional(graph, axes), False
     masks = {tensor.name: tensor for tensor in geometry.narrow if len(tensor.shape) == 2 and _is_whole(tensor)}
     for node in reversed(list(graph.nodes)):
         for tensor in node.outputs:
-            if _is_grid(tensor, axes, front_end.subsampling) and tensor not in positional and tensor.outputs:
-                source = masks.get(next(iter(positional.inputs_of(tensor)), "")) if _is_plain(tensor, axes) else None
-                if source is None or len(positional.inputs_of(tensor)) > 1 or _is_comparison(node, positional):
-                    continue
-                turned = _turned(positional, tensor, source, front_end.subsampling)
-                if turned is not None:
-                    changed += 1
-                    _compare(graph, axes, front_end, source, tensor, turned)
+            names = _sources(tensor, axes, positional, front_end.subsampling)
+            if len(names) != 1 or not names <= masks.keys() or not tensor.outputs or _is_comparison(node, positional):
+                continue
+            (mask,) = (masks[name] for name in names)
+            turned = _turned(positional, tensor, mask, front_end.subsampling)
+            if turned is not None:
+                _compare(graph, axes, front_end, mask, tensor, turned)
+                changed = True
     if changed:
         graph.cleanup(remove_unused_graph_inputs=False).toposort(mode="nodes")
-    return changed > 0
+    return changed
 
 
 def counts_tokens(graph: gs.Graph, axes: AxisMap, lengths: gs.Tensor, handed: Subsampling) -> bool:
     """Whether a mask of the places that a front end leaves follows from ``lengths`` as from the samples' lengths."""
     positional = Positional(graph, axes)
-    for node in graph.nodes:
-        for tensor in node.outputs:
-            if _is_grid(tensor, axes, handed) and tensor not in positional and _is_plain(tensor, axes):
-                own = positional.inputs_of(tensor) == {lengths.name}
-                if own and _turned(positional, tensor, lengths, handed) is not None:
-                    return True
-    return False
+    return any(
+        _sources(tensor, axes, positional, handed) == {lengths.name}
+        and _turned(positional, tensor, lengths, handed) is not None
+        for node in graph.nodes
+        for tensor in node.outputs
+    )
+
+
+def _sources(tensor: gs.Tensor, axes: AxisMap, positional: Positional, handed: Subsampling) -> set[str]:
+    """Names of the inputs on which a tensor of numbers [batch, places] depends; none for other tensors."""
+    if tensor in positional or not _is_grid(tensor, axes, handed) or not _is_plain(tensor, axes):
+        return set()
+    return positional.inputs_of(tensor)
 
 
 def _is_grid(tensor: gs.Tensor, axes: AxisMap, handed: Subsampling) -> bool:

@@ -30,10 +30,21 @@ class Crossings:
         args: the size of a pack.
         info: the input that holds the lengths, int32 [max_valid_num, segments].
         anchor: a packed input [R, C, ...]; R and C are read from it, and batch and seq from its unpacked form.
+        room: places that a row of ``info`` may step over, where that is more than the longest sample has: to the
+            beginning of the next row. What is behind the longest sample is cut.
     """
 
-    def __init__(self, graph: gs.Graph, axes: AxisMap, args: PackArgs, info: gs.Variable, anchor: gs.Variable) -> None:
+    def __init__(
+        self,
+        graph: gs.Graph,
+        axes: AxisMap,
+        args: PackArgs,
+        info: gs.Variable,
+        anchor: gs.Variable,
+        room: int = 0,
+    ) -> None:
         self._graph, self._axes, self._args = graph, axes, args
+        self._room = room if room > args.width else 0
         self._info, self._anchor = info, anchor
         self._unpacked: dict[str, gs.Tensor] = {}
         self._packed: dict[str, gs.Tensor] = {}
@@ -46,8 +57,14 @@ class Crossings:
     def unpacked(self, tensor: gs.Tensor) -> gs.Tensor:
         """The unpacked form of a tensor that the packed side makes."""
         if tensor.name not in self._unpacked:
-            self._unpacked[tensor.name] = self._unpack(tensor, self._axes.require(tensor))
+            unpacked = self._unpack(tensor, self._axes.require(tensor))
+            self._unpacked[tensor.name] = self._cut(unpacked) if self._room else unpacked
         return self._unpacked[tensor.name]
+
+    def _cut(self, tensor: gs.Tensor) -> gs.Tensor:
+        """[samples, room, ...] -> [samples, longest, ...]."""
+        bounds = [self.packed_extents.constant([number]) for number in (0, self._args.width, 1)]
+        return self._add("Slice", f"{tensor.name}_cut", [tensor, *bounds], tensor.dtype)
 
     def packed(self, tensor: gs.Tensor) -> gs.Tensor:
         """The packed form of a tensor that the unpacked side makes."""
@@ -138,9 +155,11 @@ class Crossings:
     def _crossing(self, op: str, name: str, inputs: list[gs.Tensor], rest: Sequence[Any]) -> gs.Tensor:
         dtype = inputs[0].dtype
         self.unpack_count += op == "Unpack"
-        sizes = {"segment_max_size": list(self._args.segment_max_size), "max_valid_num": self._args.max_valid_num}
+        longest = [self._room] if self._room else list(self._args.segment_max_size)
+        sizes = {"segment_max_size": longest, "max_valid_num": self._args.max_valid_num}
         result = self._add(op, name, inputs, dtype, domain=DOMAIN, **sizes)
-        result.shape = [*(UNPACKED_NAMES if op == "Unpack" else PACKED_NAMES).values(), *rest]
+        names = list((UNPACKED_NAMES if op == "Unpack" else PACKED_NAMES).values())
+        result.shape = [names[0], self._room or names[1], *rest]
         return result
 
     def _grid(self, rest: Any) -> gs.Tensor:

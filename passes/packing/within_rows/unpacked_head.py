@@ -27,6 +27,7 @@ class UnpackedHead:
         refused: ``id(node)`` -> why, of the nodes that mix samples and of all that follow them.
         mask: the mask input.
         args: the size of a pack.
+        columns: places of a row; a sample's entry in ``unpack_info`` steps over the rest of its row.
         of_run: names of tensors that are the same for all samples of a run; the head reads them as they are.
     """
 
@@ -37,12 +38,13 @@ class UnpackedHead:
         refused: Mapping[int, Refusal],
         mask: gs.Variable,
         args: PackArgs,
+        columns: int,
         of_run: frozenset[str] = frozenset(),
     ) -> None:
         self._of_run = of_run
         self._graph, self._axes, self._refused, self._args = graph, axes, refused, args
         self._info = gs.Variable(UNPACK_INFO, np.int32, [args.max_valid_num, 1])
-        self._crossings = Crossings(graph, axes, args, self._info, mask)
+        self._crossings = Crossings(graph, axes, args, self._info, mask, room=columns)
 
     @property
     def count(self) -> int:

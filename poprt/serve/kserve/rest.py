@@ -23,12 +23,12 @@ _LARGE = 64 << 10
 _CODINGS = {"gzip": 31, "deflate": 15}
 #: What other servers have under ``/v2`` -> why it is not here.
 _REFUSED = {
-    "repository/models/{name}/load": "models are named when the server starts, and not loaded later",
-    "repository/models/{name}/unload": "models are named when the server starts, and not unloaded later",
+    "repository/models/{name:path}/load": "models are named when the server starts, and not loaded later",
+    "repository/models/{name:path}/unload": "models are named when the server starts, and not unloaded later",
     "systemsharedmemory/{rest:path}": "shared memory is not offered; send tensors in the request",
     "cudasharedmemory/{rest:path}": "shared memory is not offered; send tensors in the request",
     "trace/setting": "traces are not offered",
-    "models/{name}/trace/setting": "traces are not offered",
+    "models/{name:path}/trace/setting": "traces are not offered",
     "logging": "logging is set when the server starts",
 }
 
@@ -68,16 +68,9 @@ async def all_statistics(request: Request) -> Response:
     )
 
 
-@router.get("/models/{name}", summary="Model metadata", responses=documents.NOT_FOUND)
-@router.get("/models/{name}/versions/{version}", summary="Model metadata", responses=documents.NOT_FOUND)
-async def model_metadata(request: Request, name: str, version: str = "") -> Response:
-    """The tensors of a model. Texts and token ids are listed; a request sends one or the other."""
-    return json_response(metadata.model_metadata(_model(request, name, version)))
-
-
-@router.get("/models/{name}/ready", summary="Model readiness", responses=documents.NOT_READY | documents.NOT_FOUND)
+@router.get("/models/{name:path}/ready", summary="Model readiness", responses=documents.NOT_READY | documents.NOT_FOUND)
 @router.get(
-    "/models/{name}/versions/{version}/ready",
+    "/models/{name:path}/versions/{version}/ready",
     summary="Model readiness",
     responses=documents.NOT_READY | documents.NOT_FOUND,
 )
@@ -87,24 +80,28 @@ async def model_ready(request: Request, name: str, version: str = "") -> Respons
     return json_response({"name": name, "ready": is_ready}, 200 if is_ready else 503)
 
 
-@router.get("/models/{name}/config", summary="Model configuration", responses=documents.NOT_FOUND)
-@router.get("/models/{name}/versions/{version}/config", summary="Model configuration", responses=documents.NOT_FOUND)
+@router.get("/models/{name:path}/config", summary="Model configuration", responses=documents.NOT_FOUND)
+@router.get(
+    "/models/{name:path}/versions/{version}/config", summary="Model configuration", responses=documents.NOT_FOUND
+)
 async def model_config(request: Request, name: str, version: str = "") -> Response:
     """The configuration as Triton writes it."""
     limit = state_of(request).options.max_client_batch
     return json_response(metadata.model_config(_model(request, name, version), limit))
 
 
-@router.get("/models/{name}/stats", summary="Model statistics", responses=documents.NOT_FOUND)
-@router.get("/models/{name}/versions/{version}/stats", summary="Model statistics", responses=documents.NOT_FOUND)
+@router.get("/models/{name:path}/stats", summary="Model statistics", responses=documents.NOT_FOUND)
+@router.get("/models/{name:path}/versions/{version}/stats", summary="Model statistics", responses=documents.NOT_FOUND)
 async def model_statistics(request: Request, name: str, version: str = "") -> Response:
     """What was asked of a model by this protocol."""
     return json_response({"model_stats": [metadata.model_statistics(_model(request, name, version))]})
 
 
-@router.post("/models/{name}/infer", summary="Inference", responses=documents.INFER, openapi_extra=documents.REQUEST)
 @router.post(
-    "/models/{name}/versions/{version}/infer",
+    "/models/{name:path}/infer", summary="Inference", responses=documents.INFER, openapi_extra=documents.REQUEST
+)
+@router.post(
+    "/models/{name:path}/versions/{version}/infer",
     summary="Inference",
     responses=documents.INFER,
     openapi_extra=documents.REQUEST,
@@ -138,6 +135,14 @@ def _refuse(path: str, why: str) -> None:
 
 for _path, _why in _REFUSED.items():
     _refuse(_path, _why)
+
+
+# Behind all that begins so: a name may have slashes.
+@router.get("/models/{name:path}", summary="Model metadata", responses=documents.NOT_FOUND)
+@router.get("/models/{name:path}/versions/{version}", summary="Model metadata", responses=documents.NOT_FOUND)
+async def model_metadata(request: Request, name: str, version: str = "") -> Response:
+    """The tensors of a model. Texts and token ids are listed; a request sends one or the other."""
+    return json_response(metadata.model_metadata(_model(request, name, version)))
 
 
 def _model(request: Request, name: str, version: str) -> ServedModel:

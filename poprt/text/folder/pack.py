@@ -16,7 +16,7 @@ from poprt.converter import Converter
 from poprt.errors import PoprtError
 from poprt.executable import TEXT, TOKENIZER, Executable
 from poprt.option_kinds import PRECISION
-from poprt.text.facts import EMBEDDING, QUESTION_ANSWERING, RERANKING, TASKS, TextFacts
+from poprt.text.facts import BY_TOKEN, EMBEDDING, QUESTION_ANSWERING, RERANKING, TASKS, TextFacts
 from poprt.text.folder.describe import describe
 from poprt.text.folder.dimensions import read_dimensions
 from poprt.text.folder.files import ModelFolder
@@ -103,6 +103,7 @@ def pack(folder: str | Path, output: str | Path | None = None, options: PackOpti
         raise PoprtError(f"dimensions: the model is for {facts.task}, and gives no embeddings to cut")
     _check_room(tokenizer, facts)
     executable, converter = _compiled(model, facts, options)
+    check_places(executable, facts.task)
     limits = {spec.name: spec.id_limit for spec in executable.inputs}
     check_vocabulary(tokenizer, limits["input_ids"], source)
     if facts.task == EMBEDDING:
@@ -114,6 +115,16 @@ def pack(folder: str | Path, output: str | Path | None = None, options: PackOpti
     if output is not None:
         packed.executable.save(output)
     return packed
+
+
+def check_places(executable: Executable, task: str) -> None:
+    """Raise PoprtError where a task tells of each token, and the answers have other places than the tokens."""
+    packing = executable.packing
+    if task in BY_TOKEN and packing is not None and packing.subsampled:
+        raise PoprtError(
+            f"{task} tells of each token, and the graph gives {packing.places(packing.width)} places for "
+            f"{packing.width} tokens: pack it by `poprt --input_model` and serve it on tensors"
+        )
 
 
 def _check_output(path: Path) -> None:

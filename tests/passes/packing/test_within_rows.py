@@ -127,7 +127,7 @@ def head(read: str) -> UnpackedHead:
     mixing = {id(node): "it reduces over the places of a row" for node in graph.nodes if node.outputs[0].name == "q"}
     mask = next(tensor for tensor in graph.inputs if tensor.name == "mask")
     args = parse_pack_args({"max_valid_num": 3, "segment_max_size": 4})
-    return UnpackedHead(graph, axes, mixing, mask, args)
+    return UnpackedHead(graph, axes, mixing, mask, args, args.width)
 
 
 def test_what_a_head_reads_is_unpacked_once_and_the_rest_stays_in_rows() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from passes.packed_model import PackedModel
 from poprt.converter import Converter
-from poprt.errors import InputError, RequestTooLongError
+from poprt.errors import InputError, PoprtError, RequestTooLongError
 from poprt.runtime import DeclaredSession, PackRunner, PackRunnerConfig, pack_data
 from tests.numerics import Arrays, one_by_one
 from tests.passes.rewrites import copy_of
@@ -180,3 +180,13 @@ def test_the_check_and_the_trial_pass(kind: str, precision: str) -> None:
     assert packed.subsampling == KINDS[kind].subsampling
     assert converter.isolation.findings
     assert converter.verification.passed
+
+
+@pytest.mark.parametrize("kind", ["windows of four pooled", "a token put in front"])
+def test_a_task_that_tells_of_each_token_needs_their_places(kind: str) -> None:
+    pytest.importorskip("tokenizers", reason="the packages for texts are not installed: pip install '.[text]'")
+    from poprt.text.folder.pack import check_places
+
+    check_places(executable(kind), "embedding")
+    with pytest.raises(PoprtError, match=r"token-classification tells of each token, and .* places for 48 tokens"):
+        check_places(executable(kind), "token-classification")
