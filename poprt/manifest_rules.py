@@ -159,7 +159,8 @@ def _check_extents(packing: PackingSpec) -> None:
         raise wrong("packing.segment_max_size", list(sizes), f"sizes of 1 or more, together at most {MOST_TOKENS}")
     for name, value in (("rows", packing.rows), ("columns", packing.columns), ("max_valid_num", packing.max_valid_num)):
         if not 1 <= value <= MOST_TOKENS:
-            raise wrong(f"packing.{name}", value, f"1 to {MOST_TOKENS}")
+            remedy = " (an input was left open: convert the model with --input_shape)" if value == 0 else ""
+            raise wrong(f"packing.{name}", value, f"1 to {MOST_TOKENS}{remedy}")
     for pair, product in (
         ("rows x columns", packing.rows * packing.columns),
         ("max_valid_num x segments", packing.max_valid_num * len(sizes)),

@@ -70,6 +70,11 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
             raise PoprtError("the executable is not packed: convert the model with pack_args, or use a RuntimeConfig")
         announce_shared_scales(manifest)
         self._packing: PackingSpec = manifest.packing
+        if not self._packing.rows * self._packing.columns:
+            raise PoprtError(
+                f"input {self._packing.dynamic_inputs[0]!r} has open extents, so nobody knows how many tokens a pack "
+                "holds: convert the model with input_shape (--input_shape), [rows, columns] of a pack"
+            )
         self._alike = manifest.packing.neighbours == "same_length"
         self._any_size = manifest.packing.ragged or bool(manifest.batch_axes)
         self._inputs = {spec.name: spec for spec in manifest.inputs}

@@ -11,11 +11,13 @@ import pytest
 
 from passes.packed_model import PackedModel
 from poprt.compiler import Compiler
-from poprt.errors import CompileError, DamagedExecutableError
+from poprt.converter import Converter
+from poprt.errors import CompileError, DamagedExecutableError, ExecutableError, PoprtError
 from poprt.executable import Executable
 from poprt.manifest_rules import check_manifest
+from poprt.runtime import PackRunner
 from tests.passes.rewrites import copy_of
-from tests.poprt.runtime.vector_models import MOST, converted, encoder, whole_executable, with_whole_inputs
+from tests.poprt.runtime.vector_models import LAYOUTS, MOST, converted, encoder, whole_executable, with_whole_inputs
 
 
 @cache
@@ -64,6 +66,15 @@ def test_an_input_of_unknown_rank_is_named(name: str) -> None:
     next(value for value in model.graph.input if value.name == name).type.tensor_type.ClearField("shape")
     with pytest.raises(CompileError, match=f"input '{name}': the model does not say its rank"):
         Compiler.compile(model)
+
+
+def test_what_leaves_open_how_many_tokens_a_pack_holds_is_neither_run_nor_written(tmp_path: Any) -> None:
+    model = Converter(**LAYOUTS["across_rows"], disable_progress_bar=True).convert(copy_of(encoder()))
+    executable = Compiler.compile(model)
+    with pytest.raises(PoprtError, match=r"has open extents, .* convert the model with input_shape"):
+        PackRunner(executable)
+    with pytest.raises(ExecutableError, match=r"'packing.rows' is 0, expected .* convert the model with --input_shape"):
+        executable.save(tmp_path / "open.popef")
 
 
 def test_a_file_with_such_inputs_is_loaded_again(tmp_path: Any) -> None:
