@@ -82,11 +82,11 @@ class PackedTransformer(GraphPass):
         self._args.check_room(least_room(graph, axes))
         if geometry.rows and geometry.columns:
             self._args.check_capacity(geometry.rows, geometry.columns)
-        front_end = self._front_end(graph, axes, geometry)
+        front_end = self._front_end(graph, axes, geometry, result)
         part = Part(graph, axes, geometry, self._args, agnostic=not unbaked.refusals)
         if front_end is not None:
             refuse_front_end(geometry.pairs)
-            behind = self._apply_behind(front_end, part, counted)
+            behind = self._apply_behind(front_end, part, counted, result)
             if behind is not None:
                 return behind
         refuse_without_products(part.placed, part.share)
@@ -95,10 +95,10 @@ class PackedTransformer(GraphPass):
         result.details["packed share of FLOPs"] = round(part.share.share, 4)
         return result
 
-    def _front_end(self, graph: gs.Graph, axes: AxisMap, geometry: Geometry) -> FrontEnd | None:
+    def _front_end(self, graph: gs.Graph, axes: AxisMap, geometry: Geometry, result: PassResult) -> FrontEnd | None:
         """What stands before an encoder of other places than the tokens; None where there is no such thing.
 
-        Where the two cannot be told apart, a model of which something packs without is packed so.
+        Where the two cannot be told apart, a model of which something packs without is packed so; ``result`` says why.
         """
         try:
             front_end = find_front_end(graph, axes, geometry)
@@ -107,25 +107,28 @@ class PackedTransformer(GraphPass):
         except PackingError as error:
             if not flop_share(place(graph, axes), 1, self._args.width).packed:
                 raise
-            self.logger.debug("packed by the places of its tokens: %s", error)
+            _packed_by_tokens(result, error)
             return None
         return front_end
 
-    def _apply_behind(self, front_end: FrontEnd, whole: Part, counted: Sequence[str]) -> PassResult | None:
+    def _apply_behind(
+        self, front_end: FrontEnd, whole: Part, counted: Sequence[str], alone: PassResult
+    ) -> PassResult | None:
         """Pack the encoder behind a front end that changes the length: each by itself, then one behind the other.
 
-        None where the encoder does not pack by itself and something of the whole does; the graph is as it was.
+        None where the encoder does not pack by itself and something of the whole does; the graph is as it was, and
+        ``alone`` says why.
         """
         graph, result = whole.graph, PassResult()
-        args = self._args.behind(front_end.subsampling, whole.agnostic)
         shared = {name for name, tensor in graph.tensors().items() if isinstance(tensor, gs.Constant)}
         try:
+            args = self._args.behind(front_end.subsampling, whole.agnostic)
             front, encoder = cut(graph, whole.axes, front_end)
             inner = PackedTransformer(args).apply(encoder)
         except PackingError as error:
             if not whole.share.packed:
                 raise
-            self.logger.debug("packed by the places of its tokens: %s", error)
+            _packed_by_tokens(alone, error)
             return None
         behind = PackedModel.read(encoder)
         assert behind is not None
@@ -141,6 +144,10 @@ class PackedTransformer(GraphPass):
         result.refusals.extend(inner.refusals)
         result.details["packed share of FLOPs"] = round(together.packed_flops / together.total_flops, 4)
         return result
+
+
+def _packed_by_tokens(result: PassResult, error: PackingError) -> None:
+    result.refuse("encoder", f"it is packed by the places of the tokens, which are not its own: {error}")
 
 
 def _move(source: gs.Graph, target: gs.Graph) -> None:

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from passes.errors import PackingError
+from passes.graph_io import import_graph
 from passes.ops import DOMAIN
 from passes.packed_model import PackedModel
 from passes.packing.packed_transformer import PackedTransformer
@@ -88,7 +89,11 @@ def test_tokens_that_pass_the_front_end_by_are_named() -> None:
 
 
 def test_where_tokens_pass_by_what_packs_without_a_front_end_does() -> None:
-    said = PackedModel.read(packed(_with_tokens_beside(1)))  # a product of each token
+    step = PackedTransformer({"max_valid_num": MOST, "segment_max_size": COLUMNS})
+    graph = import_graph(_with_tokens_beside(1))  # a product of each token
+    reasons = [str(refusal) for refusal in step.apply(graph).refusals]
+    assert any("packed by the places of the tokens" in reason and "reaches the encoder" in reason for reason in reasons)
+    said = PackedModel.read(graph)
     assert said is not None
     assert said.subsampling == (1, 1, 0)
     assert said.packed_flops
