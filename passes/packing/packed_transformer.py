@@ -15,7 +15,8 @@ from passes.graph_io import copy_graph
 from passes.ops import MINIMUM_OPSET
 from passes.packed_model import PackedModel, is_packed
 from passes.packing.across_rows.counted_places import count_places
-from passes.packing.across_rows.front_end import FrontEnd, cut, find_front_end
+from passes.packing.across_rows.cutting import cut
+from passes.packing.across_rows.front_end import FrontEnd, find_front_end
 from passes.packing.across_rows.head_pattern import report_head
 from passes.packing.across_rows.joining import join
 from passes.packing.across_rows.part import Part, refuse_without_products
