@@ -156,11 +156,16 @@ class Part:
 def _beside_content(masks: MaskInputs, geometry: Geometry) -> MaskInputs:
     """The masks without the input that they are masks of: raw sound [batch, time] is a number a token, as a mask is."""
     explicit = [tensor for tensor in geometry.inputs if tensor.name in masks.explicit]
-    floats = [tensor for tensor in explicit if np.issubdtype(tensor.dtype, np.floating)]
+    floats = [tensor for tensor in explicit if _is_float(tensor)]
     if not floats or len(explicit) < len(geometry.inputs):
         return masks
     rest = [tensor for tensor in explicit if tensor not in floats] or [t for t in floats if "mask" in t.name.lower()]
     return replace(masks, explicit=tuple(tensor.name for tensor in rest if len(rest) < len(explicit)))
+
+
+def _is_float(tensor: gs.Tensor) -> bool:
+    """Whether a tensor holds floats; a type that numpy lacks is held as ONNX's number for it."""
+    return not isinstance(tensor.dtype, int) and tensor.dtype is not None and np.dtype(tensor.dtype).kind == "f"
 
 
 def refuse_without_products(placed: PlacedGraph, share: FlopShare) -> None:

@@ -36,6 +36,7 @@ class WindowPadding:
     def __init__(self, placed: PlacedGraph, anchor: gs.Tensor) -> None:
         self._placed, self._axes, self._anchor = placed, placed.axes, anchor
         self._tokens: dict[Dim, gs.Tensor] = {}
+        self._cleared: dict[str, gs.Tensor] = {}
 
     def hide(self, isolation: Isolation) -> int:
         """Put zeros where a window reads padding that is not proved to be zero.
@@ -70,6 +71,12 @@ class WindowPadding:
         return kernel and counts and not node.attrs.get("ceil_mode", 0) and not self._axes.is_free(node.inputs[0])
 
     def _zeroed(self, tensor: gs.Tensor) -> gs.Tensor:
+        """``tensor`` with zeros in its padding, one for all that read it."""
+        if tensor.name not in self._cleared:
+            self._cleared[tensor.name] = self._with_zeros(tensor)
+        return self._cleared[tensor.name]
+
+    def _with_zeros(self, tensor: gs.Tensor) -> gs.Tensor:
         places, shape = places_of(self._axes.shape(tensor)), self._axes.require_shape(tensor)
         assert places is not None
         subsampling, batch, seq = places

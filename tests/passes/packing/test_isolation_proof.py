@@ -73,6 +73,9 @@ HEADS = {
     "e = Exp (x)  t = Transpose <perm = [0, 2, 1]> (e)  c = Conv <pads = [1, 1]> (t, K3)"
     "  p = Transpose <perm = [0, 2, 1]> (c)  m = Mul (p, column)  pooled = ReduceSum <keepdims = 0> (m, one)":
         ANY,
+    "e = Exp (x)  t = Transpose <perm = [0, 2, 1]> (e)  c1 = Conv <pads = [1, 1]> (t, K3)"
+    "  c2 = Conv <pads = [1, 1]> (t, K3)  c = Add (c1, c2)  p = Transpose <perm = [0, 2, 1]> (c)"
+    "  m = Mul (p, column)  pooled = ReduceSum <keepdims = 0> (m, one)": ANY,
     "t = Transpose <perm = [0, 2, 1]> (x)  g = GlobalAveragePool (t)  pooled = Squeeze (g, two)": SAME_LENGTH,
     "t = Transpose <perm = [0, 2, 1]> (x)  g = GlobalMaxPool (t)  pooled = Squeeze (g, two)": SAME_LENGTH,
     """t = Transpose <perm = [0, 2, 1]> (x)  i = InstanceNormalization (t, V, V1)
