@@ -289,7 +289,7 @@ def test_the_graph_has_to_take_and_give_what_the_manifest_says() -> None:
 
 
 def test_constants_that_would_grow_are_not_computed_while_loading() -> None:
-    shape = constant("shape", [1 << 28])
+    shape = constant("shape", [1 << 29])
     nodes = [
         helper.make_node("ConstantOfShape", ["shape"], ["z"]),
         helper.make_node("ReduceSum", ["z"], ["r"]),
@@ -304,4 +304,5 @@ def test_constants_that_would_grow_are_not_computed_while_loading() -> None:
     )
     built = Executable.build(manifest, model(*nodes, tensors=[shape]).SerializeToString())
     ended = subprocess.run([sys.executable, "-c", script], input=pickle.dumps(built), capture_output=True, check=True)
-    assert int(ended.stdout) < 1000  # computed, the constant alone takes 1024 MiB
+    # Computed, the constant alone takes 2048 MiB. A new process begins with the peak of the one that starts it.
+    assert int(ended.stdout) < 2000
