@@ -30,8 +30,7 @@ from passes.packing.tokens.sides import PlacedGraph, Placement, place
 from passes.packing.within_rows.no_attention import no_attention
 from passes.packing.within_rows.other_inputs import (
     refuse_front_end,
-    refuse_pairs_of_places,
-    refuse_rows_a_sample,
+    refuse_rows_and_pairs,
     values_of_the_run,
 )
 from passes.packing.within_rows.padding_masks import drop_padding_masks
@@ -165,8 +164,7 @@ class InsertAttentionMask(GraphPass):
             )
         graph.toposort(mode="nodes")
         geometry = self._finder.find(graph)
-        refuse_rows_a_sample(geometry)
-        refuse_pairs_of_places(geometry)
+        refuse_rows_and_pairs(geometry)
         if not geometry.columns:
             raise PackingError(
                 "samples that share a row need rows of known length; give --input_shape, for example "

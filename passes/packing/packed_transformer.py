@@ -25,7 +25,7 @@ from passes.packing.opening.geometry import Geometry, GeometryFinder
 from passes.packing.opening.length_bound import LengthBound
 from passes.packing.opening.longest import read_longest_from_tokens
 from passes.packing.opening.pack_args import PackArgs, parse_pack_args
-from passes.packing.opening.pair_inputs import refuse_front_end, refuse_segments
+from passes.packing.opening.pair_inputs import refuse_before_encoder, refuse_segments
 from passes.packing.opening.room import least_room
 from passes.packing.tokens.axes import AxisMap
 from passes.packing.tokens.flops import flop_share
@@ -86,7 +86,7 @@ class PackedTransformer(GraphPass):
         front_end = self._front_end(graph, axes, geometry, result)
         part = Part(graph, axes, geometry, self._args, agnostic=not unbaked.refusals)
         if front_end is not None:
-            refuse_front_end(geometry.pairs)
+            refuse_before_encoder(geometry.pairs)
             behind = self._apply_behind(front_end, part, counted, result)
             if behind is not None:
                 return behind

@@ -32,7 +32,7 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, fields: Any) -> Any:
-        if not isinstance(fields, dict):
+        if not isinstance(fields, dict) or None not in fields.values():
             return fields
         optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
         return {name: value for name, value in fields.items() if value is not None or name not in optional}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -66,6 +68,6 @@ def test_the_rows_of_a_tokens_ids_are_summed_whatever_their_order() -> None:
         ({"hidden": 10, "heads": 3}, "hidden=10 is not a multiple of heads=3"),
     ],
 )
-def test_a_config_that_cannot_be_is_refused(fields: dict[str, object], text: str) -> None:
+def test_a_config_that_cannot_be_is_refused(fields: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        VectorConfig("patches", 4, **fields)  # type: ignore[arg-type]
+        VectorConfig("patches", 4, **fields)

@@ -87,7 +87,9 @@ def test_the_trial_sees_pairs_whose_padding_shows() -> None:
 
 def test_int8_is_measured_on_pairs_too() -> None:
     model = converted("relations", precision="int8", check=True)
-    assert Compiler.compile(model).packing.pair_inputs == {"pairs": (1, 2)}  # type: ignore[union-attr]
+    packing = Compiler.compile(model).packing
+    assert packing is not None
+    assert packing.pair_inputs == {"pairs": (1, 2)}
 
 
 @pytest.mark.parametrize("name", ["a bias a head", "distances"])

@@ -120,7 +120,7 @@ def refuse_segments(pairs: Sequence[PairInput], segments: Sequence[int]) -> None
         )
 
 
-def refuse_front_end(pairs: Sequence[PairInput]) -> None:
+def refuse_before_encoder(pairs: Sequence[PairInput]) -> None:
     """Refuse pairs beside a front end that changes the length: they are of the tokens, not of the encoder's places.
 
     Raises:

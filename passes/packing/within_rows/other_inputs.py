@@ -14,32 +14,20 @@ from passes.packing.tokens.axes import AxisMap
 from passes.packing.tokens.subsampling import WHOLE
 
 
-def refuse_rows_a_sample(geometry: Geometry) -> None:
-    """Refuse inputs [batch, ...] without a sequence: a row of several samples would need one for each of them.
+def refuse_rows_and_pairs(geometry: Geometry) -> None:
+    """Refuse inputs [batch, ...] without tokens: a row of several samples would need one for each of them.
 
     Raises:
         PackingError: it names them and the other layout.
     """
-    if geometry.samples:
-        named = ", ".join(f"{tensor.name!r} {tensor.shape}" for tensor in geometry.samples)
-        raise PackingError(
-            f"input {named} holds one row a sample, and samples that share a row have no place for it: lay them end to "
-            "end, leave out insert_attention_mask and give --pack_args"
-        )
-
-
-def refuse_pairs_of_places(geometry: Geometry) -> None:
-    """Refuse inputs [batch, seq, seq]: a row of several samples has no place for what each says of its pairs.
-
-    Raises:
-        PackingError: it names them and the other layout.
-    """
-    if geometry.pairs:
-        named = ", ".join(f"{pair.tensor.name!r} {pair.tensor.shape}" for pair in geometry.pairs)
-        raise PackingError(
-            f"input {named} has a value for each pair of places, and samples that share a row have no place for it: "
-            "lay them end to end, leave out insert_attention_mask and give --pack_args alone"
-        )
+    pairs = [pair.tensor for pair in geometry.pairs]
+    for what, tensors in (("holds one row a sample", geometry.samples), ("has a value for each pair of places", pairs)):
+        if tensors:
+            named = ", ".join(f"{tensor.name!r} {tensor.shape}" for tensor in tensors)
+            raise PackingError(
+                f"input {named} {what}, and samples that share a row have no place for it: lay them end to end, "
+                "leave out insert_attention_mask and give --pack_args alone"
+            )
 
 
 def refuse_front_end(graph: gs.Graph, axes: AxisMap) -> None:
