@@ -21,7 +21,7 @@ from poprt.container import ALIGNMENT, FORMAT_VERSION, Payload, write_container
 from poprt.container_reader import MANIFEST_LIMIT, Container, read_container
 from poprt.errors import DamagedExecutableError, ExecutableError
 from poprt.graph_check import check_graph
-from poprt.manifest import WEIGHT_DTYPES, Manifest, PackingSpec, TensorSpec, WeightSpec
+from poprt.manifest import WEIGHT_DTYPES, Manifest, PackingSpec, PackOperators, TensorSpec, WeightSpec
 from poprt.manifest_rules import check_manifest
 from poprt.manifest_schema import read_manifest
 from poprt.opened_file import Bytes
@@ -33,6 +33,7 @@ __all__ = [
     "WEIGHT_DTYPES",
     "Executable",
     "Manifest",
+    "PackOperators",
     "PackingSpec",
     "TensorSpec",
     "WeightSpec",

@@ -71,6 +71,26 @@ class PackingSpec(Packing):
 
 
 @dataclass(frozen=True)
+class PackOperators:
+    """The operators of packing in a graph whose model says nothing of packing: a script wrote them by hand.
+
+    Attributes:
+        apart_in_rows: AttentionMask keeps the samples of a row apart.
+        masks: the inputs that AttentionMask reads; empty where it reads something that is computed.
+        lengths: the inputs that Unpack and Repack read.
+        max_valid_num, segment_max_size: as Unpack has them; 0 and nothing where there is none.
+        unpacked: the outputs with a row a sample.
+    """
+
+    apart_in_rows: bool
+    masks: tuple[str, ...]
+    lengths: tuple[str, ...]
+    max_valid_num: int
+    segment_max_size: tuple[int, ...]
+    unpacked: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class WeightSpec:
     """Where a weight lies in the weights member, how it is stored, and the type the engine wants.
 
@@ -107,6 +127,7 @@ class Manifest:
             executable has one loaded.
         shared_scales: the nodes that quantise with one scale for all samples of a run, by operator and name: an answer
             then moves with its company (a tenth of its range and more was seen). Empty where there is none.
+        pack_operators: what the graph shows of packing where ``packing`` is None.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -124,6 +145,7 @@ class Manifest:
     custom_ops: tuple[str, ...] = ()
     custom_libraries: tuple[str, ...] = ()
     shared_scales: tuple[str, ...] = ()
+    pack_operators: PackOperators | None = None
 
     def batch_axis_of(self, name: str) -> int:
         """The axis of an input or output that counts samples, if it has one."""

@@ -35,6 +35,7 @@ from poprt.compiler.mend_types import MendTypes
 from poprt.compiler.normalise import KeepOutputs, NameNodes, WidenNarrowArithmetic
 from poprt.compiler.operators import AttachBodies
 from poprt.compiler.options import CompilerOptions
+from poprt.compiler.pack_operators import pack_operators
 from poprt.compiler.packing_spec import read_packing
 from poprt.compiler.progress import Progress
 from poprt.compiler.ragged import LowerPacking
@@ -209,6 +210,7 @@ def _manifest(
         custom_ops=foreign,
         custom_libraries=library_names() if foreign else (),
         shared_scales=shared_scales(source.model),
+        pack_operators=pack_operators(source.model) if packing is None else None,
     )
 
 
