@@ -35,6 +35,7 @@ from poprt.isolation import Compile, IsolationTrial, try_isolation
 from poprt.load_check import check_loads
 from poprt.progress import pass_progress
 from poprt.sample_data import InputInfo, model_inputs
+from poprt.sharder import Sharder as Sharder  # scripts look for it here
 from poprt.verify import Verification, verify
 from poprt.verify_served import compile_quietly
 

@@ -14,7 +14,7 @@ from poprt_cli.commands import CONTEXT_SETTINGS, DefaultCommand
 from poprt_cli.custom import import_files
 from poprt_cli.export_triton import export_triton_command
 from poprt_cli.logs import configure_logging
-from poprt_cli.options import IPU_OPTIONS, action_options, ipu_options, model_options, rewrite_options
+from poprt_cli.options import WITHOUT_EFFECT, action_options, ipu_options, model_options, rewrite_options
 from poprt_cli.pack import pack_command
 from poprt_cli.serve import serve_command
 
@@ -33,7 +33,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
     --help` about serving them.
 
     The converted model is written to --output_dir, and a table of what was done is printed. Options without a
-    description steer only an IPU: they are accepted and have no effect here.
+    description steer only an IPU or go with FP8: they are accepted and have no effect here.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -46,9 +46,9 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
     if options["list_all_passes"]:
         _list_passes()
         return
-    for name in IPU_OPTIONS:
+    for name, reason in WITHOUT_EFFECT.items():
         if options[name]:
-            logger.warning("--%s has no effect here: it steers the IPU", name)
+            logger.warning("--%s has no effect here: %s", name, reason)
     if not options["input_model"]:
         raise click.UsageError("Missing option '-i' / '--input_model'.")
     from poprt_cli.convert import convert  # here: it brings the engine and the compiler

@@ -10,9 +10,10 @@ from typing import Any
 
 import click
 
+from passes.errors import RewriteError
 from poprt.convert_options import OPTIONS, Option
 from poprt.option_kinds import FLAG, LIBRARIES, NAMES, PACK_ARGS, PATH, SHAPES, STEPS, Choice, Kind, Whole
-from poprt_cli.commands import KeyValue, ShapeValue, as_dict, as_names
+from poprt_cli.commands import KeyValue, Listed, ShapeValue, as_dict, as_names
 
 #: An option decorator, or a group of them.
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -74,9 +75,25 @@ def _from_table(option: Option) -> Decorator:
     return click.option(flag, type=_type(kind), default=option.default, show_default=shown, help=option.help)
 
 
+class _Word(click.Choice[str]):
+    """One of the words of a kind, which says what is wrong with another."""
+
+    def __init__(self, kind: Choice) -> None:
+        super().__init__(kind.words, case_sensitive=False)
+        self._kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            self._kind.check(param.name or "" if param is not None else "", value)
+        except RewriteError as error:
+            self.fail(str(error), param, ctx)
+        word: str = self._kind.normal(value)
+        return word
+
+
 def _type(kind: Kind) -> Any:
     if isinstance(kind, Choice):
-        return click.Choice(kind.words)
+        return _Word(kind)
     if isinstance(kind, Whole):
         return int if kind.least is kind.most is None else click.IntRange(kind.least, kind.most)
     return str
@@ -115,6 +132,20 @@ action_options = _group(
 )
 
 _KEY_VALUES: dict[str, Any] = {"multiple": True, "type": KeyValue(), "metavar": "KEY=VALUE..."}
+_LOSSES = click.Choice(["mse", "mae", "snr", "kld", "cos_dist", "gptq"])
+
+#: Options that go with FP8: accepted, checked for their type, announced.
+FP8_OPTIONS: dict[str, dict[str, Any]] = {
+    "fp8_params": {"callback": as_names, "metavar": "A,B"},
+    "fp8_skip_op_names": {"callback": as_names, "metavar": "A,B"},
+    "quantize": {"is_flag": True},
+    "quantize_loss_type": {"type": _LOSSES},
+    "calibration_with_data": {"is_flag": True},
+    "calibration_loss_type": {"type": _LOSSES},
+    "data_preprocess": {"type": click.Path()},
+    "precision_compare": {"is_flag": True},
+    "num_of_layers_keep_fp16": {"type": click.IntRange(0)},
+}
 
 #: Options that steer only an IPU: accepted, checked for their type, announced.
 IPU_OPTIONS: dict[str, dict[str, Any]] = {
@@ -126,12 +157,22 @@ IPU_OPTIONS: dict[str, dict[str, Any]] = {
     "serialize_matmul": _KEY_VALUES,
     "serialize_matmul_add": _KEY_VALUES,
     "enable_insert_remap": {"is_flag": True},
-    "remap_mode": {"metavar": "MODE"},
+    "remap_mode": {"callback": as_names, "metavar": "MODE,MODE"},
     "optimize_internal_exchange_code": {"is_flag": True},
-    "custom_library_so_paths": {"metavar": "A,B"},
+    "custom_library_so_paths": {"multiple": True, "type": Listed(), "metavar": "LIB..."},
     "manual_sharding_config": {"type": click.Path()},
     "only_manual_sharding": {"is_flag": True},
     "disable_fast_norm": {"is_flag": True},
+    "eightbitsio": {"is_flag": True},
+    "perf_tuner": {"is_flag": True},
 }
 
-ipu_options = _group(*(click.option(f"--{name}", **settings) for name, settings in IPU_OPTIONS.items()))
+#: Option -> why it does nothing here.
+WITHOUT_EFFECT: dict[str, str] = {
+    **dict.fromkeys(IPU_OPTIONS, "it steers the IPU"),
+    **dict.fromkeys(FP8_OPTIONS, "it goes with FP8, which needs hardware that this engine does not have"),
+}
+
+ipu_options = _group(
+    *(click.option(f"--{name}", **settings) for name, settings in {**IPU_OPTIONS, **FP8_OPTIONS}.items())
+)
