@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -45,8 +46,7 @@ def tried(worker: PackWorker, manifest: Manifest, assumed: AssumedPacking) -> Pa
         if moved:
             _warn(moved, "a row takes one sample")
             worker.shares_rows = False
-        if not worker.shares_rows:
-            trial.check_padding(worker)
+        trial.look_behind(worker)
     worker.stats = PackStats()
     return worker
 
@@ -83,22 +83,26 @@ class _Trial:
                     return moved
         return ""
 
-    def check_padding(self, worker: WithinRowsWorker) -> None:
-        """Raise PoprtError where a sample's answer depends on what stands behind it in its row.
+    def look_behind(self, worker: WithinRowsWorker) -> None:
+        """Run a sample with zeros and with other tokens behind it in its row, where its mask says that nothing is.
 
-        Its own mask says that nothing is there.
+        Of an output [rows, columns] this tells whether it has a value a place, which changes there, or a row of as
+        many values for the sample. That is noted in the worker's packing.
+
+        Raises:
+            PoprtError: rows are not shared, and an answer depends on what stands there.
         """
         length = max(1, self._packing.columns // 2)
         if length == self._packing.columns:
             return
-        sample = self._sample(length)
-        places = [Place(0, 0, length)]
-        feeds = worker.feeds([sample], places, self._packing.rows)
-        answers = [worker.session.run(each, self._names) for each in (feeds, self._with_junk(feeds, length))]
-        own = [
-            [self._own(name, output, length) for name, output in zip(self._names, run, strict=True)] for run in answers
-        ]
-        moved = self._moved(own[1], own[0])
+        feeds = worker.feeds([self._sample(length)], [Place(0, 0, length)], self._packing.rows)
+        runs = [worker.session.run(each, self._names) for each in (feeds, self._with_junk(feeds, length))]
+        rows = [{name: output[0] for name, output in zip(self._names, run, strict=True)} for run in runs]
+        pooled = {name: "sample" for name in self._names if self._is_pooled(name, rows[0][name], rows[1][name], length)}
+        kinds = self._packing.outputs | pooled
+        worker.packing = self._packing = replace(self._packing, outputs=kinds)
+        own = [[row[name] if kinds[name] == "sample" else row[name][:length] for name in self._names] for row in rows]
+        moved = "" if worker.shares_rows else self._moved(own[1], own[0])
         if moved:
             raise PoprtError(
                 f"the executable is not packed, and output {moved!r} of a sample changes with what stands behind it in "
@@ -152,8 +156,12 @@ class _Trial:
                 behind[...] = self._random(self._specs[name], behind.shape)
         return junk
 
-    def _own(self, name: str, output: Array, length: int) -> Array:
-        return output[0] if self._packing.outputs[name] == "sample" else output[0, :length]
+    def _is_pooled(self, name: str, row: Array, other: Array, length: int) -> bool:
+        """Whether a row of one value a place, as its shape has it, is of the sample as a whole."""
+        behind = row[length:] if row.ndim == 1 else row[:0]
+        unchanged = _same(behind, other[length:], self._tolerance[name])
+        varied = len(np.unique(behind[np.isfinite(behind)])) > 1
+        return self._packing.outputs[name] != "sample" and unchanged and varied
 
     def _moved(self, answers: Sequence[Array], expected: Sequence[Array]) -> str:
         """The first output whose answers differ by more than roundings do."""

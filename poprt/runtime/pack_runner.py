@@ -92,6 +92,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         self._worker = self._make_worker(session)
         if self._assumed is not None:
             self._worker = tried(self._worker, manifest, self._assumed)
+            self._packing = self._worker.packing
         self._batcher = Batcher(
             self._worker,
             timeout=self._config.timeout_seconds(),

@@ -239,6 +239,24 @@ def test_a_pooled_head_without_an_unpack_takes_one_sample_a_row(mask: str) -> No
     check(pooled, config(dynamic_input_name="input_ids"), original(POOLED_HEAD, "float[n, h] y"))
 
 
+@pytest.mark.parametrize("unpacked", [False, True])
+def test_a_row_of_as_many_values_as_columns_is_the_samples(unpacked: bool) -> None:
+    """Embeddings of as many values as a row has places: nothing in the shape tells them from a value a place."""
+    wide = np.random.default_rng(5).standard_normal((HIDDEN, COLUMNS)).astype(np.float32)
+    read, unpack = "h", ""
+    if unpacked:
+        read, unpack = "u", f"u = ai.graphcore.Unpack {UNPACK} (h, unpack_info)"
+    first = f"first = Constant <value_int = 0> () p = Gather <axis = 1> ({read}, first) y = MatMul (p, wide)"
+    inputs = three(f"{ROWS}, {COLUMNS}") + (f", {INFO}" if unpacked else "")
+    head = f"h = Add (context, x) {unpack} {first}"
+    output = f"float[{MOST if unpacked else ROWS}, {COLUMNS}] y"
+    proto = model(EMBED + PROJECT + BY_HAND + ATTEND + head, inputs, output)
+    reference = original(head.replace(unpack, "").replace("(u,", "(h,"), "float[n, w] y")
+    for each in (proto, reference):
+        each.graph.initializer.append(numpy_helper.from_array(wide, "wide"))
+    check(proto, config(), reference)
+
+
 def test_what_treats_each_token_alone_shares_rows_in_single_row_mode(caplog: pytest.LogCaptureFixture) -> None:
     text = f"g ({TOKENS} ids, {TOKENS} mask) => (int32[{ROWS},{COLUMNS}] y) {{ y = Add (ids, ids) }}"
     options = PackRunnerConfig(10**6, send_when_idle=False, dynamic_input_name="ids")
