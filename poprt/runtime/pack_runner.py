@@ -71,6 +71,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         super().__init__(executable, config, **options)
         self._config = (PackRunnerConfig() if config is None else config).checked()
         manifest = self.executable.manifest
+        self._config.announce_without_effect()
         announce_shared_scales(manifest)
         self._packing: PackingSpec
         self._assumed: AssumedPacking | None = None
