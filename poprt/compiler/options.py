@@ -106,7 +106,7 @@ _IPU_ONLY = {
         use_loop_scheduler=False,
         use_ipu_model=False,
     ),
-    **_ipu_options((list, tuple), custom_patterns=(), core_attention_patterns=()),
+    **_ipu_options((list, tuple, str), custom_patterns=(), core_attention_patterns=()),
     **_ipu_options((list, tuple, dict, str), virtual_graph_split_ratios=()),
     **_ipu_options((object,), compilation_progress_logger=None),
     **_ipu_options(

@@ -101,3 +101,16 @@ def test_eight_bit_floats_are_refused_in_one_sentence(poprt: Poprt, precision: s
     result = poprt("-i", small(), "--precision", precision, "--fp8_params", "F143,F143,0,0", "--calibration_with_data")
     assert_fails(result, "FP8 needs hardware that this engine does not have", "int8", "bf16")
     assert not Path("m.optimized.onnx").exists()
+
+
+def test_compiler_options_are_words_and_python_values(poprt: Poprt, tmp_path: Path) -> None:
+    options = [
+        *("custom_patterns=ReplaceReluWithNeg", "serialize_ir=True", "serialized_ir_dest=ir"),
+        "custom_transform_applier_settings={'Fwd0': ['IrSerialise']}",
+    ]
+    model = ["--input_model", small(), "--output_model", tmp_path / "models.onnx", "--output_dir", "out"]
+    result = poprt(*model, "--export_popef", "--compiler_options", *options)
+    assert result.exit_code == 0, result.output
+    assert all(option.partition("=")[0] in result.stderr for option in options)
+    assert (tmp_path / "models.onnx").exists()
+    assert (tmp_path / "out" / "executable.popef").exists()

@@ -37,6 +37,7 @@ def test_options_without_effect_are_announced_once(caplog: pytest.LogCaptureFixt
     [
         ("compilation_progress_logger", print),
         ("create_host_transferable_tensor_with_offset", True),
+        ("custom_patterns", "ReplaceReluWithNeg"),
         ("custom_transform_applier_settings", {"Fwd0": ["MyTransform"]}),
         ("enable_efficient_overlap_io_topo_cons", True),
         ("enable_multi_stage_reduce", False),
