@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from typing import Any, overload
 
-from passes.base import Pass, PassClass
+import onnx_graphsurgeon as gs
+
+from passes.announced import ANNOUNCED
+from passes.base import GraphPass, Pass, PassClass, PassResult
 from passes.builtin import BUILT_IN
 from passes.errors import RewriteError, UnknownPassError
 
 _PASSES: dict[str, type] = {}
+
+logger = logging.getLogger("poprt")
 
 
 def register(name: str) -> Callable[[PassClass], PassClass]:
@@ -80,15 +86,54 @@ def _pass_class(name: str) -> type:
     return _PASSES[name]
 
 
+def announced_passes() -> list[str]:
+    """The names that are accepted and have no effect here, sorted; one that a script registered is none of them."""
+    return sorted(set(ANNOUNCED) - set(get_registered_passes()))
+
+
+def announce(names: Iterable[str]) -> None:
+    """Say once of each of ``names`` that has no effect here why nothing is lost."""
+    without_effect = announced_passes()
+    for name in dict.fromkeys(names):
+        if name in without_effect:
+            logger.warning("pass %s has no effect here: %s", name, ANNOUNCED[name])
+
+
+class _Announced(GraphPass):
+    """A pass that has no effect here; whoever asked for it was told."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def apply(self, graph: gs.Graph) -> PassResult:
+        """Leave ``graph`` alone."""
+        return PassResult()
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse a name that is neither registered nor announced.
+
+    Raises:
+        UnknownPassError: the message offers the nearest names.
+    """
+    names_here = {*get_registered_passes(), *announced_passes()}
+    for name in names:
+        if name not in names_here:
+            raise UnknownPassError(f"unknown pass {name!r}{_offer(name)}; `poprt --list_all_passes` prints all names")
+
+
 def get_pass(name: str, *args: Any, **options: Any) -> Pass:
-    """Make the pass ``name``.
+    """Make the pass ``name``. One that has no effect here is announced, whatever its options are.
 
     Raises:
         UnknownPassError: the name is not registered.
         RewriteError: the pass does not take these options.
     """
-    if name not in get_registered_passes():
-        raise UnknownPassError(f"unknown pass {name!r}{_offer(name)}; `poprt --list_all_passes` prints all names")
+    check_names([name])
+    if name in announced_passes():
+        announce([name])
+        return _Announced(name)
     try:
         instance: Pass = _pass_class(name)(*args, **options)
     except TypeError as error:
@@ -97,7 +142,7 @@ def get_pass(name: str, *args: Any, **options: Any) -> Pass:
 
 
 def _offer(name: str) -> str:
-    near = difflib.get_close_matches(name, get_registered_passes(), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, [*get_registered_passes(), *announced_passes()], n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(repr(match) for match in near)}?" if near else ""
 
 

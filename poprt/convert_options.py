@@ -12,6 +12,7 @@ from passes import get_registered_passes
 from passes.errors import RewriteError
 from passes.numbers import LARGEST_EXTENT
 from passes.packing.opening.pack_args import PackArgs
+from passes.registry import announced_passes
 from poprt.option_kinds import (
     FLAG,
     FLAG_OR_TEXT,
@@ -27,26 +28,11 @@ from poprt.option_kinds import (
     whole,
 )
 
-#: Passes that mean something on an IPU alone; asking for one is announced.
-IPU_ONLY_PASSES = frozenset(
-    {
-        "auto_insert_remap",
-        "manual_sharding",
-        "overlap_io",
-        "replace_erf_with_erfv2",
-        "replace_groupnorm_with_fast_norm",
-        "replace_isinf",
-        "replace_round",
-        "replace_softmax",
-        "replace_where_with_wherev2",
-        "serialize_matmul",
-        "serialize_matmul_add",
-        *(f"{name}_workaround" for name in ("batchnorm", "cumsum", "float_ops", "indices", "onehot", "topk")),
-    }
-)
-
 #: The pass that packs samples within rows. Asked for by name, and run where ``packed_transformer`` would be.
 WITHIN_ROWS_PASS = "insert_attention_mask"
+
+#: The word for True where an option also takes names.
+ALL = "all"
 
 _LAYOUT, _SPLITS = "it steers the IPU's memory layout", "it splits MatMuls to fit the IPU's memory"
 _FP8 = "it goes with FP8, which needs hardware that this engine does not have; precision int8 measures for itself"
@@ -114,8 +100,18 @@ class ConvertKeywords:
     )
     serialize_matmul: Mapping[str, Any] | str | None = _option(None, TEXT_OR_MAPPING, no_effect=_SPLITS)
     serialize_matmul_add: Mapping[str, Any] | str | None = _option(None, TEXT_OR_MAPPING, no_effect=_SPLITS)
-    merge_matmul: bool | str | None = _option(None, FLAG_OR_TEXT, rewrite="merge_matmul")
-    merge_matmul_add: bool | str | None = _option(None, FLAG_OR_TEXT, rewrite="merge_matmul_add")
+    merge_matmul: bool | str | None = _option(
+        None,
+        FLAG_OR_TEXT,
+        "Make one MatMul of those that multiply one tensor by constant matrices: their names, or all.",
+        rewrite="merge_matmul",
+    )
+    merge_matmul_add: bool | str | None = _option(
+        None,
+        FLAG_OR_TEXT,
+        "The same for MatMuls with the Add of a bias behind each: the names of both, or all.",
+        rewrite="merge_matmul_add",
+    )
     merge_moe: bool | str | None = _option(None, FLAG_OR_TEXT, rewrite="merge_moe")
     remap_mode: str | Sequence[str] | None = _option(None, NAMES, no_effect=_LAYOUT)
     max_tensor_size: int | None = _option(-1, whole(-1, limit=2**63 - 1), "Largest folded constant in bytes.")
@@ -206,7 +202,7 @@ class ConvertOptions:
         precision: "fp32", "fp16" or "int8".
         skip_passes, used_passes: pass names; ``used_passes`` also takes passes and callables on ModelProto.
         max_tensor_size: bytes; -1 is no limit.
-        keyword_passes: passes that single keywords ask for, with the keyword's value where it has one.
+        keyword_passes: passes that single keywords ask for, with the keyword's value, or None where it says no more.
     """
 
     input_shape: dict[str, list[int]]
@@ -288,8 +284,8 @@ def _keyword_passes(asked: Mapping[str, Any]) -> list[tuple[str, Any]]:
     steps = []
     for name in filter(asked.get, asked):
         rewrite, value = OPTIONS[name].rewrite, asked[name]
-        if rewrite and rewrite not in get_registered_passes():
+        if rewrite and rewrite not in [*get_registered_passes(), *announced_passes()]:
             raise RewriteError(f"{name} (pass {rewrite!r}) is not available in this version; leave it out")
         if rewrite:
-            steps.append((rewrite, None if value is True else value))
+            steps.append((rewrite, None if value is True or value == ALL else value))
     return steps

@@ -9,7 +9,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from passes import get_registered_passes
-from poprt.convert_options import IPU_ONLY_PASSES
+from passes.registry import announced_passes
 from poprt_cli.commands import CONTEXT_SETTINGS, DefaultCommand
 from poprt_cli.custom import import_files
 from poprt_cli.export_triton import export_triton_command
@@ -64,8 +64,7 @@ cli.add_command(serve_command)
 def _list_passes() -> None:
     for name in get_registered_passes():
         click.echo(name)
-    without_effect = sorted(IPU_ONLY_PASSES - set(get_registered_passes()))
-    logger.info("accepted, and without effect here because they steer the IPU: %s", ", ".join(without_effect))
+    logger.info("accepted, and without effect here: %s", ", ".join(announced_passes()))
 
 
 def _print_completion(shell: str) -> None:

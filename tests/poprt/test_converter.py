@@ -220,7 +220,7 @@ def test_wrong_values_are_errors_that_name_the_keyword(keywords: dict[str, objec
 
 
 @pytest.mark.parametrize(
-    ("keyword", "name"), [("merge_matmul", "merge_matmul"), ("enable_erf_gelu", "erf_gelu_pattern")]
+    ("keyword", "name"), [("apply_hcsr", "apply_host_concat_split"), ("enable_erf_gelu", "erf_gelu_pattern")]
 )
 def test_a_rewrite_that_is_not_built_is_an_error_and_no_silent_no_op(keyword: str, name: str) -> None:
     if name in get_registered_passes():
