@@ -25,6 +25,7 @@ from poprt.errors import InputError, PoprtError
 from poprt.executable import Executable
 from poprt.model_file import read_proto
 from poprt.runtime.declared import DeclaredSession
+from poprt.runtime.fused_session import FusedSession
 from poprt.utils import element_type_of, onnx_tensor_dtype_to_np_dtype
 
 if TYPE_CHECKING:
@@ -81,7 +82,10 @@ class Backend(ABC):
 
 
 class PoprtBackend(Backend):
-    """Compiles the model and runs the executable with its declared shapes and types."""
+    """Compiles the model and runs the executable with its declared shapes and types.
+
+    Of a fused model, a run computes the models whose outputs are asked for; names are ``graph0/x`` and so on.
+    """
 
     def __init__(
         self, model: ModelLike, options: CompilerOptions | None = None, export_path: str | Path | None = None
@@ -89,7 +93,7 @@ class PoprtBackend(Backend):
         self._model = model
         self._options = options
         self._export_path = export_path
-        self._loaded: tuple[Executable, DeclaredSession] | None = None
+        self._loaded: tuple[Executable, DeclaredSession | FusedSession] | None = None
 
     def load(self) -> PoprtBackend:
         """Compile the model, write the executable where that was asked for, and open a session on it.
@@ -103,7 +107,8 @@ class PoprtBackend(Backend):
                 Path(self._export_path).parent.mkdir(parents=True, exist_ok=True)
                 executable.save(self._export_path)
             libraries = self._options.libraries() if self._options is not None else ()
-            self._loaded = executable, DeclaredSession(executable, custom_ops=libraries)
+            session_class = FusedSession if executable.models else DeclaredSession
+            self._loaded = executable, session_class(executable, custom_ops=libraries)
         return self
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Array]) -> list[Array]:
@@ -121,7 +126,7 @@ class PoprtBackend(Backend):
         )
         return inputs, outputs
 
-    def _ready(self) -> tuple[Executable, DeclaredSession]:
+    def _ready(self) -> tuple[Executable, DeclaredSession | FusedSession]:
         if self._loaded is None:
             raise _not_loaded()
         return self._loaded

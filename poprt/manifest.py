@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from poprt.fused_names import in_model
 from poprt_format.packing import Packing
 
 #: Numpy names of the types that the weights member may hold.
@@ -150,3 +151,33 @@ class Manifest:
     def batch_axis_of(self, name: str) -> int:
         """The axis of an input or output that counts samples, if it has one."""
         return self.batch_axes.get(name, self.batch_axis)
+
+
+@dataclass(frozen=True)
+class FusedManifest:
+    """What an executable of several models says of itself.
+
+    Attributes:
+        models: what each of them says, in order; its tensors have their plain names.
+    """
+
+    models: tuple[Manifest, ...]
+
+    def union(self) -> Manifest:
+        """One manifest with the inputs and outputs of all, as callers name them: ``graph0/x``.
+
+        What is the same for all (options, versions, texts of the caller) is that of the first.
+        """
+        first = self.models[0]
+        return Manifest(
+            inputs=tuple(_of_model(index, spec) for index, one in enumerate(self.models) for spec in one.inputs),
+            outputs=tuple(_of_model(index, spec) for index, one in enumerate(self.models) for spec in one.outputs),
+            weights=(),
+            options=first.options,
+            versions=first.versions,
+            opaque_blobs=first.opaque_blobs,
+        )
+
+
+def _of_model(index: int, spec: TensorSpec) -> TensorSpec:
+    return replace(spec, name=in_model(index, spec.name))

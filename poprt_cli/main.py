@@ -11,6 +11,7 @@ from click.shell_completion import get_completion_class
 from passes import get_registered_passes
 from passes.registry import announced_passes
 from poprt_cli.commands import CONTEXT_SETTINGS, DefaultCommand
+from poprt_cli.config_yaml import keep_words, options_of_models
 from poprt_cli.custom import import_files
 from poprt_cli.export_triton import export_triton_command
 from poprt_cli.logs import configure_logging
@@ -21,7 +22,16 @@ from poprt_cli.serve import serve_command
 logger = logging.getLogger("poprt")
 
 
-@click.command("poprt", cls=DefaultCommand, context_settings=CONTEXT_SETTINGS)
+class _Poprt(DefaultCommand):
+    """Keeps its words: the options of several models are read from them, and from the file of ``--config_yaml``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words."""
+        keep_words(ctx, args)
+        return super().parse_args(ctx, args)
+
+
+@click.command("poprt", cls=_Poprt, context_settings=CONTEXT_SETTINGS)
 @model_options
 @rewrite_options
 @action_options
@@ -46,14 +56,18 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
     if options["list_all_passes"]:
         _list_passes()
         return
+    models = options_of_models(ctx)
     for name, reason in WITHOUT_EFFECT.items():
-        if options[name]:
+        if any(one[name] for one in (options, *models)):
             logger.warning("--%s has no effect here: %s", name, reason)
-    if not options["input_model"]:
+    if not options["input_model"] and not models:
         raise click.UsageError("Missing option '-i' / '--input_model'.")
-    from poprt_cli.convert import convert  # here: it brings the engine and the compiler
+    from poprt_cli.convert import convert, convert_and_fuse  # here: it brings the engine and the compiler
 
-    convert(options)
+    if models:
+        convert_and_fuse(models, options)
+    else:
+        convert(options)
 
 
 cli.add_command(pack_command)

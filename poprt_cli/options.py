@@ -6,6 +6,7 @@ Those that the Converter knows come from its table (:mod:`poprt.convert_options`
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from passes.errors import RewriteError
 from poprt.convert_options import OPTIONS, Option
 from poprt.option_kinds import FLAG, LIBRARIES, NAMES, PACK_ARGS, PATH, SHAPES, STEPS, Choice, Kind, Whole
 from poprt_cli.commands import KeyValue, Listed, ShapeValue, as_dict, as_names
+from poprt_cli.config_yaml import OPTION, load_config
 
 #: An option decorator, or a group of them.
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -114,6 +116,15 @@ rewrite_options = _group(
 )
 
 action_options = _group(
+    click.option(
+        f"--{OPTION}",
+        type=click.Path(dir_okay=False, path_type=Path),
+        is_eager=True,
+        expose_value=False,
+        callback=load_config,
+        help="YAML with the same keys, and `model_fusion`, a list of models with keys of their own, which are compiled "
+        "into one executable; options here come first.",
+    ),
     _flag("--list_all_passes", "Print the names of all passes and stop."),
     _flag("--show", "Print the model's inputs and outputs and stop."),
     _of_table(*_ACTIONS),

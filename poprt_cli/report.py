@@ -48,8 +48,8 @@ class ModelSize:
         return cls(len(model.graph.node), weight_bytes(model), opset_of(model))
 
 
-def show_inputs_and_outputs(model: onnx.ModelProto) -> None:
-    """Print one line an input, then one an output; extents that are not known print 0."""
+def show_inputs_and_outputs(model: onnx.ModelProto, prefix: str = "") -> None:
+    """Print one line an input, then one an output, ``prefix`` before names; extents that are not known print 0."""
     weights = {tensor.name for tensor in model.graph.initializer}
     groups = (
         ("Input", [value for value in model.graph.input if value.name not in weights]),
@@ -59,9 +59,8 @@ def show_inputs_and_outputs(model: onnx.ModelProto) -> None:
         for value in values:
             extents = [extent if isinstance(extent, int) else 0 for extent in tensor_shape(value)]
             no_rank = value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
-            click.echo(
-                f"{kind} {value.name}: dtype - {_type_name(value)}, shape - {'of any rank' if no_rank else extents}"
-            )
+            shape = "of any rank" if no_rank else extents
+            click.echo(f"{kind} {prefix}{value.name}: dtype - {_type_name(value)}, shape - {shape}")
 
 
 def _type_name(value: onnx.ValueInfoProto) -> str:

@@ -28,7 +28,7 @@ from poprt.runtime.company import announce_shared_scales
 from poprt.runtime.config import PackRunnerConfig
 from poprt.runtime.declared import open_session
 from poprt.runtime.pack_worker import PackRequest, PackStats, PackWorker
-from poprt.runtime.runner import Outputs, Runner
+from poprt.runtime.runner import Outputs, Runner, refuse_several
 from poprt.runtime.sample_reader import SampleReader
 from poprt.runtime.within_rows_worker import RowOptions, WithinRowsWorker
 
@@ -70,6 +70,7 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
     ) -> None:
         super().__init__(executable, config, **options)
         self._config = (PackRunnerConfig() if config is None else config).checked()
+        refuse_several(self.executable, "PackRunner")
         manifest = self.executable.manifest
         self._config.announce_without_effect()
         announce_shared_scales(manifest)
