@@ -170,7 +170,7 @@ class CompiledBackend(PoprtBackend):
         """See :meth:`Backend.run`."""
         return super().run(output_names, inputs)
 
-    def _ready(self) -> tuple[Executable, DeclaredSession]:
+    def _ready(self) -> tuple[Executable, DeclaredSession | FusedSession]:
         self.load()
         return super()._ready()
 

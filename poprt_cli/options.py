@@ -13,15 +13,15 @@ import click
 
 from passes.errors import RewriteError
 from poprt.convert_options import OPTIONS, Option
-from poprt.option_kinds import FLAG, LIBRARIES, NAMES, PACK_ARGS, PATH, SHAPES, STEPS, Choice, Kind, Whole
-from poprt_cli.commands import KeyValue, Listed, ShapeValue, as_dict, as_names
+from poprt.option_kinds import FLAG, FLAG_OR_TEXT, LIBRARIES, NAMES, PACK_ARGS, PATH, SHAPES, STEPS, Choice, Kind, Whole
+from poprt_cli.commands import KeyValue, Listed, ShapeValue, as_dict, as_flag_or_text, as_names
 from poprt_cli.config_yaml import OPTION, load_config
 
 #: An option decorator, or a group of them.
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-#: The Converter's keywords that the command has: those with a help text.
-CONVERTER_OPTIONS = {name: option for name, option in OPTIONS.items() if option.help}
+#: The Converter's keywords that the command has: those with a help text, and those that ask for a pass.
+CONVERTER_OPTIONS = {name: option for name, option in OPTIONS.items() if option.help or option.rewrite}
 
 #: Where they stand on the help page. One that is named nowhere here comes last among the rewrites.
 _SHAPES = ("input_shape", "batch_size", "batch_axis", "convert_version")
@@ -73,6 +73,8 @@ def _from_table(option: Option) -> Decorator:
         return click.option(flag, type=click.Path(), multiple=True, metavar="LIB", help=option.help)
     if kind is PATH:
         return click.option(flag, type=click.Path(), metavar="DIR", help=option.help)
+    if kind is FLAG_OR_TEXT:
+        return click.option(flag, is_flag=False, flag_value="true", callback=as_flag_or_text, help=option.help)
     shown = isinstance(kind, Choice)
     return click.option(flag, type=_type(kind), default=option.default, show_default=shown, help=option.help)
 
@@ -127,6 +129,7 @@ action_options = _group(
     ),
     _flag("--list_all_passes", "Print the names of all passes and stop."),
     _flag("--show", "Print the model's inputs and outputs and stop."),
+    _flag("--show_io_stat", "Print types, shapes and bytes of the converted model's inputs and outputs, and go on."),
     _of_table(*_ACTIONS),
     _flag("--run", "Run the converted model once on random data."),
     _flag("--export_popef", "Also write <output_dir>/executable.popef."),

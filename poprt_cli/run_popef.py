@@ -16,6 +16,7 @@ from poprt.errors import PoprtError
 from poprt.executable import Executable, PackingSpec, TensorSpec
 from poprt.fused_names import check_index
 from poprt.runtime import ModelRunner, PackRunner, PackRunnerConfig, RuntimeConfig
+from poprt.runtime.assumed_packing import assume_packing
 from poprt.runtime.declared import DeclaredSession, open_session
 
 Array = npt.NDArray[Any]
@@ -143,16 +144,11 @@ def run_packed(
         custom_ops: libraries of operators that onnxruntime lacks.
 
     Raises:
-        PoprtError: the executable is not packed, or lacks a named input.
+        PoprtError: the executable is not packed and no name says what to pack, or it lacks a named input.
     """
-    packing = executable.manifest.packing
-    if packing is None:
-        raise PoprtError("the executable is not packed: convert its model with --pack_args, or leave --runner out")
-    if mask and mask not in packing.dynamic_inputs:
-        raise PoprtError(f"--maskName {mask!r} is no dynamic input; there are {list(packing.dynamic_inputs)}")
     config = PackRunnerConfig(pack_timeout, max_valid_num or 0, dynamic_input, custom_ops=custom_ops)
-    if packing.within_rows:
-        config.enable_input_single_row_mode(mask or packing.mask)
+    _name_mask(config, executable, mask)
+    packing = executable.manifest.packing or assume_packing(executable.manifest, config).packing
     size = max_valid_num or packing.max_valid_num
     rng = np.random.default_rng(0)
     of_run = _run_values(executable, packing, rng)
@@ -168,6 +164,19 @@ def run_packed(
                 future.wait()
 
         return _time(send, iteration, threads, size)
+
+
+def _name_mask(config: PackRunnerConfig, executable: Executable, mask: str) -> None:
+    """Set the mode that goes with a mask: single rows where something keeps the samples of a row apart."""
+    packing, operators = executable.manifest.packing, executable.manifest.pack_operators
+    if packing is not None and mask and mask not in packing.dynamic_inputs:
+        raise PoprtError(f"--maskName {mask!r} is no dynamic input; there are {list(packing.dynamic_inputs)}")
+    if packing is not None and packing.within_rows:
+        config.enable_input_single_row_mode(mask or packing.mask)
+    elif packing is None and mask and operators is not None and operators.apart_in_rows:
+        config.enable_input_single_row_mode(mask)
+    elif packing is None and mask:
+        config.enable_padding_remove_mode(mask)
 
 
 def _time(send: Callable[[], None], iteration: int, threads: int, batch_size: int) -> Timing:

@@ -114,3 +114,36 @@ def test_compiler_options_are_words_and_python_values(poprt: Poprt, tmp_path: Pa
     assert all(option.partition("=")[0] in result.stderr for option in options)
     assert (tmp_path / "models.onnx").exists()
     assert (tmp_path / "out" / "executable.popef").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "rewrite"),
+    [
+        (["--merge_moe"], "merge_moe"),
+        (["--merge_moe", "MatMul_1,MatMul_2"], "merge_moe"),
+        (["--merge_if_with_same_cond"], "merge_if_with_same_cond"),
+        (["--enable_compress_pattern"], "compress_pattern"),
+        (["--fold_periodic_initializer"], "fold_periodic_initializer"),
+        (["--passes", "auto_insert_remap"], "auto_insert_remap"),
+    ],
+    ids=lambda words: "_".join(words) if isinstance(words, list) else None,
+)
+def test_a_flag_that_asks_for_a_pass_without_effect_is_announced(poprt: Poprt, words: list[str], rewrite: str) -> None:
+    result = poprt(*words, "-i", small())
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count(f"pass {rewrite} has no effect here: ") == 1
+
+
+@pytest.mark.parametrize("words", [["--merge_matmul"], ["--merge_matmul", "all"]], ids=len)
+def test_products_are_merged_with_and_without_a_word(poprt: Poprt, words: list[str]) -> None:
+    result = poprt(*words, "-i", small())
+    assert result.exit_code == 0, result.output
+    assert "merge_matmul" in result.stdout
+
+
+def test_the_bytes_of_inputs_and_outputs_are_shown_and_the_model_is_written(poprt: Poprt) -> None:
+    result = poprt("--show_io_stat", "--precision", "FP16", "-i", small(), "--output_model", "half.onnx")
+    assert result.exit_code == 0, result.output
+    (value,) = onnx.load("half.onnx").graph.input
+    extents = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+    assert f"input {value.name} float16 {extents} {2 * int(np.prod(extents))} bytes" in result.stdout
