@@ -18,6 +18,7 @@ from poprt.option_kinds import (
     FLAG_OR_TEXT,
     LIBRARIES,
     NAMES,
+    NO_FP8,
     PACK_ARGS,
     PATH,
     PRECISION,
@@ -35,7 +36,7 @@ WITHIN_ROWS_PASS = "insert_attention_mask"
 ALL = "all"
 
 _LAYOUT, _SPLITS = "it steers the IPU's memory layout", "it splits MatMuls to fit the IPU's memory"
-_FP8 = "it goes with FP8, which needs hardware that this engine does not have; precision int8 measures for itself"
+_FP8 = f"it goes with FP8, and {NO_FP8}; precision int8 measures for itself"
 
 
 def _option(

@@ -12,6 +12,7 @@ from passes.errors import RewriteError
 from passes.numbers import LARGEST_EXTENT
 from passes.packing.opening.pack_args import parse_pack_args
 
+NO_FP8 = "FP8 needs hardware that this engine does not have"
 _PRECISIONS, _FP8_WORDS = ("fp32", "fp16", "int8"), ("fp8", "fp8_weight")
 
 
@@ -134,8 +135,7 @@ def _precision(name: str, value: Any) -> None:
     word = value.lower() if isinstance(value, str) else value
     if word in _FP8_WORDS:
         raise RewriteError(
-            f"{name} {value!r}: FP8 needs hardware that this engine does not have; int8 is the thing to use, or a "
-            "model that was exported in bf16"
+            f"{name} {value!r}: {NO_FP8}; int8 is the thing to use, or a model that was exported in bf16"
         )
     if word not in _PRECISIONS:
         raise _wrong(name, value, "fp32, fp16 or int8")

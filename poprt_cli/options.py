@@ -13,7 +13,20 @@ import click
 
 from passes.errors import RewriteError
 from poprt.convert_options import OPTIONS, Option
-from poprt.option_kinds import FLAG, FLAG_OR_TEXT, LIBRARIES, NAMES, PACK_ARGS, PATH, SHAPES, STEPS, Choice, Kind, Whole
+from poprt.option_kinds import (
+    FLAG,
+    FLAG_OR_TEXT,
+    LIBRARIES,
+    NAMES,
+    NO_FP8,
+    PACK_ARGS,
+    PATH,
+    SHAPES,
+    STEPS,
+    Choice,
+    Kind,
+    Whole,
+)
 from poprt_cli.commands import KeyValue, Listed, ShapeValue, as_dict, as_flag_or_text, as_names
 from poprt_cli.config_yaml import OPTION, load_config
 
@@ -184,7 +197,7 @@ IPU_OPTIONS: dict[str, dict[str, Any]] = {
 #: Option -> why it does nothing here.
 WITHOUT_EFFECT: dict[str, str] = {
     **dict.fromkeys(IPU_OPTIONS, "it steers the IPU"),
-    **dict.fromkeys(FP8_OPTIONS, "it goes with FP8, which needs hardware that this engine does not have"),
+    **dict.fromkeys(FP8_OPTIONS, f"it goes with FP8, and {NO_FP8}"),
 }
 
 ipu_options = _group(

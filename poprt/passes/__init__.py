@@ -12,6 +12,7 @@ from poprt.passes import (
 )
 from poprt.passes.base_pass import ImmutablePass
 from poprt.passes.onnx_helper import clean_info, get_constant, get_dtype, get_shape, topological_sort
+from poprt.quantizer import layer_precision_compare
 
 __all__ = [
     "GraphPass",
@@ -27,6 +28,7 @@ __all__ = [
     "get_pass",
     "get_registered_passes",
     "get_shape",
+    "layer_precision_compare",
     "onnx_helper",
     "pattern_helper",
     "register",

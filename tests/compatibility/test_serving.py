@@ -20,6 +20,7 @@ from tests.numerics import one_by_one, random_samples
 ROWS, COLUMNS, CLIENTS = 4, 32, 14
 TOLERANCE = 5e-3
 OUTPUTS = ("start_logits", "end_logits")
+PASSES = ["insert_attention_mask", "pre_scale", "fused_attention", "erf_gelu_pattern", "attention_padding"]
 
 
 def samples_for(family: str, count: int = 42) -> list[dict[str, Any]]:
@@ -87,7 +88,7 @@ def test_fourteen_threads_share_rows(
     options = CompilerOptions()
     options.num_io_tiles = 32
     options.partials_type = "half"
-    packed = converted(model, used_passes=["insert_attention_mask", "erf_gelu_pattern"])
+    packed = converted(model, used_passes=PASSES)
     Compiler.compile_and_export(packed.SerializeToString(), list(OUTPUTS), tmp_path / "executable.popef", options)
     samples = samples_for(family)
     with runtime.Runner(tmp_path / "executable.popef", single_row(algorithm)) as runner:
