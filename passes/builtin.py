@@ -7,6 +7,7 @@ from typing import Final
 #: Pass name -> the module that registers it.
 BUILT_IN: Final[dict[str, str]] = {
     "add_checkpoints": "passes.cleanup.graph_outputs",
+    "attach_bodies": "passes.ipu_operators",
     "const_batch_size": "passes.shapes.const_batch_size",
     "const_input_shape": "passes.shapes.const_input_shape",
     "constant_folding": "passes.cleanup.constant_folding",
@@ -43,6 +44,7 @@ BUILT_IN: Final[dict[str, str]] = {
     "fuse_mul_into_matmul": "passes.fusion.fuse_mul_into_matmul",
     "fused_attention": "passes.fusion.fused_attention",
     "gelu_pattern": "passes.fusion.gelu_pattern",
+    "inline_ipu_operators": "passes.ipu_operators",
     "insert_attention_mask": "passes.packing.insert_attention_mask",
     "int64_to_int32": "passes.precision.int64_to_int32",
     "layer_norm_pattern": "passes.fusion.layer_norm_pattern",

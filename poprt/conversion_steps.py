@@ -11,7 +11,8 @@ import onnx
 from passes import get_pass
 from passes.base import Pass
 from passes.errors import RewriteError
-from passes.node_protos import opset_of
+from passes.node_protos import opset_of, walk_nodes
+from passes.ops import DOMAIN, known_operators, least_opset
 from passes.precision.float_to_int8 import FloatToInt8
 from passes.registry import announce, announced_passes, check_names
 from passes.shapes.input_shapes import InputShapes
@@ -45,7 +46,7 @@ def ordered_passes(
     announce(names)
     without_effect = [*announced_passes(), WITHIN_ROWS_PASS]
     used = [step for step in options.used_passes if step not in without_effect]
-    default = [*_opening(options, opset_of(model)), *_middle(options, shapes)]
+    default = [*_opening(options, model), *_middle(options, shapes)]
     if options.precision == "int8" and not any(isinstance(step, FloatToInt8) for step in used):
         default.append(("float_to_int8", {}))
     steps: list[Step | Any] = [step for step in default if step[0] not in options.skip_passes]
@@ -81,17 +82,26 @@ _CLOSING: list[Step] = [
 ]
 
 
-def _opening(options: ConvertOptions, opset: int) -> list[Step]:
+def own_operators(model: onnx.ModelProto) -> list[str]:
+    """The operators of domain ``ai.graphcore`` in ``model`` that have bodies here."""
+    return known_operators(node.op_type for node in walk_nodes(model.graph.node) if node.domain == DOMAIN)
+
+
+def _opening(options: ConvertOptions, model: onnx.ModelProto) -> list[Step]:
     """From the model as it came to a clean graph at an opset that the passes understand."""
-    target = max(options.convert_version or 0, PACKING_OPSET if options.packs else LEAST_OPSET)
+    own = own_operators(model)
+    least = PACKING_OPSET if options.packs else LEAST_OPSET
+    target = max(options.convert_version or 0, least, least_opset(own))
     steps: list[Step] = [("remove_initializer_from_input", {})]
     if options.remove_outputs:
         steps.append(("remove_outputs", {"names": options.remove_outputs}))
     if options.checkpoints:  # before any pass that may take the tensor away
         steps.append(("add_checkpoints", {"names": options.checkpoints}))
     steps.append(("extract_constant_to_initializer", {}))
-    if opset < target:
+    if opset_of(model) < target:
         steps.append(("convert_opset", {"target": target}))
+    if own:
+        steps += [("attach_bodies", {"known_only": True}), ("inline_ipu_operators", {}), ("replace_castlike", {})]
     return steps
 
 

@@ -18,6 +18,7 @@ from passes.batch.open_batch import OpenBatch
 from passes.check.explain import why_invalid
 from passes.errors import RewriteError
 from passes.fusion.erf_gelu_pattern import ErfGeluPattern
+from passes.ipu_operators import AttachBodies
 from passes.manager import PassManager
 from passes.parted import PartedModel
 from passes.precision.shared_scales import shared_scales
@@ -33,7 +34,6 @@ from poprt.compiler.key_flips import FlipKeys
 from poprt.compiler.lower_half import LowerHalf
 from poprt.compiler.mend_types import MendTypes
 from poprt.compiler.normalise import KeepOutputs, NameNodes, WidenNarrowArithmetic
-from poprt.compiler.operators import AttachBodies
 from poprt.compiler.options import CompilerOptions
 from poprt.compiler.pack_operators import pack_operators
 from poprt.compiler.packing_spec import read_packing
