@@ -12,6 +12,7 @@ from passes import get_registered_passes
 from poprt.convert_options import IPU_ONLY_PASSES
 from poprt_cli.commands import CONTEXT_SETTINGS, DefaultCommand
 from poprt_cli.custom import import_files
+from poprt_cli.embed import embed_command
 from poprt_cli.export_triton import export_triton_command
 from poprt_cli.logs import configure_logging
 from poprt_cli.options import IPU_OPTIONS, action_options, ipu_options, model_options, rewrite_options
@@ -57,6 +58,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
 
 
 cli.add_command(pack_command)
+cli.add_command(embed_command)
 cli.add_command(export_triton_command)
 cli.add_command(serve_command)
 
