@@ -135,6 +135,8 @@ def _middle(options: ConvertOptions, shapes: InputShapes) -> list[Step]:
     if options.precision == "fp16":
         overflow = {"enable_avoid_overflow_patterns": options.enable_avoid_overflow_patterns}
         steps.append(("float_to_half", {"skip_op_types": options.fp16_skip_op_types, **overflow}))
+    if options.precision == "bf16":
+        steps.append(("float_to_bfloat16", {}))
     without_effect = announced_passes()
     asked = [(name, value) for name, value in options.keyword_passes if name not in without_effect]
     return steps + [(name, () if value is None else (value,)) for name, value in asked]
