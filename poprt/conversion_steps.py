@@ -13,6 +13,7 @@ from passes.base import Pass
 from passes.errors import RewriteError
 from passes.node_protos import opset_of
 from passes.precision.float_to_int8 import FloatToInt8
+from passes.precision.int8_observation import SampleData
 from passes.shapes.input_shapes import InputShapes
 from poprt.convert_options import IPU_ONLY_PASSES, WITHIN_ROWS_PASS, ConvertOptions
 from poprt.engine.plain import plain_session
@@ -133,10 +134,12 @@ def _middle(options: ConvertOptions, shapes: InputShapes) -> list[Step]:
     return steps + [(name, {} if value is None else {"value": value}) for name, value in options.keyword_passes]
 
 
-def with_data(step: Any, inputs: list[InputInfo]) -> Any:
-    """float_to_int8 with random data to measure on: other data than `check` compares with, of the same kind."""
+def with_data(step: Any, inputs: list[InputInfo], sample_data: SampleData | None) -> Any:
+    """float_to_int8 with data to measure on: the caller's, or random data of the kind that `check` compares with."""
     if not isinstance(step, FloatToInt8):
         return step
+    if sample_data is not None:
+        return step.with_data(sample_data, _run_optimised, real=True)
 
     def feeds(converted: onnx.ModelProto) -> dict[str, Array]:
         try:
