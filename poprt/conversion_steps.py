@@ -14,6 +14,7 @@ from passes.errors import RewriteError
 from passes.node_protos import opset_of, walk_nodes
 from passes.ops import DOMAIN, known_operators, least_opset
 from passes.precision.float_to_int8 import FloatToInt8
+from passes.precision.int8_observation import SampleData
 from passes.registry import announce, announced_passes, check_names
 from passes.shapes.input_shapes import InputShapes
 from poprt.convert_options import WITHIN_ROWS_PASS, ConvertOptions
@@ -142,10 +143,12 @@ def _middle(options: ConvertOptions, shapes: InputShapes) -> list[Step]:
     return steps + [(name, () if value is None else (value,)) for name, value in asked]
 
 
-def with_data(step: Any, inputs: list[InputInfo]) -> Any:
-    """float_to_int8 with random data to measure on: other data than `check` compares with, of the same kind."""
+def with_data(step: Any, inputs: list[InputInfo], sample_data: SampleData | None) -> Any:
+    """float_to_int8 with data to measure on: the caller's, or random data of the kind that `check` compares with."""
     if not isinstance(step, FloatToInt8):
         return step
+    if sample_data is not None:
+        return step.with_data(sample_data, _run_optimised, real=True)
 
     def feeds(converted: onnx.ModelProto) -> dict[str, Array]:
         try:
