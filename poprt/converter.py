@@ -23,7 +23,7 @@ from passes.precision.float_to_int8 import FloatToInt8
 from passes.precision.shared_scales import shared_scales
 from passes.reference_session import CUSTOM_LIBRARIES
 from passes.refusal import MOST_NAMED
-from poprt.conversion_steps import LEAST_OPSET, ordered_passes, with_data
+from poprt.conversion_steps import LEAST_OPSET, ordered_passes, own_operators, with_data
 from poprt.convert_options import (
     ConvertKeywords,
     not_default,
@@ -31,10 +31,12 @@ from poprt.convert_options import (
 )
 from poprt.engine.custom_ops import custom_ops
 from poprt.executable import Executable
+from poprt.fusion import MFConverter as MFConverter  # scripts look for it here
 from poprt.isolation import Compile, IsolationTrial, try_isolation
 from poprt.load_check import check_loads
 from poprt.progress import pass_progress
 from poprt.sample_data import InputInfo, model_inputs
+from poprt.sharder import Sharder as Sharder  # scripts look for it here
 from poprt.verify import Verification, verify
 from poprt.verify_served import compile_quietly
 
@@ -185,15 +187,18 @@ class Converter(ConvertKeywords):
         return converted.whole()
 
     def _reference(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """What the numbers are compared with: ``model``, or what its integer weights stand for.
+        """What the numbers are compared with: ``model``, or what its integer weights and the IPU's operators stand for.
 
         Where activations are quantised anew, the old quantisation is no measure: its scales span a whole batch.
         """
-        if not self.options.requantize:
+        bodies: list[Pass] = [get_pass("attach_bodies", known_only=True)] if own_operators(model) else []
+        if not self.options.requantize and not bodies:
             return model
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
-        steps: list[Pass] = [get_pass("extract_constant_to_initializer")]
+        if not self.options.requantize:
+            return PassManager(bodies).run(copy)
+        steps: list[Pass] = [*bodies, get_pass("extract_constant_to_initializer")]
         if opset_of(model) < LEAST_OPSET:
             steps.append(get_pass("convert_opset", target=LEAST_OPSET))
         return PassManager([*steps, get_pass("lift_dynamic_int8")]).run(copy)

@@ -63,6 +63,17 @@ def symbol(name: str) -> sympy.Symbol:
     return sympy.Symbol(name, integer=True, positive=True)
 
 
+def numpy_dtype(tensor: gs.Tensor, shapes: SymbolicShapes) -> Any:
+    """The declared type of a tensor, else the inferred one.
+
+    Raises:
+        KeyError: neither is known.
+    """
+    if tensor.dtype is not None:
+        return tensor.dtype
+    return onnx.helper.tensor_dtype_to_np_dtype(shapes.dtypes[tensor.name])
+
+
 def infer_symbolic_shapes(
     graph: gs.Graph, input_shapes: Mapping[str, Sequence[int | str]] | None = None
 ) -> SymbolicShapes:
