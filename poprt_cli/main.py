@@ -13,6 +13,7 @@ from passes.registry import announced_passes
 from poprt_cli.commands import CONTEXT_SETTINGS, DefaultCommand
 from poprt_cli.config_yaml import keep_words, options_of_models
 from poprt_cli.custom import import_files
+from poprt_cli.embed import embed_command
 from poprt_cli.export_triton import export_triton_command
 from poprt_cli.logs import configure_logging
 from poprt_cli.options import WITHOUT_EFFECT, action_options, ipu_options, model_options, rewrite_options
@@ -71,6 +72,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
 
 
 cli.add_command(pack_command)
+cli.add_command(embed_command)
 cli.add_command(export_triton_command)
 cli.add_command(serve_command)
 
