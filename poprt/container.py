@@ -21,7 +21,9 @@ from typing import IO, Any
 from poprt.atomic_file import replacing
 
 FORMAT_NAME = "poprt-executable"
-FORMAT_VERSION = 1
+#: The newest version that is read. A file has the oldest one that has what it holds.
+FORMAT_VERSION = 2
+ONE_MODEL, SEVERAL_MODELS = 1, 2
 ALIGNMENT = 64
 MANIFEST = "manifest.json"
 
@@ -50,8 +52,10 @@ class Range:
     end: int
 
 
-def write_container(path: str | Path, payloads: Mapping[str, Payload], body: Mapping[str, Any]) -> None:
-    """Write a container; ``body`` becomes the manifest, with the format and the members' digests added.
+def write_container(
+    path: str | Path, payloads: Mapping[str, Payload], body: Mapping[str, Any], *, version: int = ONE_MODEL
+) -> None:
+    """Write a container; ``body`` becomes the manifest, with the format, its version and the members' digests added.
 
     The file appears under ``path`` complete or not at all. The same contents give the same bytes.
     """
@@ -65,7 +69,7 @@ def write_container(path: str | Path, payloads: Mapping[str, Payload], body: Map
                 start, digest = _add(archive, file, name, payload)
                 ranges.append(Range(start, start + payload.size))
                 members[name] = {"bytes": payload.size, "sha256": digest}
-            head = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, "members": members}
+            head = {"format": FORMAT_NAME, "format_version": version, "members": members}
             manifest = json.dumps({**head, **body}, indent=1, sort_keys=True).encode()
             _add(archive, file, MANIFEST, Payload(len(manifest), [manifest]))
         size = file.seek(0, os.SEEK_END)

@@ -18,12 +18,12 @@ from poprt.option_kinds import (
     FLAG_OR_TEXT,
     LIBRARIES,
     NAMES,
+    NO_FP8,
     PACK_ARGS,
     PATH,
     PRECISION,
     SHAPES,
     STEPS,
-    TEXT,
     TEXT_OR_MAPPING,
     Kind,
     whole,
@@ -36,6 +36,7 @@ WITHIN_ROWS_PASS = "insert_attention_mask"
 ALL = "all"
 
 _LAYOUT, _SPLITS = "it steers the IPU's memory layout", "it splits MatMuls to fit the IPU's memory"
+_FP8 = f"it goes with FP8, and {NO_FP8}; precision int8 measures for itself"
 
 
 def _option(
@@ -46,10 +47,9 @@ def _option(
     flag: str = "",
     rewrite: str = "",
     no_effect: str = "",
-    missing: bool = False,
 ) -> Any:
     """One line of the table; the parameters are the attributes of :class:`Option`."""
-    says = {"kind": kind, "help": help, "flag": flag, "rewrite": rewrite, "no_effect": no_effect, "missing": missing}
+    says = {"kind": kind, "help": help, "flag": flag, "rewrite": rewrite, "no_effect": no_effect}
     return field(default=default, metadata=says)
 
 
@@ -89,9 +89,12 @@ class ConvertKeywords:
     pack_args: Mapping[str, str | int] | None = _option(
         None, PACK_ARGS, "Pack samples of many lengths: max_valid_num=40 segment_max_size=256."
     )
-    fp8_skip_op_names: str | None = _option(None, NAMES, missing=True)
-    fp8_params: str | None = _option(None, NAMES, missing=True)
-    quantize: bool | None = _option(False, FLAG, missing=True)
+    fp8_skip_op_names: str | Sequence[str] | None = _option(None, NAMES, no_effect=_FP8)
+    fp8_params: str | Sequence[str] | None = _option(None, NAMES, no_effect=_FP8)
+    quantize: bool | None = _option(False, FLAG, no_effect=_FP8)
+    eightbitsio: bool | None = _option(
+        False, FLAG, no_effect="it normalises images on the IPU; an input of uint8 stays uint8 anyway"
+    )
     enable_insert_remap: bool | None = _option(False, FLAG, no_effect=_LAYOUT)
     enable_erf_gelu: bool | None = _option(
         False, FLAG, "Make one node of a GELU that is spelled out.", rewrite="erf_gelu_pattern"
@@ -111,7 +114,7 @@ class ConvertKeywords:
         rewrite="merge_matmul_add",
     )
     merge_moe: bool | str | None = _option(None, FLAG_OR_TEXT, rewrite="merge_moe")
-    remap_mode: str | None = _option(None, TEXT, no_effect=_LAYOUT)
+    remap_mode: str | Sequence[str] | None = _option(None, NAMES, no_effect=_LAYOUT)
     max_tensor_size: int | None = _option(-1, whole(-1, limit=2**63 - 1), "Largest folded constant in bytes.")
     infer_shape_ahead: bool | None = _option(False, FLAG, "Fix and infer shapes before folding constants.")
     enable_avoid_overflow_patterns: bool | None = _option(
@@ -126,7 +129,13 @@ class ConvertKeywords:
     fold_periodic_initializer: bool | None = _option(False, FLAG, rewrite="fold_periodic_initializer")
     enable_compress_pattern: bool | None = _option(False, FLAG, rewrite="compress_pattern")
     merge_if_with_same_cond: bool | None = _option(False, FLAG, rewrite="merge_if_with_same_cond")
-    apply_hcsr: bool | str | None = _option(None, FLAG_OR_TEXT, rewrite="apply_host_concat_split")
+    apply_hcsr: bool | str | None = _option(
+        None,
+        FLAG_OR_TEXT,
+        "Join inputs of one type and shape into one, for the host concat runner; of all kinds, or of those listed: "
+        "\"[('float32', (512, 1))]\".",
+        rewrite="apply_host_concat_split",
+    )
     requantize: bool | None = _option(
         False, FLAG, "Where activations share one scale over all samples, give each token its own."
     )
@@ -163,8 +172,7 @@ class Option:
         help: what the command's help says; "" where the command does not have it.
         flag: how the command calls it, where that is not ``--keyword``.
         rewrite: the pass that it asks for; "" where it asks for none.
-        no_effect: why it does nothing here, for one that steers an IPU.
-        missing: it is known, and asking for it is an error: it is not built.
+        no_effect: why it does nothing here, for one that steers an IPU or goes with FP8.
     """
 
     keyword: str
@@ -174,7 +182,6 @@ class Option:
     flag: str
     rewrite: str
     no_effect: str
-    missing: bool
 
     @property
     def command_flag(self) -> str:
@@ -255,8 +262,6 @@ def read_options(keywords: ConvertKeywords, logger: logging.Logger) -> ConvertOp
     for name, value in asked.items():
         OPTIONS[name].kind.check(name, value)
     for name in filter(asked.get, asked):
-        if OPTIONS[name].missing:
-            raise RewriteError(f"{name} is not available in this version; leave it out, or use precision fp16")
         if OPTIONS[name].no_effect:
             logger.warning("%s has no effect here: %s", name, OPTIONS[name].no_effect)
     packs = asked.get("pack_args") or WITHIN_ROWS_PASS in _steps(asked)

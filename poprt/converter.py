@@ -31,10 +31,12 @@ from poprt.convert_options import (
 )
 from poprt.engine.custom_ops import custom_ops
 from poprt.executable import Executable
+from poprt.fusion import MFConverter as MFConverter  # scripts look for it here
 from poprt.isolation import Compile, IsolationTrial, try_isolation
 from poprt.load_check import check_loads
 from poprt.progress import pass_progress
 from poprt.sample_data import InputInfo, model_inputs
+from poprt.sharder import Sharder as Sharder  # scripts look for it here
 from poprt.verify import Verification, verify
 from poprt.verify_served import compile_quietly
 

@@ -1,7 +1,8 @@
 """The executable: one zip file with a manifest, the engine's graph and its weights, and a text model's tokenizer.
 
-Members are stored, not compressed, and start on 64-byte boundaries, so ``unzip -l`` works and the weights can be
-memory-mapped. Loading runs nothing from the file.
+One of several models has a graph and weights of each, in folders ``graph0``, ``graph1`` and so on. Members are stored,
+not compressed, and start on 64-byte boundaries, so ``unzip -l`` works and the weights can be memory-mapped. Loading
+runs nothing from the file.
 """
 
 from __future__ import annotations
@@ -17,13 +18,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from poprt.container import ALIGNMENT, FORMAT_VERSION, Payload, write_container
+from poprt.container import ALIGNMENT, FORMAT_VERSION, ONE_MODEL, SEVERAL_MODELS, Payload, write_container
 from poprt.container_reader import MANIFEST_LIMIT, Container, read_container
 from poprt.errors import DamagedExecutableError, ExecutableError
+from poprt.fused_names import prefix_of
 from poprt.graph_check import check_graph
-from poprt.manifest import WEIGHT_DTYPES, Manifest, PackingSpec, TensorSpec, WeightSpec
+from poprt.manifest import (
+    WEIGHT_DTYPES,
+    FusedManifest,
+    Manifest,
+    PackingSpec,
+    PackOperators,
+    TensorSpec,
+    WeightSpec,
+)
 from poprt.manifest_rules import check_manifest
-from poprt.manifest_schema import read_manifest
+from poprt.manifest_schema import is_fused, read_fused_manifest, read_manifest
 from poprt.opened_file import Bytes
 
 __all__ = [
@@ -33,6 +43,7 @@ __all__ = [
     "WEIGHT_DTYPES",
     "Executable",
     "Manifest",
+    "PackOperators",
     "PackingSpec",
     "TensorSpec",
     "WeightSpec",
@@ -59,7 +70,7 @@ def place_weights(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, tuple[int
 
 
 class Executable:
-    """A compiled model, in memory or in a file.
+    """A compiled model, or several, in memory or in a file.
 
     Args:
         path: the file to load. Its weights stay in the file and are mapped into memory when they are read.
@@ -75,21 +86,36 @@ class Executable:
 
     _container: Container | None = None
     _texts: Mapping[str, bytes] = MappingProxyType({})
+    _models: tuple[Executable, ...] = ()
 
     def __init__(self, path: str | Path, *, check_hash: bool = True) -> None:
         container = read_container(path, check_hash=check_hash)
         try:
+            if is_fused(container.manifest):
+                self._read_models(container)
+                return
             _check_names(container.names)
-            manifest = read_manifest(container.manifest)
-            data, graph = container.view(_WEIGHTS), container.read(_GRAPH)
-            check_manifest(manifest, file_bytes=container.size, weight_bytes=len(data))
-            check_graph(graph, manifest.weights)
-            texts = {name: _text(container, name) for name in TEXT_LIMITS if name in container.names}
+            self._read(container, read_manifest(container.manifest))
+            self._texts = {name: _text(container, name) for name in TEXT_LIMITS if name in container.names}
         except ExecutableError as error:
             raise type(error)(f"{path}: {error}") from None
+
+    def _read(self, container: Container, manifest: Manifest, folder: str = "") -> None:
+        """Become the model whose graph and weights are in ``folder``."""
+        data, graph = container.view(folder + _WEIGHTS), container.read(folder + _GRAPH)
+        check_manifest(manifest, file_bytes=container.size, weight_bytes=len(data))
+        check_graph(graph, manifest.weights)
         self._set(manifest, graph, {spec.name: _weight_view(spec, data) for spec in manifest.weights})
-        self._texts = texts
         self._container = container
+
+    def _read_models(self, container: Container) -> None:
+        manifest = read_fused_manifest(container.manifest)
+        _check_folders(container.names, len(manifest.models))
+        models = []
+        for index, said in enumerate(manifest.models):
+            models.append(Executable.__new__(Executable))
+            models[-1]._read(container, said, prefix_of(index))
+        self._fuse(models)
 
     @classmethod
     def build(
@@ -118,6 +144,27 @@ class Executable:
         executable = cls.__new__(cls)
         executable._set(manifest, graph, {name: _read_only(array) for name, array in weights.items()})
         return executable
+
+    @classmethod
+    def fused(cls, models: Sequence[Executable]) -> Executable:
+        """One executable of several; graphs and weights are shared, not copied.
+
+        Raises:
+            ExecutableError: there is none, or one of them holds several models or a tokenizer.
+        """
+        for index, model in enumerate(models):
+            if model.models or model.texts:
+                what = "holds several models itself" if model.models else "is a text model"
+                raise ExecutableError(f"executable {index} {what}; only plain models can be fused")
+        if not models:
+            raise ExecutableError("nothing to fuse: give one executable or more")
+        executable = cls.__new__(cls)
+        executable._fuse(models)
+        return executable
+
+    def _fuse(self, models: Sequence[Executable]) -> None:
+        self._set(FusedManifest(tuple(model.manifest for model in models)).union(), b"", {})
+        self._models = tuple(models)
 
     def with_texts(self, texts: Mapping[str, bytes]) -> Executable:
         """The same executable, in memory, with the members of a text model; weights are shared, not copied.
@@ -151,12 +198,17 @@ class Executable:
         if self._container is not None:
             self._container.check_unchanged()
 
+    @property
+    def models(self) -> tuple[Executable, ...]:
+        """Each model of an executable of several, in order; none where there is one."""
+        return self._models
+
     def __repr__(self) -> str:
         return f"Executable(inputs={[s.name for s in self.inputs]}, outputs={[s.name for s in self.outputs]})"
 
     @property
     def manifest(self) -> Manifest:
-        """What the executable says of itself."""
+        """What the executable says of itself. One of several models has all inputs and outputs, as ``graph0/x``."""
         return self._manifest
 
     @property
@@ -186,7 +238,16 @@ class Executable:
 
     @property
     def graph(self) -> bytes:
-        """The engine's ONNX graph, serialised, without its large tensors."""
+        """The engine's ONNX graph, serialised, without its large tensors.
+
+        Raises:
+            ExecutableError: it holds several models, each with a graph of its own.
+        """
+        if self._models:
+            raise ExecutableError(
+                f"the executable holds {len(self._models)} models: take one of them, executable.models[0] and so on "
+                "(poprt_exec: --index)"
+            )
         return self._graph
 
     def weight(self, name: str) -> npt.NDArray[Any]:
@@ -208,22 +269,45 @@ class Executable:
         Raises:
             ExecutableError: no loader would take it; the message names the field of the manifest or the node.
         """
-        body = dataclasses.asdict(self._manifest)
-        specs = self._manifest.weights
-        size = max((spec.offset + spec.nbytes for spec in specs), default=0)
-        self._check_loadable(body, size)
-        payloads = {_GRAPH: Payload(len(self._graph), [self._graph]), _WEIGHTS: Payload(size, self._weight_chunks())}
-        payloads.update({name: Payload(len(data), [data]) for name, data in self._texts.items()})
-        write_container(path, payloads, body)
+        if not self._models:
+            body = dataclasses.asdict(self._manifest)
+            self._check_loadable(body)
+            write_container(path, self._payloads(), body, version=ONE_MODEL)
+            return
+        bodies = []
+        payloads: dict[str, Payload] = {}
+        for index, model in enumerate(self._models):
+            bodies.append(dataclasses.asdict(model.manifest))
+            payloads.update(model._payloads(prefix_of(index)))
+        fused = {"models": bodies}
+        for model in self._models:
+            model._check_loadable(fused)
+        write_container(path, payloads, fused, version=SEVERAL_MODELS)
 
-    def _check_loadable(self, body: dict[str, Any], weight_bytes: int) -> None:
-        """Apply what is checked when the file is loaded, so that no file is written that cannot be."""
+    def _payloads(self, folder: str = "") -> dict[str, Payload]:
+        payloads = {
+            _GRAPH: Payload(len(self._graph), [self._graph]),
+            _WEIGHTS: Payload(self._weight_bytes(), self._weight_chunks()),
+            **{name: Payload(len(data), [data]) for name, data in self._texts.items()},
+        }
+        return {folder + name: payload for name, payload in payloads.items()}
+
+    def _weight_bytes(self) -> int:
+        return max((spec.offset + spec.nbytes for spec in self._manifest.weights), default=0)
+
+    def _check_loadable(self, body: dict[str, Any]) -> None:
+        """Apply what is checked when the file is loaded, so that no file is written that cannot be.
+
+        Args:
+            body: the manifest of the file, in which this may be one model of several.
+        """
+        size = self._weight_bytes()
         try:
             manifest = json.dumps(body, indent=1, sort_keys=True)
             if len(manifest) > MANIFEST_LIMIT - _HEAD_ROOM:
                 raise ExecutableError(f"its manifest has {len(manifest)} bytes, at most {MANIFEST_LIMIT} are read")
-            read_manifest(json.loads(manifest))
-            check_manifest(self._manifest, file_bytes=len(self._graph) + weight_bytes, weight_bytes=weight_bytes)
+            (read_fused_manifest if is_fused(body) else read_manifest)(json.loads(manifest))
+            check_manifest(self._manifest, file_bytes=len(self._graph) + size, weight_bytes=size)
             check_graph(self._graph, self._manifest.weights)
             for name, data in self._texts.items():
                 _check_text_size(name, len(data))
@@ -244,6 +328,13 @@ def _check_names(names: Sequence[str]) -> None:
         raise DamagedExecutableError(
             f"its members are {sorted(names)}, not {_GRAPH} and {_WEIGHTS}, with {TEXT} and {TOKENIZER} or without"
         )
+
+
+def _check_folders(names: Sequence[str], count: int) -> None:
+    """A graph and weights of each of so many models."""
+    expected = {prefix_of(index) + name for index in range(count) for name in (_GRAPH, _WEIGHTS)}
+    if set(names) != expected:
+        raise DamagedExecutableError(f"its members are {sorted(names)}, not {_GRAPH} and {_WEIGHTS} of {count} models")
 
 
 def _text(container: Container, name: str) -> bytes:

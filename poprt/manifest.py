@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from poprt.fused_names import in_model
 from poprt_format.packing import Packing
 
 #: Numpy names of the types that the weights member may hold.
@@ -71,6 +72,26 @@ class PackingSpec(Packing):
 
 
 @dataclass(frozen=True)
+class PackOperators:
+    """The operators of packing in a graph whose model says nothing of packing: a script wrote them by hand.
+
+    Attributes:
+        apart_in_rows: AttentionMask keeps the samples of a row apart.
+        masks: the inputs that AttentionMask reads; empty where it reads something that is computed.
+        lengths: the inputs that Unpack and Repack read.
+        max_valid_num, segment_max_size: as Unpack has them; 0 and nothing where there is none.
+        unpacked: the outputs with a row a sample.
+    """
+
+    apart_in_rows: bool
+    masks: tuple[str, ...]
+    lengths: tuple[str, ...]
+    max_valid_num: int
+    segment_max_size: tuple[int, ...]
+    unpacked: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class WeightSpec:
     """Where a weight lies in the weights member, how it is stored, and the type the engine wants.
 
@@ -107,6 +128,7 @@ class Manifest:
             executable has one loaded.
         shared_scales: the nodes that quantise with one scale for all samples of a run, by operator and name: an answer
             then moves with its company (a tenth of its range and more was seen). Empty where there is none.
+        pack_operators: what the graph shows of packing where ``packing`` is None.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -124,7 +146,38 @@ class Manifest:
     custom_ops: tuple[str, ...] = ()
     custom_libraries: tuple[str, ...] = ()
     shared_scales: tuple[str, ...] = ()
+    pack_operators: PackOperators | None = None
 
     def batch_axis_of(self, name: str) -> int:
         """The axis of an input or output that counts samples, if it has one."""
         return self.batch_axes.get(name, self.batch_axis)
+
+
+@dataclass(frozen=True)
+class FusedManifest:
+    """What an executable of several models says of itself.
+
+    Attributes:
+        models: what each of them says, in order; its tensors have their plain names.
+    """
+
+    models: tuple[Manifest, ...]
+
+    def union(self) -> Manifest:
+        """One manifest with the inputs and outputs of all, as callers name them: ``graph0/x``.
+
+        What is the same for all (options, versions, texts of the caller) is that of the first.
+        """
+        first = self.models[0]
+        return Manifest(
+            inputs=tuple(_of_model(index, spec) for index, one in enumerate(self.models) for spec in one.inputs),
+            outputs=tuple(_of_model(index, spec) for index, one in enumerate(self.models) for spec in one.outputs),
+            weights=(),
+            options=first.options,
+            versions=first.versions,
+            opaque_blobs=first.opaque_blobs,
+        )
+
+
+def _of_model(index: int, spec: TensorSpec) -> TensorSpec:
+    return replace(spec, name=in_model(index, spec.name))

@@ -10,7 +10,7 @@ import numpy as np
 
 from poprt.container import ALIGNMENT
 from poprt.errors import DamagedExecutableError
-from poprt.manifest import WEIGHT_DTYPES, Manifest, PackingSpec, TensorSpec, WeightSpec
+from poprt.manifest import WEIGHT_DTYPES, Manifest, PackingSpec, PackOperators, TensorSpec, WeightSpec
 from poprt.manifest_schema import wrong
 from poprt_format.packing import ACROSS_ROWS, NEIGHBOURS, OUTPUT_LAYOUTS
 
@@ -55,6 +55,26 @@ def check_manifest(manifest: Manifest, *, file_bytes: int, weight_bytes: int) ->
         end = _check_weight(weight, end, weight_bytes)
     if manifest.packing is not None:
         _check_packing(manifest, manifest.packing)
+    if manifest.pack_operators is not None:
+        _check_operators(manifest, manifest.pack_operators)
+
+
+def _check_operators(manifest: Manifest, operators: PackOperators) -> None:
+    if manifest.packing is not None:
+        raise wrong("pack_operators", operators, "nothing beside packing")
+    for field, specs in (("masks", manifest.inputs), ("lengths", manifest.inputs), ("unpacked", manifest.outputs)):
+        names = [spec.name for spec in specs]
+        _check_names(f"pack_operators.{field}", getattr(operators, field))
+        for name in getattr(operators, field):
+            if name not in names:
+                raise wrong(f"pack_operators.{field}", name, f"one of {names}")
+    sizes = operators.segment_max_size
+    if 0 in sizes or sum(sizes) > MOST_TOKENS:
+        raise wrong(
+            "pack_operators.segment_max_size", list(sizes), f"sizes of 1 or more, together at most {MOST_TOKENS}"
+        )
+    if operators.max_valid_num > MOST_TOKENS:
+        raise wrong("pack_operators.max_valid_num", operators.max_valid_num, f"at most {MOST_TOKENS}")
 
 
 def _check_batch_axes(manifest: Manifest) -> None:

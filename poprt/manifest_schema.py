@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from poprt.errors import DamagedExecutableError
-from poprt.manifest import Manifest
+from poprt.manifest import FusedManifest, Manifest
 from poprt_format.packing import from_former_words
 
 #: Fields that belong to the container around the manifest.
@@ -27,10 +27,27 @@ def read_manifest(body: Mapping[str, Any]) -> Manifest:
     Raises:
         DamagedExecutableError: a field is missing, unknown or of another type; the message names it.
     """
-    own = {name: value for name, value in body.items() if name not in _OF_THE_CONTAINER}
+    own = _own_fields(body)
     if type(own.get("packing")) is dict:
         own["packing"] = from_former_words(own["packing"])
     return read_record(Manifest, own, "manifest")
+
+
+def is_fused(body: Mapping[str, Any]) -> bool:
+    """Whether ``body`` is that of an executable of several models."""
+    return "models" in body
+
+
+def read_fused_manifest(body: Mapping[str, Any]) -> FusedManifest:
+    """The manifest of several models that ``body`` holds, as :func:`read_manifest` reads that of one."""
+    fused = read_record(FusedManifest, _own_fields(body), "manifest")
+    if not fused.models:
+        raise wrong("models", [], "at least one")
+    return fused
+
+
+def _own_fields(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if name not in _OF_THE_CONTAINER}
 
 
 def read_record(kind: type[R], body: object, document: str) -> R:

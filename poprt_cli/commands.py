@@ -76,15 +76,25 @@ def _environment_error(error: OSError) -> str:
     )
 
 
+class Listed(click.ParamType):  # type: ignore[type-arg]  # generic only in newer versions of click
+    """One word of a flag that takes one or more, apart or with commas between."""
+
+    name = "WORD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The word as it is."""
+        return str(value)
+
+
 class KeyValueCommand(_OneLineErrors):
-    """A command whose options of type :class:`KeyValue` take one or more KEY=VALUE words after one flag."""
+    """A command whose options of type :class:`KeyValue` or :class:`Listed` take one or more words after one flag."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Repeat the flag before each further word, which is the form that click knows."""
         flags = {
             flag
             for param in self.params
-            if isinstance(param, click.Option) and isinstance(param.type, KeyValue)
+            if isinstance(param, click.Option) and isinstance(param.type, (KeyValue, Listed))
             for flag in param.opts
         }
         return super().parse_args(ctx, _repeat_flags(args, flags))
@@ -175,6 +185,11 @@ def as_dict(ctx: click.Context, param: click.Parameter, words: Sequence[tuple[st
 def as_names(ctx: click.Context, param: click.Parameter, text: str | None) -> list[str]:
     """Option callback: a comma list as names, without blanks."""
     return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def as_flag_or_text(ctx: click.Context, param: click.Parameter, text: str | None) -> bool | str | None:
+    """Option callback of a flag that may have a value: True or False where it says no more than that."""
+    return {"true": True, "false": False}.get((text or "").lower(), text)
 
 
 def as_sizes(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, ...] | None:

@@ -10,10 +10,11 @@ from typing import Any
 import click
 
 from poprt.errors import PoprtError
+from poprt.executable import Executable
 from poprt_cli.commands import CONTEXT_SETTINGS, CommandGroup
 from poprt_cli.isolated import LEAST_MEGABYTES, run_isolated
 from poprt_cli.logs import configure_logging
-from poprt_cli.run_popef import Timing, run_model, run_packed
+from poprt_cli.run_popef import Timing, one_model, run_model, run_packed
 
 _RUNNERS = ("modelRunner", "packRunner", "lightRunner", "hostConcatRunner")
 
@@ -30,7 +31,7 @@ def cli() -> None:
 @click.option("--runner", type=click.Choice(_RUNNERS), default="modelRunner", show_default=True)
 @click.option("--iteration", type=click.IntRange(1), default=100, show_default=True, help="How many timed runs.")
 @click.option("--numThreads", "threads", type=click.IntRange(1), default=1, show_default=True, help="Calling threads.")
-@click.option("--index", type=click.IntRange(0), default=0, help="Which model of a fused executable.")
+@click.option("--index", type=click.IntRange(0), default=0, help="Which model of an executable of several.")
 @click.option("--batchSize", "batch_size", type=click.IntRange(1), help="Model runner: rows in a request.")
 @click.option("--maxValidNum", "max_valid_num", type=click.IntRange(1), help="Pack runner: most samples in a pack.")
 @click.option("--packTimeout", "pack_timeout", type=click.IntRange(0), default=0, help="Pack runner: microseconds.")
@@ -63,15 +64,13 @@ def run_popef(
     """Run an executable on random data and print latency and throughput."""
     if runner in ("lightRunner", "hostConcatRunner"):
         raise PoprtError(f"--runner {runner} is not available in this version; use modelRunner or packRunner")
-    if index:
-        raise PoprtError(f"--index {index}: this version makes no fused executables, so there is only model 0")
     if not os.path.isfile(popef):  # Path.is_file raises for a name that is too long
         raise PoprtError(f"--popef {str(popef)!r} does not exist or is no file")
     if isolated:
-        ctx.exit(run_isolated(_words(popef, runner, options), memory_limit, time_limit))
+        ctx.exit(run_isolated(_words(popef, runner, index, options), memory_limit, time_limit))
     run: Callable[..., Timing] = run_packed if runner == "packRunner" else run_model
     try:
-        _report(run(popef, **options))
+        _report(run(one_model(Executable(popef), index), **options))
     except OSError as error:
         if error.filename is None:
             raise
@@ -80,9 +79,9 @@ def run_popef(
         raise PoprtError(f"--popef {str(popef)!r} needs more memory than there is") from error
 
 
-def _words(popef: Path, runner: str, options: dict[str, Any]) -> list[str]:
+def _words(popef: Path, runner: str, index: int, options: dict[str, Any]) -> list[str]:
     """The command line that runs the same without --isolated."""
-    words = ["poprt_run_popef", "--popef", str(popef), "--runner", runner]
+    words = ["poprt_run_popef", "--popef", str(popef), "--runner", runner, "--index", str(index)]
     for param in run_popef.params:
         value = options.get(param.name or "")
         for item in value if isinstance(value, tuple) else (value,):

@@ -42,15 +42,18 @@ class PopefExporter:
         self._made = _metadata(model.model if isinstance(model, PartedModel) else model), executable
         return executable
 
+    def executable_of(self, model: onnx.ModelProto) -> Executable:
+        """The executable of ``model``: the one that was compiled before, where the model says the same since."""
+        kept = self._made is not None and self._made[0] == _metadata(model)
+        return self._made[1] if self._made is not None and kept else self.compile(model)
+
     def export(self, model: onnx.ModelProto, path: Path) -> Executable:
-        """Write the executable of ``model``, and return it: the one that was compiled before, where the model says the
-        same since.
+        """Write the executable of ``model``, and return it.
 
         Raises:
             PoprtError: the file cannot be written.
         """
-        kept = self._made is not None and self._made[0] == _metadata(model)
-        executable = self._made[1] if self._made is not None and kept else self.compile(model)
+        executable = self.executable_of(model)
         try:
             executable.save(path)
         except OSError as error:

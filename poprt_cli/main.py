@@ -11,17 +11,28 @@ from click.shell_completion import get_completion_class
 from passes import get_registered_passes
 from passes.registry import announced_passes
 from poprt_cli.commands import CONTEXT_SETTINGS, DefaultCommand
+from poprt_cli.config_yaml import keep_words, options_of_models
 from poprt_cli.custom import import_files
+from poprt_cli.embed import embed_command
 from poprt_cli.export_triton import export_triton_command
 from poprt_cli.logs import configure_logging
-from poprt_cli.options import IPU_OPTIONS, action_options, ipu_options, model_options, rewrite_options
+from poprt_cli.options import WITHOUT_EFFECT, action_options, ipu_options, model_options, rewrite_options
 from poprt_cli.pack import pack_command
 from poprt_cli.serve import serve_command
 
 logger = logging.getLogger("poprt")
 
 
-@click.command("poprt", cls=DefaultCommand, context_settings=CONTEXT_SETTINGS)
+class _Poprt(DefaultCommand):
+    """Keeps its words: the options of several models are read from them, and from the file of ``--config_yaml``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words."""
+        keep_words(ctx, args)
+        return super().parse_args(ctx, args)
+
+
+@click.command("poprt", cls=_Poprt, context_settings=CONTEXT_SETTINGS)
 @model_options
 @rewrite_options
 @action_options
@@ -33,7 +44,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
     --help` about serving them.
 
     The converted model is written to --output_dir, and a table of what was done is printed. Options without a
-    description steer only an IPU: they are accepted and have no effect here.
+    description steer only an IPU or go with FP8: they are accepted and have no effect here.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -46,17 +57,22 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
     if options["list_all_passes"]:
         _list_passes()
         return
-    for name in IPU_OPTIONS:
-        if options[name]:
-            logger.warning("--%s has no effect here: it steers the IPU", name)
-    if not options["input_model"]:
+    models = options_of_models(ctx)
+    for name, reason in WITHOUT_EFFECT.items():
+        if any(one[name] for one in (options, *models)):
+            logger.warning("--%s has no effect here: %s", name, reason)
+    if not options["input_model"] and not models:
         raise click.UsageError("Missing option '-i' / '--input_model'.")
-    from poprt_cli.convert import convert  # here: it brings the engine and the compiler
+    from poprt_cli.convert import convert, convert_and_fuse  # here: it brings the engine and the compiler
 
-    convert(options)
+    if models:
+        convert_and_fuse(models, options)
+    else:
+        convert(options)
 
 
 cli.add_command(pack_command)
+cli.add_command(embed_command)
 cli.add_command(export_triton_command)
 cli.add_command(serve_command)
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,9 @@ import numpy.typing as npt
 from poprt.engine.protocol import Session
 from poprt.errors import PoprtError
 from poprt.executable import Executable, PackingSpec, TensorSpec
+from poprt.fused_names import check_index
 from poprt.runtime import ModelRunner, PackRunner, PackRunnerConfig, RuntimeConfig
+from poprt.runtime.assumed_packing import assume_packing
 from poprt.runtime.declared import DeclaredSession, open_session
 
 Array = npt.NDArray[Any]
@@ -64,23 +65,38 @@ class Timing:
         return len(self.seconds) * self.batch_size / self.total
 
 
+def one_model(executable: Executable, index: int) -> Executable:
+    """The model ``index`` of an executable of several, or the one that it holds.
+
+    Raises:
+        PoprtError: there is no such model.
+    """
+    models = executable.models or (executable,)
+    return models[check_index(index, len(models), "--index")]
+
+
 def run_model(
-    popef: Path, *, iteration: int, threads: int, batch_size: int | None, custom_ops: Sequence[str] = (), **_: Any
+    executable: Executable,
+    *,
+    iteration: int,
+    threads: int,
+    batch_size: int | None,
+    custom_ops: Sequence[str] = (),
+    **_: Any,
 ) -> Timing:
     """Time a model runner.
 
     Args:
-        popef: the executable.
+        executable: of one model.
         iteration: timed requests.
         threads: threads that send requests at once.
         batch_size: extent of the batch axis of a request; None takes the declared one.
         custom_ops: libraries of operators that onnxruntime lacks.
 
     Raises:
-        PoprtError: the executable cannot be loaded, or does not say the rank of an input, or leaves open an extent that
+        PoprtError: the executable does not say the rank of an input, or leaves open an extent that
             ``batch_size`` does not say.
     """
-    executable = Executable(popef)
     manifest = executable.manifest
     axis, rng = manifest.batch_axis, np.random.default_rng(0)
     config = RuntimeConfig(batching_dim=None if batch_size is None else axis, custom_ops=custom_ops)
@@ -104,7 +120,7 @@ def run_model(
 
 
 def run_packed(
-    popef: Path,
+    executable: Executable,
     *,
     iteration: int,
     threads: int,
@@ -118,7 +134,7 @@ def run_packed(
     """Time a pack runner. An iteration sends as many samples of random lengths as a pack holds, and waits for all.
 
     Args:
-        popef: the executable.
+        executable: of one model.
         iteration: timed packs.
         threads: threads that send at once.
         max_valid_num: most samples in a pack; None takes the executable's.
@@ -128,17 +144,11 @@ def run_packed(
         custom_ops: libraries of operators that onnxruntime lacks.
 
     Raises:
-        PoprtError: the executable cannot be loaded, is not packed, or lacks a named input.
+        PoprtError: the executable is not packed and no name says what to pack, or it lacks a named input.
     """
-    executable = Executable(popef)
-    packing = executable.manifest.packing
-    if packing is None:
-        raise PoprtError(f"{str(popef)!r} is not packed: convert its model with --pack_args, or leave --runner out")
-    if mask and mask not in packing.dynamic_inputs:
-        raise PoprtError(f"--maskName {mask!r} is no dynamic input; there are {list(packing.dynamic_inputs)}")
     config = PackRunnerConfig(pack_timeout, max_valid_num or 0, dynamic_input, custom_ops=custom_ops)
-    if packing.within_rows:
-        config.enable_input_single_row_mode(mask or packing.mask)
+    _name_mask(config, executable, mask)
+    packing = executable.manifest.packing or assume_packing(executable.manifest, config).packing
     size = max_valid_num or packing.max_valid_num
     rng = np.random.default_rng(0)
     of_run = _run_values(executable, packing, rng)
@@ -154,6 +164,19 @@ def run_packed(
                 future.wait()
 
         return _time(send, iteration, threads, size)
+
+
+def _name_mask(config: PackRunnerConfig, executable: Executable, mask: str) -> None:
+    """Set the mode that goes with a mask: single rows where something keeps the samples of a row apart."""
+    packing, operators = executable.manifest.packing, executable.manifest.pack_operators
+    if packing is not None and mask and mask not in packing.dynamic_inputs:
+        raise PoprtError(f"--maskName {mask!r} is no dynamic input; there are {list(packing.dynamic_inputs)}")
+    if packing is not None and packing.within_rows:
+        config.enable_input_single_row_mode(mask or packing.mask)
+    elif packing is None and mask and operators is not None and operators.apart_in_rows:
+        config.enable_input_single_row_mode(mask)
+    elif packing is None and mask:
+        config.enable_padding_remove_mode(mask)
 
 
 def _time(send: Callable[[], None], iteration: int, threads: int, batch_size: int) -> Timing:

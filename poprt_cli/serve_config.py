@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+
+from poprt_cli.config_file import by_name, read_mapping
+
+_OPTION = "--config"
 
 
 def read_config(path: Path, options: Iterable[str]) -> dict[str, Any]:
@@ -20,34 +23,9 @@ def read_config(path: Path, options: Iterable[str]) -> dict[str, Any]:
     Raises:
         click.UsageError: it cannot be read, or has a key that is no option, or twice.
     """
-    names = {name: name.replace("_", "-") for name in options}
-    values: dict[str, Any] = {}
-    for key, value in _read(path).items():
-        name = str(key).replace("-", "_")
-        if name not in names:
-            near = difflib.get_close_matches(name.replace("_", "-"), names.values(), n=1, cutoff=0.0)[0]
-            raise click.UsageError(
-                f"--config: {str(path)!r} has the key {key!r}, which is no option; did you mean {near!r}?"
-            )
-        if name in values:
-            raise click.UsageError(f"--config: {str(path)!r} has {names[name]!r} twice")
-        if value is not None:
-            values[name] = _as_words(path, name, value)
-    return values
-
-
-def _read(path: Path) -> Mapping[Any, Any]:
-    import yaml  # here: what serves is an extra
-
-    try:
-        content = yaml.safe_load(path.read_bytes())
-    except OSError as error:
-        raise click.UsageError(f"--config: {str(path)!r}: {error.strerror}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise click.UsageError(f"--config: {str(path)!r} is no YAML: {error}") from error
-    if not isinstance(content, Mapping):
-        raise click.UsageError(f"--config: {str(path)!r}: expected keys with values, as `port: 8000`")
-    return content
+    spelling = {name: name.replace("_", "-") for name in options}
+    values = by_name(f"{_OPTION}: {str(path)!r}", read_mapping(_OPTION, path), spelling)
+    return {name: _as_words(path, name, value) for name, value in values.items()}
 
 
 def _as_words(path: Path, name: str, value: Any) -> Any:
@@ -58,6 +36,6 @@ def _as_words(path: Path, name: str, value: Any) -> Any:
         return [str(item) for item in value] if isinstance(value, list) else [str(value)]
     if isinstance(value, (list, Mapping)):
         raise click.UsageError(
-            f"--config: {str(path)!r}: {name.replace('_', '-')} is one value, not {type(value).__name__}"
+            f"{_OPTION}: {str(path)!r}: {name.replace('_', '-')} is one value, not {type(value).__name__}"
         )
     return value

@@ -19,7 +19,7 @@ from passes.building import add_node
 from passes.errors import RewriteError
 from passes.graph_io import export_weightless
 from passes.precision.int8_sites import Product
-from passes.precision.int8_values import Floats, QuantisedWeights, best_zero_point, rounded_rows
+from passes.precision.int8_values import Floats, QuantisedWeights, Rounding
 from passes.precision.names import tensor_names, unique_name
 from passes.precision.unsign_weights import UnsignWeights
 from passes.reference_session import reference_session
@@ -101,21 +101,13 @@ def _some_rows(graph: gs.Graph, tensor: gs.Tensor, dtype: np.dtype[Any], taken: 
     return add("Slice", rows, zero, count, zero, step, dtype=dtype)
 
 
-def choose_zero_points(rows: Mapping[str, Floats]) -> dict[str, int]:
-    """The best zero point for each activation, by its name."""
-    return {
-        name: best_zero_point(values.max(axis=1, initial=0), values.min(axis=1, initial=0))
-        for name, values in rows.items()
-    }
-
-
-def product_error(site: Product, rows: Floats, zero_point: int, weights: QuantisedWeights) -> float:
+def product_error(site: Product, rows: Floats, rounding: Rounding, weights: QuantisedWeights) -> float:
     """Norm of what int8 changes in the product of ``rows``, over the norm of the product; infinite if not finite."""
     matrix = site.matrix()
-    levels, scale = weights.columns(site.weight.name, matrix, site.transposed)
+    levels, scale = weights.columns(*site.weight_key, matrix)
     with np.errstate(invalid="ignore", over="ignore"):
         exact = rows @ matrix
-        error = (rounded_rows(rows, zero_point) @ levels.astype(np.float32)) * scale - exact
+        error = (rounding.rounded(rows) @ levels.astype(np.float32)) * scale - exact
         return _ratio(float(np.linalg.norm(error)), float(np.linalg.norm(exact)))
 
 

@@ -35,10 +35,12 @@ from poprt.compiler.lower_half import LowerHalf
 from poprt.compiler.mend_types import MendTypes
 from poprt.compiler.normalise import KeepOutputs, NameNodes, WidenNarrowArithmetic
 from poprt.compiler.options import CompilerOptions
+from poprt.compiler.pack_operators import pack_operators
 from poprt.compiler.packing_spec import read_packing
 from poprt.compiler.progress import Progress
 from poprt.compiler.ragged import LowerPacking
 from poprt.compiler.source import ModelLike, Source, read_model
+from poprt.compiler.split import split_models, split_outputs
 from poprt.compiler.validate import validate
 from poprt.compiler.versions import versions
 from poprt.engine.cpu import lacks_int8_dot_products
@@ -67,6 +69,7 @@ class Compiler:
             model: the bytes of an ONNX model, its path, or a ModelProto or PartedModel (which are not changed; the
                 weights of the latter are shared). External data beside a path is mapped into memory, not read: leave
                 the file as it is while the executable is in use.
+                Of a fused model (:class:`poprt.fusion.MFConverter`) an executable of several is made.
             outputs: names of the outputs to keep, in the order wanted; None keeps all of them.
             options: see :class:`CompilerOptions`.
 
@@ -78,9 +81,17 @@ class Compiler:
         with custom_ops(options.libraries()), Progress(options.show_compilation_progress_bar) as progress:
             progress.step("reading the model")
             source = read_model(model, constant_weights=options.constant_weights)
-            chosen = _chosen_outputs(source.model, outputs)
-            with blaming(source.model):
-                return cached(source, chosen, options, lambda: _compile(source, chosen, options, progress))
+            parts = split_models(source)
+            if not parts:
+                return _compile_one(source, outputs, options, progress)
+            kept = split_outputs(parts, outputs)
+            models = []
+            for index, (part, own) in enumerate(zip(parts, kept, strict=True)):
+                try:
+                    models.append(_compile_one(part, own, options, progress))
+                except CompileError as error:
+                    raise CompileError(f"model {index}: {error}") from error
+            return Executable.fused(models)
 
     @staticmethod
     def compile_and_export(
@@ -111,6 +122,15 @@ def blaming(model: onnx.ModelProto) -> Iterator[None]:
             raise
         logger.debug("compiling failed on a model that is not valid", exc_info=error)
         raise CompileError(f"the model is not valid: {reason}") from error
+
+
+def _compile_one(
+    source: Source, outputs: Sequence[str] | None, options: CompilerOptions, progress: Progress
+) -> Executable:
+    """The executable of one model, from the cache where it is there."""
+    chosen = _chosen_outputs(source.model, outputs)
+    with blaming(source.model):
+        return cached(source, chosen, options, lambda: _compile(source, chosen, options, progress))
 
 
 def _chosen_outputs(model: onnx.ModelProto, outputs: Sequence[str] | None) -> list[str]:
@@ -209,6 +229,7 @@ def _manifest(
         custom_ops=foreign,
         custom_libraries=library_names() if foreign else (),
         shared_scales=shared_scales(source.model),
+        pack_operators=pack_operators(source.model) if packing is None else None,
     )
 
 

@@ -72,6 +72,8 @@ _IPU_ONLY = {
         virtual_graph_mode=0,
         partials_type="half",
         log_dir="",
+        serialized_ir_dest="",
+        subgraph_copying_strategy="on_enter_and_exit",
         virtual_graph_split_ratio="",
     ),
     **_ipu_options(
@@ -80,8 +82,12 @@ _IPU_ONLY = {
         enable_fast_reduce=False,
         enable_gather_simplifier=False,
         enable_inplace_ambiguity_checking=False,
+        create_host_transferable_tensor_with_offset=False,
+        enable_efficient_overlap_io_topo_cons=False,
         enable_merge_exchange=True,
         enable_model_fusion=False,
+        enable_multi_stage_reduce=True,
+        enable_pad_conv_channel=False,
         enable_non_stable_softmax=False,
         enable_outlining=True,
         enable_outlining_copy_cost_pruning=True,
@@ -95,14 +101,18 @@ _IPU_ONLY = {
         group_host_sync=False,
         rearrange_anchors_on_host=True,
         rearrange_streams_on_host=False,
+        serialize_ir=False,
         use_128bit_conv_unit_load=False,
         use_loop_scheduler=False,
         use_ipu_model=False,
     ),
-    **_ipu_options((list, tuple), custom_patterns=(), core_attention_patterns=()),
+    **_ipu_options((list, tuple, str), custom_patterns=(), core_attention_patterns=()),
+    **_ipu_options((list, tuple, dict, str), virtual_graph_split_ratios=()),
+    **_ipu_options((object,), compilation_progress_logger=None),
     **_ipu_options(
         (dict,),
         convolution_options={},
+        custom_transform_applier_settings={},
         engine_options={},
         lstm_options={},
         matmul_options={},
@@ -112,7 +122,12 @@ _IPU_ONLY = {
 }
 
 #: Options that do not change the executable.
-ASIDE = frozenset({"enable_engine_caching", "cache_path", "show_compilation_progress_bar", "dump_passes", "custom_ops"})
+ASIDE = frozenset(
+    {
+        *("enable_engine_caching", "cache_path", "show_compilation_progress_bar", "dump_passes", "custom_ops"),
+        "compilation_progress_logger",
+    }
+)
 
 _OPTIONS: dict[str, _Option] = {**_EFFECTIVE, **_IPU_ONLY}
 

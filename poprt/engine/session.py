@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from poprt.engine.custom_ops import how_to_register
 from poprt.engine.options import session_options, unfold_weights
 from poprt.engine.providers import chosen_providers, runs_on_cpu
 from poprt.engine.shared_threads import SharedThreads
+from poprt.engine.turns import Turns
 from poprt.errors import DamagedExecutableError, ExecutableError, InputError, PoprtError, UnsupportedOperatorError
 from poprt.executable import WEIGHT_DTYPES, Executable, Manifest, TensorSpec, WeightSpec
 from poprt.graph_check import MOST_CALLED_NODES
@@ -63,6 +65,7 @@ class EngineSession:
         threads: of a run alone, which runs side by side share; by default the cores that this process may use.
         providers: onnxruntime execution providers, best first; by default CUDA where there is one, then the CPU.
         spin_between_runs: whether threads wait busily for the next run (:func:`poprt.engine.options.session_options`).
+        turns: of sessions that share the cores; None where this one has them for itself.
 
     Raises:
         UnsupportedOperatorError: the executable needs an operator that the installed onnxruntime lacks.
@@ -78,8 +81,10 @@ class EngineSession:
         threads: int | None = None,
         providers: Sequence[str] | None = None,
         spin_between_runs: bool = True,
+        turns: Turns | None = None,
     ) -> None:
         self.executable = executable
+        self._turns = turns
         self.providers = chosen_providers(providers)
         self._variable = {
             spec.name: _engine_array(executable, spec) for spec in executable.manifest.weights if not spec.constant
@@ -184,7 +189,8 @@ class EngineSession:
         self._check_names(feeds)
         prepared = {name: _prepare(feeds[name], spec, shape) for name, (spec, shape) in self._inputs.items()}
         try:
-            results = self._shared.run(names, {**prepared, **self._variable})
+            with nullcontext() if self._turns is None else self._turns.of(self):
+                results = self._shared.run(names, {**prepared, **self._variable})
         except engine.InvalidArgument as error:
             raise InputError(f"the engine refuses these inputs: {error}") from error
         except _FAILURES as error:

@@ -7,6 +7,7 @@ from poprt.runtime.batching import Flow, RunFuture
 from poprt.runtime.config import PackAlgorithm, PackRunnerConfig, RuntimeConfig
 from poprt.runtime.data_desc import DataDesc
 from poprt.runtime.declared import DeclaredSession
+from poprt.runtime.memory_views import InputMemoryView, OutputMemoryView
 from poprt.runtime.model_runner import ModelRunner
 from poprt.runtime.observation import PackObservation
 from poprt.runtime.pack_runner import PackRunner
@@ -20,7 +21,9 @@ __all__ = [
     "DeviceManager",
     "Executable",
     "Flow",
+    "InputMemoryView",
     "ModelRunner",
+    "OutputMemoryView",
     "PackAlgorithm",
     "PackObservation",
     "PackRunner",

@@ -81,10 +81,13 @@ class RuntimeConfig(_Options):
     device_wait_config: Any = None
     replica_to_device: Any = None
     request_tracepoints: bool = True
+    request_tracepoints_buffer_size: int = 1000
     flush_on_waiting_outputs: bool = False
+    flush_by_name: Any = None
     is_batch_size_timeout_enabled: bool = False
     batch_size_timeout_ns: int | datetime.timedelta = 0
     data_parallel_timeout_ns: int | datetime.timedelta = 0
+    runner_type: Any = None
     custom_ops: Sequence[str | os.PathLike[str]] = ()
     queue_tokens: int | None = None
     observer: Observer | None = field(default=None, repr=False)
@@ -96,7 +99,10 @@ class RuntimeConfig(_Options):
             "device_wait_config",
             "replica_to_device",
             "request_tracepoints",
+            "request_tracepoints_buffer_size",
             "flush_on_waiting_outputs",
+            "flush_by_name",
+            "runner_type",
             "is_batch_size_timeout_enabled",
             "batch_size_timeout_ns",
             "data_parallel_timeout_ns",
@@ -180,6 +186,8 @@ class PackRunnerConfig(_Options):
             lane, when the answers are out. The lane's next pack waits for it. What it raises is logged once. The
             runner's threads keep it alive until they end.
         single_row_mode, padding_remove_mode: set by the methods below.
+
+    ``device_wait_config`` steers an IPU: it is accepted and announced as having no effect.
     """
 
     timeout_microseconds: int = 0
@@ -194,10 +202,13 @@ class PackRunnerConfig(_Options):
     queue_limit: int = 4096
     queue_tokens: int | None = None
     send_when_idle: bool = True
+    device_wait_config: Any = None
     single_row_mode: SingleRowMode | None = field(default=None, repr=False)
     padding_remove_mode: PaddingRemoveMode | None = field(default=None, repr=False)
     custom_ops: Sequence[str | os.PathLike[str]] = ()
     observer: Observer | None = field(default=None, repr=False)
+
+    no_effect: ClassVar[frozenset[str]] = frozenset({"device_wait_config"})
 
     def enable_input_single_row_mode(self, mask_name: str, unpack_info_name: str = "", delimiter_num: int = 0) -> None:
         """Let samples share rows and never cross one (graphs with AttentionMask).

@@ -11,6 +11,7 @@ import numpy as np
 
 from poprt.engine.lanes import choose_lanes
 from poprt.engine.protocol import Session
+from poprt.engine.turns import Turns
 from poprt.errors import InputError, RequestTooLongError
 from poprt.executable import Executable, Manifest, PackingSpec, TensorSpec
 from poprt.runtime.across_rows_session import AcrossRowsSession
@@ -27,6 +28,7 @@ def open_session(
     providers: Sequence[str] | None,
     custom_ops: Sequence[str | os.PathLike[str]] = (),
     spin_between_runs: bool = True,
+    turns: Turns | None = None,
 ) -> Session:
     """Open the engine on an executable, with libraries of custom operators. onnxruntime is loaded here and no earlier.
 
@@ -37,7 +39,9 @@ def open_session(
     from poprt.engine.session import EngineSession
 
     with in_force(custom_ops):
-        return EngineSession(executable, threads=threads, providers=providers, spin_between_runs=spin_between_runs)
+        return EngineSession(
+            executable, threads=threads, providers=providers, spin_between_runs=spin_between_runs, turns=turns
+        )
 
 
 class DeclaredSession:
@@ -51,7 +55,7 @@ class DeclaredSession:
     Args:
         executable: what to run.
         session: an engine session to use; None opens one.
-        threads, providers, custom_ops, spin_between_runs: passed to the engine session that is opened.
+        threads, providers, custom_ops, spin_between_runs, turns: passed to the engine session that is opened.
         free_axes: the axis of an input or output that may have any extent, by name.
     """
 
@@ -64,12 +68,15 @@ class DeclaredSession:
         providers: Sequence[str] | None = None,
         custom_ops: Sequence[str | os.PathLike[str]] = (),
         spin_between_runs: bool = True,
+        turns: Turns | None = None,
         free_axes: Mapping[str, int] | None = None,
     ) -> None:
         manifest: Manifest = executable.manifest
         self._free_axes = free_axes or {}
         self._session = (
-            open_session(executable, threads, providers, custom_ops, spin_between_runs) if session is None else session
+            open_session(executable, threads, providers, custom_ops, spin_between_runs, turns)
+            if session is None
+            else session
         )
         self._inputs = {spec.name: spec for spec in manifest.inputs}
         self._outputs = {spec.name: spec for spec in manifest.outputs}

@@ -31,6 +31,15 @@ def load(executable: Executable | str | Path, check_hash: bool = True) -> Execut
     return executable
 
 
+def refuse_several(executable: Executable, runner: str) -> None:
+    """Raise PoprtError where an executable holds several models."""
+    if executable.models:
+        raise PoprtError(
+            f"a {runner} serves one model, and the executable holds {len(executable.models)}: give it one of them, "
+            "executable.models[0] and so on (poprt_exec: --index)"
+        )
+
+
 class Runner:
     """Runs an executable. ``Runner(path_or_executable, config)`` makes the runner that the configuration asks for.
 

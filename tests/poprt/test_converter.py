@@ -44,6 +44,7 @@ def test_every_documented_keyword_is_by_name_and_has_a_default() -> None:
         "fp8_skip_op_names": None,
         "fp8_params": None,
         "quantize": False,
+        "eightbitsio": False,
         "enable_insert_remap": False,
         "enable_erf_gelu": False,
         "serialize_matmul": None,
@@ -197,10 +198,11 @@ def test_an_older_model_is_raised_and_a_newer_one_is_not_lowered(bert: onnx.Mode
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"precision": "fp8"}, "not available in this version"),
+        ({"precision": "fp8"}, "FP8 needs hardware that this engine does not have; int8 is the thing to use.*bf16"),
+        ({"precision": "FP8_weight", "fp8_params": "F143,F143,0,0"}, "FP8 needs hardware"),
         ({"precision": "half"}, "fp32, fp16 or int8"),
-        ({"quantize": True}, "not available in this version"),
-        ({"fp8_params": "F143,F143,0,0"}, "not available in this version"),
+        ({"fp8_params": 3}, "fp8_params must be names"),
+        ({"remap_mode": {"after": "matmul"}}, "remap_mode must be names"),
         ({"batch_size": "4"}, "batch_size must be a whole number"),
         ({"check": "yes"}, "check must be True or False"),
         ({"input_shape": {"input_ids": [0, 4]}}, "positive whole numbers"),

@@ -198,11 +198,9 @@ def test_a_missing_file_is_the_usual_error(tmp_path: Path) -> None:
         Executable(tmp_path / "none.popef")
 
 
-def test_a_newer_format_is_told_from_damage(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(container, "FORMAT_VERSION", 2)
-        make_executable().save(saved)
-    with pytest.raises(NewerFormatError, match=r"version 2.*up to 1"):
+def test_a_newer_format_is_told_from_damage(saved: Path) -> None:
+    container.write_container(saved, {}, {}, version=container.FORMAT_VERSION + 1)
+    with pytest.raises(NewerFormatError, match=r"version 3.*up to 2"):
         Executable(saved)
 
 

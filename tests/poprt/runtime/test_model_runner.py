@@ -3,6 +3,7 @@ import logging
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from poprt.errors import InputError, PoprtError
 from poprt.executable import Executable, Manifest, TensorSpec
 from poprt.runtime import DeviceManager, ModelRunner, ReplicaIdToDevice, RuntimeConfig, pack_data
-from poprt.runtime.model_runner import _Batches, _BatchWorker, _Rows
+from poprt.runtime.model_runner import _BatchWorker
+from poprt.runtime.row_batches import RowBatches
+from poprt.runtime.served_model import Rows
 from tests.poprt.runtime.fake_engine import FakeEngine, executable, expected
 
 SOON = 20
@@ -173,8 +176,9 @@ def test_types_are_cast_when_checks_are_off():
 
 
 def test_requests_fill_the_rows_that_the_oldest_leaves_free():
-    waiting = [_Rows(size, {}, {}) for size in (1, 2, 3, 5, 1, 2)]
-    worker, batches = _BatchWorker(None, _Batches({}, 4, any_size=False)), []
+    model = SimpleNamespace(batches=RowBatches({}, 4, any_size=False))
+    waiting = [Rows(size, {}, {}, model) for size in (1, 2, 3, 5, 1, 2)]
+    worker, batches = _BatchWorker([model]), []
     while waiting:
         batch = worker.choose(waiting)
         assert batch[0] is waiting[0]

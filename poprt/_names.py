@@ -1,0 +1,4 @@
+"""Keys under which scripts find things in a model's metadata and in the blobs of an executable."""
+
+#: What a model says of the inputs that were joined (pass ``apply_host_concat_split``).
+sHostConcatRunnerConfig = "HostConcatRunnerConfig"  # noqa: N816  (scripts import it by this name)
