@@ -55,13 +55,14 @@ def embed_command(source: Path, output: Path, model: Path, no_progress: bool, **
     source, target, model = source.absolute(), output.absolute(), model.absolute()
     job = Job(source, target, model, columns, options["prompt_name"], options["dimensions"])
     execute = _execute(options)
-    with Bars(disabled=no_progress) as bars:
-        try:
+    bars = Bars(disabled=no_progress)
+    try:
+        with bars:
             finished = run(job, execute, bars)
-        except BaseException:
-            if bars.pieces:
-                print_last(f"{bars.done} of {bars.pieces} pieces are done and kept. Go on with:\n{_same_command()}")
-            raise
+    except BaseException:
+        if bars.pieces:
+            print_last(f"{bars.done} of {bars.pieces} pieces are done and kept. Go on with:\n{_same_command()}")
+        raise
     if finished:
         click.echo(f"{output}: {bars.rows} rows, {bars.errors} of them with errors")
     else:

@@ -1,4 +1,6 @@
-"""The command `poprt`: convert an ONNX model. `poprt pack` makes a text model of a folder, `poprt serve` serves it."""
+"""The command `poprt`: convert an ONNX model. `poprt pack` makes a text model of a folder, `poprt serve` and
+`poprt embed` run it.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ class _Poprt(DefaultCommand):
 @click.pass_context
 def cli(ctx: click.Context, /, **options: Any) -> None:
     """Rewrite, pack and compile an ONNX model. `poprt pack --help` is about folders of text models, `poprt serve
-    --help` about serving them.
+    --help` about serving them, `poprt embed --help` about embedding files of texts.
 
     The converted model is written to --output_dir, and a table of what was done is printed. Options without a
     description steer only an IPU or go with FP8: they are accepted and have no effect here.

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from poprt.atomic_file import check_target, one_at_a_time, replacing
 from poprt.bulk.parts import Parts, parquet_writer
+from poprt.bulk.rows import VECTOR
 from poprt.bulk.source import Source, open_source
 from poprt.bulk.work import Execute, Job, PieceDone
 from poprt.errors import PoprtError
@@ -63,8 +64,9 @@ def run(job: Job, execute: Execute, progress: Progress) -> bool:
     """
     source = open_source(job.source, job.columns.text)
     job.columns.check(source.schema.names)
-    schema = job.columns.schema(source.schema, _vector_type(job))
+    _check_model(job)
     _check_output(job)
+    schema = job.columns.schema(source.schema, VECTOR)
     with ExitStack() as stack:
         try:
             stack.enter_context(one_at_a_time(job.output, wait=False))
@@ -125,13 +127,13 @@ def _check_output(job: Job) -> None:
         raise PoprtError(f"--output: {str(job.output)!r}: there is no folder {str(job.output.parent)!r}")
 
 
-def _vector_type(job: Job) -> pa.DataType:
-    """The type of embeddings; raise PoprtError where the model does not give them as the job wants them."""
+def _check_model(job: Job) -> None:
+    """Raise PoprtError where the model does not give embeddings as the job wants them."""
     facts = text_facts(job.model)
     if facts.task != EMBEDDING:
         raise PoprtError(f"{str(job.model)!r} is for {facts.task}; this needs one for {EMBEDDING}")
     prompt_text(facts, job.prompt_name)
-    return pa.list_(pa.float32(), check_dimensions(facts, job.dimensions))
+    check_dimensions(facts, job.dimensions)
 
 
 def text_facts(path: Path) -> TextFacts:

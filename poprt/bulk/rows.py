@@ -21,6 +21,8 @@ from poprt.text.prompts import prompt_text
 Answer = Callable[[list[str]], Coroutine[Any, Any, Sequence[Any]]]
 
 NOT_FINITE = "the embedding holds NaN or an infinity: the model's weights or precision are at fault"
+#: Not a list of a fixed size: up to version 22, pyarrow cannot read or write one with nulls in Parquet.
+VECTOR = pa.list_(pa.float32())
 LABEL = pa.struct([("label", pa.string()), ("score", pa.float32())])
 ENTITY = pa.struct(
     [
@@ -51,7 +53,7 @@ class RowAnswerer:
 
     | task | value of a row |
     |---|---|
-    | embedding | ``fixed_size_list<float32>[dimension]`` |
+    | embedding | ``list<float32>``, all of one length |
     | sequence-classification | the likeliest label with its score |
     | token-classification | entities, as ``aggregation_strategy="simple"`` gives them |
 
@@ -111,15 +113,13 @@ class RowAnswerer:
             return error
 
     def _column(self, values: list[Any]) -> pa.Array:
-        if not pa.types.is_fixed_size_list(self.type):
+        if self.type != VECTOR:
             return pa.array(values, self.type)
-        size = self.type.list_size
-        rows = np.zeros((len(values), size), np.float32)
-        for place, value in enumerate(values):
-            if value is not None:
-                rows[place] = value
+        lengths = [0 if value is None else len(value) for value in values]
+        offsets = pa.array(np.cumsum([0, *lengths], dtype=np.int32))
+        numbers = np.concatenate([np.empty(0, np.float32), *(value for value in values if value is not None)])
         nulls = pa.array([value is None for value in values], pa.bool_())
-        return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), size, mask=nulls)
+        return pa.ListArray.from_arrays(offsets, pa.array(numbers), mask=nulls)
 
 
 def _complaint(text: object) -> str | None:
@@ -137,7 +137,8 @@ def _embedding(model: TextModel, prompt_name: str | None, dimensions: int | None
         return list(await model.aencode(texts, prompt_name=prompt_name, dimensions=dimensions))
 
     prompt_text(model.facts, prompt_name)  # now: nothing runs for one that is not there
-    return answer, pa.list_(pa.float32(), check_dimensions(model.facts, dimensions))
+    check_dimensions(model.facts, dimensions)
+    return answer, VECTOR
 
 
 def _label(model: TextModel, *_: Any) -> tuple[Answer, pa.DataType]:

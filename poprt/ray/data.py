@@ -18,6 +18,8 @@ logger = logging.getLogger("poprt")
 
 #: Rows of a batch. An actor holds four batches at a time (RAY_DATA_DEFAULT_ASYNC_BATCH_UDF_MAX_CONCURRENCY).
 BATCH = 128
+#: Rows of a block, which is what an actor has as a task, and what it costs when it dies. Ray's own blocks have 128 MB.
+BLOCK = 2048
 
 
 def embed(
@@ -34,6 +36,7 @@ def embed(
     actors: int | tuple[int, int | None] = (1, None),
     num_cpus: int = 1,
     batch_size: int = BATCH,
+    block_rows: int = BLOCK,
     **options: Any,
 ) -> Dataset:
     """Answer the texts of a dataset with a text model: ``embed(ray.data.read_parquet(...), "model.popef")``.
@@ -48,6 +51,7 @@ def embed(
         actors: how many, or the least and the most of them; None is no limit.
         num_cpus: cores of each.
         batch_size: rows that an actor takes at a time.
+        block_rows: rows of a task of an actor, and of the blocks that come out; not less than ``batch_size``.
         options: further ones of ``Dataset.map_batches``, such as ``memory`` or ``resources``.
 
     Raises:
@@ -60,7 +64,7 @@ def embed(
         Columns(column, output_column, error_column).check(schema.names)
     least, most = (actors, actors) if isinstance(actors, int) else actors
     _warn_of_no_room(least * num_cpus)
-    return dataset.map_batches(
+    return dataset.repartition(target_num_rows_per_block=block_rows).map_batches(
         TextEncoder,
         fn_constructor_args=(str(executable), column, output_column, error_column),
         fn_constructor_kwargs={
@@ -73,7 +77,6 @@ def embed(
         batch_size=batch_size,
         compute=ActorPoolStrategy(min_size=least, max_size=most),
         num_cpus=num_cpus,
-        udf_modifying_row_count=False,
         **options,
     )
 

@@ -21,8 +21,8 @@ class TextEncoder:
     Args:
         executable: the path of what ``poprt pack`` wrote, as the actor sees it.
         column: the texts.
-        output_column: where answers go: embeddings as ``fixed_size_list<float32>``, or the likeliest label with its
-            score, or entities, by what the model is for.
+        output_column: where answers go: embeddings as ``list<float32>``, or the likeliest label with its score, or
+            entities, by what the model is for.
         error_column: why a row has no answer; null where it has one.
         task: what the model must be for; None takes any of :data:`poprt.bulk.rows.TASKS`.
         prompt_name, dimensions: of embeddings, as for ``TextModel.encode``.

@@ -70,8 +70,8 @@ def test_a_dataset_is_embedded_though_an_actor_is_killed(tmp_path: Path) -> None
 @pytest.mark.usefixtures("local_ray")
 def test_an_actor_keeps_to_its_cores_and_takes_jsonl(tmp_path: Path) -> None:
     ray.data.from_arrow(pa.table({"text": TEXTS[:50]})).write_json(str(tmp_path / "in"))
-    rows = poprt.ray.embed(ray.data.read_json(str(tmp_path / "in")), model(), num_cpus=2, actors=1).to_arrow_refs()
-    table = pa.concat_tables(ray.get(rows))
+    dataset = ray.data.read_json(str(tmp_path / "in"))
+    table = pa.concat_tables(ray.get(poprt.ray.embed(dataset, model(), num_cpus=2, actors=1).to_arrow_refs()))
     assert abs(matrix(table["embedding"]) - vectors(table["text"].to_pylist())).max() < 2e-5
 
     def lanes(executable: str) -> tuple[int, int]:
@@ -81,6 +81,13 @@ def test_an_actor_keeps_to_its_cores_and_takes_jsonl(tmp_path: Path) -> None:
             return own.runner.lanes, own.runner._worker.budget
 
     assert ray.get(ray.remote(num_cpus=2)(lanes).remote(str(model()))) == (2, 512)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_large_block_is_of_several_tasks() -> None:
+    dataset = ray.data.from_arrow(pa.table({"text": TEXTS[:600]}))
+    blocks = ray.get(poprt.ray.embed(dataset, model(), actors=1, block_rows=200).to_arrow_refs())
+    assert sorted(len(block) for block in blocks) == [200, 200, 200]
 
 
 @pytest.mark.usefixtures("local_ray")
