@@ -130,7 +130,13 @@ class ConvertKeywords:
     fold_periodic_initializer: bool | None = _option(False, FLAG, rewrite="fold_periodic_initializer")
     enable_compress_pattern: bool | None = _option(False, FLAG, rewrite="compress_pattern")
     merge_if_with_same_cond: bool | None = _option(False, FLAG, rewrite="merge_if_with_same_cond")
-    apply_hcsr: bool | str | None = _option(None, FLAG_OR_TEXT, rewrite="apply_host_concat_split")
+    apply_hcsr: bool | str | None = _option(
+        None,
+        FLAG_OR_TEXT,
+        "Join inputs of one type and shape into one, for the host concat runner; of all kinds, or of those listed: "
+        "\"[('float32', (512, 1))]\".",
+        rewrite="apply_host_concat_split",
+    )
     requantize: bool | None = _option(
         False, FLAG, "Where activations share one scale over all samples, give each token its own."
     )

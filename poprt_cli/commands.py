@@ -177,6 +177,11 @@ def as_names(ctx: click.Context, param: click.Parameter, text: str | None) -> li
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
+def as_flag_or_text(ctx: click.Context, param: click.Parameter, text: str | None) -> bool | str | None:
+    """Option callback of a flag that may have a value: True or False where it says no more than that."""
+    return {"true": True, "false": False}.get((text or "").lower(), text)
+
+
 def as_sizes(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, ...] | None:
     """Option callback: the comma list as whole numbers of 1 or more; None where the option is not used."""
     if text is None:

@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from poprt.convert_options import OPTIONS, Option
-from poprt.option_kinds import FLAG, LIBRARIES, NAMES, PACK_ARGS, PATH, SHAPES, STEPS, Choice, Kind, Whole
-from poprt_cli.commands import KeyValue, ShapeValue, as_dict, as_names
+from poprt.option_kinds import FLAG, FLAG_OR_TEXT, LIBRARIES, NAMES, PACK_ARGS, PATH, SHAPES, STEPS, Choice, Kind, Whole
+from poprt_cli.commands import KeyValue, ShapeValue, as_dict, as_flag_or_text, as_names
 from poprt_cli.config_yaml import OPTION, load_config
 
 #: An option decorator, or a group of them.
@@ -72,6 +72,8 @@ def _from_table(option: Option) -> Decorator:
         return click.option(flag, type=click.Path(), multiple=True, metavar="LIB", help=option.help)
     if kind is PATH:
         return click.option(flag, type=click.Path(), metavar="DIR", help=option.help)
+    if kind is FLAG_OR_TEXT:
+        return click.option(flag, is_flag=False, flag_value="true", callback=as_flag_or_text, help=option.help)
     shown = isinstance(kind, Choice)
     return click.option(flag, type=_type(kind), default=option.default, show_default=shown, help=option.help)
 
