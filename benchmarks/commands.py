@@ -15,8 +15,10 @@ from benchmarks.one_length import measure_one_length
 from benchmarks.options import add_pairs, count, duration
 from benchmarks.output import Output
 from benchmarks.pairs import PAIRS
+from benchmarks.products import products
 from benchmarks.profiling import Profile, profile
-from benchmarks.rounds import TOLERANCE
+from benchmarks.roof import PRECISIONS, measure_roof
+from benchmarks.roof_table import roof_table
 from benchmarks.serve import commands as serve_commands
 from benchmarks.startup import measure_startup
 from benchmarks.throughput import Budget, measure_all
@@ -53,7 +55,7 @@ def _add_throughput(parser: argparse.ArgumentParser) -> None:
     default = Budget()
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["minilm", "bert-base"])
     parser.add_argument("--lengths", nargs="+", choices=list(DISTRIBUTIONS), default=list(DISTRIBUTIONS))
-    parser.add_argument("--precision", nargs="+", choices=list(TOLERANCE), default=list(TOLERANCE))
+    parser.add_argument("--precision", nargs="+", choices=["fp32", "int8"], default=["fp32", "int8"])
     add_pairs(parser, default.seconds)
     parser.add_argument(
         "--minutes",
@@ -81,6 +83,18 @@ def _throughput(options: argparse.Namespace, output: Output) -> None:
         results.append(result)
     output.finish("throughput", [], results, lambda path: plot.plot_throughput(results, path))
     output.console.print(report.announce(results))
+
+
+def _add_roof(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", choices=list(SIZES), default="minilm", help="of the encoder whose products are run")
+    parser.add_argument("--precision", nargs="+", choices=list(PRECISIONS), default=list(PRECISIONS))
+    parser.add_argument("--seconds", type=duration, default=0.5, help="of a way with a number of rows, about")
+
+
+def _roof(options: argparse.Namespace, output: Output) -> None:
+    config = config_of(options.size)
+    results = [measure_roof(config, precision, options.seconds, output.line) for precision in options.precision]
+    output.finish("roof", [roof_table(results, options.size, products(config))], results)
 
 
 def _add_load(parser: argparse.ArgumentParser) -> None:
@@ -217,6 +231,7 @@ def _all(options: argparse.Namespace, output: Output) -> None:
 
 #: What ``all`` runs after throughput, and the minutes that it takes, about.
 _OTHERS = (
+    ("roof",),
     ("load", "--lengths", "short"),
     ("any_batch",),
     ("lone",),
@@ -229,12 +244,13 @@ _OTHERS = (
     ("cost",),
     ("profile", "--lengths", "short", "long"),
 )
-_OTHERS_MINUTES = 17
+_OTHERS_MINUTES = 18
 
 _Run = tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace, Output], None], str]
 _COMMANDS: dict[str, _Run] = {
     "all": (_add_all, _all, "every other command but serve and encode, one after the other"),
     "throughput": (_add_throughput, _throughput, "the pack runner against every contender and the roof (the default)"),
+    "roof": (_add_roof, _roof, "the fastest products of any engine, and the arithmetic peak of the cores"),
     "load": (_add_load, _load, "throughput and latency of a pack runner and a plain queue under rising load"),
     **pair_commands.COMMANDS,
     **serve_commands.COMMANDS,

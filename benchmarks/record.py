@@ -12,7 +12,7 @@ from typing import Any
 from poprt.atomic_file import replacing
 from poprt.engine.cpu import usable_cores
 
-_PACKAGES = ("poprt", "onnxruntime", "numpy", "ctranslate2", "openvino")
+_PACKAGES = ("poprt", "onnxruntime", "numpy", "ctranslate2", "openvino", "llvmlite")
 
 
 def machine() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from benchmarks.cost import Cost, CostResult
 from benchmarks.load import LoadResult
 from benchmarks.one_length import OneLengthResult
 from benchmarks.pair_table import CAPTION, drift_text, quartiles_text
+from benchmarks.peak import Peak
 from benchmarks.profiling import OpTime, Profile
 from benchmarks.startup import Startup
 from benchmarks.throughput import CaseResult, Row
@@ -19,12 +20,11 @@ from benchmarks.variants import VariantRate
 
 def case_table(result: CaseResult) -> Table:
     """One case as a table."""
-    rate = result.roof.theirs.median / 1e9
     table = Table(
         title=f"{result.case} ({result.case.lengths}; mean {result.mean_length:.0f} tokens)",
-        caption=f"roof: {result.library} {rate:.0f} GFLOP/s on the model's products alone, 512 tokens; the pack runner "
-        f"is at {quartiles_text(result.roof.ratio)} of it, drift {drift_text(result.roof)}. "
-        f"(offline) needs all requests before it starts. {CAPTION}",
+        caption=f"Best product: {result.best}, {_gflops(result.roof.theirs.median)} on the model's products alone; the "
+        f"pack runner is at {quartiles_text(result.roof.ratio)} of it, drift {drift_text(result.roof)}. "
+        f"{_peak_text(result.peak)}(offline) needs all requests before it starts. {CAPTION}",
         title_justify="left",
         caption_justify="left",
     )
@@ -34,7 +34,8 @@ def case_table(result: CaseResult) -> Table:
         "drift",
         "tokens/s",
         "samples/s",
-        "of roof",
+        "of best\nproduct",
+        "of peak",
         "padding",
         "outside\nengine",
         "requests\na slice",
@@ -57,10 +58,19 @@ def _cells(row: Row) -> list[str]:
         f"{row.tokens_per_second:.0f}",
         f"{row.samples_per_second:.1f}",
         f"{row.roof_share:.0%}",
+        "" if row.peak_share is None else f"{row.peak_share:.0%}",
         f"{row.padding:.0%}",
         "" if row.overhead is None else f"{row.overhead:.1%}",
         str(row.requests),
     ]
+
+
+def _gflops(flops: float) -> str:
+    return f"{flops / 1e9:.0f} GFLOP/s"
+
+
+def _peak_text(peak: Peak | None) -> str:
+    return "" if peak is None else f"Peak: {_gflops(peak.flops)}, {peak.name} and nothing else on all cores. "
 
 
 def best_baseline(result: CaseResult) -> Row | None:

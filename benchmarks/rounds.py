@@ -15,8 +15,9 @@ from poprt.errors import PoprtError
 
 #: Slices are whole batches of the fixed shape.
 MULTIPLE = 16
-#: Largest difference of a logit from the reference, or (int8) of its root mean square relative to the reference's.
-TOLERANCE = {"fp32": 1e-3, "int8": 0.25}
+#: Largest difference of a logit from the reference; or, where products are rounded (bf16, int8), of the differences'
+#: root mean square relative to the reference's.
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.05, "int8": 0.25}
 
 Report = Callable[[str], None]
 
@@ -171,8 +172,8 @@ def difference(results: Sequence[Result], reference: Sequence[Result], precision
     """How far results lie from the reference, in the measure that ``TOLERANCE`` limits.
 
     Returns:
-        The largest absolute difference, or for int8 the root mean square of the differences relative to that of the
-        reference. Infinite where a result is missing, misshapen or not a number.
+        The largest absolute difference, or for bf16 and int8 the root mean square of the differences relative to that
+        of the reference. Infinite where a result is missing, misshapen or not a number.
     """
     pairs = []
     for result, expected in zip(results, reference, strict=True):
@@ -181,6 +182,6 @@ def difference(results: Sequence[Result], reference: Sequence[Result], precision
                 return float("inf")
             pairs.append((result[name].astype(np.float64).reshape(-1), values.astype(np.float64).reshape(-1)))
     got, want = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
-    if precision == "int8":
+    if precision != "fp32":
         return float(np.sqrt(np.mean((got - want) ** 2) / np.mean(want**2)))
     return float(np.abs(got - want).max())

@@ -11,8 +11,9 @@ import numpy as np
 from benchmarks.contenders import sample_length
 from benchmarks.field import Case, Entry, Field
 from benchmarks.pairs import PAIRS, Paired, Side, run_pairs
+from benchmarks.peak import Peak
 from benchmarks.processes import run_alone
-from benchmarks.roof import Roof
+from benchmarks.roof import PEAK, Roof, higher, try_peak
 from benchmarks.rounds import Report, Sliced, Timing, slice_count
 from benchmarks.workloads import Requests, config_of, useful_flops
 
@@ -46,6 +47,7 @@ class Row:
         samples_per_second: tokens per second over the mean length of the case's requests.
         paired: the pack runner against it, rates in tokens a second; None for the pack runner itself.
         roof_share: floating-point operations that the requests need, without padding, over time and over the roof.
+        peak_share: the same over the arithmetic peak of the cores; None where there is none.
         padding: share of padding in the tokens fed.
         overhead: share of the time outside the engine's run call; None where nobody counts it.
         requests: in a slice.
@@ -59,6 +61,7 @@ class Row:
     samples_per_second: float
     paired: Paired | None
     roof_share: float
+    peak_share: float | None
     padding: float
     overhead: float | None
     requests: int
@@ -70,17 +73,19 @@ class CaseResult:
     """One table.
 
     Attributes:
-        library: the one whose products are fastest here: the roof.
+        best: the engine and the form whose products are fastest here: the roof.
         roof: the pack runner against it, rates in floating-point operations a second that the requests need without
             padding, or that the products have.
+        peak: the arithmetic peak of the cores; None where there is none.
         mean_length: tokens of a request on average.
         absent: why a contender was not run, by name.
         seconds: that the case took, with building, checking and tuning.
     """
 
     case: Case
-    library: str
+    best: str
     roof: Paired
+    peak: Peak | None
     mean_length: float
     rows: list[Row]
     absent: dict[str, str]
@@ -92,15 +97,18 @@ def measure_case(case: Case, budget: Budget, report: Report) -> CaseResult:
     begin = time.perf_counter()
     requests = Requests(case.lengths, config_of(case.size).vocab)
     field = Field(case, requests, report)
+    before, reason = try_peak(case.precision, budget.seconds / 2)
     duel = _Duel(case, budget, requests, field.ours(), begin + 60 * budget.minutes)
-    library, roof = duel.against_roof()
+    best, roof = duel.against_roof()
+    duel.peak = higher(before, try_peak(case.precision, budget.seconds / 2)[0])
     rows = []
     for entry in field.others():
         rows.append(duel.against(entry, roof))
         report(report_line(rows[-1]))
         del entry  # and its engine, before the next one is opened
     rows.append(duel.own_row(roof))
-    return CaseResult(case, library, roof, duel.mean, rows, field.absent, time.perf_counter() - begin)
+    absent = field.absent | ({PEAK: reason} if duel.peak is None else {})
+    return CaseResult(case, best, roof, duel.peak, duel.mean, rows, absent, time.perf_counter() - begin)
 
 
 def report_line(row: Row) -> str:
@@ -113,6 +121,8 @@ class _Duel:
     """The pack runner, kept warm, against one after the other."""
 
     def __init__(self, case: Case, budget: Budget, requests: Requests, ours: Entry, deadline: float) -> None:
+        #: That the shares of rows are of; None where there is none.
+        self.peak: Peak | None = None
         self._config = config_of(case.size)
         self._precision = case.precision
         self._budget, self._deadline = budget, deadline
@@ -124,13 +134,10 @@ class _Duel:
         self.mean = float(np.mean([sample_length(sample) for sample in requests.take(0, MEAN_OF)]))
 
     def against_roof(self) -> tuple[str, Paired]:
-        """The library whose products are fastest, and the pack runner's operations against them."""
-        roof = Roof(self._config, self._precision)
-        roof.measure(0)  # warm
-        rates = roof.measure(self._budget.seconds / 4)
-        library = max(rates, key=rates.__getitem__)
+        """How the fastest products are run, and the pack runner's operations against them."""
+        roof = Roof(self._config, self._precision, self._budget.seconds / 4)
         mine = Sliced(self._ours.contender, self._requests, self._count, self._count, self._work, self._timing)
-        return library, self._run(mine, lambda _: roof.rate(library, self._budget.seconds / 2))
+        return str(roof.best), self._run(mine, lambda _: roof.rate(self._budget.seconds / 2))
 
     def against(self, entry: Entry, roof: Paired) -> Row:
         """Time one contender."""
@@ -139,11 +146,11 @@ class _Duel:
         mine = Sliced(self._ours.contender, self._requests, self._count, stride, timing=self._timing)
         other = Sliced(entry.contender, self._requests, count, stride)
         paired = self._run(mine, other)
-        return self._row(entry, other.timing, paired, roof.ratio.median / paired.ratio.median)
+        return self._row(entry, other.timing, paired, roof)
 
     def own_row(self, roof: Paired) -> Row:
         """The pack runner's own figures, over all its slices."""
-        return self._row(self._ours, self._timing, None, roof.ratio.median)
+        return self._row(self._ours, self._timing, None, roof)
 
     def _run(self, mine: Side, other: Side) -> Paired:
         now = time.perf_counter()
@@ -154,8 +161,9 @@ class _Duel:
     def _work(self, lengths: Sequence[int]) -> float:
         return useful_flops(self._config, lengths)
 
-    def _row(self, entry: Entry, timing: Timing, paired: Paired | None, roof_share: float) -> Row:
+    def _row(self, entry: Entry, timing: Timing, paired: Paired | None, roof: Paired) -> Row:
         rate = timing.tokens_per_second
+        share = roof.ratio.median / (1 if paired is None else paired.ratio.median)
         return Row(
             name=entry.contender.name,
             kind=entry.kind,
@@ -163,7 +171,8 @@ class _Duel:
             tokens_per_second=rate,
             samples_per_second=rate / self.mean,
             paired=paired,
-            roof_share=roof_share,
+            roof_share=share,
+            peak_share=None if self.peak is None else share * roof.theirs.median / self.peak.flops,
             padding=timing.padding,
             overhead=timing.overhead,
             requests=len(timing.slices[0].lengths),

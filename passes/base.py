@@ -9,9 +9,9 @@ from __future__ import annotations
 import inspect
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -19,6 +19,8 @@ import onnx_graphsurgeon as gs
 from passes import node_protos
 from passes.graph_io import export_graph, import_graph
 from passes.refusal import NodeName, Refusal
+
+PassClass = TypeVar("PassClass", bound=type)
 
 
 @dataclass
@@ -58,7 +60,8 @@ class Pass:
     #: The registered name; `register` sets it.
     name: str = ""
 
-    def __init__(self) -> None:
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """Take what a script's subclass passes on; it means nothing here."""
         self.logger = logging.getLogger("poprt")
 
     def run(self, model: onnx.ModelProto) -> onnx.ModelProto:
@@ -73,6 +76,16 @@ class Pass:
     def get_pass(name: str, *args: Any, **options: Any) -> Pass:
         """Make the registered pass ``name``; ``args`` and ``options`` go to its constructor."""
         raise NotImplementedError(f"{name}: passes.registry, which every import of `passes` loads, gives this method")
+
+    @staticmethod
+    def register_pass(name: str) -> Callable[[PassClass], PassClass]:
+        """Class decorator: the same as ``passes.register``."""
+        raise NotImplementedError(f"{name}: passes.registry gives this method too")
+
+    @staticmethod
+    def get_registered_passes() -> Sequence[str]:
+        """The same as ``passes.get_registered_passes``."""
+        raise NotImplementedError("passes.registry gives this method too")
 
     def traverse_graph(
         self, graph: onnx.GraphProto, transform: Callable[..., onnx.GraphProto], is_main_graph: bool = True
@@ -101,6 +114,9 @@ class GraphPass(Pass, ABC):
     ``apply`` gets the main graph and answers for its subgraphs and local functions too (:func:`walk_graphs`).
     It changes the graph in place and returns what it did. A second run must change nothing.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
 
     @abstractmethod
     def apply(self, graph: gs.Graph) -> PassResult:

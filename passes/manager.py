@@ -77,10 +77,11 @@ class PassManager:
     """Runs passes in order.
 
     Args:
-        passes: names, passes, or callables from ModelProto to ModelProto.
+        used_passes: names, passes, or callables from ModelProto to ModelProto.
         dump_dir: a folder for the model after each pass that changed it (:class:`passes.dump.ModelDump`), or after
             each that does not say whether it did; None writes nothing.
         on_pass: called with a pass's name before it runs; drives a progress display.
+        gather_ir_passes: taken from scripts: graph passes that follow each other share one graph in any case.
         weights_elsewhere: the model's large initializers are marked external and have no data, on purpose.
 
     An exception that no pass means to raise is put down to the user's own pass, or to the model where onnx refuses it;
@@ -95,17 +96,31 @@ class PassManager:
 
     def __init__(
         self,
-        passes: Iterable[PassLike],
+        used_passes: Iterable[PassLike] = (),
+        gather_ir_passes: bool = False,
         *,
         dump_dir: str | Path | None = None,
         on_pass: Callable[[str], None] | None = None,
         weights_elsewhere: bool = False,
     ) -> None:
-        self.passes: list[Any] = [get_pass(item) if isinstance(item, str) else item for item in passes]
+        self.passes: list[Any] = []
+        self.add_passes(used_passes)
         self.records: list[PassRecord] = []
         self._dump = ModelDump(Path(dump_dir)) if dump_dir is not None else None
         self._on_pass = on_pass
         self._weights_elsewhere = weights_elsewhere
+
+    def add_passes(self, used_passes: Iterable[PassLike] = (), gather_ir_passes: bool = False) -> None:
+        """Add passes behind those that there are; the arguments are those of the class."""
+        self.passes += [get_pass(item) if isinstance(item, str) else item for item in used_passes]
+
+    def get_passes(self) -> list[Any]:
+        """The passes, in order."""
+        return list(self.passes)
+
+    def get_all_pass_names(self) -> list[str]:
+        """What they are called, in order."""
+        return [_name_of(step) for step in self.passes]
 
     def run(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Return the rewritten model.
@@ -129,7 +144,7 @@ class PassManager:
         self.records = []
         state = _Model(model)
         for number, step in enumerate(self.passes, 1):
-            name = getattr(step, "name", "") or getattr(step, "__name__", type(step).__name__)
+            name = _name_of(step)
             if self._on_pass is not None:
                 self._on_pass(name)
             before, start = state.node_count(), time.perf_counter()
@@ -175,6 +190,11 @@ class PassManager:
             raise RewriteError(f"returned {type(rewritten).__name__}; a pass must return the ModelProto")
         state.replace(rewritten)
         return PassResult()
+
+
+def _name_of(step: Any) -> str:
+    name: str = getattr(step, "name", "") or getattr(step, "__name__", type(step).__name__)
+    return name
 
 
 def _is_users(step: Any) -> bool:

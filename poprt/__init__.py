@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from poprt import (
         backend,
+        backends,
         compiler,
         converter,
         errors,
@@ -43,6 +44,7 @@ __all__ = [
     "PassManager",
     "__version__",
     "backend",
+    "backends",
     "compiler",
     "converter",
     "errors",

@@ -88,15 +88,22 @@ def replacing(target: str | Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def one_at_a_time(target: Path) -> Iterator[None]:
+def one_at_a_time(target: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold off other processes that come here for the same ``target``; for the moment of publishing several files.
 
     The lock is a file beside ``target`` that goes when the block ends. Where there are no locks nobody is held off.
+
+    Args:
+        target: what is worked at.
+        wait: until the others are through.
+
+    Raises:
+        BlockingIOError: without ``wait``: another process is at it.
     """
     path = target.with_name(f".{target.name}.poprt-lock")
     with ExitStack() as stack:
         stack.callback(_remove_lock, path)  # before there is one: a signal may arrive at any line
-        while not _hold(path, stack.enter_context(ExitStack())):
+        while not _hold(path, stack.enter_context(ExitStack()), wait):
             pass
         yield
 
@@ -158,12 +165,16 @@ def _no_link(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
 
 
-def _hold(path: Path, stack: ExitStack) -> bool:
+def _hold(path: Path, stack: ExitStack, wait: bool) -> bool:
     """Lock the file ``path`` until ``stack`` closes, and close it at once where its last holder removed it."""
     # A file object closes itself, and so lets go, also where a signal comes between two lines.
     file = stack.enter_context(open(path, "ab"))  # noqa: SIM115  # it is the stack's
-    with suppress(OSError):
-        _lock(file.fileno(), wait=True)
+    try:
+        _lock(file.fileno(), wait=wait)
+    except BlockingIOError:  # never while it waits
+        raise
+    except OSError:
+        pass  # no locks here
     if _is_still(path, file.fileno()):
         return True
     stack.close()

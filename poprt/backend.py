@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +26,12 @@ from poprt.executable import Executable
 from poprt.model_file import read_proto
 from poprt.runtime.declared import DeclaredSession
 from poprt.runtime.fused_session import FusedSession
-from poprt.utils import onnx_tensor_dtype_to_np_dtype
+from poprt.utils import element_type_of, onnx_tensor_dtype_to_np_dtype
 
-__all__ = ["Backend", "OnnxRuntimeBackend", "PoprtBackend", "get_session"]
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["Backend", "CompiledBackend", "OnnxRuntimeBackend", "PoprtBackend", "get_session"]
 
 logger = logging.getLogger("poprt")
 
@@ -39,7 +42,16 @@ IoInfo = OrderedDict[str, tuple[list[int] | None, "np.dtype[Any]"]]
 
 
 class Backend(ABC):
-    """A model that can be loaded and run. ``load`` it first; then several threads may run it."""
+    """A model that can be loaded and run. ``load`` it first; then several threads may run it.
+
+    ``Backend(model)`` itself compiles a model and has it loaded (:class:`CompiledBackend`).
+    """
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Choose the class where none is."""
+        chosen: type[Any] = CompiledBackend if cls is Backend else cls
+        backend: Self = object.__new__(chosen)
+        return backend
 
     @abstractmethod
     def load(self) -> Backend:
@@ -118,6 +130,49 @@ class PoprtBackend(Backend):
         if self._loaded is None:
             raise _not_loaded()
         return self._loaded
+
+
+class CompiledBackend(PoprtBackend):
+    """``Backend(model)``: compiled and loaded when it is made.
+
+    Args:
+        path_or_bytes: a path, bytes, a ModelProto, or an open binary file.
+        export_popef: where to write the executable.
+        compiler_options: see :class:`CompilerOptions`.
+        runtime_options: taken for the signature's sake, and announced: a runner has such options, a session none.
+        align_output_dtype: whether outputs have the types that the model declares; they always do.
+        lazy_load: compile at the first use, not now.
+        logger: for what is announced.
+    """
+
+    def __init__(
+        self,
+        path_or_bytes: ModelLike | IO[bytes],
+        *,
+        export_popef: str | Path | None = None,
+        compiler_options: CompilerOptions | None = None,
+        runtime_options: Any = None,
+        align_output_dtype: bool = False,
+        lazy_load: bool = False,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        model = path_or_bytes if isinstance(path_or_bytes, (str, bytes, os.PathLike, onnx.ModelProto)) else None
+        super().__init__(path_or_bytes.read() if model is None else model, compiler_options, export_popef)  # type: ignore[union-attr]
+        self.logger = logger or logging.getLogger("poprt")
+        if runtime_options is not None:
+            self.logger.warning("runtime_options has no effect on a backend; runtime.Runner takes such options")
+        if not lazy_load:
+            self.load()
+
+    def run(
+        self, output_names: Sequence[str] | None, inputs: Mapping[str, Array], align_output_dtype: bool = False
+    ) -> list[Array]:
+        """See :meth:`Backend.run`."""
+        return super().run(output_names, inputs)
+
+    def _ready(self) -> tuple[Executable, DeclaredSession | FusedSession]:
+        self.load()
+        return super()._ready()
 
 
 class OnnxRuntimeBackend(Backend):
@@ -224,5 +279,4 @@ def _extents(shape: Sequence[int | str | None]) -> list[int]:
 
 def _numpy_type(name: str) -> np.dtype[Any]:
     """The numpy type of what onnxruntime calls "tensor(float)"."""
-    element = name.removeprefix("tensor(").removesuffix(")").upper()
-    return onnx_tensor_dtype_to_np_dtype(onnx.TensorProto.DataType.Value(element))
+    return onnx_tensor_dtype_to_np_dtype(element_type_of(name))

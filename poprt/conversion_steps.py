@@ -8,13 +8,17 @@ from typing import Any
 
 import onnx
 
-from passes import get_pass, get_registered_passes
+from passes import get_pass
 from passes.base import Pass
+from passes.builtin import BUILT_IN
 from passes.errors import RewriteError
-from passes.node_protos import opset_of
+from passes.node_protos import opset_of, walk_nodes
+from passes.ops import DOMAIN, known_operators, least_opset
 from passes.precision.float_to_int8 import FloatToInt8
+from passes.precision.int8_observation import SampleData
+from passes.registry import announce, announced_passes, check_names
 from passes.shapes.input_shapes import InputShapes
-from poprt.convert_options import IPU_ONLY_PASSES, WITHIN_ROWS_PASS, ConvertOptions
+from poprt.convert_options import WITHIN_ROWS_PASS, ConvertOptions
 from poprt.engine.plain import plain_session
 from poprt.errors import PoprtError
 from poprt.sample_data import Array, InputInfo
@@ -25,8 +29,8 @@ LEAST_OPSET, PACKING_OPSET = 13, 17
 
 _CALIBRATION_SEED = 1
 
-#: A pass and the arguments to make it with.
-Step = tuple[str, dict[str, Any]]
+#: A pass and the arguments to make it with, by name or by place.
+Step = tuple[str, dict[str, Any] | tuple[Any, ...]]
 
 
 def ordered_passes(
@@ -38,31 +42,25 @@ def ordered_passes(
         UnknownPassError: an option names a pass that there is none of.
     """
     shapes = _input_shapes(options, model, logger)
-    registered = get_registered_passes()
-    for name in options.skip_passes:
-        if name not in registered and name not in IPU_ONLY_PASSES:
-            get_pass(name)  # raises, and offers the nearest names
-    used = [step for step in options.used_passes if step != WITHIN_ROWS_PASS and not _is_ipu_only(step, logger)]
-    default = [*_opening(options, opset_of(model)), *_middle(options, shapes)]
+    keyword_names = [name for name, _ in options.keyword_passes]
+    names = [*options.skip_passes, *(step for step in options.used_passes if isinstance(step, str)), *keyword_names]
+    check_names(names)
+    announce(names)
+    without_effect = [*announced_passes(), WITHIN_ROWS_PASS]
+    used = [step for step in options.used_passes if step not in without_effect]
+    default = [*_opening(options, model), *_middle(options, shapes)]
     if options.precision == "int8" and not any(isinstance(step, FloatToInt8) for step in used):
         default.append(("float_to_int8", {}))
     steps: list[Step | Any] = [step for step in default if step[0] not in options.skip_passes]
     steps += [(step, {}) if isinstance(step, str) else step for step in used]
-    steps += [step for step in _CLOSING if step[0] not in options.skip_passes]
+    steps += [step for step in _closing(used) if step[0] not in options.skip_passes]
     return [_make(step) for step in steps]
-
-
-def _is_ipu_only(step: Any, logger: logging.Logger) -> bool:
-    if isinstance(step, str) and step in IPU_ONLY_PASSES and step not in get_registered_passes():
-        logger.warning("pass %s has no effect here: it steers the IPU", step)
-        return True
-    return False
 
 
 def _make(step: Step | Any) -> Pass | Callable[[onnx.ModelProto], onnx.ModelProto]:
     if isinstance(step, tuple):
         name, arguments = step
-        return get_pass(name, **arguments)
+        return get_pass(name, **arguments) if isinstance(arguments, dict) else get_pass(name, *arguments)
     function: Callable[[onnx.ModelProto], onnx.ModelProto] = step
     return function
 
@@ -78,6 +76,8 @@ def _input_shapes(options: ConvertOptions, model: onnx.ModelProto, logger: loggi
     return InputShapes(fixed, options.batch_size, options.batch_axis or 0)
 
 
+_KNOWN = {"known_only": True}  # a library may bring others
+
 _CLOSING: list[Step] = [
     ("eliminate_deadend", {}),
     ("eliminate_unused_initializer", {}),
@@ -86,17 +86,32 @@ _CLOSING: list[Step] = [
 ]
 
 
-def _opening(options: ConvertOptions, opset: int) -> list[Step]:
+def _closing(used: list[Any]) -> list[Step]:
+    """The last steps. A pass of a script's own may have put operators of ours into the model."""
+    of_scripts = any(step not in BUILT_IN for step in used)
+    return [*([("attach_bodies", _KNOWN)] if of_scripts else []), *_CLOSING]
+
+
+def own_operators(model: onnx.ModelProto) -> list[str]:
+    """The operators of domain ``ai.graphcore`` in ``model`` that have bodies here."""
+    return known_operators(node.op_type for node in walk_nodes(model.graph.node) if node.domain == DOMAIN)
+
+
+def _opening(options: ConvertOptions, model: onnx.ModelProto) -> list[Step]:
     """From the model as it came to a clean graph at an opset that the passes understand."""
-    target = max(options.convert_version or 0, PACKING_OPSET if options.packs else LEAST_OPSET)
+    own = own_operators(model)
+    least = PACKING_OPSET if options.packs else LEAST_OPSET
+    target = max(options.convert_version or 0, least, least_opset(own))
     steps: list[Step] = [("remove_initializer_from_input", {})]
     if options.remove_outputs:
         steps.append(("remove_outputs", {"names": options.remove_outputs}))
     if options.checkpoints:  # before any pass that may take the tensor away
         steps.append(("add_checkpoints", {"names": options.checkpoints}))
     steps.append(("extract_constant_to_initializer", {}))
-    if opset < target:
+    if opset_of(model) < target:
         steps.append(("convert_opset", {"target": target}))
+    if own:
+        steps += [("attach_bodies", _KNOWN), ("inline_ipu_operators", {}), ("replace_castlike", {})]
     return steps
 
 
@@ -130,13 +145,19 @@ def _middle(options: ConvertOptions, shapes: InputShapes) -> list[Step]:
     if options.precision == "fp16":
         overflow = {"enable_avoid_overflow_patterns": options.enable_avoid_overflow_patterns}
         steps.append(("float_to_half", {"skip_op_types": options.fp16_skip_op_types, **overflow}))
-    return steps + [(name, {} if value is None else {"value": value}) for name, value in options.keyword_passes]
+    if options.precision == "bf16":
+        steps.append(("float_to_bfloat16", {}))
+    without_effect = announced_passes()
+    asked = [(name, value) for name, value in options.keyword_passes if name not in without_effect]
+    return steps + [(name, () if value is None else (value,)) for name, value in asked]
 
 
-def with_data(step: Any, inputs: list[InputInfo]) -> Any:
-    """float_to_int8 with random data to measure on: other data than `check` compares with, of the same kind."""
+def with_data(step: Any, inputs: list[InputInfo], sample_data: SampleData | None) -> Any:
+    """float_to_int8 with data to measure on: the caller's, or random data of the kind that `check` compares with."""
     if not isinstance(step, FloatToInt8):
         return step
+    if sample_data is not None:
+        return step.with_data(sample_data, _run_optimised, real=True)
 
     def feeds(converted: onnx.ModelProto) -> dict[str, Array]:
         try:

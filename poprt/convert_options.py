@@ -8,7 +8,6 @@ from dataclasses import InitVar, dataclass, field, fields
 from os import PathLike
 from typing import Any
 
-from passes import get_registered_passes
 from passes.errors import RewriteError
 from passes.numbers import LARGEST_EXTENT
 from passes.packing.opening.pack_args import PackArgs
@@ -17,39 +16,25 @@ from poprt.option_kinds import (
     FLAG_OR_TEXT,
     LIBRARIES,
     NAMES,
+    NO_FP8,
     PACK_ARGS,
     PATH,
     PRECISION,
     SHAPES,
     STEPS,
-    TEXT,
     TEXT_OR_MAPPING,
     Kind,
     whole,
 )
 
-#: Passes that mean something on an IPU alone; asking for one is announced.
-IPU_ONLY_PASSES = frozenset(
-    {
-        "auto_insert_remap",
-        "manual_sharding",
-        "overlap_io",
-        "replace_erf_with_erfv2",
-        "replace_groupnorm_with_fast_norm",
-        "replace_isinf",
-        "replace_round",
-        "replace_softmax",
-        "replace_where_with_wherev2",
-        "serialize_matmul",
-        "serialize_matmul_add",
-        *(f"{name}_workaround" for name in ("batchnorm", "cumsum", "float_ops", "indices", "onehot", "topk")),
-    }
-)
-
 #: The pass that packs samples within rows. Asked for by name, and run where ``packed_transformer`` would be.
 WITHIN_ROWS_PASS = "insert_attention_mask"
 
+#: The word for True where an option also takes names.
+ALL = "all"
+
 _LAYOUT, _SPLITS = "it steers the IPU's memory layout", "it splits MatMuls to fit the IPU's memory"
+_FP8 = f"it goes with FP8, and {NO_FP8}; precision int8 measures for itself"
 
 
 def _option(
@@ -60,10 +45,9 @@ def _option(
     flag: str = "",
     rewrite: str = "",
     no_effect: str = "",
-    missing: bool = False,
 ) -> Any:
     """One line of the table; the parameters are the attributes of :class:`Option`."""
-    says = {"kind": kind, "help": help, "flag": flag, "rewrite": rewrite, "no_effect": no_effect, "missing": missing}
+    says = {"kind": kind, "help": help, "flag": flag, "rewrite": rewrite, "no_effect": no_effect}
     return field(default=default, metadata=says)
 
 
@@ -103,19 +87,32 @@ class ConvertKeywords:
     pack_args: Mapping[str, str | int] | None = _option(
         None, PACK_ARGS, "Pack samples of many lengths: max_valid_num=40 segment_max_size=256."
     )
-    fp8_skip_op_names: str | None = _option(None, NAMES, missing=True)
-    fp8_params: str | None = _option(None, NAMES, missing=True)
-    quantize: bool | None = _option(False, FLAG, missing=True)
+    fp8_skip_op_names: str | Sequence[str] | None = _option(None, NAMES, no_effect=_FP8)
+    fp8_params: str | Sequence[str] | None = _option(None, NAMES, no_effect=_FP8)
+    quantize: bool | None = _option(False, FLAG, no_effect=_FP8)
+    eightbitsio: bool | None = _option(
+        False, FLAG, no_effect="it normalises images on the IPU; an input of uint8 stays uint8 anyway"
+    )
     enable_insert_remap: bool | None = _option(False, FLAG, no_effect=_LAYOUT)
     enable_erf_gelu: bool | None = _option(
         False, FLAG, "Make one node of a GELU that is spelled out.", rewrite="erf_gelu_pattern"
     )
     serialize_matmul: Mapping[str, Any] | str | None = _option(None, TEXT_OR_MAPPING, no_effect=_SPLITS)
     serialize_matmul_add: Mapping[str, Any] | str | None = _option(None, TEXT_OR_MAPPING, no_effect=_SPLITS)
-    merge_matmul: bool | str | None = _option(None, FLAG_OR_TEXT, rewrite="merge_matmul")
-    merge_matmul_add: bool | str | None = _option(None, FLAG_OR_TEXT, rewrite="merge_matmul_add")
+    merge_matmul: bool | str | None = _option(
+        None,
+        FLAG_OR_TEXT,
+        "Make one MatMul of those that multiply one tensor by constant matrices: their names, or all.",
+        rewrite="merge_matmul",
+    )
+    merge_matmul_add: bool | str | None = _option(
+        None,
+        FLAG_OR_TEXT,
+        "The same for MatMuls with the Add of a bias behind each: the names of both, or all.",
+        rewrite="merge_matmul_add",
+    )
     merge_moe: bool | str | None = _option(None, FLAG_OR_TEXT, rewrite="merge_moe")
-    remap_mode: str | None = _option(None, TEXT, no_effect=_LAYOUT)
+    remap_mode: str | Sequence[str] | None = _option(None, NAMES, no_effect=_LAYOUT)
     max_tensor_size: int | None = _option(-1, whole(-1, limit=2**63 - 1), "Largest folded constant in bytes.")
     infer_shape_ahead: bool | None = _option(False, FLAG, "Fix and infer shapes before folding constants.")
     enable_avoid_overflow_patterns: bool | None = _option(
@@ -173,8 +170,7 @@ class Option:
         help: what the command's help says; "" where the command does not have it.
         flag: how the command calls it, where that is not ``--keyword``.
         rewrite: the pass that it asks for; "" where it asks for none.
-        no_effect: why it does nothing here, for one that steers an IPU.
-        missing: it is known, and asking for it is an error: it is not built.
+        no_effect: why it does nothing here, for one that steers an IPU or goes with FP8.
     """
 
     keyword: str
@@ -184,7 +180,6 @@ class Option:
     flag: str
     rewrite: str
     no_effect: str
-    missing: bool
 
     @property
     def command_flag(self) -> str:
@@ -209,10 +204,10 @@ class ConvertOptions:
 
     Attributes:
         input_shape: input name -> extents.
-        precision: "fp32", "fp16" or "int8".
+        precision: "fp32", "fp16", "bf16" or "int8".
         skip_passes, used_passes: pass names; ``used_passes`` also takes passes and callables on ModelProto.
         max_tensor_size: bytes; -1 is no limit.
-        keyword_passes: passes that single keywords ask for, with the keyword's value where it has one.
+        keyword_passes: passes that single keywords ask for, with the keyword's value, or None where it says no more.
     """
 
     input_shape: dict[str, list[int]]
@@ -265,8 +260,6 @@ def read_options(keywords: ConvertKeywords, logger: logging.Logger) -> ConvertOp
     for name, value in asked.items():
         OPTIONS[name].kind.check(name, value)
     for name in filter(asked.get, asked):
-        if OPTIONS[name].missing:
-            raise RewriteError(f"{name} is not available in this version; leave it out, or use precision fp16")
         if OPTIONS[name].no_effect:
             logger.warning("%s has no effect here: %s", name, OPTIONS[name].no_effect)
     packs = asked.get("pack_args") or WITHIN_ROWS_PASS in _steps(asked)
@@ -296,8 +289,6 @@ def _keyword_passes(asked: Mapping[str, Any]) -> list[tuple[str, Any]]:
     steps = []
     for name in filter(asked.get, asked):
         rewrite, value = OPTIONS[name].rewrite, asked[name]
-        if rewrite and rewrite not in get_registered_passes():
-            raise RewriteError(f"{name} (pass {rewrite!r}) is not available in this version; leave it out")
         if rewrite:
-            steps.append((rewrite, None if value is True else value))
+            steps.append((rewrite, None if value is True or value == ALL else value))
     return steps

@@ -12,6 +12,9 @@ from passes.errors import RewriteError
 from passes.numbers import LARGEST_EXTENT
 from passes.packing.opening.pack_args import parse_pack_args
 
+NO_FP8 = "FP8 needs hardware that this engine does not have"
+_PRECISIONS, _FP8_WORDS = ("fp32", "fp16", "bf16", "int8"), ("fp8", "fp8_weight")
+
 
 def _nothing() -> None:
     """None."""
@@ -80,11 +83,6 @@ def _names(name: str, value: Any) -> None:
         raise _wrong(name, value, "names, as a list or a comma-separated string")
 
 
-def _text(name: str, value: Any) -> None:
-    if not isinstance(value, str):
-        raise _wrong(name, value, "a string")
-
-
 def _path(name: str, value: Any) -> None:
     if not isinstance(value, (str, PathLike)):
         raise _wrong(name, value, "a path")
@@ -134,14 +132,16 @@ def _is_extent(value: Any) -> bool:
 
 
 def _precision(name: str, value: Any) -> None:
-    if value in ("fp8", "fp8_weight"):
-        raise RewriteError(f"precision {value!r} is not available in this version; use fp32, fp16 or int8")
-    if value not in ("fp32", "fp16", "int8"):
+    word = value.lower() if isinstance(value, str) else value
+    if word in _FP8_WORDS:
+        raise RewriteError(
+            f"{name} {value!r}: {NO_FP8}; int8 is the thing to use, or a model that was exported in bf16"
+        )
+    if word not in _PRECISIONS:
         raise _wrong(name, value, "fp32, fp16 or int8")
 
 
 FLAG = Kind(_flag)
-TEXT = Kind(_text)
 PATH = Kind(_path, fspath)
 LIBRARIES = Kind(_libraries, _listed, list)
 NAMES = Kind(_names, split_names, list)
@@ -150,4 +150,4 @@ SHAPES = Kind(_shapes, lambda shapes: {name: list(shape) for name, shape in shap
 PACK_ARGS = Kind(_mapping, lambda words: parse_pack_args(words) if words else None)
 TEXT_OR_MAPPING = Kind(_text_or_mapping)
 FLAG_OR_TEXT = Kind(_flag_or_text)
-PRECISION = Choice(_precision, words=("fp32", "fp16", "int8"))
+PRECISION = Choice(_precision, str.lower, words=_PRECISIONS)

@@ -27,6 +27,15 @@ def onnx_tensor_dtype_to_np_dtype(tensor_dtype: int) -> np.dtype[Any]:
     return np.dtype(helper.tensor_dtype_to_np_dtype(tensor_dtype))
 
 
+def element_type_of(name: str) -> int:
+    """The ONNX element type of what onnxruntime calls "tensor(float)"; 0 for what is no tensor."""
+    from onnx import TensorProto
+
+    if not name.startswith("tensor("):
+        return 0
+    return int(TensorProto.DataType.Value(name.removeprefix("tensor(").removesuffix(")").upper()))
+
+
 def get_input_info_from_model_proto(
     model: onnx.ModelProto,
 ) -> tuple[dict[str, list[int] | None], dict[str, np.dtype[Any]]]:

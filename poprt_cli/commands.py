@@ -76,15 +76,25 @@ def _environment_error(error: OSError) -> str:
     )
 
 
+class Listed(click.ParamType):  # type: ignore[type-arg]  # generic only in newer versions of click
+    """One word of a flag that takes one or more, apart or with commas between."""
+
+    name = "WORD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The word as it is."""
+        return str(value)
+
+
 class KeyValueCommand(_OneLineErrors):
-    """A command whose options of type :class:`KeyValue` take one or more KEY=VALUE words after one flag."""
+    """A command whose options of type :class:`KeyValue` or :class:`Listed` take one or more words after one flag."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Repeat the flag before each further word, which is the form that click knows."""
         flags = {
             flag
             for param in self.params
-            if isinstance(param, click.Option) and isinstance(param.type, KeyValue)
+            if isinstance(param, click.Option) and isinstance(param.type, (KeyValue, Listed))
             for flag in param.opts
         }
         return super().parse_args(ctx, _repeat_flags(args, flags))

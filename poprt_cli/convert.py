@@ -20,7 +20,7 @@ from poprt_cli.model_files import load_model, save_model
 from poprt_cli.options import CONVERTER_OPTIONS
 from poprt_cli.other_ways import advise
 from poprt_cli.outputs import Outputs
-from poprt_cli.report import ModelSize, print_summary, show_inputs_and_outputs
+from poprt_cli.report import ModelSize, print_summary, show_inputs_and_outputs, show_io_stat
 from poprt_cli.trial import run_once
 
 #: What several models are called when they are one.
@@ -144,6 +144,8 @@ def _converted(
             print_summary(*sizes, converter)
         finally:
             _refuse_wrong_numbers(converter.verification, advise(_converter_options(options), originals[0]))
+    if options["show_io_stat"]:
+        show_io_stat(converted)
     return converted, sizes
 
 

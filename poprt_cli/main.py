@@ -1,4 +1,6 @@
-"""The command `poprt`: convert an ONNX model. `poprt pack` makes a text model of a folder, `poprt serve` serves it."""
+"""The command `poprt`: convert an ONNX model. `poprt pack` makes a text model of a folder, `poprt serve` and
+`poprt embed` run it.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,14 @@ import click
 from click.shell_completion import get_completion_class
 
 from passes import get_registered_passes
-from poprt.convert_options import IPU_ONLY_PASSES
+from passes.registry import announced_passes
 from poprt_cli.commands import CONTEXT_SETTINGS, DefaultCommand
 from poprt_cli.config_yaml import keep_words, options_of_models
 from poprt_cli.custom import import_files
+from poprt_cli.embed import embed_command
 from poprt_cli.export_triton import export_triton_command
 from poprt_cli.logs import configure_logging
-from poprt_cli.options import IPU_OPTIONS, action_options, ipu_options, model_options, rewrite_options
+from poprt_cli.options import WITHOUT_EFFECT, action_options, ipu_options, model_options, rewrite_options
 from poprt_cli.pack import pack_command
 from poprt_cli.serve import serve_command
 
@@ -40,10 +43,10 @@ class _Poprt(DefaultCommand):
 @click.pass_context
 def cli(ctx: click.Context, /, **options: Any) -> None:
     """Rewrite, pack and compile an ONNX model. `poprt pack --help` is about folders of text models, `poprt serve
-    --help` about serving them.
+    --help` about serving them, `poprt embed --help` about embedding files of texts.
 
     The converted model is written to --output_dir, and a table of what was done is printed. Options without a
-    description steer only an IPU: they are accepted and have no effect here.
+    description steer only an IPU or go with FP8: they are accepted and have no effect here.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -57,9 +60,9 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
         _list_passes()
         return
     models = options_of_models(ctx)
-    for name in IPU_OPTIONS:
+    for name, reason in WITHOUT_EFFECT.items():
         if any(one[name] for one in (options, *models)):
-            logger.warning("--%s has no effect here: it steers the IPU", name)
+            logger.warning("--%s has no effect here: %s", name, reason)
     if not options["input_model"] and not models:
         raise click.UsageError("Missing option '-i' / '--input_model'.")
     from poprt_cli.convert import convert, convert_and_fuse  # here: it brings the engine and the compiler
@@ -71,6 +74,7 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
 
 
 cli.add_command(pack_command)
+cli.add_command(embed_command)
 cli.add_command(export_triton_command)
 cli.add_command(serve_command)
 
@@ -78,8 +82,7 @@ cli.add_command(serve_command)
 def _list_passes() -> None:
     for name in get_registered_passes():
         click.echo(name)
-    without_effect = sorted(IPU_ONLY_PASSES - set(get_registered_passes()))
-    logger.info("accepted, and without effect here because they steer the IPU: %s", ", ".join(without_effect))
+    logger.info("accepted, and without effect here: %s", ", ".join(announced_passes()))
 
 
 def _print_completion(shell: str) -> None:

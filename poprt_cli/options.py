@@ -11,16 +11,30 @@ from typing import Any
 
 import click
 
+from passes.errors import RewriteError
 from poprt.convert_options import OPTIONS, Option
-from poprt.option_kinds import FLAG, FLAG_OR_TEXT, LIBRARIES, NAMES, PACK_ARGS, PATH, SHAPES, STEPS, Choice, Kind, Whole
-from poprt_cli.commands import KeyValue, ShapeValue, as_dict, as_flag_or_text, as_names
+from poprt.option_kinds import (
+    FLAG,
+    FLAG_OR_TEXT,
+    LIBRARIES,
+    NAMES,
+    NO_FP8,
+    PACK_ARGS,
+    PATH,
+    SHAPES,
+    STEPS,
+    Choice,
+    Kind,
+    Whole,
+)
+from poprt_cli.commands import KeyValue, Listed, ShapeValue, as_dict, as_flag_or_text, as_names
 from poprt_cli.config_yaml import OPTION, load_config
 
 #: An option decorator, or a group of them.
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-#: The Converter's keywords that the command has: those with a help text.
-CONVERTER_OPTIONS = {name: option for name, option in OPTIONS.items() if option.help}
+#: The Converter's keywords that the command has: those with a help text, and those that ask for a pass.
+CONVERTER_OPTIONS = {name: option for name, option in OPTIONS.items() if option.help or option.rewrite}
 
 #: Where they stand on the help page. One that is named nowhere here comes last among the rewrites.
 _SHAPES = ("input_shape", "batch_size", "batch_axis", "convert_version")
@@ -78,9 +92,25 @@ def _from_table(option: Option) -> Decorator:
     return click.option(flag, type=_type(kind), default=option.default, show_default=shown, help=option.help)
 
 
+class _Word(click.Choice[str]):
+    """One of the words of a kind, which says what is wrong with another."""
+
+    def __init__(self, kind: Choice) -> None:
+        super().__init__(kind.words, case_sensitive=False)
+        self._kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            self._kind.check(param.name or "" if param is not None else "", value)
+        except RewriteError as error:
+            self.fail(str(error), param, ctx)
+        word: str = self._kind.normal(value)
+        return word
+
+
 def _type(kind: Kind) -> Any:
     if isinstance(kind, Choice):
-        return click.Choice(kind.words)
+        return _Word(kind)
     if isinstance(kind, Whole):
         return int if kind.least is kind.most is None else click.IntRange(kind.least, kind.most)
     return str
@@ -112,6 +142,7 @@ action_options = _group(
     ),
     _flag("--list_all_passes", "Print the names of all passes and stop."),
     _flag("--show", "Print the model's inputs and outputs and stop."),
+    _flag("--show_io_stat", "Print types, shapes and bytes of the converted model's inputs and outputs, and go on."),
     _of_table(*_ACTIONS),
     _flag("--run", "Run the converted model once on random data."),
     _flag("--export_popef", "Also write <output_dir>/executable.popef."),
@@ -128,6 +159,20 @@ action_options = _group(
 )
 
 _KEY_VALUES: dict[str, Any] = {"multiple": True, "type": KeyValue(), "metavar": "KEY=VALUE..."}
+_LOSSES = click.Choice(["mse", "mae", "snr", "kld", "cos_dist", "gptq"])
+
+#: Options that go with FP8: accepted, checked for their type, announced.
+FP8_OPTIONS: dict[str, dict[str, Any]] = {
+    "fp8_params": {"callback": as_names, "metavar": "A,B"},
+    "fp8_skip_op_names": {"callback": as_names, "metavar": "A,B"},
+    "quantize": {"is_flag": True},
+    "quantize_loss_type": {"type": _LOSSES},
+    "calibration_with_data": {"is_flag": True},
+    "calibration_loss_type": {"type": _LOSSES},
+    "data_preprocess": {"type": click.Path()},
+    "precision_compare": {"is_flag": True},
+    "num_of_layers_keep_fp16": {"type": click.IntRange(0)},
+}
 
 #: Options that steer only an IPU: accepted, checked for their type, announced.
 IPU_OPTIONS: dict[str, dict[str, Any]] = {
@@ -139,12 +184,22 @@ IPU_OPTIONS: dict[str, dict[str, Any]] = {
     "serialize_matmul": _KEY_VALUES,
     "serialize_matmul_add": _KEY_VALUES,
     "enable_insert_remap": {"is_flag": True},
-    "remap_mode": {"metavar": "MODE"},
+    "remap_mode": {"callback": as_names, "metavar": "MODE,MODE"},
     "optimize_internal_exchange_code": {"is_flag": True},
-    "custom_library_so_paths": {"metavar": "A,B"},
+    "custom_library_so_paths": {"multiple": True, "type": Listed(), "metavar": "LIB..."},
     "manual_sharding_config": {"type": click.Path()},
     "only_manual_sharding": {"is_flag": True},
     "disable_fast_norm": {"is_flag": True},
+    "eightbitsio": {"is_flag": True},
+    "perf_tuner": {"is_flag": True},
 }
 
-ipu_options = _group(*(click.option(f"--{name}", **settings) for name, settings in IPU_OPTIONS.items()))
+#: Option -> why it does nothing here.
+WITHOUT_EFFECT: dict[str, str] = {
+    **dict.fromkeys(IPU_OPTIONS, "it steers the IPU"),
+    **dict.fromkeys(FP8_OPTIONS, f"it goes with FP8, and {NO_FP8}"),
+}
+
+ipu_options = _group(
+    *(click.option(f"--{name}", **settings) for name, settings in {**IPU_OPTIONS, **FP8_OPTIONS}.items())
+)

@@ -13,9 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from passes import PassRecord
+from passes.graph_io import import_graph
 from passes.node_protos import opset_of
 from passes.precision.float_to_int8 import KINDS, PRODUCTS, TABLES
 from passes.precision.lift_dynamic_int8 import LIFTED
+from passes.reports.model_io_info_stat import ModelIoInfoStat
 from poprt.converter import Converter
 from poprt.isolation import IsolationTrial
 from poprt.manifest import Manifest
@@ -61,6 +63,14 @@ def show_inputs_and_outputs(model: onnx.ModelProto, prefix: str = "") -> None:
             no_rank = value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
             shape = "of any rank" if no_rank else extents
             click.echo(f"{kind} {prefix}{value.name}: dtype - {_type_name(value)}, shape - {shape}")
+
+
+def show_io_stat(model: onnx.ModelProto) -> None:
+    """Print type, shape and bytes of each input and output, and the bytes of all."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    nodes_aside = onnx.helper.make_graph([], "io", inputs, list(model.graph.output))
+    ModelIoInfoStat().apply(import_graph(onnx.helper.make_model(nodes_aside, opset_imports=model.opset_import)))
 
 
 def _type_name(value: onnx.ValueInfoProto) -> str:

@@ -16,7 +16,9 @@ from poprt.errors import PoprtError
 from poprt.executable import Executable, PackingSpec, TensorSpec
 from poprt.fused_names import check_index
 from poprt.runtime import HostConcatRunner, PackRunner, PackRunnerConfig, Runner, RuntimeConfig
-from poprt.runtime.declared import DeclaredSession, open_session
+from poprt.runtime.assumed_packing import assume_packing
+from poprt.runtime.declared import DeclaredSession
+from poprt.runtime.opening import Opening, open_executable
 
 Array = npt.NDArray[Any]
 Request = tuple[dict[str, Array], dict[str, Array]]
@@ -82,6 +84,7 @@ def run_model(
     batch_size: int | None,
     custom_ops: Sequence[str] = (),
     config_type: type[RuntimeConfig] = RuntimeConfig,
+    engine: str | None = None,
     **_: Any,
 ) -> Timing:
     """Time a model runner, or another one whose requests are of the same kind.
@@ -93,6 +96,7 @@ def run_model(
         batch_size: extent of the batch axis of a request; None takes the declared one.
         custom_ops: libraries of operators that onnxruntime lacks.
         config_type: of the runner.
+        engine: as for ``RuntimeConfig``.
 
     Raises:
         PoprtError: the executable does not say the rank of an input, or leaves open an extent that
@@ -100,11 +104,12 @@ def run_model(
     """
     manifest = executable.manifest
     axis = None if batch_size is None else manifest.batch_axis
-    session = open_session(executable, None, None, custom_ops)
-    with Runner(executable, config_type(batching_dim=axis, custom_ops=custom_ops), session=session) as runner:
+    opened = open_executable(executable, Opening(engine, custom_ops=custom_ops))
+    config = config_type(batching_dim=axis, custom_ops=custom_ops)
+    with Runner(opened.executable, config, session=opened.session) as runner:
         inputs, size = _request(runner, batch_size)
         feeds = runner.joined(inputs) if isinstance(runner, HostConcatRunner) else inputs
-        shapes = _output_shapes(executable, session, feeds, batch_size)
+        shapes = _output_shapes(opened.executable, opened.session, feeds, batch_size)
 
         def send() -> None:
             outputs = {spec.name: np.empty(shapes[spec.name], spec.dtype) for spec in manifest.outputs}
@@ -139,6 +144,7 @@ def run_packed(
     dynamic_input: str,
     mask: str,
     custom_ops: Sequence[str] = (),
+    engine: str | None = None,
     **_: Any,
 ) -> Timing:
     """Time a pack runner. An iteration sends as many samples of random lengths as a pack holds, and waits for all.
@@ -152,18 +158,14 @@ def run_packed(
         dynamic_input: the input that gives a sample's length; "" leaves the choice to the runner.
         mask: the mask input; "" takes the executable's.
         custom_ops: libraries of operators that onnxruntime lacks.
+        engine: as for ``PackRunnerConfig``.
 
     Raises:
-        PoprtError: the executable is not packed, or lacks a named input.
+        PoprtError: the executable is not packed and no name says what to pack, or it lacks a named input.
     """
-    packing = executable.manifest.packing
-    if packing is None:
-        raise PoprtError("the executable is not packed: convert its model with --pack_args, or leave --runner out")
-    if mask and mask not in packing.dynamic_inputs:
-        raise PoprtError(f"--maskName {mask!r} is no dynamic input; there are {list(packing.dynamic_inputs)}")
-    config = PackRunnerConfig(pack_timeout, max_valid_num or 0, dynamic_input, custom_ops=custom_ops)
-    if packing.within_rows:
-        config.enable_input_single_row_mode(mask or packing.mask)
+    config = PackRunnerConfig(pack_timeout, max_valid_num or 0, dynamic_input, custom_ops=custom_ops, engine=engine)
+    _name_mask(config, executable, mask)
+    packing = executable.manifest.packing or assume_packing(executable.manifest, config).packing
     size = max_valid_num or packing.max_valid_num
     rng = np.random.default_rng(0)
     of_run = _run_values(executable, packing, rng)
@@ -179,6 +181,19 @@ def run_packed(
                 future.wait()
 
         return _time(send, iteration, threads, size)
+
+
+def _name_mask(config: PackRunnerConfig, executable: Executable, mask: str) -> None:
+    """Set the mode that goes with a mask: single rows where something keeps the samples of a row apart."""
+    packing, operators = executable.manifest.packing, executable.manifest.pack_operators
+    if packing is not None and mask and mask not in packing.dynamic_inputs:
+        raise PoprtError(f"--maskName {mask!r} is no dynamic input; there are {list(packing.dynamic_inputs)}")
+    if packing is not None and packing.within_rows:
+        config.enable_input_single_row_mode(mask or packing.mask)
+    elif packing is None and mask and operators is not None and operators.apart_in_rows:
+        config.enable_input_single_row_mode(mask)
+    elif packing is None and mask:
+        config.enable_padding_remove_mode(mask)
 
 
 def _time(send: Callable[[], None], iteration: int, threads: int, batch_size: int) -> Timing:

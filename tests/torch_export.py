@@ -79,7 +79,7 @@ def write(
     """
     model = _model(row, head, attention)
     partial = path.with_name(f"{path.stem}.partial.onnx")
-    with _quiet():
+    with quiet():
         if exporter == "transformers-onnx":
             _transformers_onnx(model, head, partial, opset)
         else:
@@ -161,7 +161,7 @@ def _transformers_onnx(model: Any, head: str, path: Path, opset: int | None) -> 
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Exporters warn and print by the page."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)

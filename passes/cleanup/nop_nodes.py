@@ -21,7 +21,11 @@ class NopElimination(GraphPass):
 
     @abstractmethod
     def is_nop(self, node: gs.Node) -> bool:
-        """Whether ``node`` returns its first input unchanged, in value, type and shape."""
+        """Whether ``node`` returns one input unchanged, in value, type and shape."""
+
+    def kept_input(self, node: gs.Node) -> int:
+        """Which input a node returns for which :meth:`is_nop` holds."""
+        return 0
 
     def apply(self, graph: gs.Graph) -> PassResult:
         """Remove the nodes; see the class."""
@@ -31,7 +35,7 @@ class NopElimination(GraphPass):
             for node in scope.nodes:
                 if not self.is_nop(node):
                     continue
-                refusal = bypass(scope, node)
+                refusal = bypass(scope, node, self.kept_input(node))
                 if refusal is None:
                     removed.append(node)
                 else:

@@ -45,15 +45,15 @@ def drop_nodes(graph: gs.Graph, nodes: Iterable[gs.Node]) -> None:
         graph.nodes = [node for node in graph.nodes if id(node) not in dropped]
 
 
-def bypass(graph: gs.Graph, node: gs.Node) -> Refusal | None:
-    """Connect the readers of ``node``'s first output to its first input. The caller drops the node afterwards.
+def bypass(graph: gs.Graph, node: gs.Node, index: int = 0) -> Refusal | None:
+    """Connect the readers of ``node``'s first output to its input ``index``. The caller drops the node afterwards.
 
     Where the output is a graph output, the producer of the input takes over the output's name.
 
     Returns:
         None when it is done, else why the node has to stay.
     """
-    source, target = node.inputs[0], node.outputs[0]
+    source, target = node.inputs[index], node.outputs[0]
     if target not in graph.outputs:
         _keep_type(source, target)
         replace_uses(target, source)

@@ -13,11 +13,11 @@ from passes.base import GraphPass, PassResult
 from passes.fusion.attention_ops import input_at
 from passes.fusion.expand_products import expand_convolution, expand_gemm, expand_matmul
 from passes.fusion.expand_quantised import expand_quantised
-from passes.fusion.node_builder import NodeBuilder, numpy_dtype
+from passes.node_builder import NodeBuilder
 from passes.operators import CONTRIB
 from passes.refusal import Refusal, because
 from passes.registry import register
-from passes.shapes.symbolic import SymbolicShapes, infer_symbolic_shapes
+from passes.shapes.symbolic import SymbolicShapes, infer_symbolic_shapes, numpy_dtype
 
 _EMBED_EPSILON = 1e-12
 _MINIMUM_OPSET = 13  # Split and ReduceSum take sizes and axes as inputs
@@ -75,7 +75,7 @@ class _Embedding:
     """Expands one EmbedLayerNormalization."""
 
     def __init__(self, graph: gs.Graph, node: gs.Node, shapes: SymbolicShapes) -> None:
-        self._make, self._node, self._shapes = NodeBuilder(graph, node), node, shapes
+        self._make, self._node, self._shapes = NodeBuilder(graph.nodes, node), node, shapes
         inputs = [input_at(node, index) for index in range(9)]
         self._ids, self._segments, self._words, self._positions, self._types = inputs[:5]
         self._scale, self._shift, self._mask, self._position_ids = inputs[5:]
@@ -143,7 +143,7 @@ def _expand_attention(graph: gs.Graph, node: gs.Node, shapes: SymbolicShapes, re
     if refusal is not None:
         result.refusals.append(refusal.at(node))
         return
-    make, prefix = NodeBuilder(graph, node), node.name or node.outputs[0].name
+    make, prefix = NodeBuilder(graph.nodes, node), node.name or node.outputs[0].name
     data, weight, bias = node.inputs[0], node.inputs[1], input_at(node, 2)
     dtype = numpy_dtype(weight, shapes)
     projected = make.add("MatMul", "projected", [data, weight], dtype)
@@ -194,7 +194,7 @@ def _take_bias_out(graph: gs.Graph, node: gs.Node, shapes: SymbolicShapes, resul
     if 0 in widths or sum(widths) != bias.shape[0]:
         result.refuse(node, "its bias does not belong to a query, a key and a value [batch, seq, hidden]")
         return
-    make = NodeBuilder(graph, node)
+    make = NodeBuilder(graph.nodes, node)
     parts = np.split(bias.values, np.cumsum(widths)[:2])
     for index, (tensor, part, what) in enumerate(zip(operands, parts, ("query", "key", "value"), strict=True)):
         operand = make.constant(f"{what}_bias", part, bias.dtype)

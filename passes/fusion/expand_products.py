@@ -10,8 +10,8 @@ import onnx_graphsurgeon as gs
 
 from passes.base import PassResult
 from passes.fusion.attention_ops import input_at
-from passes.fusion.node_builder import NodeBuilder, numpy_dtype
-from passes.shapes.symbolic import SymbolicShapes
+from passes.node_builder import NodeBuilder
+from passes.shapes.symbolic import SymbolicShapes, numpy_dtype
 
 #: The parameters of an activation in FusedConv, in order; Clip takes them as inputs.
 _ACTIVATION_PARAMS = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "Clip": ("min", "max")}
@@ -28,7 +28,7 @@ def expand_matmul(graph: gs.Graph, node: gs.Node, shapes: SymbolicShapes, result
     if None in orders:
         result.refuse(node, "the rank of an operand that it transposes is unknown")
         return
-    make, dtype = NodeBuilder(graph, node), numpy_dtype(node.inputs[0], shapes)
+    make, dtype = NodeBuilder(graph.nodes, node), numpy_dtype(node.inputs[0], shapes)
     operands = [
         make.add("Transpose", f"{side}_transposed", [tensor], dtype, perm=order) if order else tensor
         for tensor, order, side in zip(list(node.inputs), orders, ("left", "right"), strict=True)
@@ -86,7 +86,7 @@ def _expand(
     added: gs.Tensor | None = None,
 ) -> None:
     """Write ``product`` (operator, inputs, attributes), what is ``added`` to it, and the activation of ``node``."""
-    make, dtype = NodeBuilder(graph, node), numpy_dtype(node.inputs[0], shapes)
+    make, dtype = NodeBuilder(graph.nodes, node), numpy_dtype(node.inputs[0], shapes)
     activation, output = str(node.attrs.get(_ACTIVATION, "")), node.outputs[0]
     node.inputs.clear()
     node.outputs.clear()

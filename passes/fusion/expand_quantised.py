@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from passes.base import PassResult
 from passes.fusion.attention_ops import input_at
-from passes.fusion.node_builder import NodeBuilder
+from passes.node_builder import NodeBuilder
 from passes.shapes.symbolic import SymbolicShapes
 
 #: Operator -> what it computes, and how many operands it has.
@@ -38,7 +38,7 @@ def expand_quantised(graph: gs.Graph, node: gs.Node, shapes: SymbolicShapes, res
     if scale is None or zero_point is None:
         result.refuse(node, "its result has no zero point, which would tell its type")
         return
-    make, output, attrs = NodeBuilder(graph, node), node.outputs[0], dict(node.attrs)
+    make, output, attrs = NodeBuilder(graph.nodes, node), node.outputs[0], dict(node.attrs)
     floats = []
     for number, triple in enumerate(triples):
         operand = [tensor for tensor in triple if tensor is not None]

@@ -1,12 +1,13 @@
 """The operators of domain ``ai.graphcore``: schema, body in standard operators, numpy reference; one operator a file.
 
 Every node of the domain in a converted model is backed by a model-local function, so that the model runs in any
-engine that knows standard ONNX.
+engine that knows standard ONNX. AttentionMask, Repack and Unpack are ours: they pack. The others come in graphs that
+PopRT wrote (:data:`FOREIGN`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import onnx
 import onnx.parser
@@ -16,19 +17,56 @@ from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 from passes.building import import_domain
 from passes.errors import RewriteError
 from passes.node_protos import opset_of, walk_graphs
-from passes.ops import attention_mask, repack, unpack
+from passes.ops import attention_mask, ipu_norms, ipu_standard, mask_compress, repack, unpack
 from passes.ops.common import DOMAIN, VERSION
 
-__all__ = ["DOMAIN", "MINIMUM_OPSET", "VERSION", "attach_functions", "declare_operators", "function_body"]
+__all__ = [
+    "DOMAIN",
+    "FOREIGN",
+    "MINIMUM_OPSET",
+    "VERSION",
+    "attach_functions",
+    "declare_operators",
+    "function_body",
+    "known_operators",
+    "least_opset",
+]
 
-_BODIES = {"AttentionMask": attention_mask.BODY, "Repack": repack.BODY, "Unpack": unpack.BODY}
+_FOREIGN_BODIES = {
+    **ipu_standard.BODIES,
+    "FastNorm": ipu_norms.FAST_NORM,
+    "GroupNormalization": ipu_norms.GROUP_NORMALIZATION,
+    "MaskCompress": mask_compress.BODY,
+}
+_BODIES = {
+    "AttentionMask": attention_mask.BODY,
+    "Repack": repack.BODY,
+    "Unpack": unpack.BODY,
+    **_FOREIGN_BODIES,
+}
+
+#: Operators of PopRT's that no pass here writes.
+FOREIGN = frozenset(_FOREIGN_BODIES)
 
 #: The oldest opset in which the bodies are valid (Shape with start and end).
 MINIMUM_OPSET = 15
 
+_NEED_LAYER_NORM = frozenset({"FastNorm", "GroupNormalization"})
+
 for _schema in (unpack.SCHEMA, repack.SCHEMA, attention_mask.SCHEMA):
     if not onnx.defs.has(_schema.name, DOMAIN):
         onnx.defs.register_schema(_schema)
+
+
+def known_operators(op_types: Iterable[str]) -> list[str]:
+    """Those of these operators of the domain that have a body, sorted."""
+    return sorted(set(op_types) & set(_BODIES))
+
+
+def least_opset(op_types: Iterable[str]) -> int:
+    """The oldest opset in which the bodies of these operators are valid; 1 where there are none."""
+    names = known_operators(op_types)
+    return max((ipu_norms.LEAST_OPSET if name in _NEED_LAYER_NORM else MINIMUM_OPSET for name in names), default=1)
 
 
 def function_body(op_type: str, opset: int) -> onnx.FunctionProto:
@@ -40,8 +78,8 @@ def function_body(op_type: str, opset: int) -> onnx.FunctionProto:
     if op_type not in _BODIES:
         names = ", ".join(sorted(_BODIES))
         raise RewriteError(f"operator {DOMAIN}.{op_type} is not known; known are {names}")
-    if opset < MINIMUM_OPSET:
-        raise RewriteError(f"{DOMAIN}.{op_type} needs opset {MINIMUM_OPSET} or newer, the model has {opset}")
+    if opset < least_opset([op_type]):
+        raise RewriteError(f"{DOMAIN}.{op_type} needs opset {least_opset([op_type])} or newer, the model has {opset}")
     header = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]>'
     return onnx.parser.parse_function(header + _BODIES[op_type])
 

@@ -40,6 +40,11 @@ class Product:
         """How reports name it."""
         return node_label(self.node)
 
+    @property
+    def weight_key(self) -> tuple[str, bool]:
+        """What tells its matrix from others: the weight, and whether that is stored transposed."""
+        return self.weight.name, self.transposed
+
     def matrix(self) -> Floats:
         """The weight as float32 [rows, columns], whatever floats it is stored in."""
         values: Floats = self.weight.values.astype(np.float32, copy=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,6 +48,33 @@ def rounded_rows(rows: Floats, zero_point: int) -> Floats:
     return levels
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """How an activation becomes uint8.
+
+    Attributes:
+        zero_point: the same for all tokens.
+        factors: what each channel is divided by before, float32 [channels]; None for nothing.
+    """
+
+    zero_point: int = MIDDLE
+    factors: Floats | None = None
+
+    @classmethod
+    def best(cls, rows: Floats, factors: Floats | None = None) -> Rounding:
+        """The one with the zero point that suits ``rows``, float32 [rows, channels], once they are divided."""
+        divided = cls(factors=factors).divided(rows)
+        return cls(best_zero_point(divided.max(axis=1, initial=0), divided.min(axis=1, initial=0)), factors)
+
+    def divided(self, rows: Floats) -> Floats:
+        """``rows`` by the factors."""
+        return rows if self.factors is None else rows / self.factors
+
+    def rounded(self, rows: Floats) -> Floats:
+        """``rows`` as a product's integers stand for them, still divided."""
+        return rounded_rows(self.divided(rows), self.zero_point)
+
+
 class QuantisedWeights:
     """Quantises each weight once, though it is measured, judged and written.
 
@@ -54,14 +83,22 @@ class QuantisedWeights:
     """
 
     def __init__(self, limit: int = FULL_RANGE) -> None:
-        self._limit = limit
+        self.limit = limit
         self._known: dict[tuple[str, bool], tuple[NDArray[np.int8], Floats]] = {}
 
-    def columns(self, name: str, matrix: Floats, transposed: bool) -> tuple[NDArray[np.int8], Floats]:
+    def multiply(self, name: str, transposed: bool, matrix: Floats, factors: Floats) -> None:
+        """Let :meth:`columns` give ``matrix`` with its rows multiplied by ``factors``, float32 [rows]."""
+        self.put(name, transposed, quantise(matrix * factors[:, None], 0, self.limit))
+
+    def put(self, name: str, transposed: bool, quantised: tuple[NDArray[np.int8], Floats]) -> None:
+        """Let :meth:`columns` give these levels and scales."""
+        self._known[name, transposed] = quantised
+
+    def columns(self, name: str, transposed: bool, matrix: Floats) -> tuple[NDArray[np.int8], Floats]:
         """int8 [rows, columns] and a scale [1, columns] for the weight ``name``, whose matrix is stored transposed."""
         key = (name, transposed)
         if key not in self._known:
-            levels, scale = quantise(matrix, 0, self._limit)
+            levels, scale = quantise(matrix, 0, self.limit)
             self._known[key] = np.ascontiguousarray(levels), scale
         return self._known[key]
 

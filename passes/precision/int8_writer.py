@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from passes.building import add_node
 from passes.precision.int8_sites import Product, Table
-from passes.precision.int8_values import LEAST_STEP, QuantisedWeights
+from passes.precision.int8_values import LEAST_STEP, Floats, QuantisedWeights, Rounding
 from passes.precision.names import tensor_names, unique_name
 
 _F32, _F16, _U8, _I8, _I32 = (np.dtype(kind) for kind in (np.float32, np.float16, np.uint8, np.int8, np.int32))
@@ -40,14 +40,16 @@ class Int8Writer:
         self._weights: dict[tuple[int, bool], tuple[gs.Constant, gs.Constant]] = {}
         self._activations: dict[tuple[int, int, tuple[int, ...]], tuple[gs.Tensor, gs.Tensor]] = {}
         self._widened: dict[int, gs.Tensor] = {}
+        self._balanced: dict[int, gs.Tensor] = {}
 
-    def product(self, site: Product, zero_point: int, output: gs.Tensor) -> list[gs.Node]:
+    def product(self, site: Product, rounding: Rounding, output: gs.Tensor) -> list[gs.Node]:
         """Nodes that compute ``site`` in int8 and give ``output``."""
         self._nodes = []
         half = site.weight.dtype == _F16
         weight, scale = self._product_weight(site)
         name = output.name
-        columns, steps = self._columns(self._float(site.activation, half), zero_point, [weight], scale, name)
+        activation = self._divided(self._float(site.activation, half), rounding.factors)
+        columns, steps = self._columns(activation, rounding.zero_point, [weight], scale, name)
         rows = output if site.bias is None else self._variable(f"{name}_rows", _F16 if half else _F32)
         self._product_of(columns, steps, rows, half)
         if site.bias is not None:
@@ -136,6 +138,17 @@ class Int8Writer:
             self._widened[id(tensor)] = self._add("Cast", [tensor], name, _F32, to=onnx.TensorProto.FLOAT)
         return self._widened[id(tensor)]
 
+    def _divided(self, tensor: gs.Tensor, factors: Floats | None) -> gs.Tensor:
+        """``tensor`` by ``factors``; the products that read it have the same ones."""
+        if factors is None:
+            return tensor
+        if id(tensor) not in self._balanced:
+            name = f"{tensor.name}_balanced"
+            self._balanced[id(tensor)] = self._add(
+                "Mul", [tensor, self._constant(f"{name}_by", 1 / factors)], name, _F32
+            )
+        return self._balanced[id(tensor)]
+
     def _product_of(self, values: gs.Tensor, steps: gs.Tensor, output: gs.Tensor, half: bool) -> None:
         """``values * steps`` as ``output``, in float16 where ``half``."""
         if not half:
@@ -176,7 +189,7 @@ class Int8Writer:
         key = (id(site.weight), site.transposed)
         if key not in self._weights:
             name = site.weight.name
-            levels, scale = self._quantised.columns(name, site.matrix(), site.transposed)
+            levels, scale = self._quantised.columns(*site.weight_key, site.matrix())
             self._weights[key] = self._store(name, levels, scale[0])
         return self._weights[key]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.base import GraphPass, PassResult
 from passes.cleanup.rewiring import onnx_dtype
 from passes.shapes.dtypes import as_dtype
-from poprt.compiler.inference import extents_of, inferred_types
+from poprt.compiler.inference import engine_types, extents_of, inferred_types, unpacked_types
 
 logger = logging.getLogger("poprt")
 
@@ -19,7 +19,8 @@ logger = logging.getLogger("poprt")
 class MendTypes(GraphPass):
     """Infers types and shapes of the main graph again, and corrects what is declared otherwise.
 
-    A warning names each output that is corrected. Of an inner tensor only the type is.
+    A warning names each output that is corrected. Of an inner tensor only the type is. An output without a type gets
+    the one that is inferred.
     """
 
     name = "mend_types"
@@ -27,7 +28,9 @@ class MendTypes(GraphPass):
     def apply(self, graph: gs.Graph) -> PassResult:
         """Correct the declarations; see the class."""
         result = PassResult()
-        inferred = inferred_types(graph)
+        inferred = {**unpacked_types(graph), **inferred_types(graph)}
+        if any(not _is_known(tensor, inferred) for tensor in graph.outputs):
+            inferred = {**engine_types(graph), **inferred}
         kept = {id(tensor) for tensor in [*graph.inputs, *graph.outputs]}
         for tensor in graph.outputs:
             if _is_tensor(tensor) and tensor.name in inferred:
@@ -40,6 +43,10 @@ class MendTypes(GraphPass):
         return result
 
 
+def _is_known(tensor: gs.Tensor, inferred: Mapping[str, onnx.TypeProto.Tensor]) -> bool:
+    return onnx_dtype(tensor) is not None or tensor.name in inferred
+
+
 def _is_tensor(tensor: gs.Tensor) -> bool:
     """Whether its type can be declared, and is that of a tensor."""
     return isinstance(tensor, gs.Variable) and tensor.type == "tensor_type"
@@ -47,7 +54,10 @@ def _is_tensor(tensor: gs.Tensor) -> bool:
 
 def _mend_output(tensor: gs.Variable, computed: onnx.TypeProto.Tensor, result: PassResult) -> None:
     declared = onnx_dtype(tensor) or 0
-    if computed.elem_type and computed.elem_type != declared:
+    if computed.elem_type and not declared:  # tools that look at every tensor add outputs by their names
+        tensor.dtype = as_dtype(computed.elem_type)
+        result.count("output types inferred")
+    elif computed.elem_type and computed.elem_type != declared:
         logger.warning(
             "output %r is declared %s but computed as %s; the executable gives the latter",
             tensor.name,

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from poprt.engine.choice import CHOICES
 from poprt.errors import CompileError
+from poprt.manifest import ONNXRUNTIME
 
 logger = logging.getLogger("poprt")
 
@@ -36,6 +38,7 @@ _EFFECTIVE = {
     "show_compilation_progress_bar": _Option((bool,), True, True),
     "dump_passes": _Option((str, Path), "", True),
     "custom_ops": _Option((str, Path, list, tuple), (), True),
+    "engine": _Option((str,), ONNXRUNTIME, True),
 }
 
 
@@ -72,6 +75,8 @@ _IPU_ONLY = {
         virtual_graph_mode=0,
         partials_type="half",
         log_dir="",
+        serialized_ir_dest="",
+        subgraph_copying_strategy="on_enter_and_exit",
         virtual_graph_split_ratio="",
     ),
     **_ipu_options(
@@ -80,8 +85,12 @@ _IPU_ONLY = {
         enable_fast_reduce=False,
         enable_gather_simplifier=False,
         enable_inplace_ambiguity_checking=False,
+        create_host_transferable_tensor_with_offset=False,
+        enable_efficient_overlap_io_topo_cons=False,
         enable_merge_exchange=True,
         enable_model_fusion=False,
+        enable_multi_stage_reduce=True,
+        enable_pad_conv_channel=False,
         enable_non_stable_softmax=False,
         enable_outlining=True,
         enable_outlining_copy_cost_pruning=True,
@@ -95,14 +104,18 @@ _IPU_ONLY = {
         group_host_sync=False,
         rearrange_anchors_on_host=True,
         rearrange_streams_on_host=False,
+        serialize_ir=False,
         use_128bit_conv_unit_load=False,
         use_loop_scheduler=False,
         use_ipu_model=False,
     ),
-    **_ipu_options((list, tuple), custom_patterns=(), core_attention_patterns=()),
+    **_ipu_options((list, tuple, str), custom_patterns=(), core_attention_patterns=()),
+    **_ipu_options((list, tuple, dict, str), virtual_graph_split_ratios=()),
+    **_ipu_options((object,), compilation_progress_logger=None),
     **_ipu_options(
         (dict,),
         convolution_options={},
+        custom_transform_applier_settings={},
         engine_options={},
         lstm_options={},
         matmul_options={},
@@ -112,7 +125,12 @@ _IPU_ONLY = {
 }
 
 #: Options that do not change the executable.
-ASIDE = frozenset({"enable_engine_caching", "cache_path", "show_compilation_progress_bar", "dump_passes", "custom_ops"})
+ASIDE = frozenset(
+    {
+        *("enable_engine_caching", "cache_path", "show_compilation_progress_bar", "dump_passes", "custom_ops"),
+        "compilation_progress_logger",
+    }
+)
 
 _OPTIONS: dict[str, _Option] = {**_EFFECTIVE, **_IPU_ONLY}
 
@@ -132,6 +150,9 @@ class CompilerOptions:
             executable that comes from the cache was not lowered again and writes none.
         custom_ops: libraries of operators that onnxruntime lacks: paths, or "onnxruntime_extensions". The executable
             notes what they are called, not where they are.
+        engine: "onnxruntime", "openvino" or "auto": what the graph is lowered for. "auto" makes a graph for each, which
+            share the weights; a runner then takes the engine that is the faster one where it runs. No engine has to be
+            installed to be compiled for but onnxruntime.
 
     The other documented options steer an IPU. They are checked for their type, kept, and announced once, when a model
     is compiled, as having no effect here. An unknown option is kept with a warning that names the nearest known one.
@@ -144,6 +165,7 @@ class CompilerOptions:
     show_compilation_progress_bar: bool
     dump_passes: str | Path
     custom_ops: str | Path | Sequence[str | Path]
+    engine: str
     _given: dict[str, Any]
     _own: dict[str, dict[str, Any]]
     _announced: set[str]
@@ -214,5 +236,7 @@ def _check_type(name: str, value: Any, option: _Option) -> None:
         raise CompileError(f"compiler option {name!r} is {value!r}; expected {expected}")
     if name == "custom_ops" and not all(isinstance(item, (str, Path)) for item in value):
         raise CompileError(f"compiler option 'custom_ops' is {value!r}; expected paths of libraries")
+    if name == "engine" and value not in CHOICES:
+        raise CompileError(f"compiler option 'engine' is {value!r}; expected one of {', '.join(CHOICES)}")
     if name == "opaque_blobs" and not all(isinstance(item, str) for pair in value.items() for item in pair):
         raise CompileError("compiler option 'opaque_blobs' must map texts to texts")

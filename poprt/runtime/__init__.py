@@ -9,6 +9,7 @@ from poprt.runtime.data_desc import DataDesc
 from poprt.runtime.declared import DeclaredSession
 from poprt.runtime.host_concat_runner import HostConcatConfig, HostConcatRunner, HostConcatRunnerConfig
 from poprt.runtime.light_runner import LightRunner, LightRunnerConfig
+from poprt.runtime.memory_views import InputMemoryView, OutputMemoryView
 from poprt.runtime.model_runner import ModelRunner
 from poprt.runtime.observation import PackObservation
 from poprt.runtime.pack_runner import PackRunner
@@ -25,9 +26,11 @@ __all__ = [
     "HostConcatConfig",
     "HostConcatRunner",
     "HostConcatRunnerConfig",
+    "InputMemoryView",
     "LightRunner",
     "LightRunnerConfig",
     "ModelRunner",
+    "OutputMemoryView",
     "PackAlgorithm",
     "PackObservation",
     "PackRunner",

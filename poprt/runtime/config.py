@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
+from poprt.engine.choice import check_engine
 from poprt.errors import PoprtError
 from poprt.runtime.checks import check_callable, check_flag, check_int, check_libraries, check_seconds, check_text
 from poprt.runtime.observation import Observer
@@ -64,6 +65,8 @@ class RuntimeConfig(WatchedOptions):
         check_package_hash: compare the digests of an executable that is read from a file.
         custom_ops: libraries of operators that onnxruntime lacks, for the session that the runner opens: paths, or
             "onnxruntime_extensions". No executable has a library loaded by itself.
+        engine: "onnxruntime", "openvino", or "auto" for the one that is the faster here, which is measured as the
+            runner is made. None takes what the executable was compiled for.
         queue_tokens: how many rows may wait, as for ``PackRunnerConfig``; None for no limit.
         observer: is told of each batch, as for ``PackRunnerConfig``.
 
@@ -81,11 +84,15 @@ class RuntimeConfig(WatchedOptions):
     device_wait_config: Any = None
     replica_to_device: Any = None
     request_tracepoints: bool = True
+    request_tracepoints_buffer_size: int = 1000
     flush_on_waiting_outputs: bool = False
+    flush_by_name: Any = None
     is_batch_size_timeout_enabled: bool = False
     batch_size_timeout_ns: int | datetime.timedelta = 0
     data_parallel_timeout_ns: int | datetime.timedelta = 0
+    runner_type: Any = None
     custom_ops: Sequence[str | os.PathLike[str]] = ()
+    engine: str | None = None
     queue_tokens: int | None = None
     observer: Observer | None = field(default=None, repr=False)
 
@@ -96,7 +103,10 @@ class RuntimeConfig(WatchedOptions):
             "device_wait_config",
             "replica_to_device",
             "request_tracepoints",
+            "request_tracepoints_buffer_size",
             "flush_on_waiting_outputs",
+            "flush_by_name",
+            "runner_type",
             "is_batch_size_timeout_enabled",
             "batch_size_timeout_ns",
             "data_parallel_timeout_ns",
@@ -125,6 +135,8 @@ class RuntimeConfig(WatchedOptions):
         if self.batching_dim is not None:
             check_int("batching_dim", self.batching_dim, 0)
         check_libraries("custom_ops", self.custom_ops)
+        if self.engine is not None:
+            check_engine("engine", self.engine)
         self.queue_limit()
         _check_queue(self)
         return self
@@ -175,11 +187,13 @@ class PackRunnerConfig(WatchedOptions):
         queue_tokens: how many tokens may wait, likewise; None for no limit. A sample alone is always let into an empty
             queue.
         send_when_idle: send what is there whenever the engine is free; off, wait for company up to the timeout.
-        custom_ops: libraries of operators that onnxruntime lacks, as for ``RuntimeConfig``.
+        custom_ops, engine: as for ``RuntimeConfig``.
         observer: a function that is called with a ``PackObservation`` for each pack that has run, by the thread of its
             lane, when the answers are out. The lane's next pack waits for it. What it raises is logged once. The
             runner's threads keep it alive until they end.
         single_row_mode, padding_remove_mode: set by the methods below.
+
+    ``device_wait_config`` steers an IPU: it is accepted and announced as having no effect.
     """
 
     timeout_microseconds: int = 0
@@ -194,10 +208,14 @@ class PackRunnerConfig(WatchedOptions):
     queue_limit: int = 4096
     queue_tokens: int | None = None
     send_when_idle: bool = True
+    device_wait_config: Any = None
     single_row_mode: SingleRowMode | None = field(default=None, repr=False)
     padding_remove_mode: PaddingRemoveMode | None = field(default=None, repr=False)
     custom_ops: Sequence[str | os.PathLike[str]] = ()
+    engine: str | None = None
     observer: Observer | None = field(default=None, repr=False)
+
+    no_effect: ClassVar[frozenset[str]] = frozenset({"device_wait_config"})
 
     def enable_input_single_row_mode(self, mask_name: str, unpack_info_name: str = "", delimiter_num: int = 0) -> None:
         """Let samples share rows and never cross one (graphs with AttentionMask).
@@ -247,6 +265,8 @@ class PackRunnerConfig(WatchedOptions):
         self._check_target()
         check_flag("send_when_idle", self.send_when_idle)
         check_libraries("custom_ops", self.custom_ops)
+        if self.engine is not None:
+            check_engine("engine", self.engine)
         _check_queue(self)
         self._check_modes()
         return self

@@ -61,7 +61,7 @@ class LightRunner(ModelRunner, configured_by=LightRunnerConfig):
     def _serve(self, **options: Any) -> list[ServedModel]:
         refuse_several(self.executable, type(self).__name__)
         models = super()._serve(**options)
-        self._engine = cast(_Engine, models[0].session.engine)
+        self._engine = cast(_Engine, models[0].session.engine_session)
         if self._anchors:
             self._engine.update_weights(self._anchors)
         return models

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from poprt.engine.lanes import choose_lanes
 from poprt.engine.protocol import Session
 from poprt.errors import InputError, PoprtError, RequestTooLongError
 from poprt.executable import Executable, PackingSpec, TensorSpec
 from poprt.runtime.across_rows_worker import AcrossRowsWorker
+from poprt.runtime.assumed_packing import AssumedPacking, assume_packing, open_extents
+from poprt.runtime.assumed_trial import tried
 from poprt.runtime.batching import Batcher
 from poprt.runtime.buffers import (
     POSITION_IDS,
@@ -24,11 +25,11 @@ from poprt.runtime.buffers import (
 )
 from poprt.runtime.company import announce_shared_scales
 from poprt.runtime.config import PackRunnerConfig
-from poprt.runtime.declared import open_session
+from poprt.runtime.opening import Opening, open_executable
 from poprt.runtime.pack_worker import PackRequest, PackStats, PackWorker
 from poprt.runtime.runner import Outputs, Runner, refuse_several
 from poprt.runtime.sample_reader import SampleReader
-from poprt.runtime.within_rows_worker import WithinRowsWorker
+from poprt.runtime.within_rows_worker import RowOptions, WithinRowsWorker
 
 logger = logging.getLogger("poprt")
 
@@ -48,13 +49,16 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
     Where the executable says that padding would show in an answer (``PackingSpec.neighbours``), a pack takes samples of
     one length only; where samples of one run would mix, each runs by itself.
 
+    An executable that does not say how it is packed is packed by what ``config`` names and by its shapes
+    (:mod:`poprt.runtime.assumed_packing`). A few samples are run then, to see that they leave each other alone.
+
     Args:
-        executable: a packed ``Executable`` or the path of one.
+        executable: an ``Executable`` or the path of one.
         config: the options; None takes the defaults.
         options: ``session``, ``threads``, ``providers`` and ``spin_between_runs``, as for ``Runner``.
 
     Raises:
-        PoprtError: the executable is not packed, or an option does not suit it.
+        PoprtError: an option does not suit the executable, or it is not packed and no option names what to pack.
     """
 
     def __init__(
@@ -67,24 +71,31 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         self._config = (PackRunnerConfig() if config is None else config).checked()
         refuse_several(self.executable, "PackRunner")
         manifest = self.executable.manifest
-        if manifest.packing is None:
-            raise PoprtError("the executable is not packed: convert the model with pack_args, or use a RuntimeConfig")
+        self._config.announce_without_effect()
         announce_shared_scales(manifest)
-        self._packing: PackingSpec = manifest.packing
+        self._packing: PackingSpec
+        self._assumed: AssumedPacking | None = None
+        if manifest.packing is not None:
+            self._packing = manifest.packing
+        else:
+            self._assumed = assume_packing(manifest, self._config)
+            self._packing = self._assumed.packing
         if not self._packing.rows * self._packing.columns:
-            raise PoprtError(
-                f"input {self._packing.dynamic_inputs[0]!r} has open extents, so nobody knows how many tokens a pack "
-                "holds: convert the model with input_shape (--input_shape), [rows, columns] of a pack"
-            )
-        self._alike = manifest.packing.neighbours == "same_length"
-        self._any_size = manifest.packing.ragged or bool(manifest.batch_axes)
+            raise open_extents(self._packing.dynamic_inputs[0])
+        self._alike = self._packing.neighbours == "same_length"
+        self._any_size = self._packing.ragged or bool(manifest.batch_axes)
         self._inputs = {spec.name: spec for spec in manifest.inputs}
         self._outputs = {spec.name: spec for spec in manifest.outputs}
         self._input_names = InputNames(self._inputs, (POSITION_IDS, "unpack_info"))
         self._check_names()
         self._reader = SampleReader(manifest, self._packing, self._config, self._longest_sample())
         self.lanes, session = self._open(**options)
+        if self._assumed is None and self.executable.packing is not None:
+            self._packing = self.executable.packing  # what packs cost differs from engine to engine
         self._worker = self._make_worker(session)
+        if self._assumed is not None:
+            self._worker = tried(self._worker, manifest, self._assumed)
+            self._packing = self._worker.packing
         self._batcher = Batcher(
             self._worker,
             timeout=self._config.timeout_seconds(),
@@ -96,20 +107,15 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
             observer=self._config.observer,
         )
 
-    def _open(
-        self,
-        session: Session | None = None,
-        threads: int | None = None,
-        providers: Sequence[str] | None = None,
-        spin_between_runs: bool = True,
-    ) -> tuple[int, Session]:
+    def _open(self, session: Session | None = None, **options: Any) -> tuple[int, Session]:
         """Open the engine where no session is given, and tell how many runs it takes at the same time."""
-        lanes = self._config.lanes
+        config = self._config
         if session is not None:
-            return lanes or 1, session
-        chosen = choose_lanes(lanes, threads, providers, any_size=self._any_size)
-        custom = self._config.custom_ops
-        return chosen.count, open_session(self.executable, chosen.threads, providers, custom, spin_between_runs)
+            return config.lanes or 1, session
+        opening = Opening(config.engine, config.lanes, self._any_size, custom_ops=config.custom_ops, **options)
+        opened = open_executable(self.executable, opening)
+        self.executable = opened.executable
+        return opened.lanes.count, opened.session
 
     @property
     def token_budget(self) -> int:
@@ -168,7 +174,8 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
             logger.warning("latency_target has no effect: every run of this executable takes the same time")
         delimiter = 0 if mode is None else mode.delimiter_num
         mask = packing.mask if mode is None else mode.mask_name
-        return WithinRowsWorker(session, manifest, packing, count, config.algorithm, delimiter, mask)
+        rows = RowOptions(mask, config.algorithm, delimiter, signed=self._assumed is None)
+        return WithinRowsWorker(session, manifest, packing, count, rows)
 
     def _request(self, inputs: Mapping[str, Array], outputs: Outputs) -> PackRequest:
         packing = self._packing

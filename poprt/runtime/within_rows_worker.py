@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,47 +22,66 @@ from poprt.runtime.token_axes import clear_padding
 Placer = Callable[[Sequence[PackRequest]], "list[Place | None]"]
 
 
+@dataclass(frozen=True)
+class RowOptions:
+    """How rows are filled.
+
+    Attributes:
+        mask: name of the mask input, whose values number the samples of a row; "" where there is none.
+        algorithm: how a row is chosen.
+        delimiter: zeros between two samples of a row.
+        signed: a token that its own sample masks has the sample's number with a minus; else it has 0.
+    """
+
+    mask: str
+    algorithm: PackAlgorithm = PackAlgorithm.next_fit
+    delimiter: int = 0
+    signed: bool = True
+
+
 class WithinRowsWorker(PackWorker):
     """Samples that share rows and never cross one, with or without a final Unpack.
 
     Attention within a row multiplies the values of the other samples by zero, and zero times NaN or infinity is NaN.
     So where a result of a shared row is not finite, its samples are run again, each in a row of its own.
 
+    Attributes:
+        shares_rows: whether a row may hold several samples. Where it may not, the mask is what requests give.
+
     Args:
-        algorithm: how rows are filled.
-        delimiter: zeros between two samples of a row.
-        mask: name of the mask input, whose values number the samples of a row.
+        rows: how rows are filled.
     """
 
     def __init__(
-        self,
-        session: Session,
-        manifest: Manifest,
-        packing: PackingSpec,
-        max_count: int,
-        algorithm: PackAlgorithm,
-        delimiter: int,
-        mask: str,
+        self, session: Session, manifest: Manifest, packing: PackingSpec, max_count: int, rows: RowOptions
     ) -> None:
         super().__init__(session, manifest, packing, max_count)
-        self.mask = mask
+        self.shares_rows = True
+        self._options = rows
         #: Whether the engine takes any number of rows. Then a pack has a few, and the lanes share what waits.
-        self._any_rows = bool(manifest.batch_axes)
-        rows = pack_rows(packing, max_count) if self._any_rows else packing.rows
-        self.capacity = rows * packing.columns
+        self._any_rows = bool(manifest.batch_axes) and packing.rows_apart
+        most_rows = pack_rows(packing, max_count) if self._any_rows else packing.rows
+        self.capacity = most_rows * packing.columns
         self._declared = {spec.name: spec.shape for spec in manifest.outputs}
         kinds = {spec.name: np.dtype(spec.engine_dtype).kind for spec in manifest.outputs}
         self._floats = [name for name in packing.outputs if kinds[name] == "f"]
         self._shared = functools.partial(
             place_within_rows,
-            rows=rows,
+            rows=most_rows,
             columns=packing.columns,
             max_count=max_count,
-            algorithm=algorithm,
-            delimiter=delimiter,
+            algorithm=rows.algorithm,
+            delimiter=rows.delimiter,
         )
 
+    def is_full(self, count: int, size: int) -> bool:
+        """Tell whether the waiting samples fill a pack."""
+        full_rows = not self.shares_rows and count >= self.capacity // self.packing.columns
+        return full_rows or super().is_full(count, size)
+
     def _place(self, requests: Sequence[PackRequest]) -> list[Place | None]:
+        if not self.shares_rows:
+            return self._place_alone(requests)
         return self._shared([request.size for request in requests])
 
     def _place_alone(self, requests: Sequence[PackRequest]) -> list[Place | None]:
@@ -123,12 +143,7 @@ class WithinRowsWorker(PackWorker):
         starts = [place.row * self.packing.columns + place.start for place in places]
         order = sorted(range(len(batch)), key=starts.__getitem__)
         rows = 1 + max(place.row for place in places) if self._any_rows else self.packing.rows
-        feeds = self._feeds(batch, places, starts, rows)
-        if self.packing.unpack_info:
-            feeds[self.packing.unpack_info] = self._distances([places[i] for i in order])
-        for name, values in self.whole_inputs([batch[i] for i in order]).items():
-            of_samples = name in self.packing.sample_inputs
-            feeds[name] = with_rows(values, self.packing.max_valid_num) if of_samples else values
+        feeds = self.feeds(batch, places, rows)
         started = time.perf_counter()
         outputs = self.session.run(feeds, names)
         self.count(batch, started)
@@ -144,16 +159,31 @@ class WithinRowsWorker(PackWorker):
             by_name.append(self._values(self.packing.outputs[name], output, batch, starts, rank))
         return [list(sample) for sample in zip(*by_name, strict=True)]
 
-    def _feeds(
+    def feeds(self, batch: Sequence[PackRequest], places: Sequence[Place], rows: int) -> dict[str, Array]:
+        """What the engine is given for samples at ``places`` of ``rows`` rows."""
+        starts = [place.row * self.packing.columns + place.start for place in places]
+        feeds = self._token_feeds(batch, places, starts, rows)
+        order = sorted(range(len(batch)), key=starts.__getitem__)
+        if self.packing.unpack_info:
+            feeds[self.packing.unpack_info] = self._distances([places[i] for i in order])
+        for name, values in self.whole_inputs([batch[i] for i in order]).items():
+            of_samples = name in self.packing.sample_inputs
+            feeds[name] = with_rows(values, self.packing.max_valid_num) if of_samples else values
+        return feeds
+
+    def _token_feeds(
         self, batch: Sequence[PackRequest], places: Sequence[Place], starts: Sequence[int], rows: int
     ) -> dict[str, Array]:
         lengths = np.array([request.size for request in batch])
         first = np.cumsum(lengths) - lengths
         where = np.repeat(np.array(starts) - first, lengths) + np.arange(lengths.sum())
         streams = self.streams(batch)
-        numbers = np.repeat(_numbers_in_row(places), lengths)
-        # A place that its own sample masks is still the sample's: it has the number with a minus.
-        streams[self.mask] = np.where(streams[self.mask] != 0, numbers, -numbers).astype(self.dtypes[self.mask])
+        mask = self._options.mask
+        if mask and self.shares_rows:
+            numbers = np.repeat(_numbers_in_row(places), lengths)
+            # A place that its own sample masks is still the sample's: it has the number with a minus.
+            masked = -numbers if self._options.signed else 0
+            streams[mask] = np.where(streams[mask] != 0, numbers, masked).astype(self.dtypes[mask])
         feeds: dict[str, Array] = {}
         for name, stream in streams.items():
             flat = np.zeros((rows * self.packing.columns, *stream.shape[1:]), stream.dtype)

@@ -17,6 +17,7 @@ from poprt.text.dimensions import check_dimensions, shortened
 from poprt.text.facts import CLASSIFICATION, EMBEDDING, QUESTION_ANSWERING, RERANKING, TOKEN_CLASSIFICATION
 from poprt.text.inputs import Text, as_list, check_pair, check_text, check_texts, chunks
 from poprt.text.plan import Plan, run, run_async
+from poprt.text.prompts import prompt_text
 from poprt.text.runner import TextRunner
 from poprt.text.scores import Floats, activate, check_top_k, labelled
 from poprt.text.submission import Submission
@@ -198,15 +199,8 @@ class TextModel(TextRunner):
 
     def with_prompt(self, texts: Sequence[str], prompt_name: str | None = None, prompt: str | None = None) -> list[str]:
         """Texts with a prompt before each; raise InputError where there is no such prompt."""
-        name = prompt_name if prompt_name is not None else self.facts.default_prompt
-        if prompt is None and name:
-            if name not in self.facts.prompts:
-                names = ", ".join(map(repr, self.facts.prompts)) or "none"
-                raise InputError(f"prompt_name is {name!r}, the model's prompts are {names}")
-            prompt = self.facts.prompts[name]
-        if not prompt:
-            return list(texts)
-        return [check_text(prompt, "prompt") + text for text in texts]
+        before = prompt_text(self.facts, prompt_name, prompt)
+        return [before + text for text in texts] if before else list(texts)
 
     def _run(self, plan: Plan[R], show_progress: bool | None) -> R:
         return run(plan, show_progress)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from benchmarks import peer_ctranslate2, peer_openvino, rounds
+from benchmarks import peak, peer_ctranslate2, peer_openvino, rounds
 from benchmarks.commands import main
 from benchmarks.contenders import OnnxRuntime, Padded, Result, Sample
 from benchmarks.field import Case, Field
-from benchmarks.roof import Roof
+from benchmarks.peak import Peak
+from benchmarks.report import case_table
 from benchmarks.rounds import Slice, Sliced, Timing
-from benchmarks.throughput import Budget, measure_case
-from benchmarks.workloads import DISTRIBUTIONS, Requests, build, config_of
+from benchmarks.throughput import Budget, CaseResult, measure_case
+from benchmarks.workloads import DISTRIBUTIONS, Requests, build
 from poprt.engine.cpu import usable_cores
 
 QUICK = Budget(seconds=0.01, pairs=1)
@@ -77,6 +80,32 @@ def test_absent_peers_are_named_with_how_to_install_them(monkeypatch: pytest.Mon
     assert "pip install ctranslate2" in result.absent["CTranslate2"]
     assert "pip install openvino" in result.absent["OpenVINO"]
     assert len(result.rows) == BASELINES + 2
+
+
+def test_shares_are_of_the_best_product_and_of_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_peers(monkeypatch)
+    monkeypatch.setattr(peak, "measure_peak", lambda *_: Peak("FMA", 1e15))
+    result = measure_case(Case("tiny", SHORT, "fp32"), QUICK, ignore)
+    for row in result.rows:
+        assert row.peak_share == pytest.approx(row.roof_share * result.roof.theirs.median / 1e15)
+    text = printed(result)
+    assert f"{result.best}, " in text
+    assert "Peak: 1000000 GFLOP/s, FMA" in text
+
+
+def test_without_a_peak_the_table_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_peers(monkeypatch)
+    monkeypatch.setattr(peak, "measure_peak", lambda *_: None)
+    result = measure_case(Case("tiny", SHORT, "int8"), QUICK, ignore)
+    assert {row.peak_share for row in result.rows} == {None}
+    assert "no instruction that multiplies and adds int8" in result.absent["arithmetic peak"]
+    assert "Peak:" not in printed(result)
+
+
+def printed(result: CaseResult) -> str:
+    console = Console(width=400, record=True, file=io.StringIO())
+    console.print(case_table(result))
+    return console.export_text()
 
 
 def test_a_contender_with_wrong_numbers_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,12 +178,3 @@ def test_the_fastest_form_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = OnnxRuntime(build("tiny").SerializeToString(), threads=1)
     forms = [Padded(name, engine, 1) for name in seconds]
     assert rounds.fastest(forms, Requests(SHORT, 1000), 4, 1, 1.0, ignore).name == "quick"
-
-
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_the_roof_counts_the_products_of_a_whole_encoder(precision: str) -> None:
-    roof = Roof(config_of("tiny"), precision, tokens=8)
-    assert roof.flops == 2 * 8 * 2 * (4 * 64 * 64 + 2 * 64 * 128)
-    rates = roof.measure(0)
-    assert set(rates) - {"openvino"} == ({"onnxruntime", "numpy"} if precision == "fp32" else {"onnxruntime"})
-    assert all(rate > 0 for rate in rates.values())

@@ -59,9 +59,11 @@ def test_the_table_has_every_room() -> None:
         *(
             "poprt_cli",
             "passes",
+            "poprt/bulk",
             "poprt/compiler",
             "poprt/runtime",
             "poprt/engine",
+            "poprt/ray",
             "poprt/serve",
             "poprt/text",
             "poprt/triton",

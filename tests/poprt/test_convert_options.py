@@ -15,7 +15,7 @@ from poprt.convert_options import OPTIONS, ConvertOptions, Option
 from poprt.converter import Converter
 from poprt_cli import convert as convert_command
 from poprt_cli.main import cli
-from poprt_cli.options import CONVERTER_OPTIONS, IPU_OPTIONS
+from poprt_cli.options import CONVERTER_OPTIONS, WITHOUT_EFFECT
 
 PARAMETERS = {param.name: param for param in cli.params if isinstance(param, click.Option)}
 
@@ -27,7 +27,7 @@ def test_what_the_converter_acts_on_is_in_the_table() -> None:
 @pytest.mark.parametrize("option", OPTIONS.values(), ids=list(OPTIONS))
 def test_a_keyword_acts_or_says_what_it_does_instead(option: Option) -> None:
     acts = option.keyword in {item.name for item in fields(ConvertOptions)}
-    assert [acts, bool(option.rewrite), bool(option.no_effect), option.missing].count(True) == 1
+    assert [acts, bool(option.rewrite), bool(option.no_effect)].count(True) == 1
 
 
 @pytest.mark.parametrize("option", OPTIONS.values(), ids=list(OPTIONS))
@@ -45,8 +45,8 @@ def test_the_command_has_the_options_with_a_help_text(option: Option) -> None:
 
 
 def test_the_command_announces_what_steers_only_the_ipu() -> None:
-    assert set(IPU_OPTIONS) <= set(PARAMETERS)
-    assert {name for name, option in OPTIONS.items() if option.no_effect} <= set(IPU_OPTIONS)
+    assert set(WITHOUT_EFFECT) <= set(PARAMETERS)
+    assert {name for name, option in OPTIONS.items() if option.no_effect} <= set(WITHOUT_EFFECT)
 
 
 def test_the_command_hands_each_option_to_the_converter(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

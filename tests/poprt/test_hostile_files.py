@@ -131,6 +131,42 @@ def test_a_manifest_that_lies_is_one_error_that_names_the_field(tmp_path: Path, 
     assert field.split(".")[0].removesuffix("s") in message.replace("format version", "format_version")
 
 
+OPERATORS = {
+    "apart_in_rows": True,
+    "masks": ["mask"],
+    "lengths": ["info"],
+    "max_valid_num": 5,
+    "segment_max_size": [8],
+    "unpacked": ["y"],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("masks", value) for value in (["z"], ["mask", "mask"], None, "mask")),
+        *(("lengths", value) for value in (["y"], [1])),
+        *(("unpacked", value) for value in (["ids"], ["z"])),
+        *(("segment_max_size", value) for value in ([0], [2**40], [-1], 8)),
+        *(("max_valid_num", value) for value in (2**40, -1, None)),
+        ("apart_in_rows", 1),
+        ("more", 1),
+    ],
+)
+def test_operators_that_lie_are_an_error_that_names_the_field(tmp_path: Path, field: str, value: object) -> None:
+    fields = body(lambda fields: fields.update(packing=None, pack_operators={**OPERATORS, field: value}))
+    with pytest.raises(DamagedExecutableError, match=rf"pack_operators[.\w]*{field}"):
+        load(tmp_path, sealed(fields, GRAPH, WEIGHTS))
+
+
+def test_operators_are_told_only_where_the_packing_is_not(tmp_path: Path) -> None:
+    apart = body(lambda fields: fields.update(packing=None, pack_operators=OPERATORS))
+    assert load(tmp_path, sealed(apart, GRAPH, WEIGHTS)).manifest.pack_operators is not None
+    both = body(lambda fields: fields.update(pack_operators=OPERATORS))
+    with pytest.raises(DamagedExecutableError, match="pack_operators"):
+        load(tmp_path, sealed(both, GRAPH, WEIGHTS))
+
+
 def test_a_field_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(DamagedExecutableError, match=r"inputs\[1\]\.'?shape"):
         load(tmp_path, sealed(body(lambda fields: fields["inputs"][1].pop("shape")), GRAPH, WEIGHTS))

@@ -14,6 +14,7 @@ from models.bert import SIZES, BertConfig, build_bert
 from passes.base import GraphPass
 from passes.errors import RewriteError
 from passes.graph_io import export_graph, import_graph
+from passes.ipu_operators import AttachBodies
 from passes.ops import DOMAIN
 from passes.precision.unsign_weights import UnsignWeights
 from poprt.compiler import Compiler, CompilerOptions
@@ -23,7 +24,6 @@ from poprt.compiler.key_flips import FlipKeys
 from poprt.compiler.lower_half import LowerHalf
 from poprt.compiler.mend_types import MendTypes
 from poprt.compiler.normalise import KeepOutputs, NameNodes, WidenNarrowArithmetic
-from poprt.compiler.operators import AttachBodies
 from poprt.errors import CompileError
 from tests.passes.rewrites import copy_of, ops, parse, rewritten
 

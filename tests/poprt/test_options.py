@@ -32,6 +32,34 @@ def test_options_without_effect_are_announced_once(caplog: pytest.LogCaptureFixt
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("compilation_progress_logger", print),
+        ("create_host_transferable_tensor_with_offset", True),
+        ("custom_patterns", "ReplaceReluWithNeg"),
+        ("custom_transform_applier_settings", {"Fwd0": ["MyTransform"]}),
+        ("enable_efficient_overlap_io_topo_cons", True),
+        ("enable_multi_stage_reduce", False),
+        ("enable_pad_conv_channel", True),
+        ("serialize_ir", True),
+        ("serialized_ir_dest", "ir.txt"),
+        ("subgraph_copying_strategy", 1),
+        ("virtual_graph_split_ratios", [0.5, 0.5]),
+    ],
+)
+def test_a_documented_option_is_accepted_and_announced(
+    name: str, value: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = CompilerOptions()
+    setattr(options, name, value)
+    with caplog.at_level(logging.WARNING, "poprt"):
+        Compiler.compile(linear(), None, options)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"compiler options without effect on this engine (they steer an IPU): {name}"
+    ]
+
+
 def test_an_unknown_option_is_a_warning_that_names_the_nearest(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "poprt"):
         options = CompilerOptions.from_dict({"num_iotiles": 3})

@@ -129,7 +129,7 @@ def test_a_packed_model_is_one_of_several_and_packed_by_its_index(poprt: Poprt, 
     [
         ("inputs_model: m.onnx", "did you mean 'input_model'?"),
         ("config_yaml: other.yaml", "'config_yaml'"),
-        ("precision: fp64", "'fp64' is not one of"),
+        ("precision: fp64", "int8, not 'fp64'"),
         ("batch_size: true", "'True' is not a valid integer"),
         ("batch_size: [1, 2]", "batch_size is one value"),
         ("export_popef: 'yes'", "export_popef is true or false"),

@@ -136,6 +136,21 @@ def test_all_passes_are_listed_one_a_line_on_stdout(poprt: Poprt) -> None:
     result = poprt("--list_all_passes")
     assert result.stdout.split() == get_registered_passes()
     assert "overlap_io" in result.stderr
+    assert "overlap_io" not in result.stdout
+
+
+def test_passes_by_name_are_run_skipped_or_announced(poprt: Poprt, model_path: Path) -> None:
+    result = poprt(
+        *("-i", model_path, "--passes", "layer_norm_pattern,pre_scale,attention_padding"),
+        *("--skip_passes", "topk_workaround,eliminate_identity", "--merge_matmul_add", "all"),
+    )
+    assert result.exit_code == 0
+    for name in ("layer_norm_pattern", "pre_scale", "merge_matmul_add"):
+        assert name in result.stdout
+    assert "eliminate_identity" not in result.stdout
+    for name in ("attention_padding", "topk_workaround"):
+        assert result.stderr.count(f"pass {name} has no effect here: ") == 1
+        assert name not in result.stdout
 
 
 def test_a_custom_pass_is_imported_listed_and_run(poprt: Poprt, model_path: Path, tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 import sympy
 
-from passes.building import add_node
-from passes.cleanup.rewiring import replace_uses
+from passes.cleanup.inlining import inline_branch
 from passes.node_values import constant
 from passes.operators import KEEPS_VALUES
 from passes.shapes.symbolic import SymbolicShapes
@@ -26,7 +25,7 @@ def resolve_branches(graph: gs.Graph, shapes: SymbolicShapes) -> int:
             continue
         truth = _truth(node.inputs[0], shapes)
         if truth is not None:
-            _inline(graph, node, node.attrs["then_branch" if truth else "else_branch"])
+            inline_branch(graph, node, node.attrs["then_branch" if truth else "else_branch"])
             resolved += 1
     return resolved
 
@@ -64,22 +63,3 @@ def _equal(left: Any, right: Any) -> bool | None:
     if difference.is_number:
         return bool(difference == 0)
     return None
-
-
-def _inline(graph: gs.Graph, node: gs.Node, branch: gs.Graph) -> None:
-    taken = set(graph.tensors())
-    inner = {id(tensor): tensor for item in branch.nodes for tensor in item.outputs}
-    for tensor in inner.values():
-        if tensor.name in taken:
-            tensor.name = f"{node.name or node.outputs[0].name}_{tensor.name}"
-    for item in branch.nodes:
-        item.name = f"{node.name or node.outputs[0].name}_{item.name}"
-    graph.nodes.extend(branch.nodes)
-    for outer, result in zip(list(node.outputs), branch.outputs, strict=True):
-        if any(outer is tensor for tensor in graph.outputs):
-            node.outputs.remove(outer)
-            add_node(graph.nodes, "Identity", f"{outer.name}_branch", [result], into=outer)
-        replace_uses(outer, result)
-    node.inputs.clear()
-    node.outputs.clear()
-    graph.nodes.remove(node)

@@ -248,4 +248,8 @@ def check_all_kept_apart(graph: gs.Graph, mixing: Mapping[int, Refusal]) -> None
     refusals = [mixing[id(node)] for node in graph.nodes if id(node) in mixing]
     first = [refusal for refusal in refusals if refusal.cause is not Cause.FOLLOWS]
     if first:
-        raise PackingError(f"samples cannot share a row of this model: {explain(first)}", first)
+        raise PackingError(
+            f"samples cannot share a row of this model: {explain(first)}. Where that is its head (pooling, a class a "
+            "sample), give --pack_args as well: the head then reads one final Unpack, a row a sample",
+            first,
+        )

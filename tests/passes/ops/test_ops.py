@@ -189,7 +189,7 @@ def test_an_unknown_operator_is_named_with_the_known_ones():
     node = helper.make_node("Pack", ["x"], ["y"], domain=DOMAIN)
     model = bare_model(node, [value("x", "float32", 2)], [value("y", "float32", 2)])
     with pytest.raises(
-        RewriteError, match=r"ai\.graphcore\.Pack is not known; known are AttentionMask, Repack, Unpack"
+        RewriteError, match=r"ai\.graphcore\.Pack is not known; known are AttentionMask, ErfV2, FastNorm, .*"
     ):
         attach_functions(model)
 

@@ -1,0 +1,1 @@
+"""Passes that print what a model is and change nothing."""
