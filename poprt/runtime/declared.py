@@ -65,6 +65,11 @@ class DeclaredSession:
         if packing is not None and not packing.within_rows and (packing.ragged or packing.neighbours != "any"):
             self._across_rows = AcrossRowsSession(self._session, manifest, packing)
 
+    @property
+    def engine_session(self) -> Session:
+        """The engine's session."""
+        return self._session
+
     def run(self, feeds: Mapping[str, Array], output_names: Sequence[str] | None = None) -> list[Array]:
         """Run once. Safe to call from several threads.
 
