@@ -184,18 +184,16 @@ def fastest(rates: Sequence[Rate]) -> Rate:
 
 def measure_roof(config: BertConfig, precision: str, seconds: float, report: Report) -> RoofResult:
     """Every way's products, and the peak: the better of one before them and one after."""
-    first, reason = try_peak(precision, seconds)
+    before, reason = try_peak(precision, seconds)
     rates, absent = measure_products(config, precision, seconds)
-    highest = None
-    if first is not None:
-        last, _ = try_peak(precision, seconds)
-        highest = max((each for each in (first, last) if each), key=lambda each: each.flops)
-        report(f"{precision}: peak {highest.flops / 1e9:.0f} GFLOP/s ({highest.name})")
-    else:
+    peak_of_both = higher(before, try_peak(precision, seconds)[0])
+    if peak_of_both is None:
         absent[PEAK] = reason
         report(f"{precision}: no peak, {reason}")
+    else:
+        report(f"{precision}: peak {peak_of_both.flops / 1e9:.0f} GFLOP/s ({peak_of_both.name})")
     report(f"{precision}: {f'best product {fastest(rates)}' if rates else 'no engine here computes in it'}")
-    return RoofResult(precision, highest, rates, absent)
+    return RoofResult(precision, peak_of_both, rates, absent)
 
 
 def try_peak(precision: str, seconds: float) -> tuple[Peak | None, str]:
@@ -205,6 +203,11 @@ def try_peak(precision: str, seconds: float) -> tuple[Peak | None, str]:
     except ImportError as error:
         return None, f"not installed ({error.name}): {peak.HOW_TO}"
     return measured, "" if measured else f"this CPU has no instruction that multiplies and adds {precision}"
+
+
+def higher(before: Peak | None, after: Peak | None) -> Peak | None:
+    """The higher of two: what else ran on the machine meanwhile lowers a peak, and nothing raises it."""
+    return max((each for each in (before, after) if each), key=lambda each: each.flops, default=None)
 
 
 class Roof:

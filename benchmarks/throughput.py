@@ -13,7 +13,7 @@ from benchmarks.field import Case, Entry, Field
 from benchmarks.pairs import PAIRS, Paired, Side, run_pairs
 from benchmarks.peak import Peak
 from benchmarks.processes import run_alone
-from benchmarks.roof import PEAK, Roof, try_peak
+from benchmarks.roof import PEAK, Roof, higher, try_peak
 from benchmarks.rounds import Report, Sliced, Timing, slice_count
 from benchmarks.workloads import Requests, config_of, useful_flops
 
@@ -97,17 +97,18 @@ def measure_case(case: Case, budget: Budget, report: Report) -> CaseResult:
     begin = time.perf_counter()
     requests = Requests(case.lengths, config_of(case.size).vocab)
     field = Field(case, requests, report)
-    peak, reason = try_peak(case.precision, budget.seconds / 2)
-    duel = _Duel(case, budget, requests, field.ours(), begin + 60 * budget.minutes, peak)
+    before, reason = try_peak(case.precision, budget.seconds / 2)
+    duel = _Duel(case, budget, requests, field.ours(), begin + 60 * budget.minutes)
     best, roof = duel.against_roof()
+    duel.peak = higher(before, try_peak(case.precision, budget.seconds / 2)[0])
     rows = []
     for entry in field.others():
         rows.append(duel.against(entry, roof))
         report(report_line(rows[-1]))
         del entry  # and its engine, before the next one is opened
     rows.append(duel.own_row(roof))
-    absent = field.absent | ({PEAK: reason} if peak is None else {})
-    return CaseResult(case, best, roof, peak, duel.mean, rows, absent, time.perf_counter() - begin)
+    absent = field.absent | ({PEAK: reason} if duel.peak is None else {})
+    return CaseResult(case, best, roof, duel.peak, duel.mean, rows, absent, time.perf_counter() - begin)
 
 
 def report_line(row: Row) -> str:
@@ -119,10 +120,9 @@ def report_line(row: Row) -> str:
 class _Duel:
     """The pack runner, kept warm, against one after the other."""
 
-    def __init__(
-        self, case: Case, budget: Budget, requests: Requests, ours: Entry, deadline: float, peak: Peak | None
-    ) -> None:
-        self._peak = peak
+    def __init__(self, case: Case, budget: Budget, requests: Requests, ours: Entry, deadline: float) -> None:
+        #: That the shares of rows are of; None where there is none.
+        self.peak: Peak | None = None
         self._config = config_of(case.size)
         self._precision = case.precision
         self._budget, self._deadline = budget, deadline
@@ -172,7 +172,7 @@ class _Duel:
             samples_per_second=rate / self.mean,
             paired=paired,
             roof_share=share,
-            peak_share=None if self._peak is None else share * roof.theirs.median / self._peak.flops,
+            peak_share=None if self.peak is None else share * roof.theirs.median / self.peak.flops,
             padding=timing.padding,
             overhead=timing.overhead,
             requests=len(timing.slices[0].lengths),

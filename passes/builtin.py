@@ -31,6 +31,7 @@ BUILT_IN: Final[dict[str, str]] = {
     "expand_if": "passes.cleanup.eliminate_nop_if",
     "extract_constant_to_initializer": "passes.cleanup.extract_constant_to_initializer",
     "fill_squeeze_axes": "passes.shapes.fill_squeeze_axes",
+    "float_to_bfloat16": "passes.precision.float_to_bfloat16",
     "float_to_half": "passes.precision.float_to_half",
     "float_to_int8": "passes.precision.float_to_int8",
     "fuse_bn_into_conv": "passes.fusion.batch_norm",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -18,7 +19,7 @@ from passes.placeholders import placeholder
 LARGE_TENSOR_BYTES = 1024
 
 _LOCATION = "weights.bin"
-_NUMBERS = "biuf"  # kinds of numpy's own types, without those of ml_dtypes
+_NUMBERS = "biuf"  # kinds of numpy's own types; those of ml_dtypes have none of these
 
 
 @dataclass
@@ -58,4 +59,5 @@ def export_parted(graph: gs.Graph) -> PartedModel:
 
 
 def _is_numeric(tensor: gs.Constant) -> bool:
-    return isinstance(tensor.dtype, np.dtype) and tensor.dtype.kind in _NUMBERS and tensor.export_dtype == tensor.dtype
+    known = isinstance(tensor.dtype, np.dtype) and (tensor.dtype.kind in _NUMBERS or tensor.dtype == ml_dtypes.bfloat16)
+    return known and tensor.export_dtype == tensor.dtype

@@ -10,10 +10,12 @@ import onnx
 
 from passes import get_pass
 from passes.base import Pass
+from passes.builtin import BUILT_IN
 from passes.errors import RewriteError
 from passes.node_protos import opset_of, walk_nodes
 from passes.ops import DOMAIN, known_operators, least_opset
 from passes.precision.float_to_int8 import FloatToInt8
+from passes.precision.int8_observation import SampleData
 from passes.registry import announce, announced_passes, check_names
 from passes.shapes.input_shapes import InputShapes
 from poprt.convert_options import WITHIN_ROWS_PASS, ConvertOptions
@@ -51,7 +53,7 @@ def ordered_passes(
         default.append(("float_to_int8", {}))
     steps: list[Step | Any] = [step for step in default if step[0] not in options.skip_passes]
     steps += [(step, {}) if isinstance(step, str) else step for step in used]
-    steps += [step for step in _CLOSING if step[0] not in options.skip_passes]
+    steps += [step for step in _closing(used) if step[0] not in options.skip_passes]
     return [_make(step) for step in steps]
 
 
@@ -74,12 +76,20 @@ def _input_shapes(options: ConvertOptions, model: onnx.ModelProto, logger: loggi
     return InputShapes(fixed, options.batch_size, options.batch_axis or 0)
 
 
+_KNOWN = {"known_only": True}  # a library may bring others
+
 _CLOSING: list[Step] = [
     ("eliminate_deadend", {}),
     ("eliminate_unused_initializer", {}),
     ("sort_graph", {}),
     ("unique_name_for_nodes", {}),
 ]
+
+
+def _closing(used: list[Any]) -> list[Step]:
+    """The last steps. A pass of a script's own may have put operators of ours into the model."""
+    of_scripts = any(step not in BUILT_IN for step in used)
+    return [*([("attach_bodies", _KNOWN)] if of_scripts else []), *_CLOSING]
 
 
 def own_operators(model: onnx.ModelProto) -> list[str]:
@@ -101,7 +111,7 @@ def _opening(options: ConvertOptions, model: onnx.ModelProto) -> list[Step]:
     if opset_of(model) < target:
         steps.append(("convert_opset", {"target": target}))
     if own:
-        steps += [("attach_bodies", {"known_only": True}), ("inline_ipu_operators", {}), ("replace_castlike", {})]
+        steps += [("attach_bodies", _KNOWN), ("inline_ipu_operators", {}), ("replace_castlike", {})]
     return steps
 
 
@@ -135,15 +145,19 @@ def _middle(options: ConvertOptions, shapes: InputShapes) -> list[Step]:
     if options.precision == "fp16":
         overflow = {"enable_avoid_overflow_patterns": options.enable_avoid_overflow_patterns}
         steps.append(("float_to_half", {"skip_op_types": options.fp16_skip_op_types, **overflow}))
+    if options.precision == "bf16":
+        steps.append(("float_to_bfloat16", {}))
     without_effect = announced_passes()
     asked = [(name, value) for name, value in options.keyword_passes if name not in without_effect]
     return steps + [(name, () if value is None else (value,)) for name, value in asked]
 
 
-def with_data(step: Any, inputs: list[InputInfo]) -> Any:
-    """float_to_int8 with random data to measure on: other data than `check` compares with, of the same kind."""
+def with_data(step: Any, inputs: list[InputInfo], sample_data: SampleData | None) -> Any:
+    """float_to_int8 with data to measure on: the caller's, or random data of the kind that `check` compares with."""
     if not isinstance(step, FloatToInt8):
         return step
+    if sample_data is not None:
+        return step.with_data(sample_data, _run_optimised, real=True)
 
     def feeds(converted: onnx.ModelProto) -> dict[str, Array]:
         try:

@@ -206,7 +206,7 @@ class ConvertOptions:
 
     Attributes:
         input_shape: input name -> extents.
-        precision: "fp32", "fp16" or "int8".
+        precision: "fp32", "fp16", "bf16" or "int8".
         skip_passes, used_passes: pass names; ``used_passes`` also takes passes and callables on ModelProto.
         max_tensor_size: bytes; -1 is no limit.
         keyword_passes: passes that single keywords ask for, with the keyword's value, or None where it says no more.

@@ -20,6 +20,7 @@ from passes.node_protos import opset_of
 from passes.packed_model import PackedModel
 from passes.parted import PartedModel
 from passes.precision.float_to_int8 import FloatToInt8
+from passes.precision.int8_observation import SampleData
 from passes.precision.shared_scales import shared_scales
 from passes.reference_session import CUSTOM_LIBRARIES
 from passes.refusal import MOST_NAMED
@@ -48,8 +49,8 @@ class Converter(ConvertKeywords):
         input_shape: input name -> extents; fixes variable dimensions. An unknown name is a warning.
         convert_version: opset to raise the model to; a model is never lowered.
         precision: "fp32", "fp16" or "int8": products by constant matrices and embedding tables in int8, the rest in
-            fp32 (pass ``float_to_int8``, which measures on random data what each product costs; one of your own in
-            ``used_passes``, with other options or data, takes its place).
+            fp32 (pass ``float_to_int8``, which measures on random data what each product costs, and balances channels;
+            one of your own in ``used_passes``, with other options or data, takes its place).
         checkpoints, remove_outputs: tensors to add as outputs; outputs to drop (list or comma-separated).
         fp16_skip_op_types: operator types that stay in fp32.
         skip_passes, used_passes: default passes to leave out; passes to add after the default ones, in order. Only
@@ -132,7 +133,13 @@ class Converter(ConvertKeywords):
             self.verification = verify(reference, converted, self.options.compared_as, executable=executable)
         return converted
 
-    def convert_in_place(self, model: onnx.ModelProto, *, compile_model: Compile | None = None) -> onnx.ModelProto:
+    def convert_in_place(
+        self,
+        model: onnx.ModelProto,
+        *,
+        compile_model: Compile | None = None,
+        sample_data: SampleData | None = None,
+    ) -> onnx.ModelProto:
         """Return the converted model without a copy of the given one, which is of no use afterwards.
 
         A caller that keeps no reference to it saves memory. ``check`` compares nothing: there is no original left.
@@ -141,6 +148,8 @@ class Converter(ConvertKeywords):
             model: what to convert.
             compile_model: compiles the model that :attr:`isolation` is tried on, which it is given with the weights
                 beside it; the caller may keep the result.
+            sample_data: what the model will meet, for int8 to be measured on instead of random data; in the form that
+                ``float_to_int8`` takes.
 
         Raises:
             RewriteError: as for :meth:`convert`.
@@ -148,7 +157,7 @@ class Converter(ConvertKeywords):
         models = [model]  # so that nothing here keeps alive what is converted in place
         del model
         with self._custom_ops():
-            return self._convert(models.pop(), compile_model)
+            return self._convert(models.pop(), compile_model, sample_data)
 
     @contextmanager
     def _custom_ops(self) -> Iterator[None]:
@@ -160,7 +169,9 @@ class Converter(ConvertKeywords):
             finally:
                 CUSTOM_LIBRARIES.reset(token)
 
-    def _convert(self, model: onnx.ModelProto, compile_model: Compile | None) -> onnx.ModelProto:
+    def _convert(
+        self, model: onnx.ModelProto, compile_model: Compile | None, sample_data: SampleData | None = None
+    ) -> onnx.ModelProto:
         check_structure(model)
         check_loaded(model)
         densify(model)
@@ -170,7 +181,7 @@ class Converter(ConvertKeywords):
         sampled = self.options.packs or self.options.check or quantisers
         inputs = model_inputs(model) if sampled else []  # now: the passes may consume the model
         self.sample_inputs = tuple(inputs)
-        steps = [with_data(step, inputs) for step in steps]
+        steps = [with_data(step, inputs, sample_data) for step in steps]
         with pass_progress(len(steps), disabled=self.options.disable_progress_bar) as on_pass:
             manager = PassManager(steps, on_pass=on_pass, dump_dir=self.options.dump_passes or None)
             try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import ml_dtypes  # noqa: F401  numpy knows "bfloat16" from then on
 import numpy as np
 import numpy.typing as npt
 
@@ -51,6 +52,7 @@ __all__ = [
 ]
 
 _GRAPH = "model.onnx"
+_OTHER_GRAPH = "model.{engine}.onnx"
 _WEIGHTS = "weights.bin"
 #: What a text model says of itself, and its tokenizer. Both are there, or neither.
 TEXT, TOKENIZER = "text.json", "tokenizer.json"
@@ -94,23 +96,25 @@ class Executable:
             if is_fused(container.manifest):
                 self._read_models(container)
                 return
-            _check_names(container.names)
-            self._read(container, read_manifest(container.manifest))
+            manifest = read_manifest(container.manifest)
+            _check_names(container.names, manifest)
+            self._read(container, manifest)
             self._texts = {name: _text(container, name) for name in TEXT_LIMITS if name in container.names}
         except ExecutableError as error:
             raise type(error)(f"{path}: {error}") from None
 
     def _read(self, container: Container, manifest: Manifest, folder: str = "") -> None:
-        """Become the model whose graph and weights are in ``folder``."""
+        """Become the model whose graphs and weights are in ``folder``."""
         data, graph = container.view(folder + _WEIGHTS), container.read(folder + _GRAPH)
+        others = {engine: container.read(folder + _other_graph(engine)) for engine in manifest.other_graphs}
         check_manifest(manifest, file_bytes=container.size, weight_bytes=len(data))
-        check_graph(graph, manifest.weights)
-        self._set(manifest, graph, {spec.name: _weight_view(spec, data) for spec in manifest.weights})
+        _check_graphs(manifest, graph, others)
+        self._set(manifest, graph, {spec.name: _weight_view(spec, data) for spec in manifest.weights}, others)
         self._container = container
 
     def _read_models(self, container: Container) -> None:
         manifest = read_fused_manifest(container.manifest)
-        _check_folders(container.names, len(manifest.models))
+        _check_folders(container.names, manifest.models)
         models = []
         for index, said in enumerate(manifest.models):
             models.append(Executable.__new__(Executable))
@@ -119,7 +123,11 @@ class Executable:
 
     @classmethod
     def build(
-        cls, manifest: Manifest, graph: bytes, weights: Mapping[str, npt.NDArray[Any]] | None = None
+        cls,
+        manifest: Manifest,
+        graph: bytes,
+        weights: Mapping[str, npt.NDArray[Any]] | None = None,
+        other_graphs: Mapping[str, bytes] | None = None,
     ) -> Executable:
         """Make an executable in memory.
 
@@ -127,11 +135,14 @@ class Executable:
             manifest: its ``weights`` must list exactly the given arrays, at the places of :func:`place_weights`.
             graph: the engine's ONNX graph; each weight is an initializer with external data, or an input.
             weights: the arrays; they are kept, not copied.
+            other_graphs: the graphs of the manifest's ``other_graphs``, by engine.
 
         Raises:
-            ValueError: the manifest and the arrays do not match.
+            ValueError: the manifest does not match the arrays or the graphs.
         """
-        weights = dict(weights or {})
+        weights, others = dict(weights or {}), dict(other_graphs or {})
+        if set(manifest.other_graphs) != set(others):
+            raise ValueError("the manifest lists other graphs than those given")
         places = place_weights(weights)
         if [spec.name for spec in manifest.weights] != list(weights):
             raise ValueError("the manifest lists other weights than those given")
@@ -142,7 +153,7 @@ class Executable:
             if (spec.offset, spec.nbytes) != places[spec.name]:
                 raise ValueError(f"weight {spec.name!r}: the manifest gives another place than place_weights")
         executable = cls.__new__(cls)
-        executable._set(manifest, graph, {name: _read_only(array) for name, array in weights.items()})
+        executable._set(manifest, graph, {name: _read_only(array) for name, array in weights.items()}, others)
         return executable
 
     @classmethod
@@ -163,7 +174,7 @@ class Executable:
         return executable
 
     def _fuse(self, models: Sequence[Executable]) -> None:
-        self._set(FusedManifest(tuple(model.manifest for model in models)).union(), b"", {})
+        self._set(FusedManifest(tuple(model.manifest for model in models)).union(), b"", {}, {})
         self._models = tuple(models)
 
     def with_texts(self, texts: Mapping[str, bytes]) -> Executable:
@@ -177,12 +188,32 @@ class Executable:
         """
         if set(texts) != set(TEXT_LIMITS):
             raise ValueError(f"the members of a text model are {TEXT} and {TOKENIZER}")
-        executable = type(self).build(self._manifest, self._graph, self._weights)
+        executable = type(self).build(self._manifest, self._graph, self._weights, self._other_graphs)
         executable._container, executable._texts = self._container, dict(texts)
         return executable
 
-    def _set(self, manifest: Manifest, graph: bytes, weights: dict[str, npt.NDArray[Any]]) -> None:
+    def for_engine(self, engine: str) -> Executable:
+        """The executable of the graph for ``engine`` alone, in memory; weights are shared, not copied.
+
+        Raises:
+            KeyError: there is no graph for it (``manifest.engines``).
+        """
+        manifest = self._manifest.for_engine(engine)
+        executable = type(self).__new__(type(self))
+        graph = self._graph if engine == self._manifest.engine else self._other_graphs[engine]
+        executable._set(manifest, graph, {spec.name: self._weights[spec.name] for spec in manifest.weights}, {})
+        executable._container, executable._texts = self._container, self._texts
+        return executable
+
+    def _set(
+        self,
+        manifest: Manifest,
+        graph: bytes,
+        weights: dict[str, npt.NDArray[Any]],
+        other_graphs: dict[str, bytes],
+    ) -> None:
         self._manifest, self._graph, self._weights = manifest, graph, weights
+        self._other_graphs = other_graphs
 
     def release_pages(self) -> None:
         """Give the memory of the mapped file back. The weights stay readable: they are read from the file again."""
@@ -238,7 +269,7 @@ class Executable:
 
     @property
     def graph(self) -> bytes:
-        """The engine's ONNX graph, serialised, without its large tensors.
+        """The ONNX graph for ``manifest.engine``, serialised, without its large tensors.
 
         Raises:
             ExecutableError: it holds several models, each with a graph of its own.
@@ -287,6 +318,7 @@ class Executable:
     def _payloads(self, folder: str = "") -> dict[str, Payload]:
         payloads = {
             _GRAPH: Payload(len(self._graph), [self._graph]),
+            **{_other_graph(engine): Payload(len(graph), [graph]) for engine, graph in self._other_graphs.items()},
             _WEIGHTS: Payload(self._weight_bytes(), self._weight_chunks()),
             **{name: Payload(len(data), [data]) for name, data in self._texts.items()},
         }
@@ -308,7 +340,7 @@ class Executable:
                 raise ExecutableError(f"its manifest has {len(manifest)} bytes, at most {MANIFEST_LIMIT} are read")
             (read_fused_manifest if is_fused(body) else read_manifest)(json.loads(manifest))
             check_manifest(self._manifest, file_bytes=len(self._graph) + size, weight_bytes=size)
-            check_graph(self._graph, self._manifest.weights)
+            _check_graphs(self._manifest, self._graph, self._other_graphs)
             for name, data in self._texts.items():
                 _check_text_size(name, len(data))
         except ExecutableError as error:
@@ -322,19 +354,35 @@ class Executable:
             position = spec.offset + spec.nbytes
 
 
-def _check_names(names: Sequence[str]) -> None:
-    """A graph and weights; a text model has its two members as well."""
-    if set(names) not in ({_GRAPH, _WEIGHTS}, {_GRAPH, _WEIGHTS, *TEXT_LIMITS}):
+def _other_graph(engine: str) -> str:
+    return _OTHER_GRAPH.format(engine=engine)
+
+
+def _graphs(manifest: Manifest) -> set[str]:
+    return {_GRAPH, *map(_other_graph, manifest.other_graphs)}
+
+
+def _check_names(names: Sequence[str], manifest: Manifest) -> None:
+    """Graphs and weights; a text model has its two members as well."""
+    graphs = _graphs(manifest)
+    if set(names) not in ({*graphs, _WEIGHTS}, {*graphs, _WEIGHTS, *TEXT_LIMITS}):
         raise DamagedExecutableError(
-            f"its members are {sorted(names)}, not {_GRAPH} and {_WEIGHTS}, with {TEXT} and {TOKENIZER} or without"
+            f"its members are {sorted(names)}, not {', '.join(sorted(graphs))} and {_WEIGHTS}, with {TEXT} and "
+            f"{TOKENIZER} or without"
         )
 
 
-def _check_folders(names: Sequence[str], count: int) -> None:
-    """A graph and weights of each of so many models."""
-    expected = {prefix_of(index) + name for index in range(count) for name in (_GRAPH, _WEIGHTS)}
+def _check_folders(names: Sequence[str], models: Sequence[Manifest]) -> None:
+    """Graphs and weights of each of the models."""
+    expected = {prefix_of(index) + name for index, said in enumerate(models) for name in (*_graphs(said), _WEIGHTS)}
     if set(names) != expected:
-        raise DamagedExecutableError(f"its members are {sorted(names)}, not {_GRAPH} and {_WEIGHTS} of {count} models")
+        raise DamagedExecutableError(f"its members are {sorted(names)}, not {sorted(expected)}")
+
+
+def _check_graphs(manifest: Manifest, graph: bytes, others: Mapping[str, bytes]) -> None:
+    """Check each graph against the weights that it may read."""
+    for engine, each in {manifest.engine: graph, **others}.items():
+        check_graph(each, manifest.for_engine(engine).weights)
 
 
 def _text(container: Container, name: str) -> bytes:

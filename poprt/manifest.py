@@ -8,10 +8,17 @@ from typing import Any
 from poprt.fused_names import in_model
 from poprt_format.packing import Packing
 
-#: Numpy names of the types that the weights member may hold.
+#: The engines that graphs are lowered for. The first is the default, and needs nothing else.
+ENGINES = (ONNXRUNTIME, OPENVINO) = ("onnxruntime", "openvino")
+#: What an engine may compute in.
+COMPUTE_TYPES = ("float32", "bfloat16")
+
+#: Numpy names of the types that tensors may have in an engine.
 WEIGHT_DTYPES = frozenset(
     {"float16", "float32", "float64", "bool"} | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 )
+#: Those that the weights member may hold. A bfloat16 is widened when it is loaded.
+STORED_DTYPES = WEIGHT_DTYPES | {"bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,7 @@ class WeightSpec:
     Attributes:
         constant: False where the executable was compiled with ``constant_weights=False``: the engine takes the weight
             as an input, and a runner may replace it.
+        engines: the engines whose graphs read it; empty where all do.
     """
 
     name: str
@@ -107,6 +115,20 @@ class WeightSpec:
     offset: int
     nbytes: int
     constant: bool = True
+    engines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OtherGraph:
+    """A further graph of an executable: the same model, lowered for another engine.
+
+    Attributes:
+        equal_lengths_cheaper, full_pair_bytes, pair_bytes: as for ``PackingSpec``, of this graph.
+    """
+
+    equal_lengths_cheaper: bool = False
+    full_pair_bytes: int = 0
+    pair_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -129,6 +151,11 @@ class Manifest:
         shared_scales: the nodes that quantise with one scale for all samples of a run, by operator and name: an answer
             then moves with its company (a tenth of its range and more was seen). Empty where there is none.
         pack_operators: what the graph shows of packing where ``packing`` is None.
+        engine: what the main graph, and ``packing``, were lowered for; one of ``ENGINES``.
+        other_graphs: graphs for further engines, by engine. They share the weights.
+        compute: what an engine may compute in where it can: "float32", or "bfloat16" for all but what it keeps exact.
+        activation_group: columns of an activation that share a scale in products of integers, where the engine itself
+            quantises activations; 0 where it does not.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -147,6 +174,28 @@ class Manifest:
     custom_libraries: tuple[str, ...] = ()
     shared_scales: tuple[str, ...] = ()
     pack_operators: PackOperators | None = None
+    engine: str = ONNXRUNTIME
+    other_graphs: dict[str, OtherGraph] = field(default_factory=dict)
+    compute: str = "float32"
+    activation_group: int = 0
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """The engines that there is a graph for, the main graph's first."""
+        return (self.engine, *self.other_graphs)
+
+    def for_engine(self, engine: str) -> Manifest:
+        """The manifest of the graph for ``engine`` alone.
+
+        Raises:
+            KeyError: there is no graph for it.
+        """
+        weights = tuple(spec for spec in self.weights if not spec.engines or engine in spec.engines)
+        alone = replace(self, engine=engine, other_graphs={}, weights=weights)
+        if engine == self.engine:
+            return alone
+        other = self.other_graphs[engine]
+        return replace(alone, packing=self.packing and replace(self.packing, **vars(other)))
 
     def batch_axis_of(self, name: str) -> int:
         """The axis of an input or output that counts samples, if it has one."""

@@ -10,7 +10,16 @@ import numpy as np
 
 from poprt.container import ALIGNMENT
 from poprt.errors import DamagedExecutableError
-from poprt.manifest import WEIGHT_DTYPES, Manifest, PackingSpec, PackOperators, TensorSpec, WeightSpec
+from poprt.manifest import (
+    COMPUTE_TYPES,
+    ENGINES,
+    WEIGHT_DTYPES,
+    Manifest,
+    PackingSpec,
+    PackOperators,
+    TensorSpec,
+    WeightSpec,
+)
 from poprt.manifest_schema import wrong
 from poprt_format.packing import ACROSS_ROWS, NEIGHBOURS, OUTPUT_LAYOUTS
 
@@ -47,6 +56,7 @@ def check_manifest(manifest: Manifest, *, file_bytes: int, weight_bytes: int) ->
     _check_names("weights", (spec.name for spec in manifest.weights))
     fed = [*(spec.name for spec in manifest.inputs), *(weight.name for weight in manifest.weights)]
     _check_names("inputs and weights", fed)
+    _check_engines(manifest)
     if manifest.batch_axis >= _MOST_AXES:
         raise wrong("batch_axis", manifest.batch_axis, f"less than {_MOST_AXES}")
     _check_batch_axes(manifest)
@@ -75,6 +85,18 @@ def _check_operators(manifest: Manifest, operators: PackOperators) -> None:
         )
     if operators.max_valid_num > MOST_TOKENS:
         raise wrong("pack_operators.max_valid_num", operators.max_valid_num, f"at most {MOST_TOKENS}")
+
+
+def _check_engines(manifest: Manifest) -> None:
+    """The engines are known ones, each with one graph, and each weight is read by some of them."""
+    engines = manifest.engines
+    if not set(engines) <= set(ENGINES) or len(set(engines)) < len(engines):
+        raise wrong("engine", list(engines), f"different ones of {', '.join(ENGINES)}")
+    if manifest.compute not in COMPUTE_TYPES:
+        raise wrong("compute", manifest.compute, " or ".join(COMPUTE_TYPES))
+    for weight in manifest.weights:
+        if not set(weight.engines) <= set(engines):
+            raise wrong(f"weights.{weight.name}.engines", list(weight.engines), f"some of {', '.join(engines)}")
 
 
 def _check_batch_axes(manifest: Manifest) -> None:
@@ -133,11 +155,11 @@ def _check_weight(spec: WeightSpec, end: int, weight_bytes: int) -> int:
     """Check a weight that must start at ``end`` or later; give the place where it ends."""
     label = f"weight {spec.name!r}"
     # Any other pair would take more memory than the file has, or change what the weight means.
-    widened = (spec.dtype, spec.engine_dtype) == ("float16", "float32")
-    if spec.dtype not in WEIGHT_DTYPES or not (widened or spec.dtype == spec.engine_dtype):
+    widened = spec.dtype in ("bfloat16", "float16") and spec.engine_dtype == "float32"
+    if spec.engine_dtype not in WEIGHT_DTYPES or not (widened or spec.dtype == spec.engine_dtype):
         raise DamagedExecutableError(
             f"manifest field 'weights': {label} is stored as {spec.dtype!r} and served as {spec.engine_dtype!r}; "
-            "expected one known type for both, or float16 and float32"
+            "expected one known type for both, or a half float and float32"
         )
     _check_axes(f"weights.{spec.name}", spec.shape)
     if spec.nbytes != math.prod(spec.shape) * np.dtype(spec.dtype).itemsize or _product(spec.shape) > 1 << 48:

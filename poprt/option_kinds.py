@@ -13,7 +13,7 @@ from passes.numbers import LARGEST_EXTENT
 from passes.packing.opening.pack_args import parse_pack_args
 
 NO_FP8 = "FP8 needs hardware that this engine does not have"
-_PRECISIONS, _FP8_WORDS = ("fp32", "fp16", "int8"), ("fp8", "fp8_weight")
+_PRECISIONS, _FP8_WORDS = ("fp32", "fp16", "bf16", "int8"), ("fp8", "fp8_weight")
 
 
 def _nothing() -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import click
 
+from poprt.engine.choice import CHOICES
 from poprt.errors import PoprtError
 from poprt.executable import Executable
 from poprt_cli.commands import CONTEXT_SETTINGS, CommandGroup
+from poprt_cli.engines import show_engines
 from poprt_cli.isolated import LEAST_MEGABYTES, run_isolated
 from poprt_cli.logs import configure_logging
 from poprt_cli.run_popef import Timing, one_model, run_model, run_packed
@@ -38,6 +40,11 @@ def cli() -> None:
 @click.option("--dynamicInputName", "dynamic_input", default="", help="Pack runner: the input that gives the length.")
 @click.option("--maskName", "mask", default="", help="Pack runner: the mask input.")
 @click.option("--custom_ops", multiple=True, metavar="LIB", help="A library of operators that onnxruntime lacks.")
+@click.option(
+    "--engine",
+    type=click.Choice(CHOICES),
+    help="What computes; auto: the faster one [default: as it was compiled for].",
+)
 @click.option("--isolated", is_flag=True, help="In a process of its own, with limits: for files of strangers.")
 @click.option(
     "--memory_limit",
@@ -77,6 +84,17 @@ def run_popef(
         raise PoprtError(f"--popef {str(popef)!r} cannot be read: {error.strerror}") from error
     except MemoryError as error:
         raise PoprtError(f"--popef {str(popef)!r} needs more memory than there is") from error
+
+
+@cli.command("engines")
+@click.option("--popef", required=True, type=click.Path(path_type=Path), help="The executable.")
+@click.option("--index", type=click.IntRange(0), default=0, help="Which model of an executable of several.")
+@click.option("--custom_ops", multiple=True, metavar="LIB", help="A library of operators that onnxruntime lacks.")
+def engines(popef: Path, index: int, custom_ops: tuple[str, ...]) -> None:
+    """Time the engines that can run an executable, and say which one `engine=auto` takes here."""
+    if not os.path.isfile(popef):
+        raise PoprtError(f"--popef {str(popef)!r} does not exist or is no file")
+    show_engines(one_model(Executable(popef), index), custom_ops)
 
 
 def _words(popef: Path, runner: str, index: int, options: dict[str, Any]) -> list[str]:

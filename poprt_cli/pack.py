@@ -42,6 +42,11 @@ TASKS = ("embedding", "sequence-classification", "reranking", "token-classificat
     help="Sizes to which embeddings may be cut [default: those that the folder declares].",
 )
 @click.option(
+    "--sample_texts",
+    type=click.Path(path_type=Path),
+    help="With int8: texts to measure it on, one a line [default: a list of the package's own].",
+)
+@click.option(
     "--logging_level",
     type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False),
     default="INFO",

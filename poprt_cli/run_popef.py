@@ -17,7 +17,8 @@ from poprt.executable import Executable, PackingSpec, TensorSpec
 from poprt.fused_names import check_index
 from poprt.runtime import ModelRunner, PackRunner, PackRunnerConfig, RuntimeConfig
 from poprt.runtime.assumed_packing import assume_packing
-from poprt.runtime.declared import DeclaredSession, open_session
+from poprt.runtime.declared import DeclaredSession
+from poprt.runtime.opening import Opening, open_executable
 
 Array = npt.NDArray[Any]
 Request = tuple[dict[str, Array], dict[str, Array]]
@@ -82,6 +83,7 @@ def run_model(
     threads: int,
     batch_size: int | None,
     custom_ops: Sequence[str] = (),
+    engine: str | None = None,
     **_: Any,
 ) -> Timing:
     """Time a model runner.
@@ -92,6 +94,7 @@ def run_model(
         threads: threads that send requests at once.
         batch_size: extent of the batch axis of a request; None takes the declared one.
         custom_ops: libraries of operators that onnxruntime lacks.
+        engine: as for ``RuntimeConfig``.
 
     Raises:
         PoprtError: the executable does not say the rank of an input, or leaves open an extent that
@@ -108,9 +111,9 @@ def run_model(
         for spec in manifest.inputs
     }
     size = batch_size or next((a.shape[axes[name]] for name, a in inputs.items() if a.ndim > axes[name]), 1)
-    session = open_session(executable, None, None, custom_ops)
-    with ModelRunner(executable, config, session=session) as runner:
-        shapes = _output_shapes(executable, session, inputs, batch_size)
+    opened = open_executable(executable, Opening(engine, custom_ops=custom_ops))
+    with ModelRunner(opened.executable, config, session=opened.session) as runner:
+        shapes = _output_shapes(opened.executable, opened.session, inputs, batch_size)
 
         def send() -> None:
             outputs = {spec.name: np.empty(shapes[spec.name], spec.dtype) for spec in manifest.outputs}
@@ -129,6 +132,7 @@ def run_packed(
     dynamic_input: str,
     mask: str,
     custom_ops: Sequence[str] = (),
+    engine: str | None = None,
     **_: Any,
 ) -> Timing:
     """Time a pack runner. An iteration sends as many samples of random lengths as a pack holds, and waits for all.
@@ -142,11 +146,12 @@ def run_packed(
         dynamic_input: the input that gives a sample's length; "" leaves the choice to the runner.
         mask: the mask input; "" takes the executable's.
         custom_ops: libraries of operators that onnxruntime lacks.
+        engine: as for ``PackRunnerConfig``.
 
     Raises:
         PoprtError: the executable is not packed and no name says what to pack, or it lacks a named input.
     """
-    config = PackRunnerConfig(pack_timeout, max_valid_num or 0, dynamic_input, custom_ops=custom_ops)
+    config = PackRunnerConfig(pack_timeout, max_valid_num or 0, dynamic_input, custom_ops=custom_ops, engine=engine)
     _name_mask(config, executable, mask)
     packing = executable.manifest.packing or assume_packing(executable.manifest, config).packing
     size = max_valid_num or packing.max_valid_num

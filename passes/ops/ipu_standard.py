@@ -52,3 +52,7 @@ IsInfV2 <detect_negative : int = 1, detect_positive : int = 1> (x) => (y)
     # It takes the place of a Cast to bool and one from bool: 1 where x is not zero. `to` is the type of the result.
     "NotZero": "NotZero <to : int = 1> (x) => (y) { truth = Cast <to = 9> (x) y = Cast <to : int = @to> (truth) }",
 }
+
+#: Operators that PopRT's passes put in the place of a standard one, which stays here: a script that looks for them in a
+#: converted model means the standard one.
+STANDARD_NAMES = {name: name.removesuffix("V2") for name in BODIES if name.endswith("V2")}

@@ -3,7 +3,8 @@
 A word is ``OpType:label``; ``A->B`` says that some output of A feeds some input of B. A label may be any word and means
 one node wherever it stands, also across strings; distinct labels mean distinct nodes. ``s`` is any producer (a node, a
 graph input, an initializer) and starts a string; ``e`` is any consumer (a node, a graph output) and ends one. Both may
-be left out, and neither has to be distinct from anything. Blanks are ignored.
+be left out, and neither has to be distinct from anything. Blanks are ignored. ``WhereV2``, ``ErfV2`` and their like,
+which PopRT's passes put in the place of standard operators, also mean the standard ones.
 """
 
 from __future__ import annotations

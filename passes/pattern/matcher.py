@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx
 
 from passes.node_protos import subgraphs
+from passes.ops.ipu_standard import STANDARD_NAMES
 from passes.pattern.language import Pattern, parse_pattern
 
 #: One end of an edge: a node's position in ``graph.node``, or the name of a graph input, initializer or graph output.
@@ -147,7 +148,7 @@ def find_matches(pattern: Pattern, graph: Connections) -> Iterator[dict[str, End
 def _narrow(pattern: Pattern, graph: Connections) -> dict[str, set[int]]:
     """For each operator's label the nodes of its type that have a candidate on the other side of each edge."""
     candidates = {
-        label: {position for position, op in enumerate(graph.ops) if op == pattern.ops[label]}
+        label: {position for position, op in enumerate(graph.ops) if op in _names(pattern.ops[label])}
         for label in pattern.node_labels
     }
     before = -1
@@ -157,6 +158,10 @@ def _narrow(pattern: Pattern, graph: Connections) -> dict[str, set[int]]:
             _keep_connected(candidates, producer, consumer, graph.consumers)
             _keep_connected(candidates, consumer, producer, graph.producers)
     return candidates
+
+
+def _names(op: str) -> tuple[str, ...]:
+    return (op, STANDARD_NAMES[op]) if op in STANDARD_NAMES else (op,)
 
 
 def _keep_connected(candidates: dict[str, set[int]], label: str, other: str, beside: Sequence[Sequence[End]]) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -27,31 +26,20 @@ from passes.precision.int8_accuracy import (
 )
 from passes.precision.int8_folding import fold_factors
 from passes.precision.int8_kinds import product_kinds, show_kinds
-from passes.precision.int8_measure import Arrays, compare_outputs, observe, run_graph
+from passes.precision.int8_measure import FEW_ROWS, compare_outputs, run_graph
+from passes.precision.int8_observation import Observation, SampleData, observe_model
 from passes.precision.int8_plan import Plan, plan_blindly, plan_on_rows
-from passes.precision.int8_samples import Extents, extents_to_try
 from passes.precision.int8_sites import Product, Table, find_products, find_tables, refuse_nested
-from passes.precision.int8_values import FULL_RANGE, REDUCED_RANGE, Floats, QuantisedWeights, relative_error
+from passes.precision.int8_values import FULL_RANGE, REDUCED_RANGE, QuantisedWeights, relative_error
 from passes.precision.int8_writer import Int8Writer
 from passes.registry import register
-
-#: Feeds for a model of which only the inputs and the metadata are given.
-SampleData = Callable[[onnx.ModelProto], Arrays]
 
 Site = TypeVar("Site", Product, Table)
 
 #: Bytes of weights up to which the graph of before is kept, to be run as the engine rewrites it where int8 does badly.
 _LARGEST_KEPT = 500_000_000
-
-
-@dataclass(frozen=True)
-class _Observation:
-    """What a run on sample data has shown: the model's outputs, and rows of the activations of its products."""
-
-    extents: Extents
-    feeds: Arrays
-    outputs: Arrays
-    rows: Mapping[str, Floats]
+#: Rows of each activation that are looked at where the data is real, and weights may be fitted to it.
+_MANY_ROWS = 2048
 
 
 #: Where a model says that it was quantised; a second run leaves it alone.
@@ -62,6 +50,8 @@ PRODUCTS = "products in int8"
 TABLES = "table lookups in int8"
 #: How it calls the activations whose channels were balanced.
 BALANCED = "balanced"
+#: How it calls the weights that were rounded with error feedback.
+FED_BACK = "weights rounded with error feedback"
 KINDS = "products by constant matrices before"
 
 
@@ -83,7 +73,8 @@ class FloatToInt8(GraphPass):
 
     With data, channels are balanced where that pays: divided by factors that their rows of the weights are multiplied
     by. The factors go into the normalisation before, where nothing but such products reads it, else into a Mul before
-    the quantisation.
+    the quantisation. With data that is real, not random, weights are rounded with error feedback: what one row's
+    rounding changes in the product, the next rows make up for.
 
     A NaN in an activation is lost: no integer stands for it. Infinite values spoil their own token, as in float32.
 
@@ -94,10 +85,12 @@ class FloatToInt8(GraphPass):
         reduce_range: use 7 of the 8 bits of a weight.
         data: called with a model that holds only the inputs and the metadata; returns an array for each input. Where
             few tokens tell as much, the extents there are smaller than those of the model; larger arrays do as well. It
-            is called again, with the model's own extents, where the graph cannot be run at smaller ones.
+            is called again, with the model's own extents, where the graph cannot be run at smaller ones. It may also
+            return a list of such, for several runs; the last one then only judges the outputs.
         run_optimised: runs a model with the engine's rewrites. Where int8 moves an output much, the report tells beside
             it what these rewrites alone do to the model before int8, if its weights take less than 500 MB.
         balance: whether channels may be balanced.
+        feedback: whether weights may be rounded with error feedback; only where the data is real.
     """
 
     def __init__(
@@ -107,6 +100,7 @@ class FloatToInt8(GraphPass):
         data: SampleData | None = None,
         run_optimised: RunOptimised | None = None,
         balance: bool = True,
+        feedback: bool = True,
     ) -> None:
         super().__init__()
         if not max_error > 0:
@@ -115,12 +109,19 @@ class FloatToInt8(GraphPass):
         self._limit = REDUCED_RANGE if reduce_range else FULL_RANGE
         self._data = data
         self._run_optimised = run_optimised
-        self._balance = balance
+        self._balance, self._feedback = balance, feedback
         self._real = data is not None
 
-    def with_data(self, data: SampleData, run_optimised: RunOptimised) -> FloatToInt8:
-        """A copy of this pass that has ``data`` and ``run_optimised`` where it has none of its own."""
+    def with_data(self, data: SampleData, run_optimised: RunOptimised, *, real: bool = False) -> FloatToInt8:
+        """A copy of this pass that has ``data`` and ``run_optimised`` where it has none of its own.
+
+        Args:
+            data: as for the pass.
+            run_optimised: as for the pass.
+            real: whether ``data`` is what the model will meet. Data of the pass's own always counts as real.
+        """
         copied = copy.copy(self)
+        copied._real = self._real or real
         copied._data = self._data or data
         copied._run_optimised = self._run_optimised or run_optimised
         return copied
@@ -146,7 +147,8 @@ class FloatToInt8(GraphPass):
         if seen is None:
             plan = plan_blindly(products, weights)
         else:
-            plan = plan_on_rows(products, seen.rows, weights, balance=self._balance)
+            feedback = self._feedback and self._real
+            plan = plan_on_rows(products, seen.rows, weights, balance=self._balance, feedback=feedback)
         kept = self._keep(products, plan.errors, "product", result)
         kept_tables = self._keep(tables, [_table_error(site, weights) for site in tables], "table", result)
         original = copy_graph(graph) if seen and _constant_bytes(graph) < _LARGEST_KEPT else None
@@ -169,10 +171,17 @@ class FloatToInt8(GraphPass):
         folded = fold_factors(graph, products, plan)
         if balanced:
             result.details[BALANCED] = f"{len(balanced)} activations, {folded} of them in the normalisation before"
+        if plan.fed_back:
+            result.details[FED_BACK] = plan.fed_back
         _write(graph, [*products, *tables], Int8Writer(graph, weights), plan, result)
         if result.modified:
             result.details["bytes of weights"] = f"{before} -> {_constant_bytes(graph)}"
-            note = {"max_error": self.max_error, "balanced": len(balanced), "data": self._kind_of_data()}
+            note = {
+                "max_error": self.max_error,
+                "balanced": len(balanced),
+                "feedback": plan.fed_back,
+                "data": self._kind_of_data(),
+            }
             header(graph).metadata[METADATA_KEY] = json.dumps(note)
 
     def _kind_of_data(self) -> str:
@@ -180,7 +189,7 @@ class FloatToInt8(GraphPass):
             return "none"
         return "real" if self._real else "random"
 
-    def _report(self, seen: _Observation, graph: gs.Graph, original: gs.Graph | None, result: PassResult) -> None:
+    def _report(self, seen: Observation, graph: gs.Graph, original: gs.Graph | None, result: PassResult) -> None:
         """What int8 did to the outputs; beside a bad figure, what the engine does to them by itself."""
         measured = compare_outputs(seen.outputs, run_graph(seen.extents.graph(graph), seen.feeds))
         report_accuracy(measured, result)
@@ -191,7 +200,7 @@ class FloatToInt8(GraphPass):
             optimised = cosines_when_optimised(before, self._run_optimised, seen.feeds, seen.outputs)
         warn_of_low_cosines(low, optimised, result)
 
-    def _observe(self, graph: gs.Graph, products: list[Product]) -> _Observation | None:
+    def _observe(self, graph: gs.Graph, products: list[Product]) -> Observation | None:
         """The model's behaviour on sample data; None where there is no such data."""
         if self._data is None:
             if products:
@@ -199,13 +208,7 @@ class FloatToInt8(GraphPass):
                     "float_to_int8 has no sample data: it knows the errors of the weights, not of the results"
                 )
             return None
-        *smaller, declared = extents_to_try(graph)
-        for extents in smaller:
-            try:
-                return _run_at(extents, self._data, graph, products)
-            except RewriteError as error:  # something inside depends on the declared extents
-                self.logger.debug("int8 is measured at larger extents: %s", error)
-        return _run_at(declared, self._data, graph, products)
+        return observe_model(graph, products, self._data, _MANY_ROWS if self._real else FEW_ROWS)
 
     def _keep(self, sites: list[Site], errors: list[float], kind: str, result: PassResult) -> list[Site]:
         """The sites whose error is small enough; refusals for the others."""
@@ -244,11 +247,6 @@ def _write(
             result.count(TABLES)
         node.inputs.clear()
     graph.nodes = nodes
-
-
-def _run_at(extents: Extents, data: SampleData, graph: gs.Graph, products: list[Product]) -> _Observation:
-    feeds = data(extents.signature)
-    return _Observation(extents, feeds, *observe(extents.graph(graph), products, feeds))
 
 
 def _table_error(site: Table, weights: QuantisedWeights) -> float:

@@ -50,7 +50,7 @@ def warn_of_low_cosines(low: Mapping[str, float], optimised: Mapping[str, float]
             result.details[f"cosine of {name} {BY_OPTIMISER}"] = f"{optimised[name]:.6f}"
             alone = f": onnxruntime's optimiser alone moves this one to a cosine of {optimised[name]:.3f}"
         logger.warning(
-            "int8 moves output %r to a cosine of %.3f on random data, below %.2f: %s%s",
+            "int8 moves output %r to a cosine of %.3f on the sample data, below %.2f: %s%s",
             name,
             cosine,
             LEAST_COSINE,

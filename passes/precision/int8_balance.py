@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from passes.precision.int8_rows import Rows
 from passes.precision.int8_sites import Product
 from passes.precision.int8_values import Floats, Rounding, quantise
 
 EXPONENTS = (0.3, 0.4, 0.5, 0.6, 0.7)
-#: Balance must leave no more than this of the error.
-_WORTH = 0.9
+#: Balance must leave no more than this of the error: products that gain less do the model as a whole no good.
+_WORTH = 0.8
 #: The error is measured on about so many columns of each weight.
 _COLUMNS = 256
 #: A channel counts as at least this part of the average one: one that the sample data never moved may move later.
@@ -43,12 +44,12 @@ def shared_groups(products: Sequence[Product]) -> list[list[Product]]:
     return list(groups.values())
 
 
-def choose_balance(group: Sequence[Product], rows: Mapping[str, Floats], limit: int) -> Floats | None:
+def choose_balance(group: Sequence[Product], rows: Mapping[str, Rows], limit: int) -> Floats | None:
     """The factors by which the products of a group err least together; None where it is hardly less than without.
 
     Args:
         group: of :func:`shared_groups`.
-        rows: of each activation by its name, float32 [rows, channels].
+        rows: of each activation by its name.
         limit: the largest magnitude in a weight.
 
     Returns:
@@ -68,10 +69,11 @@ def choose_balance(group: Sequence[Product], rows: Mapping[str, Floats], limit: 
 class _Trial:
     """Computes the products of a group in both ways, on the sample rows and some columns."""
 
-    def __init__(self, group: Sequence[Product], rows: Mapping[str, Floats], limit: int) -> None:
+    def __init__(self, group: Sequence[Product], rows: Mapping[str, Rows], limit: int) -> None:
         self._limit = limit
-        self._rows = {site.activation.name: rows[site.activation.name] for site in group}
-        self._largest = np.max([np.abs(values).max(axis=0, initial=0) for values in self._rows.values()], axis=0)
+        parts = {site.activation.name: rows[site.activation.name] for site in group}
+        self._rows = {name: part.judged for name, part in parts.items()}
+        self._largest = np.max([np.abs(part.told).max(axis=0, initial=0) for part in parts.values()], axis=0)
         matrices = {site.weight_key: site.matrix() for site in group}
         self._weight = np.max([np.abs(matrix).max(axis=1, initial=0) for matrix in matrices.values()], axis=0)
         some = {key: matrix[:, :: max(1, matrix.shape[1] // _COLUMNS)] for key, matrix in matrices.items()}

@@ -7,7 +7,7 @@ loses is then computed from these rows alone, so the work hardly grows with the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,9 @@ from passes.reference_session import reference_session
 Arrays = Mapping[str, NDArray[Any]]
 
 _LARGEST_CONSTANT = 64  # elements; larger ones are fed, so that no copy of the weights is serialised
-_ROWS = 128  # of an activation about so many rows are looked at, two thirds to twice as many
+#: Rows of an activation that are looked at where few tell as much as many.
+FEW_ROWS = 128
+_MOST_BYTES = 400_000_000  # of the rows of all activations
 
 
 def run_graph(graph: gs.Graph, feeds: Arrays) -> dict[str, NDArray[Any]]:
@@ -38,6 +40,11 @@ def run_graph(graph: gs.Graph, feeds: Arrays) -> dict[str, NDArray[Any]]:
     Raises:
         RewriteError: the engine cannot run the graph on this data.
     """
+    return next(_run_each(graph, [feeds]))
+
+
+def _run_each(graph: gs.Graph, runs: Iterable[Arrays]) -> Iterator[dict[str, NDArray[Any]]]:
+    """The outputs of :func:`run_graph` for each run."""
     graph = graph.copy()
     UnsignWeights().apply(graph)
     weights = {
@@ -49,7 +56,9 @@ def run_graph(graph: gs.Graph, feeds: Arrays) -> dict[str, NDArray[Any]]:
     open_extents([value for value in model.graph.input if value.name not in weights], model.graph.output)
     names = [tensor.name for tensor in graph.outputs]
     try:
-        return dict(zip(names, reference_session(model).run(names, {**feeds, **weights}), strict=True))
+        session = reference_session(model)
+        for feeds in runs:
+            yield dict(zip(names, session.run(names, {**feeds, **weights}), strict=True))
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise RewriteError(f"the graph cannot be run on the sample data: {error}") from error
 
@@ -64,9 +73,19 @@ def open_extents(inputs: Iterable[onnx.ValueInfoProto], outputs: Iterable[onnx.V
 
 
 def observe(
-    graph: gs.Graph, products: Iterable[Product], feeds: Arrays
+    graph: gs.Graph, products: Sequence[Product], runs: Sequence[Arrays], most: int = FEW_ROWS
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Floats]]:
-    """Run ``graph`` on ``feeds``: its outputs, and rows of the activation of each product, float32 [rows, columns].
+    """Run ``graph`` on sample data.
+
+    Args:
+        graph: stays as it is.
+        products: those whose activations are looked at.
+        runs: the feeds of each run. The last of several gives the outputs, the others the rows.
+        most: of each activation about so many rows are taken, two thirds to twice as many; fewer where all of them
+            would take more than 400 MB.
+
+    Returns:
+        The model's outputs, and rows of each activation by its name, float32 [rows, columns].
 
     Raises:
         RewriteError: the engine cannot run the graph on this data.
@@ -74,17 +93,24 @@ def observe(
     probe = graph.copy()
     tensors, taken = probe.tensors(), tensor_names(probe)
     outputs = [tensor.name for tensor in probe.outputs]
+    activations = {site.activation.name: site for site in products}
+    bytes_of_row = 4 * sum(site.matrix().shape[0] for site in activations.values())
+    most = max(1, min(most, _MOST_BYTES // max(bytes_of_row, 1)) // max(len(runs) - 1, 1))
     names = {}
-    for name, dtype in {site.activation.name: site.weight.dtype for site in products}.items():
-        rows = _some_rows(probe, tensors[name], dtype, taken)
+    for name, site in activations.items():
+        rows = _some_rows(probe, tensors[name], site.weight.dtype, taken, most)
         probe.outputs.append(rows)
         names[name] = rows.name
-    results = run_graph(probe, feeds)
-    rows_by_name = {name: results[rows].astype(np.float32, copy=False) for name, rows in names.items()}
-    return {name: results[name] for name in outputs}, rows_by_name
+    results = list(_run_each(probe, runs))
+    told = results[:-1] or results
+    rows_by_name = {
+        name: np.concatenate([result[rows] for result in told]).astype(np.float32, copy=False)
+        for name, rows in names.items()
+    }
+    return {name: results[-1][name] for name in outputs}, rows_by_name
 
 
-def _some_rows(graph: gs.Graph, tensor: gs.Tensor, dtype: np.dtype[Any], taken: set[str]) -> gs.Variable:
+def _some_rows(graph: gs.Graph, tensor: gs.Tensor, dtype: np.dtype[Any], taken: set[str], most: int) -> gs.Variable:
     """Every n-th row of ``tensor``, in its type; n is odd: rows from all columns of a batch of [2^a, 2^b] tokens."""
 
     def add(op: str, *inputs: gs.Tensor, dtype: Any = np.int64, **attrs: Any) -> gs.Variable:
@@ -96,7 +122,7 @@ def _some_rows(graph: gs.Graph, tensor: gs.Tensor, dtype: np.dtype[Any], taken: 
     zero, one = whole(0), whole(1)
     rows = add("Flatten", tensor, dtype=dtype, axis=-1)
     count = add("Slice", add("Shape", rows), zero, one)
-    pairs = add("Div", count, whole(2 * _ROWS))
+    pairs = add("Div", count, whole(2 * most))
     step = add("Add", add("Mul", pairs, whole(2)), one)
     return add("Slice", rows, zero, count, zero, step, dtype=dtype)
 

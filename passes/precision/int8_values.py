@@ -63,12 +63,16 @@ class Rounding:
     @classmethod
     def best(cls, rows: Floats, factors: Floats | None = None) -> Rounding:
         """The one with the zero point that suits ``rows``, float32 [rows, channels], once they are divided."""
-        divided = rows if factors is None else rows / factors
+        divided = cls(factors=factors).divided(rows)
         return cls(best_zero_point(divided.max(axis=1, initial=0), divided.min(axis=1, initial=0)), factors)
+
+    def divided(self, rows: Floats) -> Floats:
+        """``rows`` by the factors."""
+        return rows if self.factors is None else rows / self.factors
 
     def rounded(self, rows: Floats) -> Floats:
         """``rows`` as a product's integers stand for them, still divided."""
-        return rounded_rows(rows if self.factors is None else rows / self.factors, self.zero_point)
+        return rounded_rows(self.divided(rows), self.zero_point)
 
 
 class QuantisedWeights:
@@ -84,8 +88,11 @@ class QuantisedWeights:
 
     def multiply(self, name: str, transposed: bool, matrix: Floats, factors: Floats) -> None:
         """Let :meth:`columns` give ``matrix`` with its rows multiplied by ``factors``, float32 [rows]."""
-        self._known.pop((name, transposed), None)
-        self.columns(name, transposed, matrix * factors[:, None])
+        self.put(name, transposed, quantise(matrix * factors[:, None], 0, self.limit))
+
+    def put(self, name: str, transposed: bool, quantised: tuple[NDArray[np.int8], Floats]) -> None:
+        """Let :meth:`columns` give these levels and scales."""
+        self._known[name, transposed] = quantised
 
     def columns(self, name: str, transposed: bool, matrix: Floats) -> tuple[NDArray[np.int8], Floats]:
         """int8 [rows, columns] and a scale [1, columns] for the weight ``name``, whose matrix is stored transposed."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import onnx
 
+from passes.building import import_domain
 from passes.graph_io import export_graph, import_graph
+from passes.ops import DOMAIN, VERSION
 from passes.shapes.shape_inference import ShapeInference, merge_extents
 
 __all__ = ["infer_shapes"]
@@ -18,6 +20,8 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     ``register_shape_func``.
     """
     graph = import_graph(model)
+    if any(node.domain == DOMAIN for node in graph.nodes):  # a script may leave the import to the compiler
+        import_domain(graph, DOMAIN, VERSION)
     declared = {tensor.name: tensor.shape for tensor in graph.outputs if tensor.inputs}
     for tensor in graph.outputs:
         if tensor.name in declared:

@@ -25,6 +25,7 @@ from passes.refusal import NodeName
 from passes.shapes.contents import LARGEST_VALUE_READ, is_shape_like
 from passes.shapes.decided import Comparison
 from passes.shapes.ort_inference import OrtShapeInference
+from passes.shapes.packed import is_unpacked_inside
 from passes.shapes.shape_functions import ask_shape_function, has_shape_function
 
 #: An extent: a number, or an expression of the inputs' symbols.
@@ -97,7 +98,8 @@ def infer_symbolic_shapes(
         if value.name in assumed:
             assume(value, assumed[value.name])
     symbols = {extent for shape in assumed.values() for extent in shape if isinstance(extent, str)}
-    inference = _run(model, frozenset(symbols))
+    by_hand = not assumed and not is_unpacked_inside(graph)
+    inference = _run(model, frozenset(symbols), by_hand)
     shapes = SymbolicShapes()
     for name, value in inference.values.items():
         shape = _read(value, inference)
@@ -155,11 +157,13 @@ class _Inference(OrtShapeInference):
         model: what to infer.
         symbols: names of extents that are neither numbers nor each other, whatever meets them. Where there are none,
             nothing is said of extents that meet in a broadcast.
+        by_hand: take Unpack and Repack by their attributes. In a model that is packed here they say the most that a
+            pack holds, not how much.
     """
 
-    def __init__(self, model: onnx.ModelProto, symbols: frozenset[str]) -> None:
+    def __init__(self, model: onnx.ModelProto, symbols: frozenset[str], by_hand: bool = False) -> None:
         super().__init__(model, int_max=2**31 - 1, merge=bool(symbols))
-        self._apart, self._node = symbols, onnx.NodeProto()
+        self._apart, self._by_hand, self._node = symbols, by_hand, onnx.NodeProto()
         self.contradictions: dict[NodeName, tuple[str, int]] = {}
 
     def suggest_merge(self, extents: Sequence[Any], apply: bool = False) -> None:
@@ -208,7 +212,13 @@ class _Inference(OrtShapeInference):
         Left to guess the others, inference would take an unknown extent of 1 for that of the tensor it is broadcast to.
         """
         rest = self.input_shape(node, 0)[2:]
-        self.set_output(node, 0, [*(self.new_extent(node, 0, axis) for axis in range(2)), *rest])
+        first = [self.new_extent(node, 0, axis) for axis in range(2)]
+        if self._by_hand and node.op_type == "Unpack":
+            sizes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+            first = [sizes["max_valid_num"], sum(sizes["segment_max_size"])]
+        elif self._by_hand:
+            first = self.input_shape(node, 1)[:2] or first
+        self.set_output(node, 0, [*first, *rest])
 
     def _infer_attention_mask(self, node: onnx.NodeProto) -> None:
         """[R, C] -> [R, 1, C, C]."""
@@ -237,10 +247,10 @@ class _Inference(OrtShapeInference):
                 self.set_output(node, index, extents, dtype)
 
 
-def _run(model: onnx.ModelProto, symbols: frozenset[str]) -> _Inference:
+def _run(model: onnx.ModelProto, symbols: frozenset[str], by_hand: bool) -> _Inference:
     # onnxruntime's public entry point raises when one tensor stays unknown and returns nothing; the shapes found up to
     # there are all we need.
-    inference = _Inference(model, symbols)
+    inference = _Inference(model, symbols, by_hand)
     inference.limit_contents(is_shape_like)
     try:
         inference.walk_to_rest()

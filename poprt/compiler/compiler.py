@@ -8,47 +8,41 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from passes.base import GraphPass
-from passes.batch.open_batch import OpenBatch
 from passes.check.explain import why_invalid
 from passes.errors import RewriteError
-from passes.fusion.erf_gelu_pattern import ErfGeluPattern
-from passes.ipu_operators import AttachBodies
-from passes.manager import PassManager
 from passes.parted import PartedModel
 from passes.precision.shared_scales import shared_scales
-from passes.precision.unsign_dequantised import UnsignDequantised
-from passes.precision.unsign_weights import UnsignWeights
 from poprt.compiler.cache import cached
 from poprt.compiler.feedable import check_feedable
-from poprt.compiler.full_packs.fuse import FuseFullPacks, with_full_packs
-from poprt.compiler.fuse_int8 import FuseInt8
-from poprt.compiler.head_gathers import GatherHeads
-from poprt.compiler.interface import ReadInterface, tensor_spec
-from poprt.compiler.key_flips import FlipKeys
-from poprt.compiler.lower_half import LowerHalf
-from poprt.compiler.mend_types import MendTypes
-from poprt.compiler.normalise import KeepOutputs, NameNodes, WidenNarrowArithmetic
+from poprt.compiler.interface import tensor_spec
+from poprt.compiler.lowering import (
+    Lowered,
+    compute_type,
+    lower,
+    other_graph,
+    why_not_together,
+    why_onnxruntime_alone,
+)
 from poprt.compiler.options import CompilerOptions
 from poprt.compiler.pack_operators import pack_operators
-from poprt.compiler.packing_spec import read_packing
 from poprt.compiler.progress import Progress
-from poprt.compiler.ragged import LowerPacking
 from poprt.compiler.source import ModelLike, Source, read_model
 from poprt.compiler.split import split_models, split_outputs
 from poprt.compiler.validate import validate
 from poprt.compiler.versions import versions
-from poprt.engine.cpu import lacks_int8_dot_products
+from poprt.engine.choice import AUTO
 from poprt.engine.custom_ops import custom_ops, library_names
-from poprt.engine.providers import has_fast_half
 from poprt.errors import CompileError
-from poprt.executable import Executable, Manifest, PackingSpec, TensorSpec, WeightSpec, place_weights
+from poprt.executable import Executable, Manifest, TensorSpec, WeightSpec, place_weights
 from poprt.foreign_operators import custom_operators
+from poprt.manifest import ENGINES, ONNXRUNTIME
 
 logger = logging.getLogger("poprt")
 
@@ -147,80 +141,66 @@ def _chosen_outputs(model: onnx.ModelProto, outputs: Sequence[str] | None) -> li
 
 
 def _compile(source: Source, outputs: list[str], options: CompilerOptions, progress: Progress) -> Executable:
-    packing = read_packing(source.model)
-    interface = ReadInterface()
-    rows_apart = packing is None or packing.rows_apart
-    opening = OpenBatch(weights=source.weights) if rows_apart and not source.variable else None
-    manager = PassManager(
-        _lowerings(source, outputs, packing, interface, opening),
-        dump_dir=options.dump_passes or None,
-        on_pass=lambda name: progress.step(f"lowering ({name})"),
-        weights_elsewhere=True,
-    )
-    model = manager.run(source.model)
-    unsigning = (UnsignWeights.name, UnsignDequantised.name)
-    if any(record.name in unsigning and record.result.modified for record in manager.records):
-        logger.warning(
-            "this CPU has no 8-bit dot products: int8 weights are stored unsigned, exact here and slow on other CPUs"
-        )
+    graphs = _lowered(source, outputs, options, progress)
+    main = graphs[0]
     progress.step("placing the weights")
-    if packing is not None:
-        kinds = {name: kind for name, kind in packing.outputs.items() if name in outputs}
-        packing = replace(packing, outputs=kinds)
-        if any(record.name == FuseFullPacks.name and record.result.modified for record in manager.records):
-            packing = with_full_packs(packing, model)
-    manifest = _manifest(source, model, interface, packing, options)
-    if opening is not None:
-        reason = str(opening.refusal or "")
-        manifest = replace(manifest, batch_axes=opening.axes, batch_held=reason)
-        logger.debug("batch size: %s", f"held, {reason}" if reason else "open")
+    manifest = _manifest(source, graphs, options)
     check_feedable(manifest)
-    arrays = {spec.name: source.weights[spec.name] for spec in manifest.weights}
-    _make_inputs(model, {spec.name for spec in manifest.weights if not spec.constant})
-    executable = Executable.build(manifest, model.SerializeToString(deterministic=True), arrays)
+    arrays = {spec.name: _weight_of(graphs, spec.name) for spec in manifest.weights}
+    for graph in graphs:
+        _make_inputs(graph.model, {spec.name for spec in manifest.weights if not spec.constant})
+    others = {graph.engine: graph.model.SerializeToString(deterministic=True) for graph in graphs[1:]}
+    executable = Executable.build(manifest, main.model.SerializeToString(deterministic=True), arrays, others)
     progress.step("asking the engine")
-    validate(model, executable)
+    for graph in graphs:
+        validate(graph.model, executable.for_engine(graph.engine))
     return executable
 
 
-def _lowerings(
-    source: Source,
-    outputs: list[str],
-    packing: PackingSpec | None,
-    interface: ReadInterface,
-    opening: OpenBatch | None,
-) -> list[GraphPass]:
-    """The passes from a converted model to the engine's graph, in order."""
-    steps = [KeepOutputs(outputs), AttachBodies(), NameNodes(), WidenNarrowArithmetic(), MendTypes(), interface]
-    steps += [opening] if opening is not None else []
-    steps.append(LowerPacking(packing))
-    if not has_fast_half():
-        steps.append(LowerHalf())
-    if packing is not None and packing.ragged:
-        steps += [FlipKeys(), GatherHeads()]  # in this order: the first looks at reshapes that the second takes out
-    steps.append(ErfGeluPattern())  # the engine knows GELU in fewer spellings than exporters have
-    if lacks_int8_dot_products():
-        steps += [UnsignWeights(source.weights), UnsignDequantised(source.weights)]
-    steps.append(FuseInt8())
-    if packing is not None and not has_fast_half():
-        steps.append(FuseFullPacks(packing))
-    return steps
+def _lowered(source: Source, outputs: list[str], options: CompilerOptions, progress: Progress) -> list[Lowered]:
+    """The graphs for the engines that are asked for. Under "auto" one that cannot be is left out.
+
+    Raises:
+        CompileError: the engine that is asked for by name cannot run such a model.
+    """
+    chosen = options.engine
+    if chosen != AUTO:
+        if chosen != ONNXRUNTIME and (reason := why_onnxruntime_alone(source)):
+            raise CompileError(f"compiler option 'engine': {chosen!r}: {reason}; leave the option out")
+        return [lower(source, outputs, options, chosen, progress)]
+    graphs = [lower(source, outputs, options, ONNXRUNTIME, progress)]
+    for engine in ENGINES[1:]:
+        reason = why_onnxruntime_alone(source)
+        if not reason:
+            graph = lower(source, outputs, options, engine, progress)
+            reason = why_not_together(graphs[0], graph)
+        if reason:
+            logger.info("no graph for %s: %s", engine, reason)
+        else:
+            graphs.append(graph)
+    return graphs
 
 
-def _manifest(
-    source: Source,
-    model: onnx.ModelProto,
-    interface: ReadInterface,
-    packing: PackingSpec | None,
-    options: CompilerOptions,
-) -> Manifest:
+def _weight_of(graphs: Sequence[Lowered], name: str) -> npt.NDArray[Any]:
+    return next(graph.weights[name] for graph in graphs if name in graph.weights)
+
+
+def _manifest(source: Source, graphs: Sequence[Lowered], options: CompilerOptions) -> Manifest:
+    main = graphs[0]
+    model, interface = main.model, main.interface
     metadata = {item.key: item.value for item in model.metadata_props}
     foreign = custom_operators(model)
+    reason = str(main.opening.refusal or "") if main.opening is not None else ""
+    if main.opening is not None:
+        logger.debug("batch size: %s", f"held, {reason}" if reason else "open")
     return Manifest(
         inputs=_with_engine_types(interface.inputs, model.graph.input),
         outputs=_with_engine_types(interface.outputs, model.graph.output),
-        weights=_weight_specs(source, model),
-        packing=packing,
+        weights=_weight_specs(source, graphs),
+        packing=main.packing,
+        batch_axes=main.opening.axes if main.opening is not None else {},
+        batch_held=reason,
+        pack_operators=pack_operators(source.model) if main.packing is None else None,
         passes=_passes_run(metadata.get(PASSES_KEY, "[]")),
         options=options.to_note(),
         versions=versions(),
@@ -229,7 +209,10 @@ def _manifest(
         custom_ops=foreign,
         custom_libraries=library_names() if foreign else (),
         shared_scales=shared_scales(source.model),
-        pack_operators=pack_operators(source.model) if packing is None else None,
+        engine=main.engine,
+        other_graphs={graph.engine: other_graph(graph) for graph in graphs[1:]},
+        compute=compute_type(metadata),
+        activation_group=max(graph.activation_group for graph in graphs),
     )
 
 
@@ -249,18 +232,29 @@ def _with_engine_types(specs: Sequence[TensorSpec], values: Iterable[onnx.ValueI
     return tuple(replace(spec, engine_dtype=engine[spec.name]) for spec in specs)
 
 
-def _weight_specs(source: Source, model: onnx.ModelProto) -> tuple[WeightSpec, ...]:
-    """The stored weights that the engine's graph still reads, in the order of its initializers."""
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in source.weights]
-    places = place_weights({tensor.name: source.weights[tensor.name] for tensor in kept})
-    specs = []
-    for tensor in kept:
-        array = source.weights[tensor.name]
-        engine_dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).name
-        offset, nbytes = places[tensor.name]
-        constant = tensor.name not in source.variable
-        specs.append(WeightSpec(tensor.name, array.shape, array.dtype.name, engine_dtype, offset, nbytes, constant))
-    return tuple(specs)
+def _weight_specs(source: Source, graphs: Sequence[Lowered]) -> tuple[WeightSpec, ...]:
+    """The stored weights that the graphs still read, in the order of their initializers."""
+    types: dict[str, int] = {}
+    readers: dict[str, list[str]] = {}
+    for graph in graphs:
+        for tensor in graph.model.graph.initializer:
+            if tensor.name in graph.weights:
+                types.setdefault(tensor.name, tensor.data_type)
+                readers.setdefault(tensor.name, []).append(graph.engine)
+    arrays = {name: _weight_of(graphs, name) for name in types}
+    places = place_weights(arrays)
+    return tuple(
+        WeightSpec(
+            name,
+            arrays[name].shape,
+            arrays[name].dtype.name,
+            np.dtype(helper.tensor_dtype_to_np_dtype(data_type)).name,
+            *places[name],
+            constant=name not in source.variable,
+            engines=() if len(readers[name]) == len(graphs) else tuple(readers[name]),
+        )
+        for name, data_type in types.items()
+    )
 
 
 def _make_inputs(model: onnx.ModelProto, names: set[str]) -> None:

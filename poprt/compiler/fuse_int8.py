@@ -52,14 +52,14 @@ class FuseInt8(GraphPass):
 
 def _fuse_product(graph: gs.Graph, node: gs.Node, one: gs.Constant, outputs: frozenset[str]) -> bool:
     """Make one node of MatMulInteger, Cast and Mul."""
-    if len(node.inputs) < 3 or not _is_scalar(node.inputs[2]):
+    if len(node.inputs) < 3 or not is_scalar(node.inputs[2]):
         return False
     if not all(isinstance(point, gs.Constant) for point in node.inputs[3:]):  # of the weight: one, or one a column
         return False
-    weight, cast = node.inputs[1], _sole_reader(node, outputs)
+    weight, cast = node.inputs[1], sole_reader(node, outputs)
     if not isinstance(weight, gs.Constant) or len(weight.shape) != 2 or cast is None or not _is_to_float(cast):
         return False
-    scaling = _sole_reader(cast, outputs)
+    scaling = sole_reader(cast, outputs)
     if scaling is None or scaling.op != "Mul":
         return False
     scale = scaling.inputs[1] if scaling.inputs[0] is cast.outputs[0] else scaling.inputs[0]
@@ -71,7 +71,7 @@ def _fuse_product(graph: gs.Graph, node: gs.Node, one: gs.Constant, outputs: fro
     output = scaling.outputs[0]
     scaling.outputs.clear()
     fused = gs.Node("MatMulIntegerToFloat", node.name, {}, inputs, [output], domain=_DOMAIN)
-    _put(graph, [fused], scaling)
+    put_before(graph, [fused], scaling)
     drop_nodes(graph, [node, cast, scaling])
     return True
 
@@ -80,32 +80,33 @@ def _fuse_quantisation(graph: gs.Graph, node: gs.Node, flat: gs.Constant, output
     """Make one QuantizeLinear, and what lays out its rows, of the division by the rows' steps and QuantizeLinear."""
     if len(node.inputs) != 3 or node.attrs:
         return False
-    divide = _maker(node.inputs[0])
+    divide = maker(node.inputs[0])
     one, point = node.inputs[1:]
-    if divide is None or divide.op != "Div" or not _is_scalar(one) or not _is_scalar(point):
+    if divide is None or divide.op != "Div" or not is_scalar(one) or not is_scalar(point):
         return False
-    if _sole_reader(divide, outputs) is None or onnx_dtype(one) != TensorProto.FLOAT or one.values != 1:
+    if sole_reader(divide, outputs) is None or onnx_dtype(one) != TensorProto.FLOAT or one.values != 1:
         return False
     values, steps = divide.inputs
-    if not _is_step_of_rows(steps, values):
+    if not is_step_of_rows(steps, values):
         return False
     output = node.outputs[0]
     node.outputs.clear()
-    _put(graph, _row_wise(node.name, values, steps, point, flat, output), node)
+    put_before(graph, _row_wise(node.name, values, steps, point, flat, output), node)
     drop_nodes(graph, [divide, node])
     return True
 
 
-def _is_scalar(tensor: gs.Tensor) -> bool:
+def is_scalar(tensor: gs.Tensor) -> bool:
     """Whether ``tensor`` is an initializer without axes; those are never replaceable weights."""
     return isinstance(tensor, gs.Constant) and not tuple(tensor.shape)
 
 
-def _maker(tensor: gs.Tensor) -> gs.Node | None:
+def maker(tensor: gs.Tensor) -> gs.Node | None:
+    """The node that makes ``tensor``."""
     return tensor.inputs[0] if tensor.inputs else None
 
 
-def _sole_reader(node: gs.Node, outputs: frozenset[str]) -> gs.Node | None:
+def sole_reader(node: gs.Node, outputs: frozenset[str]) -> gs.Node | None:
     """What reads the first output of ``node``, where that is one node and no graph gives the tensor away."""
     tensor = node.outputs[0]
     return tensor.outputs[0] if len(tensor.outputs) == 1 and tensor.name not in outputs else None
@@ -115,20 +116,20 @@ def _is_to_float(node: gs.Node) -> bool:
     return bool(node.op == "Cast" and node.attrs.get("to") == TensorProto.FLOAT)
 
 
-def _is_step_of_rows(steps: gs.Tensor, values: gs.Tensor) -> bool:
+def is_step_of_rows(steps: gs.Tensor, values: gs.Tensor) -> bool:
     """Whether ``steps`` has one number for each row of ``values``: the Max of its scaled extremes and of scalars."""
-    largest = _maker(steps)
+    largest = maker(steps)
     if largest is None or largest.op != "Max":
         return False
-    parts = [tensor for tensor in largest.inputs if not _is_scalar(tensor)]
+    parts = [tensor for tensor in largest.inputs if not is_scalar(tensor)]
     return bool(parts) and all(_is_scaled_extreme(tensor, values) for tensor in parts)
 
 
 def _is_scaled_extreme(tensor: gs.Tensor, values: gs.Tensor) -> bool:
-    scaled = _maker(tensor)
-    if scaled is None or scaled.op != "Mul" or not _is_scalar(scaled.inputs[1]):
+    scaled = maker(tensor)
+    if scaled is None or scaled.op != "Mul" or not is_scalar(scaled.inputs[1]):
         return False
-    reduced = _maker(scaled.inputs[0])
+    reduced = maker(scaled.inputs[0])
     return (
         reduced is not None
         and reduced.op in ("ReduceMax", "ReduceMin")
@@ -159,7 +160,7 @@ def _row_wise(
     return nodes
 
 
-def _put(graph: gs.Graph, nodes: Sequence[gs.Node], before: gs.Node) -> None:
+def put_before(graph: gs.Graph, nodes: Sequence[gs.Node], before: gs.Node) -> None:
     """Insert ``nodes`` in front of ``before``."""
     place = next(index for index, node in enumerate(graph.nodes) if node is before)
     graph.nodes[place:place] = nodes

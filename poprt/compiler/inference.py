@@ -11,7 +11,11 @@ from onnx import helper
 
 from passes.extents import declared_extent
 from passes.graph_io import export_weightless
+from passes.ops import DOMAIN
 from passes.shapes.contents import LARGEST_VALUE_READ
+from passes.shapes.packed import is_unpacked_inside
+from passes.shapes.shape_inference import declared_names, known_extents
+from passes.shapes.symbolic import infer_symbolic_shapes
 from poprt.engine.plain import plain_session
 from poprt.engine.providers import default_providers
 from poprt.utils import element_type_of
@@ -44,6 +48,27 @@ def engine_types(graph: gs.Graph) -> dict[str, onnx.TypeProto.Tensor]:
         if element:
             types[item.name] = helper.make_tensor_type_proto(element, item.shape).tensor_type
     return types
+
+
+def unpacked_types(graph: gs.Graph) -> dict[str, onnx.TypeProto.Tensor]:
+    """Type and shape of each output of a graph that a script packed by hand: it may have left what was declared before.
+
+    Outputs [3, 2], of rows, behind an Unpack of 7 samples -> [7, 2]. None where there is no Unpack, or it is ours.
+    """
+    if is_unpacked_inside(graph) or not any(node.op == "Unpack" and node.domain == DOMAIN for node in graph.nodes):
+        return {}
+    declared = [tensor.shape for tensor in graph.outputs]
+    for tensor in graph.outputs:
+        tensor.shape = None
+    inferred = infer_symbolic_shapes(graph)
+    shapes = known_extents(inferred, declared_names(graph))
+    for tensor, shape in zip(graph.outputs, declared, strict=True):
+        tensor.shape = shape
+    return {
+        tensor.name: helper.make_tensor_type_proto(inferred.dtypes.get(tensor.name, 0), shapes[tensor.name]).tensor_type
+        for tensor in graph.outputs
+        if tensor.name in shapes
+    }
 
 
 def _blind(graph: gs.Graph) -> onnx.ModelProto:

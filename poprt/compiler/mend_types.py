@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from passes.base import GraphPass, PassResult
 from passes.cleanup.rewiring import onnx_dtype
 from passes.shapes.dtypes import as_dtype
-from poprt.compiler.inference import engine_types, extents_of, inferred_types
+from poprt.compiler.inference import engine_types, extents_of, inferred_types, unpacked_types
 
 logger = logging.getLogger("poprt")
 
@@ -28,7 +28,7 @@ class MendTypes(GraphPass):
     def apply(self, graph: gs.Graph) -> PassResult:
         """Correct the declarations; see the class."""
         result = PassResult()
-        inferred = inferred_types(graph)
+        inferred = {**unpacked_types(graph), **inferred_types(graph)}
         if any(not _is_known(tensor, inferred) for tensor in graph.outputs):
             inferred = {**engine_types(graph), **inferred}
         kept = {id(tensor) for tensor in [*graph.inputs, *graph.outputs]}

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from poprt.engine.choice import CHOICES
 from poprt.errors import CompileError
+from poprt.manifest import ONNXRUNTIME
 
 logger = logging.getLogger("poprt")
 
@@ -36,6 +38,7 @@ _EFFECTIVE = {
     "show_compilation_progress_bar": _Option((bool,), True, True),
     "dump_passes": _Option((str, Path), "", True),
     "custom_ops": _Option((str, Path, list, tuple), (), True),
+    "engine": _Option((str,), ONNXRUNTIME, True),
 }
 
 
@@ -147,6 +150,9 @@ class CompilerOptions:
             executable that comes from the cache was not lowered again and writes none.
         custom_ops: libraries of operators that onnxruntime lacks: paths, or "onnxruntime_extensions". The executable
             notes what they are called, not where they are.
+        engine: "onnxruntime", "openvino" or "auto": what the graph is lowered for. "auto" makes a graph for each, which
+            share the weights; a runner then takes the engine that is the faster one where it runs. No engine has to be
+            installed to be compiled for but onnxruntime.
 
     The other documented options steer an IPU. They are checked for their type, kept, and announced once, when a model
     is compiled, as having no effect here. An unknown option is kept with a warning that names the nearest known one.
@@ -159,6 +165,7 @@ class CompilerOptions:
     show_compilation_progress_bar: bool
     dump_passes: str | Path
     custom_ops: str | Path | Sequence[str | Path]
+    engine: str
     _given: dict[str, Any]
     _own: dict[str, dict[str, Any]]
     _announced: set[str]
@@ -229,5 +236,7 @@ def _check_type(name: str, value: Any, option: _Option) -> None:
         raise CompileError(f"compiler option {name!r} is {value!r}; expected {expected}")
     if name == "custom_ops" and not all(isinstance(item, (str, Path)) for item in value):
         raise CompileError(f"compiler option 'custom_ops' is {value!r}; expected paths of libraries")
+    if name == "engine" and value not in CHOICES:
+        raise CompileError(f"compiler option 'engine' is {value!r}; expected one of {', '.join(CHOICES)}")
     if name == "opaque_blobs" and not all(isinstance(item, str) for pair in value.items() for item in pair):
         raise CompileError("compiler option 'opaque_blobs' must map texts to texts")

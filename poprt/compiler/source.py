@@ -16,10 +16,11 @@ from passes.check.external import check_places, tensors_of
 from passes.check.structure import check_structure
 from passes.check.tensors import check_tensor
 from passes.errors import RewriteError
+from passes.node_protos import subgraphs
 from passes.parted import LARGE_TENSOR_BYTES, PartedModel
 from passes.placeholders import placeholder
 from poprt.errors import CompileError, PoprtError
-from poprt.executable import WEIGHT_DTYPES
+from poprt.manifest import STORED_DTYPES
 from poprt.model_file import read_proto
 
 #: What the compiler takes: the bytes of a model, the path of one, or the model itself.
@@ -27,6 +28,7 @@ ModelLike = Union[bytes, str, "os.PathLike[str]", onnx.ModelProto]
 
 _LOCATION = "weights.bin"
 _FLOATS = frozenset({"float16", "float32", "float64"})
+_FLOAT, _BFLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.BFLOAT16
 
 
 @dataclass
@@ -65,10 +67,11 @@ def read_model(model: ModelLike | PartedModel, *, constant_weights: bool = True)
     _inline_nested(skeleton, folder)
     source = Source(skeleton, {})
     pinned = _shape_like_initializers(proto.graph)
+    widened = _cast_to_float(proto.graph)
     variable = set()
     for tensor in [*proto.graph.initializer, *promoted]:
         replaceable = not constant_weights and _is_weight(tensor) and tensor.name not in pinned
-        if replaceable or _is_large(tensor):
+        if replaceable or (_is_large(tensor) and (tensor.data_type != _BFLOAT16 or tensor.name in widened)):
             array = apart.get(tensor.name)
             source.weights[tensor.name] = _array(tensor, folder) if array is None else array
             skeleton.graph.initializer.append(placeholder(tensor.name, tensor.data_type, tensor.dims, _LOCATION))
@@ -147,6 +150,18 @@ def _shape_like_initializers(graph: onnx.GraphProto) -> set[str]:
     return {name for node in graph.node if node.op_type in ("Resize", "Upsample") for name in node.input[1:]}
 
 
+def _cast_to_float(graph: onnx.GraphProto) -> set[str]:
+    """What nothing in the main graph reads but a Cast to float32."""
+    cast: set[str] = set()
+    others = {value.name for value in graph.output}
+    for node in graph.node:
+        widens = node.op_type == "Cast" and any(item.name == "to" and item.i == _FLOAT for item in node.attribute)
+        (cast if widens else others).update(node.input)
+        for nested in subgraphs(node):
+            others.update(name for inner in nested.node for name in inner.input)
+    return cast - others
+
+
 def _dtype_name(tensor: onnx.TensorProto) -> str:
     try:
         return str(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).name)
@@ -156,7 +171,7 @@ def _dtype_name(tensor: onnx.TensorProto) -> str:
 
 def _is_large(tensor: onnx.TensorProto) -> bool:
     name = _dtype_name(tensor)
-    return name in WEIGHT_DTYPES and int(np.prod(tensor.dims)) * np.dtype(name).itemsize >= LARGE_TENSOR_BYTES
+    return name in STORED_DTYPES and int(np.prod(tensor.dims)) * np.dtype(name).itemsize >= LARGE_TENSOR_BYTES
 
 
 def _is_weight(tensor: onnx.TensorProto) -> bool:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _X86 = frozenset({"x86_64", "amd64", "i386", "i686"})
+_ARM = frozenset({"aarch64", "arm64"})
+_BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 _DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 _CPUINFO = Path("/proc/cpuinfo")
 _OWN_GROUPS, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
@@ -21,13 +23,27 @@ def lacks_int8_dot_products() -> bool:
 
     On such a CPU onnxruntime multiplies uint8 by int8 in 16 bits and adds pairs of products, which may overflow.
     """
-    if platform.machine().lower() not in _X86:
-        return False
+    flags = _flags() if platform.machine().lower() in _X86 else frozenset()
+    return bool(flags) and _DOT_PRODUCTS.isdisjoint(flags)
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU says that it has products of bfloat16: AVX512-BF16 or AMX of x86, BF16 of Arm."""
+    return not _BFLOAT16.isdisjoint(_flags())
+
+
+def is_arm() -> bool:
+    """Whether this is a 64-bit Arm CPU."""
+    return platform.machine().lower() in _ARM
+
+
+def _flags() -> frozenset[str]:
+    """What the CPU says that it has; nothing where the operating system does not tell."""
     try:
-        flags = re.search(r"^flags\s*:(.*)$", _CPUINFO.read_text(encoding="utf-8"), re.MULTILINE)
+        line = re.search(r"^(?:flags|Features)\s*:(.*)$", _CPUINFO.read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
-        return False
-    return flags is not None and _DOT_PRODUCTS.isdisjoint(flags[1].split())
+        return frozenset()
+    return frozenset(line[1].split()) if line is not None else frozenset()
 
 
 def usable_cores() -> int:

@@ -16,6 +16,8 @@ WARNINGS, NOTHING = 2, 4
 
 logger = logging.getLogger("poprt")
 
+#: Products of float32 are computed in bfloat16, on Arm CPUs that have it.
+BFLOAT16_PRODUCTS = "mlas.enable_gemm_fastmath_arm64_bfloat16"
 #: The engine computes what the graph says. Some of these are its defaults, and are said so that they stay.
 PRECISE = {
     # A DequantizeLinear of a weight and the product that reads it become one MatMulNBits. By default (4) that rounds
@@ -24,7 +26,7 @@ PRECISE = {
     "session.enable_quant_qdq_cleanup": "0",  # takes out a rounding that the model has
     "session.set_denormal_as_zero": "0",
     "optimization.enable_gelu_approximation": "0",
-    "mlas.enable_gemm_fastmath_arm64_bfloat16": "0",  # float32 products in bfloat16
+    BFLOAT16_PRODUCTS: "0",
     "mlas.use_lut_gemm": "0",  # rounds the other operand of a MatMulNBits
 }
 #: onnx.TensorProto.DataType of weights of 4 bits and fewer.

@@ -7,12 +7,17 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
 from poprt.engine.options import session_options
 from poprt.engine.providers import CPU_ONLY
+
+
+_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16, without onnx
 
 
 def plain_session(
@@ -39,12 +44,19 @@ def plain_session(
     options = session_options(threads)
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
-    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in (weights or {}).values()]
+    values = [_ort_value(array) for array in (weights or {}).values()]
     if weights:
         options.add_external_initializers(list(weights), values)
         options.add_session_config_entry("session.disable_prepacking", "1")
     source = model if isinstance(model, bytes) else os.fspath(model)
     return ort.InferenceSession(source, options, providers=list(providers))
+
+
+def _ort_value(array: npt.NDArray[Any]) -> ort.OrtValue:
+    """``array`` as onnxruntime's own value; numpy has no bfloat16, so the type is said where it is that."""
+    if array.dtype != ml_dtypes.bfloat16:
+        return ort.OrtValue.ortvalue_from_numpy(array)
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _BFLOAT16)
 
 
 def has_operator(domain: str, op: str) -> bool:

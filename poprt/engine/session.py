@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -13,14 +12,16 @@ import numpy.typing as npt
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
-from poprt.container import ALIGNMENT
+from poprt.engine.cpu import has_bfloat16, is_arm
 from poprt.engine.custom_ops import how_to_register
-from poprt.engine.options import session_options, unfold_weights
+from poprt.engine.feeds import chosen_outputs, prepared_feeds, to_dtype
+from poprt.engine.options import BFLOAT16_PRODUCTS, session_options, unfold_weights
 from poprt.engine.providers import chosen_providers, runs_on_cpu
 from poprt.engine.shared_threads import SharedThreads
 from poprt.engine.turns import Turns
+from poprt.engine.weights import engine_array, engine_arrays
 from poprt.errors import DamagedExecutableError, ExecutableError, InputError, PoprtError, UnsupportedOperatorError
-from poprt.executable import WEIGHT_DTYPES, Executable, Manifest, TensorSpec, WeightSpec
+from poprt.executable import WEIGHT_DTYPES, Executable, Manifest
 from poprt.graph_check import MOST_CALLED_NODES
 
 logger = logging.getLogger("poprt")
@@ -87,9 +88,16 @@ class EngineSession:
         self._turns = turns
         self.providers = chosen_providers(providers)
         self._variable = {
-            spec.name: _engine_array(executable, spec) for spec in executable.manifest.weights if not spec.constant
+            spec.name: engine_array(executable, spec) for spec in executable.manifest.weights if not spec.constant
         }
-        self._session = self._start(session_options(threads, spin_between_runs=spin_between_runs))
+        #: The numpy name of the type that matrix products of floats are computed in.
+        self.computes_in = (
+            "bfloat16" if executable.manifest.compute == "bfloat16" and _multiplies_bfloat16() else "float32"
+        )
+        options = session_options(threads, spin_between_runs=spin_between_runs)
+        if self.computes_in == "bfloat16":
+            options.add_session_config_entry(BFLOAT16_PRODUCTS, "1")
+        self._session = self._start(options)
         self._shared = SharedThreads(self._session, self._session.get_session_options().intra_op_num_threads)
         _check_interface(executable.manifest, self._session)
         shapes = {item.name: item.shape for item in self._session.get_inputs()}
@@ -104,7 +112,7 @@ class EngineSession:
         self.executable.check_unchanged()
         constant = [spec for spec in self.executable.manifest.weights if spec.constant]
         # onnxruntime copies these while it loads; they may go when this method returns.
-        arrays = _engine_arrays(self.executable, constant)
+        arrays = engine_arrays(self.executable, constant)
         values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays]
         if values:
             options.add_external_initializers([spec.name for spec in constant], values)
@@ -164,7 +172,7 @@ class EngineSession:
                 )
             if array.shape != current.shape:
                 raise InputError(f"weight {name!r} has shape {list(array.shape)}, expected {list(current.shape)}")
-            replaced[name] = np.array(_to_dtype(name, array, current.dtype), order="C")
+            replaced[name] = np.array(to_dtype(name, array, current.dtype), order="C")
         self._variable = replaced
 
     def run(self, feeds: Mapping[str, Array], output_names: Sequence[str] | None = None) -> list[Array]:
@@ -182,12 +190,8 @@ class EngineSession:
             InputError: an input is missing, unknown, mistyped or misshapen, or an output is unknown.
             PoprtError: the engine failed for another reason, such as a lack of memory.
         """
-        names = self._outputs if output_names is None else list(output_names)
-        unknown = [name for name in names if name not in self._outputs]
-        if unknown:
-            raise InputError(f"unknown output {', '.join(map(repr, unknown))}; expected {', '.join(self._outputs)}")
-        self._check_names(feeds)
-        prepared = {name: _prepare(feeds[name], spec, shape) for name, (spec, shape) in self._inputs.items()}
+        names = chosen_outputs(output_names, self._outputs)
+        prepared = prepared_feeds(feeds, self._inputs)
         try:
             with nullcontext() if self._turns is None else self._turns.of(self):
                 results = self._shared.run(names, {**prepared, **self._variable})
@@ -197,12 +201,10 @@ class EngineSession:
             raise PoprtError(f"the engine failed: {error}") from error
         return results
 
-    def _check_names(self, feeds: Mapping[str, Array]) -> None:
-        missing = [name for name in self._inputs if name not in feeds]
-        unknown = [name for name in feeds if name not in self._inputs]
-        if missing or unknown:
-            faults = [f"missing input {name!r}" for name in missing] + [f"unknown input {name!r}" for name in unknown]
-            raise InputError(f"{', '.join(faults)}; expected {', '.join(self._inputs)}")
+
+def _multiplies_bfloat16() -> bool:
+    """Whether onnxruntime has products of bfloat16 for this CPU."""
+    return is_arm() and has_bfloat16()
 
 
 def _bound(options: ort.SessionOptions, executable: Executable) -> None:
@@ -246,56 +248,3 @@ def engine_error(error: Exception) -> ExecutableError:
             f"onnxruntime {ort.__version__} lacks an operator that this executable needs: {text}; update onnxruntime"
         )
     return ExecutableError(f"onnxruntime {ort.__version__} cannot load the graph: {text}")
-
-
-def _engine_array(executable: Executable, spec: WeightSpec) -> Array:
-    return np.asarray(executable.weight(spec.name), dtype=spec.engine_dtype, order="C")
-
-
-def _engine_arrays(executable: Executable, specs: Sequence[WeightSpec]) -> list[Array]:
-    """The weights in the engine's types. Those that are converted share one buffer, which the system gets back whole:
-    hundreds of arrays would leave holes between what the engine allocates meanwhile.
-    """
-    sizes = [math.prod(s.shape) * np.dtype(s.engine_dtype).itemsize if s.dtype != s.engine_dtype else 0 for s in specs]
-    starts = np.cumsum([0, *(size + -size % ALIGNMENT for size in sizes)]).tolist()
-    buffer = np.empty(starts.pop(), np.uint8)
-    arrays = []
-    for spec, start, size in zip(specs, starts, sizes, strict=True):
-        if not size:
-            arrays.append(_engine_array(executable, spec))
-            continue
-        arrays.append(buffer[start : start + size].view(spec.engine_dtype).reshape(spec.shape))
-        arrays[-1][...] = executable.weight(spec.name)
-    return arrays
-
-
-def _prepare(value: Array, spec: TensorSpec, shape: Sequence[int | str | None]) -> Array:
-    """``value`` as a contiguous array of the engine's type and a shape it takes."""
-    array = _to_dtype(spec.name, np.asarray(value), np.dtype(spec.engine_dtype))
-    fits = len(shape) == array.ndim and all(
-        not isinstance(declared, int) or declared == extent for declared, extent in zip(shape, array.shape, strict=True)
-    )
-    if not fits and not spec.any_rank:
-        expected = [extent if isinstance(extent, int) else "any" for extent in shape]
-        raise InputError(f"input {spec.name!r} has shape {list(array.shape)}, expected {expected}")
-    return np.asarray(array, order="C")
-
-
-def _to_dtype(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
-    if array.dtype == dtype:
-        return array
-    whole = "iub"
-    if array.dtype.kind in whole and dtype.kind in whole:
-        _check_range(name, array, dtype)
-    elif not np.can_cast(array.dtype, dtype, casting="same_kind"):
-        raise InputError(f"input {name!r} has type {array.dtype}, expected {dtype}; convert it before the call")
-    return array.astype(dtype)
-
-
-def _check_range(name: str, array: Array, dtype: np.dtype[Any]) -> None:
-    if array.size == 0 or np.can_cast(array.dtype, dtype, casting="safe"):
-        return
-    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    least, most = int(array.min()), int(array.max())
-    if least < low or most > high:
-        raise InputError(f"input {name!r} has values from {least} to {most}, which {dtype} cannot hold")

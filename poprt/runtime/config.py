@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
+from poprt.engine.choice import check_engine
 from poprt.errors import PoprtError
 from poprt.runtime.checks import check_callable, check_flag, check_int, check_libraries, check_seconds, check_text
 from poprt.runtime.observation import Observer
@@ -64,6 +65,8 @@ class RuntimeConfig(_Options):
         check_package_hash: compare the digests of an executable that is read from a file.
         custom_ops: libraries of operators that onnxruntime lacks, for the session that the runner opens: paths, or
             "onnxruntime_extensions". No executable has a library loaded by itself.
+        engine: "onnxruntime", "openvino", or "auto" for the one that is the faster here, which is measured as the
+            runner is made. None takes what the executable was compiled for.
         queue_tokens: how many rows may wait, as for ``PackRunnerConfig``; None for no limit.
         observer: is told of each batch, as for ``PackRunnerConfig``.
 
@@ -89,6 +92,7 @@ class RuntimeConfig(_Options):
     data_parallel_timeout_ns: int | datetime.timedelta = 0
     runner_type: Any = None
     custom_ops: Sequence[str | os.PathLike[str]] = ()
+    engine: str | None = None
     queue_tokens: int | None = None
     observer: Observer | None = field(default=None, repr=False)
 
@@ -131,6 +135,8 @@ class RuntimeConfig(_Options):
         if self.batching_dim is not None:
             check_int("batching_dim", self.batching_dim, 0)
         check_libraries("custom_ops", self.custom_ops)
+        if self.engine is not None:
+            check_engine("engine", self.engine)
         self.queue_limit()
         _check_queue(self)
         return self
@@ -181,7 +187,7 @@ class PackRunnerConfig(_Options):
         queue_tokens: how many tokens may wait, likewise; None for no limit. A sample alone is always let into an empty
             queue.
         send_when_idle: send what is there whenever the engine is free; off, wait for company up to the timeout.
-        custom_ops: libraries of operators that onnxruntime lacks, as for ``RuntimeConfig``.
+        custom_ops, engine: as for ``RuntimeConfig``.
         observer: a function that is called with a ``PackObservation`` for each pack that has run, by the thread of its
             lane, when the answers are out. The lane's next pack waits for it. What it raises is logged once. The
             runner's threads keep it alive until they end.
@@ -206,6 +212,7 @@ class PackRunnerConfig(_Options):
     single_row_mode: SingleRowMode | None = field(default=None, repr=False)
     padding_remove_mode: PaddingRemoveMode | None = field(default=None, repr=False)
     custom_ops: Sequence[str | os.PathLike[str]] = ()
+    engine: str | None = None
     observer: Observer | None = field(default=None, repr=False)
 
     no_effect: ClassVar[frozenset[str]] = frozenset({"device_wait_config"})
@@ -258,6 +265,8 @@ class PackRunnerConfig(_Options):
         self._check_target()
         check_flag("send_when_idle", self.send_when_idle)
         check_libraries("custom_ops", self.custom_ops)
+        if self.engine is not None:
+            check_engine("engine", self.engine)
         _check_queue(self)
         self._check_modes()
         return self

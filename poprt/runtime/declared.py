@@ -3,45 +3,22 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
-from poprt.engine.lanes import choose_lanes
 from poprt.engine.protocol import Session
-from poprt.engine.turns import Turns
 from poprt.errors import InputError, RequestTooLongError
 from poprt.executable import Executable, Manifest, PackingSpec, TensorSpec
 from poprt.runtime.across_rows_session import AcrossRowsSession
 from poprt.runtime.buffers import Array, InputNames, as_array, check_dtype, check_ids, check_known
+from poprt.runtime.opening import Opening, open_executable
 from poprt.runtime.places import PART_TOKENS, rows_of_a_part
 from poprt.runtime.sample_reader import check_shortest, marks
 from poprt.runtime.shapes import fits, wrong_result
 from poprt.runtime.token_axes import clear_padding
-
-
-def open_session(
-    executable: Executable,
-    threads: int | None,
-    providers: Sequence[str] | None,
-    custom_ops: Sequence[str | os.PathLike[str]] = (),
-    spin_between_runs: bool = True,
-    turns: Turns | None = None,
-) -> Session:
-    """Open the engine on an executable, with libraries of custom operators. onnxruntime is loaded here and no earlier.
-
-    Raises:
-        PoprtError: there is no such library, or the engine refuses the executable.
-    """
-    from poprt.engine.custom_ops import custom_ops as in_force
-    from poprt.engine.session import EngineSession
-
-    with in_force(custom_ops):
-        return EngineSession(
-            executable, threads=threads, providers=providers, spin_between_runs=spin_between_runs, turns=turns
-        )
 
 
 class DeclaredSession:
@@ -54,9 +31,12 @@ class DeclaredSession:
 
     Args:
         executable: what to run.
-        session: an engine session to use; None opens one.
-        threads, providers, custom_ops, spin_between_runs, turns: passed to the engine session that is opened.
+        session: an engine session to use, over ``executable``; None opens one.
         free_axes: the axis of an input or output that may have any extent, by name.
+        opening: how a session is opened: the fields of :class:`poprt.runtime.opening.Opening`.
+
+    Attributes:
+        engine: the name of the engine that runs.
     """
 
     def __init__(
@@ -64,25 +44,21 @@ class DeclaredSession:
         executable: Executable,
         *,
         session: Session | None = None,
-        threads: int | None = None,
-        providers: Sequence[str] | None = None,
-        custom_ops: Sequence[str | os.PathLike[str]] = (),
-        spin_between_runs: bool = True,
-        turns: Turns | None = None,
         free_axes: Mapping[str, int] | None = None,
+        **opening: Any,
     ) -> None:
-        manifest: Manifest = executable.manifest
         self._free_axes = free_axes or {}
-        self._session = (
-            open_session(executable, threads, providers, custom_ops, spin_between_runs, turns)
-            if session is None
-            else session
-        )
+        if session is None:
+            opened = open_executable(executable, Opening(**opening))
+            executable, self._session, self._lanes = opened.executable, opened.session, opened.lanes.count
+        else:
+            self._session, self._lanes = session, 1
+        manifest: Manifest = executable.manifest
+        self.engine = manifest.engine
         self._inputs = {spec.name: spec for spec in manifest.inputs}
         self._outputs = {spec.name: spec for spec in manifest.outputs}
         self._input_names = InputNames(self._inputs)
         self._packing = manifest.packing
-        self._lanes = choose_lanes(None, threads, providers).count if session is None else 1
         self._rows_apart = manifest.packing is not None and bool(manifest.batch_axes)
         self._across_rows: AcrossRowsSession | None = None
         packing = self._packing

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from poprt.engine.turns import Turns
 from poprt.executable import Executable
@@ -19,15 +19,12 @@ class FusedSession:
 
     Args:
         executable: of several models.
-        custom_ops: libraries of operators that onnxruntime lacks.
+        opening: how an engine is opened on each model: the fields of :class:`poprt.runtime.opening.Opening`.
     """
 
-    def __init__(self, executable: Executable, *, custom_ops: Sequence[str | os.PathLike[str]] = ()) -> None:
-        turns = Turns()
-        self._sessions = [
-            DeclaredSession(model, custom_ops=custom_ops, spin_between_runs=False, turns=turns)
-            for model in executable.models
-        ]
+    def __init__(self, executable: Executable, **opening: Any) -> None:
+        opening |= {"spin_between_runs": False, "turns": Turns()}
+        self._sessions = [DeclaredSession(model, **opening) for model in executable.models]
         specs = [(model.inputs, model.outputs) for model in executable.models]
         self._outputs = [[spec.name for spec in outputs] for _, outputs in specs]
         self._names = FusedNames([[spec.name for spec in (*inputs, *outputs)] for inputs, outputs in specs])

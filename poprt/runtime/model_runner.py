@@ -106,7 +106,9 @@ class ModelRunner(Runner, configured_by=RuntimeConfig):
         if batches is not None:
             announce_shared_scales(executable.manifest)
         free_axes = batches.axes if batches is not None and batches.any_size else {}
-        session = DeclaredSession(executable, custom_ops=self._config.custom_ops, free_axes=free_axes, **options)
+        config = self._config
+        options |= {"engine": config.engine, "custom_ops": config.custom_ops}
+        session = DeclaredSession(executable, free_axes=free_axes, **options)
         return ServedModel(executable, session, batches, validate=self._config.validate_io_params)
 
     def _request(self, inputs: Mapping[str, Array], outputs: Outputs) -> Rows:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from poprt.engine.lanes import choose_lanes
 from poprt.engine.protocol import Session
 from poprt.errors import InputError, PoprtError, RequestTooLongError
 from poprt.executable import Executable, PackingSpec, TensorSpec
@@ -26,7 +25,7 @@ from poprt.runtime.buffers import (
 )
 from poprt.runtime.company import announce_shared_scales
 from poprt.runtime.config import PackRunnerConfig
-from poprt.runtime.declared import open_session
+from poprt.runtime.opening import Opening, open_executable
 from poprt.runtime.pack_worker import PackRequest, PackStats, PackWorker
 from poprt.runtime.runner import Outputs, Runner, refuse_several
 from poprt.runtime.sample_reader import SampleReader
@@ -91,6 +90,8 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         self._check_names()
         self._reader = SampleReader(manifest, self._packing, self._config, self._longest_sample())
         self.lanes, session = self._open(**options)
+        if self._assumed is None and self.executable.packing is not None:
+            self._packing = self.executable.packing  # what packs cost differs from engine to engine
         self._worker = self._make_worker(session)
         if self._assumed is not None:
             self._worker = tried(self._worker, manifest, self._assumed)
@@ -106,20 +107,15 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
             observer=self._config.observer,
         )
 
-    def _open(
-        self,
-        session: Session | None = None,
-        threads: int | None = None,
-        providers: Sequence[str] | None = None,
-        spin_between_runs: bool = True,
-    ) -> tuple[int, Session]:
+    def _open(self, session: Session | None = None, **options: Any) -> tuple[int, Session]:
         """Open the engine where no session is given, and tell how many runs it takes at the same time."""
-        lanes = self._config.lanes
+        config = self._config
         if session is not None:
-            return lanes or 1, session
-        chosen = choose_lanes(lanes, threads, providers, any_size=self._any_size)
-        custom = self._config.custom_ops
-        return chosen.count, open_session(self.executable, chosen.threads, providers, custom, spin_between_runs)
+            return config.lanes or 1, session
+        opening = Opening(config.engine, config.lanes, self._any_size, custom_ops=config.custom_ops, **options)
+        opened = open_executable(self.executable, opening)
+        self.executable = opened.executable
+        return opened.lanes.count, opened.session
 
     @property
     def token_budget(self) -> int:

@@ -10,8 +10,9 @@ import pytest
 
 from benchmarks import peer_openvino
 from benchmarks.commands import main
+from benchmarks.peak import Peak
 from benchmarks.products import Chain
-from benchmarks.roof import PRECISIONS, ROWS, Rate, Roof, Way, fastest, measure_products, ways
+from benchmarks.roof import PRECISIONS, ROWS, Rate, Roof, Way, fastest, higher, measure_products, ways
 from benchmarks.workloads import config_of
 
 CONFIG = config_of("tiny")
@@ -74,6 +75,12 @@ def test_the_roof_is_the_fastest_way() -> None:
     rates = [Rate("a", 1, 256, 1e9), Rate("b", 2, 512, 3e9), Rate("a", 2, 256, 2e9)]
     assert fastest(rates) is rates[1]
     assert str(rates[1]) == "b, 512 rows, 2 at a time"
+
+
+def test_of_two_peaks_the_higher_one_counts() -> None:
+    low, high = Peak("a", 1e9), Peak("b", 2e9)
+    assert higher(low, high) is higher(high, low) is higher(None, high) is high
+    assert higher(None, None) is None
 
 
 def test_the_command_prints_peaks_and_products_and_writes_them(

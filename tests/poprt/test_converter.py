@@ -159,7 +159,7 @@ def test_the_users_passes_run_in_order_between_the_default_and_the_closing_ones(
     converter = Converter(used_passes=["sort_graph", Mine()])
     converter.convert(bert)
     names = [record.name for record in converter.records]
-    assert names[-6:-4] == ["sort_graph", "Mine"]
+    assert names[-7:-4] == ["sort_graph", "Mine", "attach_bodies"]
     assert names[-4:] == ["eliminate_deadend", "eliminate_unused_initializer", "sort_graph", "unique_name_for_nodes"]
     assert len(seen) == 1
 

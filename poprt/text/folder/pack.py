@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from passes.parted import PartedModel
+from passes.precision.int8_observation import SampleData
 from poprt.atomic_file import check_target
 from poprt.compiler import Compiler
 from poprt.converter import Converter
@@ -24,8 +25,10 @@ from poprt.text.folder.graph import check_inputs, outputs_of
 from poprt.text.folder.head import add_head, keep_outputs, normalise
 from poprt.text.folder.limits import PACK_TEXTS, input_shapes, max_length
 from poprt.text.folder.modules import POOLINGS, Head, read_head
+from poprt.text.folder.samples import read_sample_texts, text_data
 from poprt.text.folder.task import Answer, find_answer
 from poprt.text.folder.tokenizer import check_vocabulary, read_tokenizer
+from poprt.text.tokens import TextTokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -59,6 +62,7 @@ class PackOptions:
         task: one of :data:`poprt.text.facts.TASKS`; None takes what config and graph say.
         dimensions: sizes to which embeddings may be cut; None takes what the folder declares.
         progress: whether progress is shown on a terminal.
+        sample_texts: a file of texts, one a line, that int8 is measured on; None takes a list of the package's own.
     """
 
     precision: str = "fp32"
@@ -67,6 +71,7 @@ class PackOptions:
     task: str | None = None
     progress: bool = True
     dimensions: tuple[int, ...] | None = None
+    sample_texts: str | Path | None = None
 
     def __post_init__(self) -> None:
         choices = (("precision", PRECISION.words), ("pooling", POOLINGS), ("task", TASKS))
@@ -78,6 +83,8 @@ class PackOptions:
             raise PoprtError(f"max_length is {self.max_length!r}, expected a whole number of 1 or more")
         if any(type(size) is not int or size < 1 for size in self.dimensions or ()):
             raise PoprtError(f"dimensions is {self.dimensions!r}, expected whole numbers of 1 or more")
+        if self.sample_texts is not None and self.precision != "int8":
+            raise PoprtError(f"sample_texts: int8 alone is measured on texts, and precision is {self.precision!r}")
 
 
 def pack(folder: str | Path, output: str | Path | None = None, options: PackOptions | None = None) -> PackedText:
@@ -94,6 +101,7 @@ def pack(folder: str | Path, output: str | Path | None = None, options: PackOpti
     options = options or PackOptions()
     if output is not None:
         _check_output(Path(output))
+    texts = read_sample_texts(options.sample_texts) if options.precision == "int8" else []
     files = ModelFolder(folder)
     tokenizer = read_tokenizer(files)
     source = repr(str(files.path / "tokenizer.json"))
@@ -102,7 +110,8 @@ def pack(folder: str | Path, output: str | Path | None = None, options: PackOpti
     if options.dimensions is not None and facts.task != EMBEDDING:
         raise PoprtError(f"dimensions: the model is for {facts.task}, and gives no embeddings to cut")
     _check_room(tokenizer, facts)
-    executable, converter = _compiled(model, facts, options)
+    data = text_data(texts, TextTokenizer(tokenizer.to_str().encode(), facts), facts) if texts else None
+    executable, converter = _compiled(model, facts, options, data)
     check_places(executable, facts.task)
     limits = {spec.name: spec.id_limit for spec in executable.inputs}
     check_vocabulary(tokenizer, limits["input_ids"], source)
@@ -186,7 +195,9 @@ def _with_head(model: onnx.ModelProto, answer: Answer, head: Head, files: ModelF
     return normalise(model, output) if head.normalise else model
 
 
-def _compiled(model: onnx.ModelProto, facts: TextFacts, options: PackOptions) -> tuple[Executable, Converter]:
+def _compiled(
+    model: onnx.ModelProto, facts: TextFacts, options: PackOptions, sample_data: SampleData | None
+) -> tuple[Executable, Converter]:
     """Convert, try and compile. What was compiled for the trial is not compiled again."""
     converter = Converter(
         input_shape=input_shapes(model, facts.max_length),
@@ -201,7 +212,7 @@ def _compiled(model: onnx.ModelProto, facts: TextFacts, options: PackOptions) ->
         compiled.append(Compiler.compile(parted))
         return compiled[-1]
 
-    converted = converter.convert_in_place(model, compile_model=compile_model)
+    converted = converter.convert_in_place(model, compile_model=compile_model, sample_data=sample_data)
     if compiled and converter.isolation is not None and not converter.isolation.fell_back:
         return compiled[-1], converter
     return Compiler.compile(converted), converter

@@ -54,6 +54,13 @@ def test_strings_that_share_a_label_match_a_fan_out():
     assert match["2"].node is graph.node[1]
 
 
+@pytest.mark.parametrize("op", ["Where", "WhereV2"])
+def test_an_operator_of_the_ipu_also_means_the_standard_one(op):
+    graph = graph_of([helper.make_node(op, ["c", "x", "z"], ["w"]), helper.make_node("Softmax", ["w"], ["y"])])
+    assert positions(PatternMatcher("WhereV2:1->Softmax:2").next_pattern(graph), "1", "2") == (0, 1)
+    assert (PatternMatcher("Where:1->Softmax:2").next_pattern(graph) is None) == (op == "WhereV2")
+
+
 def test_graph_inputs_and_outputs_stand_for_s_and_e():
     match = PatternMatcher(QKV).next_pattern(qkv())
     for label in ("0", "5", "7"):

@@ -139,7 +139,7 @@ def test_rows_are_looked_at_from_all_over_an_activation(shape: tuple[int, ...]) 
     model.graph.initializer.append(numpy_helper.from_array(RNG.standard_normal((96, 80)).astype(np.float32), "w"))
     graph = import_graph(model)
     x = RNG.standard_normal(shape).astype(np.float32)
-    outputs, rows = observe(graph, find_products(graph, PassResult()), {"x": x})
+    outputs, rows = observe(graph, find_products(graph, PassResult()), [{"x": x}])
     assert set(outputs) == {"y"}
     flat, observed = x.reshape(-1, 96), rows["x"]
     assert min(len(flat), 86) <= len(observed) <= 255

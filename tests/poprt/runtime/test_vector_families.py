@@ -94,7 +94,7 @@ def exported(family: str) -> onnx.ModelProto:
     import torch
     import transformers
 
-    from tests.torch_export import _quiet
+    from tests.torch_export import quiet
 
     torch.manual_seed(0)
     row = FAMILIES[family]
@@ -114,7 +114,7 @@ def exported(family: str) -> onnx.ModelProto:
     buffer = io.BytesIO()
     axes = {name: {0: "batch", 1: "seq"} for name in (*feeds, "hidden")}
     options = {"input_names": list(feeds), "output_names": ["hidden"], "dynamic_axes": axes}
-    with _quiet():
+    with quiet():
         torch.onnx.export(Hidden(), tuple(feeds.values()), buffer, dynamo=False, opset_version=17, **options)
     return onnx.load_model_from_string(buffer.getvalue())
 
@@ -124,7 +124,7 @@ def sound_encoder(*, mask: bool) -> onnx.ModelProto:
     import torch
     import transformers
 
-    from tests.torch_export import _quiet
+    from tests.torch_export import quiet
 
     torch.manual_seed(0)
     own = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True} if mask else {}
@@ -155,7 +155,7 @@ def sound_encoder(*, mask: bool) -> onnx.ModelProto:
     buffer = io.BytesIO()
     axes = {name: {0: "batch", 1: "time"} for name in names} | {"hidden": {0: "batch", 1: "frames"}}
     options = {"input_names": names, "output_names": ["hidden"], "dynamic_axes": axes}
-    with _quiet():
+    with quiet():
         torch.onnx.export(Hidden(), (sound, ones)[: 1 + mask], buffer, dynamo=False, opset_version=17, **options)
     return onnx.load_model_from_string(buffer.getvalue())
 

@@ -10,7 +10,7 @@ import transformers
 
 from tests.exports import VOCAB, Family
 from tests.text_folders import byte_pairs, wordpiece
-from tests.torch_export import WithHead, _quiet, _torch_onnx
+from tests.torch_export import WithHead, quiet, _torch_onnx
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
@@ -46,7 +46,7 @@ def save(folder: Path, model: Any, tokenizer: Any, head: str) -> Path:
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
     row = Family(model.config.model_type, types=model.config.model_type == "bert")
-    with _quiet():
+    with quiet():
         _torch_onnx(
             WithHead(model, head).eval(), row, head, folder / "model.onnx", dynamo=False, shape=None, opset=None
         )

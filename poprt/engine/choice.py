@@ -1,0 +1,114 @@
+"""Which engines can run an executable, and how one is opened."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+
+from poprt.engine.cpu import has_bfloat16
+from poprt.engine.lanes import Lanes
+from poprt.engine.protocol import Session
+from poprt.engine.providers import runs_on_cpu
+from poprt.engine.turns import Turns
+from poprt.errors import PoprtError
+from poprt.executable import Executable, Manifest
+from poprt.manifest import ENGINES, ONNXRUNTIME, OPENVINO
+
+logger = logging.getLogger("poprt")
+
+#: Take the engine that is the fastest here.
+AUTO = "auto"
+#: What options named ``engine`` take.
+CHOICES = (AUTO, *ENGINES)
+HOW_TO_INSTALL = "pip install 'poprt[openvino]'"
+
+
+def check_engine(option: str, value: object) -> str:
+    """Return ``value``; raise PoprtError naming ``option`` where it names no engine."""
+    if not isinstance(value, str) or value not in CHOICES:
+        raise PoprtError(f"{option}: expected one of {', '.join(CHOICES)}, got {value!r}")
+    return value
+
+
+def is_installed(engine: str) -> bool:
+    """Whether an engine is there. It is not imported."""
+    return engine == ONNXRUNTIME or importlib.util.find_spec(engine) is not None
+
+
+def engines_to_try(manifest: Manifest, asked: str | None, providers: Sequence[str] | None = None) -> list[str]:
+    """The engines that may run an executable, the preferred one first.
+
+    Args:
+        manifest: of the executable.
+        asked: one of :data:`CHOICES`; None takes what the executable was compiled for, the fastest of several.
+        providers: onnxruntime's execution providers; where these are no CPU's, onnxruntime runs it.
+
+    Raises:
+        PoprtError: the engine that is asked for is not installed, or the executable has no graph for it.
+    """
+    there = manifest.engines
+    if asked is None and len(there) == 1:
+        asked = there[0]
+    if asked not in (None, AUTO):
+        if asked not in there:
+            raise PoprtError(
+                f"engine {asked!r}: this executable was compiled for {' and '.join(there)} alone; compile it with "
+                f"engine='{asked}' or 'auto' (--compiler_options engine=auto)"
+            )
+        if not is_installed(asked):
+            raise PoprtError(f"engine {asked!r} is not installed: {HOW_TO_INSTALL}")
+        if asked != ONNXRUNTIME and providers is not None:
+            raise PoprtError(f"providers are onnxruntime's: leave them out with engine {asked!r}")
+        return [asked]
+    on_cpu = runs_on_cpu(providers)
+    usable = [name for name in ENGINES if name in there and is_installed(name) and (on_cpu or name == ONNXRUNTIME)]
+    if not usable:
+        raise PoprtError(f"this executable was compiled for {' and '.join(there)}, not installed: {HOW_TO_INSTALL}")
+    return usable
+
+
+def open_engine(
+    executable: Executable,
+    engine: str,
+    lanes: Lanes,
+    providers: Sequence[str] | None = None,
+    spin_between_runs: bool = True,
+    turns: Turns | None = None,
+) -> Session:
+    """Open an engine on its graph of an executable.
+
+    Args:
+        executable: with a graph for ``engine``.
+        engine: one of ``ENGINES``, installed.
+        lanes: runs that go on at the same time, and threads.
+        providers, spin_between_runs, turns: onnxruntime's.
+
+    Raises:
+        ExecutableError: the engine refuses the graph.
+    """
+    own = executable.for_engine(engine)
+    session: Session
+    if engine == OPENVINO:
+        from poprt.engine.openvino_session import OpenVinoSession
+
+        session = OpenVinoSession(own, threads=lanes.threads, streams=lanes.count)
+        computes_in = session.computes_in
+    else:
+        from poprt.engine.session import EngineSession
+
+        session = EngineSession(
+            own, threads=lanes.threads, providers=providers, spin_between_runs=spin_between_runs, turns=turns
+        )
+        computes_in = session.computes_in
+    if computes_in == "float32" and any(spec.dtype == "bfloat16" for spec in own.manifest.weights):
+        logger.warning("%s", _why_no_bfloat16(engine))
+    return session
+
+
+def _why_no_bfloat16(engine: str) -> str:
+    """Why an executable of bfloat16 is computed in float32 by ``engine``, and what would help."""
+    if not has_bfloat16():
+        return "this CPU has no products of bfloat16: this executable of bfloat16 is computed in float32"
+    advice = f"use engine='{OPENVINO}'" + ("" if is_installed(OPENVINO) else f" ({HOW_TO_INSTALL})")
+    return f"{engine} has no products of bfloat16 for this CPU, and computes this executable in float32; {advice}"

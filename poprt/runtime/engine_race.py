@@ -1,0 +1,119 @@
+"""Engines timed against each other on the same work, in turn, so that what slows the machine slows them all."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from poprt.engine.protocol import Session
+from poprt.errors import PoprtError
+from poprt.executable import Executable, PackingSpec, TensorSpec
+from poprt.runtime.across_rows_session import AcrossRowsSession
+from poprt.runtime.budget import pack_timer
+from poprt.runtime.buffers import Array
+
+logger = logging.getLogger("poprt")
+
+#: Seconds that the race takes, about.
+PATIENCE = 2.0
+_LEAST_ROUNDS, _MOST_ROUNDS = 3, 8
+#: Samples of the packs that are timed: queries, and passages.
+_PACKS = ((16,) * 24, (128,) * 4)
+#: An open extent of a model that is not packed.
+_EXTENT = 8
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What an engine does in a second.
+
+    Attributes:
+        a_second: tokens of packs, or runs of a model of fixed shape.
+        unit: "tokens/s" or "runs/s".
+    """
+
+    a_second: float
+    unit: str
+
+    def __str__(self) -> str:
+        return f"{self.a_second:,.{0 if self.a_second >= 100 else 1}f} {self.unit}"
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What an engine is timed on.
+
+    Attributes:
+        seconds: runs it once on each lane, and tells how long that took.
+        amount: what that is, in ``unit``.
+    """
+
+    seconds: Callable[[], float]
+    amount: float
+    unit: str
+
+
+def race(engines: Mapping[str, tuple[Executable, Session, int]]) -> dict[str, Pace]:
+    """Time engines in turn, each several times; the fastest time of each counts.
+
+    Args:
+        engines: by name, an executable of one graph, a session over it, and how many runs go on at the same time.
+
+    Returns:
+        The pace of each engine that ran, in their order.
+    """
+    works, least = {}, {}
+    for name, (executable, session, lanes) in engines.items():
+        work = _work(executable, session, lanes)
+        try:
+            work.seconds()  # the first run allocates
+        except PoprtError as error:
+            logger.warning("engine %s is left out: %s", name, error)
+            continue
+        works[name], least[name] = work, float("inf")
+    started = time.perf_counter()
+    for number in range(_MOST_ROUNDS):
+        if number >= _LEAST_ROUNDS and time.perf_counter() - started > PATIENCE:
+            break
+        for name, work in works.items():
+            least[name] = min(least[name], work.seconds())
+    return {name: Pace(work.amount / max(least[name], 1e-9), work.unit) for name, work in works.items()}
+
+
+def _work(executable: Executable, session: Session, lanes: int) -> _Work:
+    packing = executable.manifest.packing
+    if packing is not None and packing.ragged:
+        return _packs(executable, packing, session, lanes)
+    feeds = {spec.name: _fill(spec) for spec in executable.inputs}
+
+    def run() -> float:
+        begin = time.perf_counter()
+        with ThreadPoolExecutor(lanes) as pool:
+            for each in [pool.submit(session.run, feeds) for _ in range(lanes)]:
+                each.result()
+        return time.perf_counter() - begin
+
+    return _Work(run, lanes, "runs/s")
+
+
+def _packs(executable: Executable, packing: PackingSpec, session: Session, lanes: int) -> _Work:
+    """Packs of short and of long samples, as far as the executable takes them."""
+    timer = pack_timer(AcrossRowsSession(session, executable.manifest, packing), executable.manifest, packing, lanes)
+    longest, capacity = packing.segment_max_size[0], packing.rows * packing.columns
+    most = packing.max_valid_num if packing.neighbours != "none" else 1
+    packs = []
+    for pack in _PACKS:
+        length = min(packing.tokens(pack[0]), longest, capacity)
+        packs.append((length,) * max(1, min(len(pack), most, capacity // length)))
+    tokens = lanes * sum(map(sum, packs))
+    return _Work(lambda: sum(map(timer, packs)), tokens, "tokens/s")
+
+
+def _fill(spec: TensorSpec) -> Array:
+    """Ones, which are rows of every table and masks of nothing."""
+    return np.ones([extent or _EXTENT for extent in spec.shape], spec.engine_dtype)
