@@ -17,6 +17,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
+from onnx_graphsurgeon.logger import G_LOGGER
 
 import passes.ops  # noqa: F401  (registers the schemas: any pass may get a model that holds these operators)
 from passes.check.sparse import densify
@@ -27,6 +28,9 @@ from passes.extents import open_unnamed
 from passes.node_attributes import export_function, export_node, import_model
 from passes.node_protos import subgraphs, walk_graphs
 from passes.placeholders import is_placeholder
+
+# It warns of every bfloat16 that it carries as ONNX has it, which is what is wanted.
+G_LOGGER.severity = G_LOGGER.ERROR
 
 #: What to write for a constant instead of its values; None for the values.
 StandIn: TypeAlias = Callable[[gs.Constant], "onnx.TensorProto | None"]

@@ -59,5 +59,6 @@ def export_parted(graph: gs.Graph) -> PartedModel:
 
 
 def _is_numeric(tensor: gs.Constant) -> bool:
-    known = isinstance(tensor.dtype, np.dtype) and (tensor.dtype.kind in _NUMBERS or tensor.dtype == ml_dtypes.bfloat16)
-    return known and tensor.export_dtype == tensor.dtype
+    if not isinstance(tensor.dtype, np.dtype) or tensor.export_dtype != tensor.dtype:
+        return False
+    return tensor.dtype.kind in _NUMBERS or tensor.dtype == ml_dtypes.bfloat16

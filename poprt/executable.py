@@ -205,12 +205,21 @@ class Executable:
         executable._container, executable._texts = self._container, self._texts
         return executable
 
-    def variant(self, *, graph: bytes | None = None, packing: PackingSpec | None = None) -> Executable:
-        """The main graph alone, in memory, with another graph or packing in its place; weights are shared."""
+    def variant(
+        self, *, graph: bytes | None = None, packing: PackingSpec | None = None, weights_as_inputs: bool = False
+    ) -> Executable:
+        """The main graph alone, in memory, changed; weights are shared.
+
+        Args:
+            graph, packing: what is put in the place of its own; None leaves it.
+            weights_as_inputs: the graph takes all weights as inputs, as replaceable ones are.
+        """
         executable = self.for_engine(self._manifest.engine)
+        changes: dict[str, Any] = {} if packing is None else {"packing": packing}
+        if weights_as_inputs:
+            changes["weights"] = tuple(dataclasses.replace(spec, constant=False) for spec in self._manifest.weights)
+        executable._manifest = dataclasses.replace(executable._manifest, **changes)
         executable._graph = executable._graph if graph is None else graph
-        if packing is not None:
-            executable._manifest = dataclasses.replace(executable._manifest, packing=packing)
         return executable
 
     def _set(

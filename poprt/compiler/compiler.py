@@ -42,7 +42,7 @@ from poprt.engine.custom_ops import custom_ops, library_names
 from poprt.errors import CompileError
 from poprt.executable import Executable, Manifest, TensorSpec, WeightSpec, place_weights
 from poprt.foreign_operators import custom_operators
-from poprt.manifest import ENGINES, ONNXRUNTIME
+from poprt.manifest import ENGINES, ONNXRUNTIME, OPENVINO
 
 logger = logging.getLogger("poprt")
 
@@ -148,12 +148,14 @@ def _compile(source: Source, outputs: list[str], options: CompilerOptions, progr
     check_feedable(manifest)
     arrays = {spec.name: _weight_of(graphs, spec.name) for spec in manifest.weights}
     for graph in graphs:
-        _make_inputs(graph.model, {spec.name for spec in manifest.weights if not spec.constant})
+        # OpenVINO takes all weights in the place of inputs; onnxruntime those that are replaced while it runs.
+        fed = [spec.name for spec in manifest.weights if graph.engine == OPENVINO or not spec.constant]
+        _make_inputs(graph.model, set(fed))
     others = {graph.engine: graph.model.SerializeToString(deterministic=True) for graph in graphs[1:]}
     executable = Executable.build(manifest, main.model.SerializeToString(deterministic=True), arrays, others)
     progress.step("asking the engine")
-    for graph in graphs:
-        validate(graph.model, executable.for_engine(graph.engine))
+    if main.engine == ONNXRUNTIME:  # another engine need not be installed here
+        validate(main.model, executable)
     return executable
 
 

@@ -109,7 +109,8 @@ def open_main_graph(executable: Executable) -> EngineOwn:
         return open_engine(executable, engine, Lanes(1, usable_cores()))
     from poprt.engine.session import EngineSession
 
-    return EngineSession(executable.for_engine(engine))
+    own = executable.for_engine(engine)
+    return EngineSession(own.variant(weights_as_inputs=True))
 
 
 def announce_compute_type(executable: Executable, session: EngineOwn) -> None:

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import openvino
-from onnx import external_data_helper, helper
 from openvino import opset13
 
 from poprt.engine.cpu import usable_cores
@@ -41,7 +39,7 @@ class OpenVinoSession:
 
     Raises:
         UnsupportedOperatorError: the graph needs an operator that the installed OpenVINO lacks.
-        ExecutableError: the executable has no graph for OpenVINO, has replaceable weights, or OpenVINO refuses it.
+        ExecutableError: the executable has no graph for OpenVINO, or OpenVINO refuses it.
     """
 
     def __init__(self, executable: Executable, *, threads: int | None = None, streams: int = 1) -> None:
@@ -99,27 +97,19 @@ def version() -> str:
     return str(openvino.__version__).partition("-")[0]
 
 
-def _compute_type(core: openvino.Core, wanted: str) -> str:
-    """``wanted``, a numpy name, or "float32" where this CPU has no products of it."""
+def _compute_type(core: openvino.Core, allowed: str) -> str:
+    """``allowed``, a numpy name, or "float32" where this CPU has no products of it."""
     has_bfloat16 = "BF16" in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
-    return wanted if wanted != "bfloat16" or has_bfloat16 else "float32"
+    return allowed if allowed != "bfloat16" or has_bfloat16 else "float32"
 
 
 def _with_weights(core: openvino.Core, executable: Executable) -> openvino.Model:
     """The executable's graph with its weights as constants.
 
-    The graph is read with inputs in their places, for a serialised model holds no more than 2 GB.
+    The graph has inputs in their places.
     """
-    graph = onnx.load_from_string(executable.graph)
     specs = executable.manifest.weights
-    if any(not spec.constant for spec in specs):
-        raise ExecutableError("OpenVINO keeps no replaceable weights: compile without constant_weights=False")
-    for index in reversed(range(len(graph.graph.initializer))):
-        tensor = graph.graph.initializer[index]
-        if external_data_helper.uses_external_data(tensor):
-            graph.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-            del graph.graph.initializer[index]
-    model = core.read_model(graph.SerializeToString())
+    model = core.read_model(executable.graph)
     parameters = {parameter.get_friendly_name(): parameter for parameter in model.get_parameters()}
     for spec, array in zip(specs, engine_arrays(executable, specs), strict=True):
         # What is mapped from a file is read-only, and OpenVINO shares no such array.
