@@ -83,8 +83,8 @@ def run_model(
     threads: int,
     batch_size: int | None,
     custom_ops: Sequence[str] = (),
-    engine: str | None = None,
     config_type: type[RuntimeConfig] = RuntimeConfig,
+    engine: str | None = None,
     **_: Any,
 ) -> Timing:
     """Time a model runner, or another one whose requests are of the same kind.
@@ -95,8 +95,8 @@ def run_model(
         threads: threads that send requests at once.
         batch_size: extent of the batch axis of a request; None takes the declared one.
         custom_ops: libraries of operators that onnxruntime lacks.
-        engine: as for ``RuntimeConfig``.
         config_type: of the runner.
+        engine: as for ``RuntimeConfig``.
 
     Raises:
         PoprtError: the executable does not say the rank of an input, or leaves open an extent that
