@@ -131,7 +131,9 @@ def _middle(options: ConvertOptions, shapes: InputShapes) -> list[Step]:
             "eliminate_duplicate_nodes",
         )
     ]
-    steps = [*fixing, *cleaning] if options.infer_shape_ahead else [*cleaning, *fixing]
+    # What is constant already costs inference time. Packing measures anew what may be folded here.
+    tracing: list[Step] = [] if options.packs else [("trace_folding", {})]
+    steps = [*fixing, *cleaning] if options.infer_shape_ahead else [*cleaning, *tracing, *fixing]
     opened: list[Step] = [("lift_dynamic_int8", {})] if options.lifts_dynamic_int8 else []
     if options.packs:
         opened.append(_packing(options, shapes))

@@ -36,11 +36,15 @@ def replace_uses(old: gs.Tensor, new: gs.Tensor) -> None:
 
 def drop_nodes(graph: gs.Graph, nodes: Iterable[gs.Node]) -> None:
     """Take ``nodes`` out of ``graph`` and disconnect them."""
-    dropped = set()
-    for node in nodes:
-        node.inputs.clear()
+    dropped = {id(node): node for node in nodes}
+    read = {id(tensor): tensor for node in dropped.values() for tensor in node.inputs if not tensor.is_empty()}
+    for tensor in read.values():  # in one go: graphsurgeon compares each node with all readers before it
+        readers = [node for node in tensor.outputs if id(node) not in dropped]
+        list.clear(tensor.outputs)
+        list.extend(tensor.outputs, readers)
+    for node in dropped.values():
+        list.clear(node.inputs)
         node.outputs.clear()
-        dropped.add(id(node))
     if dropped:
         graph.nodes = [node for node in graph.nodes if id(node) not in dropped]
 

@@ -8,7 +8,7 @@ node after the other, and adds that a Reshape has as many axes as its second inp
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import zip_longest
 from typing import Any, TypeAlias
 
@@ -35,14 +35,24 @@ class ProvedShapes:
 
     The element types must be set, as far as they are known (:func:`passes.shapes.dtypes.infer_dtypes`), and the nodes
     in topological order. Local functions are left out: a function is called with tensors of any rank.
+
+    Args:
+        graph: the main graph.
+        contents: what else is known of lists of extents: gives those that a tensor holds, None in the place of one that
+            is not known, or None for a tensor of which nothing is.
+        walk: whether to look at all nodes now. Otherwise the caller does, by :meth:`visit`, in order.
     """
 
-    def __init__(self, graph: gs.Graph) -> None:
+    def __init__(
+        self, graph: gs.Graph, contents: Callable[[gs.Tensor], Extents | None] = lambda _: None, *, walk: bool = True
+    ) -> None:
+        self._contents = contents
         self._opsets = opset_imports(graph)
         self._imports = [onnx.helper.make_opsetid(*item) for item in self._opsets.items()]
         self._types: dict[int, onnx.TypeProto] = {}
         self._keep = graph  # the tensors are known by their id
-        self._walk(graph)
+        if walk:
+            self._walk(graph)
 
     def shape(self, tensor: gs.Tensor) -> Extents | None:
         """The extents of ``tensor``; None where its rank is not known."""
@@ -55,11 +65,15 @@ class ProvedShapes:
 
     def _walk(self, graph: gs.Graph) -> None:
         for node in graph.nodes:
-            for nested in subgraphs(node):
-                self._walk(nested)
-            shapes = self._of_branches(node) if node.op == "If" else self._of_node(node)
-            for index, shape in shapes.items():
-                self._note(node.outputs[index], shape)
+            self.visit(node)
+
+    def visit(self, node: gs.Node) -> None:
+        """Note the shapes of what ``node`` gives."""
+        for nested in subgraphs(node):
+            self._walk(nested)
+        shapes = self._of_branches(node) if node.op == "If" else self._of_node(node)
+        for index, shape in shapes.items():
+            self._note(node.outputs[index], shape)
 
     def _note(self, tensor: gs.Tensor, shape: Extents) -> None:
         if tensor.name and isinstance(tensor, gs.Variable):
@@ -100,9 +114,12 @@ class ProvedShapes:
     def _by_length(self, node: gs.Node) -> Extents | None:
         """The shape of what has as many axes as an input has places."""
         if node.op in _AS_LONG_AS and len(node.inputs) > _AS_LONG_AS[node.op]:
-            rank = self._length(node.inputs[_AS_LONG_AS[node.op]])
+            target = node.inputs[_AS_LONG_AS[node.op]]
+            rank, listed = self._length(target), self._contents(target)
             if node.op == "Reshape" and rank == 1:
                 return (_size(self.shape(node.inputs[0])),)
+            if listed is not None:
+                return tuple(extent if extent is not None and extent > 0 else None for extent in listed)
             return None if rank is None else (None,) * rank
         if node.op == "Expand":
             length, data = self._length(node.inputs[1]), self.shape(node.inputs[0])
@@ -121,6 +138,7 @@ class ProvedShapes:
         as_they_are = {tensor.name: _type(tensor.dtype, self.shape(tensor)) for tensor in inputs}
         as_floats = {tensor.name: _type(None, self.shape(tensor)) for tensor in inputs}
         lists = {tensor.name: _list(tensor) for tensor in inputs if _is_small_list(tensor)}
+        lists |= {t.name: value for t in inputs if t.name not in lists and (value := self._whole_list(t)) is not None}
         answers = self._answers(schema, proto, as_they_are, lists) or self._answers(schema, proto, as_floats, {})
         shapes: dict[int, Extents] = {}
         for index, tensor in enumerate(node.outputs):
@@ -129,6 +147,13 @@ class ProvedShapes:
                 dims = kind.tensor_type.shape.dim
                 shapes[index] = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)
         return shapes
+
+    def _whole_list(self, tensor: gs.Tensor) -> onnx.TensorProto | None:
+        """The extents that ``tensor`` holds, where all are known."""
+        listed = self._contents(tensor)
+        if listed is None or None in listed or len(listed) > _MOST_PLACES:
+            return None
+        return onnx.numpy_helper.from_array(np.array(listed, np.int64), tensor.name)
 
     def _answers(
         self,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import onnx_graphsurgeon as gs
 from onnx.reference import ReferenceEvaluator
 
 from passes.base import GraphPass, PassResult, node_label, subgraphs, walk_graphs
+from passes.cleanup.rewiring import drop_nodes
 from passes.errors import RewriteError
 from passes.graph_io import opset_imports
 from passes.node_attributes import export_node
@@ -19,9 +21,11 @@ from passes.operators import WHOLE, Family, members
 from passes.registry import register
 from passes.shapes.baked_shapes import constant_ints
 from passes.shapes.packed import is_unpacked_inside
+from passes.shapes.ranks import ProvedShapes
 
 Array = np.ndarray[Any, Any]
 
+_MEASURES = members(Family.EXTENT)
 _LARGEST = 1024  # elements of a folded result
 #: Operators that only move their data, so that known elements stay known beside unknown ones.
 _MOVES = members(Family.ORDER, Family.AXES, Family.CUT, Family.JOIN, Family.PICK)
@@ -43,9 +47,10 @@ class _Known:
 class TraceFolding(GraphPass):
     """Replace shape arithmetic by constants where the shapes it reads are known.
 
-    Starts at Shape and Size of tensors whose declared extents are numbers (of those with some unknown extents the
-    known ones are followed through Gather, Slice and Concat) and goes on through integer operators with results of at
-    most 1024 elements. A folded tensor keeps its name. Floating-point results are left to constant_folding.
+    Starts at Shape and Size of tensors whose extents are numbers, declared or proved by what is folded before them (of
+    those with some unknown extents the known ones are followed through Gather, Slice and Concat), and goes on through
+    integer operators with results of at most 1024 elements. A folded tensor keeps its name. Floating-point results are
+    left to constant_folding.
 
     Does nothing in models packed with Unpack: their shape arithmetic reads at run time how much a pack holds.
     Works on the main graph; subgraphs and functions are left alone.
@@ -60,8 +65,12 @@ class TraceFolding(GraphPass):
             return result
         traced: dict[int, _Known] = {}
         opsets = opset_imports(graph)
+        measured = any(node.op in _MEASURES for node in graph.nodes)
+        shapes = ProvedShapes(graph, lambda tensor: _extents_in(traced.get(id(tensor))), walk=False)
         for node in graph.nodes:
-            value = None if node.domain else _evaluate(node, traced, opsets)
+            if measured and any(tensor.shape is None for tensor in node.outputs):
+                shapes.visit(node)
+            value = None if node.domain else _evaluate(node, traced, opsets, shapes)
             if value is not None and value.values.size <= _LARGEST:
                 traced[id(node.outputs[0])] = value
         outputs = {id(tensor) for tensor in graph.outputs}
@@ -89,20 +98,26 @@ def _drop_dead(graph: gs.Graph) -> None:
         dead = [n for n in graph.nodes if not any(id(t) in read or id(t) in outputs for t in n.outputs)]
         if not dead:
             return
-        gone = {id(node) for node in dead}
-        graph.nodes[:] = [node for node in graph.nodes if id(node) not in gone]
-        for node in dead:
-            node.inputs.clear()
-            node.outputs.clear()
+        drop_nodes(graph, dead)
 
 
-def _evaluate(node: gs.Node, traced: Mapping[int, _Known], opsets: Mapping[str, int]) -> _Known | None:
+def _extents_in(value: _Known | None) -> tuple[int | None, ...] | None:
+    """The extents that a vector of int64 holds; None for anything else."""
+    if value is None or value.values.ndim != 1 or value.values.dtype != np.int64:
+        return None
+    return tuple(int(n) if is_told else None for n, is_told in zip(value.values, value.mask, strict=True))
+
+
+def _evaluate(
+    node: gs.Node, traced: Mapping[int, _Known], opsets: Mapping[str, int], shapes: ProvedShapes
+) -> _Known | None:
     if node.op == "Shape":
-        return _shape(node)
+        return _shape(node, shapes.shape(node.inputs[0]))
     if node.op == "Size":
-        shape = node.inputs[0].shape
-        whole = shape is not None and all(_is_extent(n) for n in shape)
-        return _constant(np.array(math.prod(shape), np.int64)) if whole else None
+        shape = shapes.shape(node.inputs[0])
+        extents = [extent for extent in shape or () if extent is not None]
+        whole = shape is not None and len(extents) == len(shape)
+        return _constant(np.array(math.prod(extents), np.int64)) if whole else None
     if node.op not in _MOVES | _COMPUTES or len(node.outputs) != 1 or list(subgraphs(node)):
         return None
     operands = [_known_input(tensor, traced) for tensor in node.inputs]
@@ -122,17 +137,12 @@ def _evaluate(node: gs.Node, traced: Mapping[int, _Known], opsets: Mapping[str, 
     return _Known(result, _run(node, [*(value.mask for value in moved), *rest], opsets))
 
 
-def _shape(node: gs.Node) -> _Known | None:
-    shape = node.inputs[0].shape
+def _shape(node: gs.Node, shape: Sequence[int | None] | None) -> _Known | None:
     if shape is None:
         return None
     extents = list(shape)[node.attrs.get("start", 0) : node.attrs.get("end", len(shape))]
-    values = np.array([n if _is_extent(n) else 0 for n in extents], np.int64)
-    return _Known(values, np.array([_is_extent(n) for n in extents], np.int64))
-
-
-def _is_extent(value: object) -> bool:
-    return isinstance(value, int) and value >= 0
+    values = np.array([0 if n is None else n for n in extents], np.int64)
+    return _Known(values, np.array([n is not None for n in extents], np.int64))
 
 
 def _constant(values: Array) -> _Known:
@@ -170,19 +180,26 @@ def _run(node: gs.Node, inputs: list[Array], opsets: Mapping[str, int]) -> Array
     proto = export_node(node)
     del proto.input[:]
     proto.input.extend(f"input_{index}" for index in range(len(inputs)))
-    feeds: dict[str, Array] = dict(zip(proto.input, inputs, strict=True))
-    values = [
-        onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
-        for n, v in feeds.items()
-    ]
-    output = onnx.helper.make_empty_tensor_value_info(proto.output[0])
-    graph = onnx.helper.make_graph([proto], "one_node", values, [output])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opsets[""])])
+    proto.output[:] = ["output"]
+    proto.ClearField("name")
+    kinds = tuple(onnx.helper.np_dtype_to_tensor_dtype(value.dtype) for value in inputs)
+    evaluator = _evaluator(proto.SerializeToString(deterministic=True), kinds, opsets[""])
     try:
-        results: list[Any] = list(ReferenceEvaluator(model).run(None, feeds))
+        results: list[Any] = list(evaluator.run(None, dict(zip(proto.input, inputs, strict=True))))
     except (IndexError, TypeError, ValueError) as error:  # TypeError: how it reports operands that do not broadcast
         shapes = ", ".join(str(list(value.shape)) for value in inputs)
         raise RewriteError(
             f"{node_label(node)} fails on the declared shapes (operands of {shapes}): {error}"
         ) from error
     return np.asarray(results[0])
+
+
+@lru_cache(maxsize=1024)
+def _evaluator(node: bytes, kinds: tuple[int, ...], opset: int) -> ReferenceEvaluator:
+    """What runs a node of these types of inputs. Shape arithmetic is the same few nodes many times."""
+    proto = onnx.NodeProto.FromString(node)
+    values = [
+        onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in zip(proto.input, kinds, strict=True)
+    ]
+    graph = onnx.helper.make_graph([proto], "one_node", values, [onnx.helper.make_empty_tensor_value_info("output")])
+    return ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)]))

@@ -48,6 +48,7 @@ class DeclaredSession:
         **opening: Any,
     ) -> None:
         self._free_axes = free_axes or {}
+        self._session: Session
         if session is None:
             opened = open_executable(executable, Opening(**opening))
             executable, self._session, self._lanes = opened.executable, opened.session, opened.lanes.count

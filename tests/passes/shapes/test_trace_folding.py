@@ -47,6 +47,21 @@ def test_shape_with_start_and_end_and_size_are_folded() -> None:
     assert run(converted, {"x": np.ones((2, 3, 4), np.float32)})["z"] == [3]
 
 
+def test_what_a_folded_target_proves_is_folded_behind_it() -> None:
+    """No tensor between declares a shape; of the target [batch, 3, 2] one extent is open."""
+    model = parse("""g (float[batch,6] x) => (float[batch,2,3] y) <int64 zero = {0}, int64 two = {2}, int64 one = {1},
+    int64[1] axis = {0}, int64[2] rest = {3,2}> {
+        s = Shape (x)  b = Gather (s, zero)  u = Unsqueeze (b, axis)  target = Concat <axis=0> (u, rest)
+        r = Reshape (x, target)  a = Abs (r)  s2 = Shape (a)  last = Gather (s2, two)  middle = Gather (s2, one)
+        lu = Unsqueeze (last, axis)  mu = Unsqueeze (middle, axis)
+        t2 = Concat <axis=0> (u, lu, mu)  y = Reshape (a, t2)
+    }""")
+    converted = rewritten(TraceFolding(), model)
+    assert ops(converted).count("Shape") == 1
+    x = np.arange(12, dtype=np.float32).reshape(2, 6)
+    np.testing.assert_array_equal(run(converted, {"x": x})["y"], run(model, {"x": x})["y"])
+
+
 def test_an_output_of_the_model_is_still_computed() -> None:
     model = parse("g (float[2,3] x) => (int64[2] s) { s = Shape (x) }")
     assert ops(rewritten(TraceFolding(), model)) == ["Shape"]
