@@ -259,6 +259,11 @@ def _opened(source: Source, options: ServeOptions, observer: Any) -> tuple[TextM
     if isinstance(source, TextModel):
         return source, source.runner
     executable = load(source)
+    if executable.models:
+        raise PoprtError(
+            f"the executable holds {len(executable.models)} models, and a name of the server is one: save each, as "
+            "executable.models[0].save('first.popef'), and serve the files"
+        )
     # The cores are the event loop's too, and often those of other services.
     engine: dict[str, Any] = {"spin_between_runs": False}
     if options.threads is not None:

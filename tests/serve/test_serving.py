@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from fastapi import Request
 
+from poprt.compiler import Compiler
 from poprt.errors import PoprtError, RunnerClosedError
+from poprt.executable import Executable
 from poprt.serve import ServeOptions, create_app
 from poprt.serve.app import State
 from poprt.serve.calls import new_call, watched
@@ -23,6 +25,7 @@ from poprt.serve.models import INLINE_CHARACTERS, Models, ServedModel
 from poprt.text import TextModel
 from poprt.text.folder import pack as packing
 from poprt.text.folder.files import ModelFolder
+from tests.poprt.fused_models import adds, triples
 from tests.serve.servers import until
 from tests.serve.text_models import NAMES, TEXTS, Gate, Recorder, executable, own
 from tests.serve.v2_models import SOON, Served, arrays_model, padded, server
@@ -376,3 +379,13 @@ def test_a_call_that_is_cancelled_from_outside_stays_cancelled() -> None:
             await task
 
     asyncio.run(ask())
+
+
+def test_an_executable_of_several_models_is_served_as_its_files(tmp_path: Path) -> None:
+    fused = Executable.fused([Compiler.compile(adds()), Compiler.compile(triples())])
+    with pytest.raises(PoprtError, match=r"'m': .*holds 2 models.*models\[0\]\.save"):
+        ServedModel("m", fused, ServeOptions())
+    fused.models[1].save(tmp_path / "second.popef")
+    served = ServedModel("m", tmp_path / "second.popef", ServeOptions())
+    assert [spec.name for spec in served.executable.outputs] == ["O", "P"]
+    served.close()
