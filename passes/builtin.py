@@ -7,6 +7,7 @@ from typing import Final
 #: Pass name -> the module that registers it.
 BUILT_IN: Final[dict[str, str]] = {
     "add_checkpoints": "passes.cleanup.graph_outputs",
+    "apply_host_concat_split": "passes.fusion.host_concat_split",
     "attach_bodies": "passes.ipu_operators",
     "const_batch_size": "passes.shapes.const_batch_size",
     "const_input_shape": "passes.shapes.const_input_shape",

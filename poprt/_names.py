@@ -1,4 +1,5 @@
 """Keys under which scripts find things in a model's metadata and in the blobs of an executable."""
 
-#: What a model says of the inputs that were joined (pass ``apply_host_concat_split``).
-sHostConcatRunnerConfig = "HostConcatRunnerConfig"  # noqa: N816  (scripts import it by this name)
+from poprt_format.host_concat import HOST_CONCAT_KEY as sHostConcatRunnerConfig  # noqa: N811  (scripts import this name)
+
+__all__ = ["sHostConcatRunnerConfig"]

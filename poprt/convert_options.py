@@ -8,11 +8,9 @@ from dataclasses import InitVar, dataclass, field, fields
 from os import PathLike
 from typing import Any
 
-from passes import get_registered_passes
 from passes.errors import RewriteError
 from passes.numbers import LARGEST_EXTENT
 from passes.packing.opening.pack_args import PackArgs
-from passes.registry import announced_passes
 from poprt.option_kinds import (
     FLAG,
     FLAG_OR_TEXT,
@@ -291,8 +289,6 @@ def _keyword_passes(asked: Mapping[str, Any]) -> list[tuple[str, Any]]:
     steps = []
     for name in filter(asked.get, asked):
         rewrite, value = OPTIONS[name].rewrite, asked[name]
-        if rewrite and rewrite not in [*get_registered_passes(), *announced_passes()]:
-            raise RewriteError(f"{name} (pass {rewrite!r}) is not available in this version; leave it out")
         if rewrite:
             steps.append((rewrite, None if value is True or value == ALL else value))
     return steps

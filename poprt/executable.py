@@ -205,6 +205,14 @@ class Executable:
         executable._container, executable._texts = self._container, self._texts
         return executable
 
+    def variant(self, *, graph: bytes | None = None, packing: PackingSpec | None = None) -> Executable:
+        """The main graph alone, in memory, with another graph or packing in its place; weights are shared."""
+        executable = self.for_engine(self._manifest.engine)
+        executable._graph = executable._graph if graph is None else graph
+        if packing is not None:
+            executable._manifest = dataclasses.replace(executable._manifest, packing=packing)
+        return executable
+
     def _set(
         self,
         manifest: Manifest,

@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 
 from passes.rounding import rounds_to_8_bits
+from poprt.engine.choice import open_main_graph
+from poprt.engine.protocol import Session
 from poprt.engine.providers import has_fast_half, runs_on_cpu
-from poprt.engine.session import EngineSession
 from poprt.errors import PoprtError
 from poprt.executable import Executable, PackingSpec
 from poprt.runtime.across_rows_session import AcrossRowsSession
@@ -82,7 +83,7 @@ class Bench:
     def __init__(self, executable: Executable) -> None:
         assert executable.packing is not None, "a packed model was compiled"
         self.executable, self._packing = executable, executable.packing
-        self._open: tuple[PackingSpec, EngineSession] | None = None
+        self._open: tuple[PackingSpec, Session] | None = None
         quantised = any(map(rounds_to_8_bits, onnx.load_model_from_string(executable.graph).graph.node))
         self.rounding = _QUANTISED if quantised else _HALF if _computes_in_half(executable) else _FLOAT
         self.rounding_is_coarse = self.rounding > _FLOAT
@@ -112,11 +113,11 @@ class Bench:
                 return findings
         return experiments(declared)
 
-    def _session(self, packing: PackingSpec) -> EngineSession:
+    def _session(self, packing: PackingSpec) -> Session:
         """A session at these extents; one is open at a time."""
         if self._open is None or self._open[0] != packing:
             self._open = None  # first: each holds a copy of the weights
-            self._open = packing, EngineSession(resized(self.executable, packing))
+            self._open = packing, open_main_graph(resized(self.executable, packing))
         return self._open[1]
 
     def fitting(self, packing: PackingSpec, samples: Sequence[Sample]) -> list[Sample]:

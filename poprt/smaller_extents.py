@@ -44,8 +44,7 @@ def resized(executable: Executable, smaller: PackingSpec) -> Executable:
         value.type.tensor_type.ClearField("shape")
     del model.graph.value_info[:]
     _resize_targets(model.graph, packing, smaller)
-    weights = {spec.name: executable.weight(spec.name) for spec in executable.manifest.weights}
-    return Executable.build(executable.manifest, model.SerializeToString(deterministic=True), weights)
+    return executable.variant(graph=model.SerializeToString(deterministic=True))
 
 
 def _resize_targets(graph: onnx.GraphProto, packing: PackingSpec, smaller: PackingSpec) -> None:

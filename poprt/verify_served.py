@@ -9,6 +9,7 @@ import onnx
 
 from passes.parted import PartedModel
 from poprt.compiler import Compiler, CompilerOptions
+from poprt.engine.choice import open_main_graph
 from poprt.executable import Executable
 from poprt.runtime.declared import DeclaredSession
 from poprt.sample_data import Array
@@ -34,16 +35,15 @@ def run_served(executable: Executable, names: Sequence[str], feeds: Mapping[str,
     Raises:
         PoprtError: the engine cannot load the graph, or run it on this data.
     """
-    session = DeclaredSession(_of_extents(executable, feeds))
+    served = _of_extents(executable, feeds)
+    session = DeclaredSession(served, session=open_main_graph(served))
     return dict(zip(names, session.run(feeds, list(names)), strict=True))
 
 
 def _of_extents(executable: Executable, feeds: Mapping[str, Array]) -> Executable:
     """``executable`` with the rows and columns of ``feeds``, where it leaves them open. Its weights are shared."""
-    packing, manifest = executable.packing, executable.manifest
+    packing = executable.packing
     if packing is None or (packing.rows and packing.columns):
         return executable
     rows, columns = feeds[packing.dynamic_inputs[0]].shape[:2]
-    said = replace(manifest, packing=replace(packing, rows=rows, columns=columns))
-    weights = {spec.name: executable.weight(spec.name) for spec in manifest.weights}
-    return Executable.build(said, executable.graph, weights)
+    return executable.variant(packing=replace(packing, rows=rows, columns=columns))

@@ -54,7 +54,8 @@ class Bars:
         """There are so many pieces; an earlier run has done some of them."""
         self.pieces, self.done = pieces, done
         self._started = time.monotonic()
-        self._bar.update(self._task, description="embedding", total=pieces, completed=done)
+        # A new beginning: what was done before says nothing of how fast it goes.
+        self._bar.reset(self._task, description="embedding", total=pieces, completed=done)
 
     def advance(self, piece: PieceDone) -> None:
         """One more is done."""

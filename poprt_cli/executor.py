@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,20 @@ import click
 from poprt.engine.choice import CHOICES
 from poprt.errors import PoprtError
 from poprt.executable import Executable
+from poprt.runtime import HostConcatRunnerConfig, LightRunnerConfig
 from poprt_cli.commands import CONTEXT_SETTINGS, CommandGroup
 from poprt_cli.engines import show_engines
 from poprt_cli.isolated import LEAST_MEGABYTES, run_isolated
 from poprt_cli.logs import configure_logging
 from poprt_cli.run_popef import Timing, one_model, run_model, run_packed
 
-_RUNNERS = ("modelRunner", "packRunner", "lightRunner", "hostConcatRunner")
+#: Runner -> what times it.
+_RUNNERS: dict[str, Callable[..., Timing]] = {
+    "modelRunner": run_model,
+    "packRunner": run_packed,
+    "lightRunner": partial(run_model, config_type=LightRunnerConfig),
+    "hostConcatRunner": partial(run_model, config_type=HostConcatRunnerConfig),
+}
 
 
 @click.group("poprt_exec", cls=CommandGroup, context_settings=CONTEXT_SETTINGS)
@@ -30,11 +38,11 @@ def cli() -> None:
 
 @cli.command("poprt_run_popef")
 @click.option("--popef", required=True, type=click.Path(path_type=Path), help="The executable.")
-@click.option("--runner", type=click.Choice(_RUNNERS), default="modelRunner", show_default=True)
+@click.option("--runner", type=click.Choice(list(_RUNNERS)), default="modelRunner", show_default=True)
 @click.option("--iteration", type=click.IntRange(1), default=100, show_default=True, help="How many timed runs.")
 @click.option("--numThreads", "threads", type=click.IntRange(1), default=1, show_default=True, help="Calling threads.")
 @click.option("--index", type=click.IntRange(0), default=0, help="Which model of an executable of several.")
-@click.option("--batchSize", "batch_size", type=click.IntRange(1), help="Model runner: rows in a request.")
+@click.option("--batchSize", "batch_size", type=click.IntRange(1), help="All but the pack runner: rows in a request.")
 @click.option("--maxValidNum", "max_valid_num", type=click.IntRange(1), help="Pack runner: most samples in a pack.")
 @click.option("--packTimeout", "pack_timeout", type=click.IntRange(0), default=0, help="Pack runner: microseconds.")
 @click.option("--dynamicInputName", "dynamic_input", default="", help="Pack runner: the input that gives the length.")
@@ -69,15 +77,12 @@ def run_popef(
     **options: Any,
 ) -> None:
     """Run an executable on random data and print latency and throughput."""
-    if runner in ("lightRunner", "hostConcatRunner"):
-        raise PoprtError(f"--runner {runner} is not available in this version; use modelRunner or packRunner")
     if not os.path.isfile(popef):  # Path.is_file raises for a name that is too long
         raise PoprtError(f"--popef {str(popef)!r} does not exist or is no file")
     if isolated:
         ctx.exit(run_isolated(_words(popef, runner, index, options), memory_limit, time_limit))
-    run: Callable[..., Timing] = run_packed if runner == "packRunner" else run_model
     try:
-        _report(run(one_model(Executable(popef), index), **options))
+        _report(_RUNNERS[runner](one_model(Executable(popef), index), **options))
     except OSError as error:
         if error.filename is None:
             raise

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from poprt.engine.choice import CHOICES
+from poprt.manifest import ONNXRUNTIME
 from poprt.option_kinds import PRECISION
 from poprt_cli.commands import CONTEXT_SETTINGS, as_sizes
 from poprt_cli.logs import configure_logging
@@ -40,6 +42,13 @@ TASKS = ("embedding", "sequence-classification", "reranking", "token-classificat
     callback=as_sizes,
     metavar="A,B",
     help="Sizes to which embeddings may be cut [default: those that the folder declares].",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(CHOICES),
+    default=ONNXRUNTIME,
+    show_default=True,
+    help="What to compile for; auto: both, and the faster one is found where it is served.",
 )
 @click.option(
     "--sample_texts",

@@ -15,7 +15,7 @@ from poprt.engine.protocol import Session
 from poprt.errors import PoprtError
 from poprt.executable import Executable, PackingSpec, TensorSpec
 from poprt.fused_names import check_index
-from poprt.runtime import ModelRunner, PackRunner, PackRunnerConfig, RuntimeConfig
+from poprt.runtime import HostConcatRunner, PackRunner, PackRunnerConfig, Runner, RuntimeConfig
 from poprt.runtime.assumed_packing import assume_packing
 from poprt.runtime.declared import DeclaredSession
 from poprt.runtime.opening import Opening, open_executable
@@ -83,10 +83,11 @@ def run_model(
     threads: int,
     batch_size: int | None,
     custom_ops: Sequence[str] = (),
+    config_type: type[RuntimeConfig] = RuntimeConfig,
     engine: str | None = None,
     **_: Any,
 ) -> Timing:
-    """Time a model runner.
+    """Time a model runner, or another one whose requests are of the same kind.
 
     Args:
         executable: of one model.
@@ -94,6 +95,7 @@ def run_model(
         threads: threads that send requests at once.
         batch_size: extent of the batch axis of a request; None takes the declared one.
         custom_ops: libraries of operators that onnxruntime lacks.
+        config_type: of the runner.
         engine: as for ``RuntimeConfig``.
 
     Raises:
@@ -101,25 +103,35 @@ def run_model(
             ``batch_size`` does not say.
     """
     manifest = executable.manifest
-    axis, rng = manifest.batch_axis, np.random.default_rng(0)
-    config = RuntimeConfig(batching_dim=None if batch_size is None else axis, custom_ops=custom_ops)
-    axes = {spec.name: manifest.batch_axis_of(spec.name) for spec in (*manifest.inputs, *manifest.outputs)}
-    inputs = {
-        spec.name: _lengths(spec, manifest.packing)
-        if manifest.packing is not None and spec.name == manifest.packing.unpack_info
-        else _random(spec, _request_shape(spec, axes[spec.name], batch_size), rng)
-        for spec in manifest.inputs
-    }
-    size = batch_size or next((a.shape[axes[name]] for name, a in inputs.items() if a.ndim > axes[name]), 1)
+    axis = None if batch_size is None else manifest.batch_axis
     opened = open_executable(executable, Opening(engine, custom_ops=custom_ops))
-    with ModelRunner(opened.executable, config, session=opened.session) as runner:
-        shapes = _output_shapes(opened.executable, opened.session, inputs, batch_size)
+    config = config_type(batching_dim=axis, custom_ops=custom_ops)
+    with Runner(opened.executable, config, session=opened.session) as runner:
+        inputs, size = _request(runner, batch_size)
+        feeds = runner.joined(inputs) if isinstance(runner, HostConcatRunner) else inputs
+        shapes = _output_shapes(opened.executable, opened.session, feeds, batch_size)
 
         def send() -> None:
             outputs = {spec.name: np.empty(shapes[spec.name], spec.dtype) for spec in manifest.outputs}
             runner.execute(inputs, outputs)
 
         return _time(send, iteration, threads, size)
+
+
+def _request(runner: Runner, batch_size: int | None) -> tuple[dict[str, Array], int]:
+    """Random inputs of a request, and how many rows they have."""
+    manifest, rng = runner.executable.manifest, np.random.default_rng(0)
+    packing = manifest.packing
+    inputs, sizes = {}, []
+    for desc in runner.get_execute_inputs():
+        spec = TensorSpec(desc.name, tuple(desc.shape or ()), desc.numpy_data_type().name, "", any_rank=desc.any_rank)
+        axis = manifest.batch_axis_of(desc.name)
+        if packing is not None and desc.name == packing.unpack_info:
+            inputs[desc.name] = _lengths(spec, packing)
+        else:
+            inputs[desc.name] = _random(spec, _request_shape(spec, axis, batch_size), rng)
+        sizes += list(inputs[desc.name].shape[axis : axis + 1])
+    return inputs, batch_size or next(iter(sizes), 1)
 
 
 def run_packed(

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from poprt.engine.choice import CHOICES
 from poprt.errors import PoprtError
 from poprt_cli.commands import CONTEXT_SETTINGS
 from poprt_cli.serve_config import read_config
@@ -101,6 +102,7 @@ _FILE = click.Path(dir_okay=False)
 @click.option("--cors-origin", multiple=True, metavar="ORIGIN", help="A web page's origin that may call; repeat it.")
 @click.option("--lanes", type=_COUNT, help="Runs at the same time, of each model [default: auto].")
 @click.option("--token-budget", type=_COUNT, help="Tokens that a pack aims at [default: auto].")
+@click.option("--engine", type=click.Choice(CHOICES), help="Of each model [default: what it was compiled for].")
 @click.option("--tokenizer-threads", type=_COUNT, help="That tokenise, of each model [default: auto].")
 @click.option("--workers", type=_COUNT, default=1, show_default=True, help="Processes that share port and cores.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of stderr.")

@@ -104,7 +104,7 @@ def observe(
     results = list(_run_each(probe, runs))
     told = results[:-1] or results
     rows_by_name = {
-        name: np.concatenate([result[rows] for result in told]).astype(np.float32, copy=False)
+        name: np.concatenate([result.pop(rows) for result in told]).astype(np.float32, copy=False)
         for name, rows in names.items()
     }
     return {name: results[-1][name] for name in outputs}, rows_by_name

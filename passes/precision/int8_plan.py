@@ -61,9 +61,9 @@ def plan_on_rows(
         balance: whether channels may be balanced.
         feedback: whether weights may be rounded with error feedback.
     """
-    plan = Plan()
-    parted = {name: Rows.parted(values) for name, values in rows.items()}
+    plan, errors = Plan(), {}
     for group in shared_groups(products):
+        parted = {name: Rows.parted(rows[name]) for name in {site.activation.name for site in group}}
         factors = choose_balance(group, parted, weights.limit) if balance else None
         for site in group:
             name = site.activation.name
@@ -73,9 +73,10 @@ def plan_on_rows(
                 weights.multiply(*site.weight_key, site.matrix(), factors)
         if feedback:
             plan.fed_back += _feed_back(group, parted, plan, weights)
-    plan.errors = [
-        product_error(site, parted[site.activation.name].judged, plan.rounding(site), weights) for site in products
-    ]
+        for site in group:
+            judged = parted[site.activation.name].judged
+            errors[id(site)] = product_error(site, judged, plan.rounding(site), weights)
+    plan.errors = [errors[id(site)] for site in products]
     return plan
 
 

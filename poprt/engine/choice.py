@@ -6,9 +6,9 @@ import importlib.util
 import logging
 from collections.abc import Sequence
 
-from poprt.engine.cpu import has_bfloat16
+from poprt.engine.cpu import has_bfloat16, usable_cores
 from poprt.engine.lanes import Lanes
-from poprt.engine.protocol import Session
+from poprt.engine.protocol import EngineOwn
 from poprt.engine.providers import runs_on_cpu
 from poprt.engine.turns import Turns
 from poprt.errors import PoprtError
@@ -75,7 +75,7 @@ def open_engine(
     providers: Sequence[str] | None = None,
     spin_between_runs: bool = True,
     turns: Turns | None = None,
-) -> Session:
+) -> EngineOwn:
     """Open an engine on its graph of an executable.
 
     Args:
@@ -88,22 +88,35 @@ def open_engine(
         ExecutableError: the engine refuses the graph.
     """
     own = executable.for_engine(engine)
-    session: Session
     if engine == OPENVINO:
         from poprt.engine.openvino_session import OpenVinoSession
 
-        session = OpenVinoSession(own, threads=lanes.threads, streams=lanes.count)
-        computes_in = session.computes_in
-    else:
-        from poprt.engine.session import EngineSession
+        return OpenVinoSession(own, threads=lanes.threads, streams=lanes.count)
+    from poprt.engine.session import EngineSession
 
-        session = EngineSession(
-            own, threads=lanes.threads, providers=providers, spin_between_runs=spin_between_runs, turns=turns
-        )
-        computes_in = session.computes_in
-    if computes_in == "float32" and any(spec.dtype == "bfloat16" for spec in own.manifest.weights):
-        logger.warning("%s", _why_no_bfloat16(engine))
-    return session
+    return EngineSession(
+        own, threads=lanes.threads, providers=providers, spin_between_runs=spin_between_runs, turns=turns
+    )
+
+
+def open_main_graph(executable: Executable) -> EngineOwn:
+    """Open the main graph of an executable by itself, on all cores, to see what it answers.
+
+    A graph for an engine that is not installed runs in onnxruntime, which has all of its operators.
+    """
+    engine = executable.manifest.engine
+    if is_installed(engine):
+        return open_engine(executable, engine, Lanes(1, usable_cores()))
+    from poprt.engine.session import EngineSession
+
+    return EngineSession(executable.for_engine(engine))
+
+
+def announce_compute_type(executable: Executable, session: EngineOwn) -> None:
+    """Warn where an executable that was stored in bfloat16 is not computed in it."""
+    stored = any(spec.dtype == "bfloat16" for spec in executable.manifest.weights)
+    if stored and session.computes_in != "bfloat16":
+        logger.warning("%s", _why_no_bfloat16(executable.manifest.engine))
 
 
 def _why_no_bfloat16(engine: str) -> str:

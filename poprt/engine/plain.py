@@ -16,7 +16,6 @@ from onnxruntime.capi import onnxruntime_pybind11_state as engine
 from poprt.engine.options import session_options
 from poprt.engine.providers import CPU_ONLY
 
-
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16, without onnx
 
 

@@ -15,3 +15,11 @@ class Session(Protocol):
         self, feeds: Mapping[str, npt.NDArray[Any]], output_names: Sequence[str] | None = None
     ) -> list[npt.NDArray[Any]]:
         """Run the graph once and return the named outputs in order."""
+
+
+class EngineOwn(Session, Protocol):
+    """A session that an engine of this project opens."""
+
+    @property
+    def computes_in(self) -> str:
+        """The numpy name of the type that matrix products of floats are computed in."""

@@ -7,6 +7,8 @@ from poprt.runtime.batching import Flow, RunFuture
 from poprt.runtime.config import PackAlgorithm, PackRunnerConfig, RuntimeConfig
 from poprt.runtime.data_desc import DataDesc
 from poprt.runtime.declared import DeclaredSession
+from poprt.runtime.host_concat_runner import HostConcatConfig, HostConcatRunner, HostConcatRunnerConfig
+from poprt.runtime.light_runner import LightRunner, LightRunnerConfig
 from poprt.runtime.memory_views import InputMemoryView, OutputMemoryView
 from poprt.runtime.model_runner import ModelRunner
 from poprt.runtime.observation import PackObservation
@@ -21,7 +23,12 @@ __all__ = [
     "DeviceManager",
     "Executable",
     "Flow",
+    "HostConcatConfig",
+    "HostConcatRunner",
+    "HostConcatRunnerConfig",
     "InputMemoryView",
+    "LightRunner",
+    "LightRunnerConfig",
     "ModelRunner",
     "OutputMemoryView",
     "PackAlgorithm",

@@ -32,7 +32,7 @@ class PackAlgorithm(enum.Enum):
     next_fit = "next_fit"
 
 
-class _Options:
+class WatchedOptions:
     """Warns about attributes that are not options, and tells which options have no effect on this engine."""
 
     no_effect: ClassVar[frozenset[str]] = frozenset()
@@ -53,7 +53,7 @@ class _Options:
 
 
 @dataclass
-class RuntimeConfig(_Options):
+class RuntimeConfig(WatchedOptions):
     """Options of a model runner.
 
     Attributes:
@@ -160,7 +160,7 @@ class PaddingRemoveMode:
 
 
 @dataclass
-class PackRunnerConfig(_Options):
+class PackRunnerConfig(WatchedOptions):
     """Options of a pack runner.
 
     Attributes:

@@ -48,6 +48,7 @@ class DeclaredSession:
         **opening: Any,
     ) -> None:
         self._free_axes = free_axes or {}
+        self._session: Session
         if session is None:
             opened = open_executable(executable, Opening(**opening))
             executable, self._session, self._lanes = opened.executable, opened.session, opened.lanes.count
@@ -64,6 +65,11 @@ class DeclaredSession:
         packing = self._packing
         if packing is not None and not packing.within_rows and (packing.ragged or packing.neighbours != "any"):
             self._across_rows = AcrossRowsSession(self._session, manifest, packing)
+
+    @property
+    def engine_session(self) -> Session:
+        """The engine's session."""
+        return self._session
 
     def run(self, feeds: Mapping[str, Array], output_names: Sequence[str] | None = None) -> list[Array]:
         """Run once. Safe to call from several threads.

@@ -80,6 +80,10 @@ class ModelRunner(Runner, configured_by=RuntimeConfig):
         super().__init__(executable, config, **options)
         self._config = (RuntimeConfig() if config is None else config).checked()
         self._config.announce_without_effect()
+        self._start(**options)
+
+    def _start(self, **options: Any) -> None:
+        """Open the engine and take requests."""
         self._models = self._serve(**options)
         self._batcher = Batcher(
             _BatchWorker(self._models),

@@ -8,9 +8,9 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from poprt.engine.choice import engines_to_try, open_engine
+from poprt.engine.choice import announce_compute_type, engines_to_try, open_engine
 from poprt.engine.lanes import Lanes, choose_lanes
-from poprt.engine.protocol import Session
+from poprt.engine.protocol import EngineOwn
 from poprt.engine.turns import Turns
 from poprt.errors import PoprtError
 from poprt.executable import Executable
@@ -55,7 +55,7 @@ class Opened:
     """
 
     executable: Executable
-    session: Session
+    session: EngineOwn
     lanes: Lanes
 
     @property
@@ -87,6 +87,7 @@ def open_executable(executable: Executable, how: Opening) -> Opened:
         PoprtError: the engine that is asked for is not there, or each refuses the executable.
     """
     opened, _ = try_engines(executable, how)
+    announce_compute_type(opened.executable, opened.session)
     return opened
 
 

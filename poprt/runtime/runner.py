@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from poprt.errors import InputError, PoprtError
+from poprt.errors import InputError, PoprtError, RunnerClosedError
 from poprt.executable import Executable
 from poprt.runtime.batching import Batcher, Flow, Pending, Request, RunFuture
 from poprt.runtime.buffers import Array
@@ -131,6 +131,8 @@ class Runner:
         """
         try:
             request = self._checked(inputs, outputs)
+        except RunnerClosedError:
+            raise
         except Exception as error:  # of a caller's mapping or array as well
             failed = RunFuture()
             failed.set_exception(error)

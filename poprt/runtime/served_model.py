@@ -45,6 +45,9 @@ class ServedModel:
         session: over it.
         batches: how requests of any batch size share a run; None where each runs by itself, in the declared shapes.
         validate: check types against the declared ones; off, values are cast whatever their type.
+
+    Attributes:
+        axes: the batch axis of each input and output; empty where requests have the declared shapes.
     """
 
     def __init__(
@@ -52,13 +55,13 @@ class ServedModel:
     ) -> None:
         manifest = executable.manifest
         self.batches = batches
-        self._session = session
+        self.session = session
         self._validate = validate
         self._packing = manifest.packing
         self._inputs = manifest.inputs
         self._input_names = InputNames(spec.name for spec in manifest.inputs)
         self._outputs = {spec.name: spec for spec in manifest.outputs}
-        self._axes: Mapping[str, int] = {} if batches is None else batches.axes
+        self.axes: Mapping[str, int] = {} if batches is None else batches.axes
 
     def request(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Rows:
         """Check the arrays of a call, by their plain names; raise InputError."""
@@ -68,6 +71,10 @@ class ServedModel:
         size = self._size(arrays)
         buffers = {name: self._buffer(self._outputs[name], buffer, size) for name, buffer in outputs.items()}
         return Rows(size, arrays, buffers, self)
+
+    def release(self) -> None:
+        """Let the session go; no batch may be run any more."""
+        del self.session
 
     def run(self, batch: Sequence[Rows]) -> float:
         """Run requests of this model as one batch and fill their outputs; return the seconds spent in the engine."""
@@ -89,12 +96,12 @@ class ServedModel:
     def _run_rows(self, batch: Sequence[Rows], names: list[str]) -> list[Array]:
         inputs, batches = batch[0].inputs, self.batches
         if batches is None:
-            return self._session.run(inputs, names)
+            return self.session.run(inputs, names)
         axes = batches.axes
         if len(batch) > 1:
             inputs = {name: np.concatenate([r.inputs[name] for r in batch], axes[name]) for name in inputs}
         parts = [
-            self._session.run({name: _padded(array, axes[name], *step) for name, array in inputs.items()}, names)
+            self.session.run({name: _padded(array, axes[name], *step) for name, array in inputs.items()}, names)
             for step in batches.steps(sum(request.size for request in batch))
         ]
         if len(parts) == 1:
@@ -112,7 +119,7 @@ class ServedModel:
         packing = self._packing
         if packing is not None and spec.name == packing.unpack_info:
             return array  # its segment axis may be left out; the session checks it
-        axis = self._axes.get(spec.name)
+        axis = self.axes.get(spec.name)
         if not fits(array.shape, spec, axis):
             free = "" if axis is None else f" (any size along axis {axis})"
             hint = "; set batching_dim for other batch sizes" if axis is None else ""
@@ -124,21 +131,21 @@ class ServedModel:
         return array
 
     def _size(self, arrays: Mapping[str, Array]) -> int:
-        if not self._axes:
+        if not self.axes:
             return 1
-        sizes: dict[str, int] = {name: array.shape[self._axes[name]] for name, array in arrays.items()}
+        sizes: dict[str, int] = {name: array.shape[self.axes[name]] for name, array in arrays.items()}
         first, size = next(iter(sizes.items()))
         for name, other in sizes.items():
             if other != size:
-                axis = self._axes[name]
+                axis = self.axes[name]
                 raise InputError(f"inputs differ along axis {axis}: {first!r} has {size}, {name!r} has {other}")
         if size == 0:
-            raise InputError(f"input {first!r}: the batch is empty along axis {self._axes[first]}")
+            raise InputError(f"input {first!r}: the batch is empty along axis {self.axes[first]}")
         return size
 
     def _buffer(self, spec: TensorSpec, value: Array, size: int) -> Array:
         buffer = check_buffer(spec.name, value)
-        batch_axis = self._axes.get(spec.name)
+        batch_axis = self.axes.get(spec.name)
         want = [size if axis == batch_axis else extent for axis, extent in enumerate(spec.shape)]
         if not spec.any_rank and 0 not in want and buffer.size != int(np.prod(want)):
             raise InputError(f"output {spec.name!r}: expected shape {want}, got {list(buffer.shape)}")

@@ -270,6 +270,7 @@ def _opened(source: Source, options: ServeOptions, observer: Any) -> tuple[TextM
         queue_tokens=options.max_queue_tokens,
         lanes=options.lanes,
         token_budget=options.token_budget,
+        engine=options.engine,
         observer=observer,
     )
     if not executable.texts:
@@ -285,6 +286,7 @@ def _rows_config(executable: Executable, options: ServeOptions, observer: Any) -
         batching_dim=next((axis for axis in axes if axis is not None), None),
         ring_buffer_size_multiplier=-(-options.max_queue_requests // 1024),
         queue_tokens=options.max_queue_requests,
+        engine=options.engine,
         observer=observer,
     )
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from poprt.engine.choice import check_engine
 from poprt.errors import PoprtError
 
 LOG_FORMATS = ("text", "json")
@@ -45,7 +46,7 @@ class ServeOptions:
         auto_truncate: cut texts that are too long; off, they are refused.
         api_key: what clients must send; None lets everybody in.
         cors_origins: origins of web pages that may call; "*" is all.
-        lanes, token_budget: of each model's runner.
+        lanes, token_budget, engine: of each model's runner.
         tokenizer_threads: of each model.
         threads: of the engine, for each model; None takes the usable cores.
         log_format: "text" or "json".
@@ -72,6 +73,7 @@ class ServeOptions:
     cors_origins: tuple[str, ...] = ()
     lanes: int | None = None
     token_budget: int | None = None
+    engine: str | None = None
     tokenizer_threads: int | None = None
     threads: int | None = None
     log_format: str = "text"
@@ -99,6 +101,8 @@ class ServeOptions:
         self._check_combinations()
 
     def _check_combinations(self) -> None:
+        if self.engine is not None:
+            check_engine("engine", self.engine)
         if self.log_format not in LOG_FORMATS:
             raise PoprtError(f"log_format: expected one of {', '.join(LOG_FORMATS)}, got {self.log_format!r}")
         origins = self.cors_origins

@@ -20,7 +20,7 @@ from poprt.compiler.options import _EFFECTIVE, _IPU_ONLY
 from poprt.convert_options import OPTIONS
 from poprt.errors import PoprtError
 from poprt.frontend import get_frontend
-from poprt.runtime import PackRunnerConfig, RuntimeConfig
+from poprt.runtime import HostConcatConfig, HostConcatRunnerConfig, LightRunnerConfig, PackRunnerConfig, RuntimeConfig
 from poprt_cli.executor import run_popef
 from poprt_cli.main import cli
 from poprt_cli.options import WITHOUT_EFFECT
@@ -110,10 +110,13 @@ def test_every_compiler_option_is_on_the_page() -> None:
 
 def test_every_option_of_the_runners_is_on_the_page() -> None:
     said = entries("Options of the runners")
-    for kind in (RuntimeConfig, PackRunnerConfig):
+    of_all = {item.name for item in fields(RuntimeConfig)}
+    assert {item.name for item in fields(LightRunnerConfig)} == of_all
+    for kind in (RuntimeConfig, PackRunnerConfig, HostConcatRunnerConfig, HostConcatConfig):
         own = {name.split(".")[1]: entry for name, entry in said.items() if name.startswith(f"{kind.__name__}.")}
-        assert set(own) == {item.name for item in fields(kind)}
-        assert {name for name, entry in own.items() if entry.here == NO_EFFECT} == set(kind.no_effect)
+        inherited = of_all if kind is HostConcatRunnerConfig else set()
+        assert set(own) == {item.name for item in fields(kind)} - inherited
+        assert {name for name, entry in own.items() if entry.here == NO_EFFECT} == set(kind.no_effect) - inherited
 
 
 def test_every_pass_without_effect_is_on_the_page_with_its_reason() -> None:

@@ -12,7 +12,9 @@ import pytest
 
 from models.bert import SIZES, BertConfig, build_bert
 from passes import Pass, get_registered_passes
+from passes.announced import ANNOUNCED
 from passes.errors import RewriteError, UnknownPassError
+from poprt.convert_options import OPTIONS
 from poprt.converter import Converter
 from tests.numerics import padded, random_samples, run
 
@@ -219,14 +221,9 @@ def test_wrong_values_are_errors_that_name_the_keyword(keywords: dict[str, objec
         Converter(**keywords)
 
 
-@pytest.mark.parametrize(
-    ("keyword", "name"), [("apply_hcsr", "apply_host_concat_split"), ("enable_erf_gelu", "erf_gelu_pattern")]
-)
-def test_a_rewrite_that_is_not_built_is_an_error_and_no_silent_no_op(keyword: str, name: str) -> None:
-    if name in get_registered_passes():
-        pytest.skip(f"{name} is built")
-    with pytest.raises(RewriteError, match=rf"{keyword}.*not available"):
-        Converter(**{keyword: True})
+def test_every_rewrite_that_a_keyword_asks_for_is_a_pass_or_announced() -> None:
+    rewrites = {option.rewrite for option in OPTIONS.values() if option.rewrite}
+    assert rewrites <= {*get_registered_passes(), *ANNOUNCED}
 
 
 def test_what_steers_only_the_ipu_is_announced_once(bert: onnx.ModelProto, caplog: pytest.LogCaptureFixture) -> None:

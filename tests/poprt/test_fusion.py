@@ -214,7 +214,7 @@ def test_a_file_with_other_members_than_its_models_is_damaged(tmp_path: Path, co
         name: part for index, one in enumerate(fused.models) for name, part in one._payloads(f"graph{index}/").items()
     }
     write_container(tmp_path / "f.popef", payloads, {"models": (bodies * 2)[:count]}, version=2)
-    with pytest.raises(DamagedExecutableError, match="models"):
+    with pytest.raises(DamagedExecutableError, match="members are|models"):
         Executable(tmp_path / "f.popef")
 
 

@@ -11,7 +11,9 @@ from click.testing import CliRunner, Result
 from models.bert import SIZES, BertConfig, build_bert
 from poprt.compiler import Compiler
 from poprt.converter import Converter
+from poprt.executable import Executable
 from poprt_cli.executor import cli
+from tests.poprt.runtime.test_host_concat_runner import many_inputs
 from tests.poprt.runtime.vector_models import executable, whole_executable
 
 SHAPES = {name: [2, 12] for name in ("input_ids", "attention_mask", "token_type_ids")}
@@ -19,7 +21,7 @@ SHAPES = {name: [2, 12] for name in ("input_ids", "attention_mask", "token_type_
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds a packed executable, a fixed one and one with open dimensions."""
+    """Holds a packed executable, a fixed one, one with open dimensions, one with joined inputs, one of two models."""
     folder = tmp_path_factory.mktemp("popef")
     model = build_bert(BertConfig(**SIZES["tiny"], head="qa"))
     packing = {"max_valid_num": 4, "segment_max_size": 12}
@@ -33,6 +35,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         whole_executable(layout).save(folder / f"{layout}.popef")
     executable("within_rows").save(folder / "within_rows.popef")
     (folder / "text.popef").write_text("no executable")
+    joined = Compiler.compile(Converter(apply_hcsr=True).convert(many_inputs()))
+    joined.save(folder / "joined.popef")
+    Executable.fused([joined, Executable(folder / "packed.popef")]).save(folder / "fused.popef")
     return folder
 
 
@@ -55,6 +60,17 @@ def run(*words: object) -> Result:
         ("across_rows", ["--runner", "packRunner"], 10),
         ("within_rows", ["--runner", "packRunner"], 96),
         ("within_rows_unpacked", ["--runner", "packRunner"], 10),
+        ("fixed", ["--runner", "lightRunner", "--numThreads", 3], 2),
+        ("fixed", ["--runner", "lightRunner", "--batchSize", 5], 5),
+        ("fixed", ["--runner", "hostConcatRunner"], 2),
+        ("joined", ["--runner", "hostConcatRunner"], 4),
+        ("joined", ["--runner", "hostConcatRunner", "--batchSize", 9], 9),
+        ("joined", [], 4),
+        ("fused", [], 4),
+        ("fused", ["--index", 1], 2),
+        ("fused", ["--index", 1, "--runner", "packRunner"], 4),
+        ("fused", ["--runner", "lightRunner"], 4),
+        ("fused", ["--runner", "hostConcatRunner"], 4),
     ],
 )
 def test_latency_and_throughput_are_printed(folder: Path, name: str, words: list[object], batch_size: int) -> None:
@@ -75,8 +91,7 @@ def test_latency_and_throughput_are_printed(folder: Path, name: str, words: list
         ("missing", [], "does not exist"),
         ("x" * 300, [], "does not exist"),
         ("text", [], "text.popef"),
-        ("fixed", ["--runner", "lightRunner"], "not available in this version"),
-        ("fixed", ["--runner", "hostConcatRunner"], "not available in this version"),
+        ("fused", ["--runner", "hostConcatRunner", "--index", 2], "--index 2: the executable has models 0 to 1"),
         ("fixed", ["--runner", "fastRunner"], "fastRunner"),
         ("fixed", ["--runner", "packRunner"], "not packed"),
         ("fixed", ["--index", 1], "only model 0"),

@@ -12,10 +12,12 @@ import onnx
 from passes.parted import PartedModel
 from passes.precision.int8_observation import SampleData
 from poprt.atomic_file import check_target
-from poprt.compiler import Compiler
+from poprt.compiler import Compiler, CompilerOptions
 from poprt.converter import Converter
+from poprt.engine.choice import CHOICES
 from poprt.errors import PoprtError
 from poprt.executable import TEXT, TOKENIZER, Executable
+from poprt.manifest import ONNXRUNTIME
 from poprt.option_kinds import PRECISION
 from poprt.text.facts import BY_TOKEN, EMBEDDING, QUESTION_ANSWERING, RERANKING, TASKS, TextFacts
 from poprt.text.folder.describe import describe
@@ -56,12 +58,13 @@ class PackOptions:
     """What the caller says instead of the folder.
 
     Attributes:
-        precision: "fp32", "fp16" or "int8".
+        precision: "fp32", "fp16", "bf16" or "int8".
         max_length: most tokens of a text; None takes the folder's.
         pooling: one of :data:`poprt.text.folder.modules.POOLINGS`; None takes the folder's.
         task: one of :data:`poprt.text.facts.TASKS`; None takes what config and graph say.
         dimensions: sizes to which embeddings may be cut; None takes what the folder declares.
         progress: whether progress is shown on a terminal.
+        engine: what to compile for, as ``CompilerOptions.engine``.
         sample_texts: a file of texts, one a line, that int8 is measured on; None takes a list of the package's own.
     """
 
@@ -72,9 +75,10 @@ class PackOptions:
     progress: bool = True
     dimensions: tuple[int, ...] | None = None
     sample_texts: str | Path | None = None
+    engine: str = ONNXRUNTIME
 
     def __post_init__(self) -> None:
-        choices = (("precision", PRECISION.words), ("pooling", POOLINGS), ("task", TASKS))
+        choices = (("precision", PRECISION.words), ("pooling", POOLINGS), ("task", TASKS), ("engine", CHOICES))
         for name, words in choices:
             value = getattr(self, name)
             if value is not None and value not in words:
@@ -207,15 +211,16 @@ def _compiled(
         logger=logger,
     )
     compiled: list[Executable] = []
+    compiling = CompilerOptions(engine=options.engine)
 
     def compile_model(parted: PartedModel) -> Executable:
-        compiled.append(Compiler.compile(parted))
+        compiled.append(Compiler.compile(parted, options=compiling))
         return compiled[-1]
 
     converted = converter.convert_in_place(model, compile_model=compile_model, sample_data=sample_data)
     if compiled and converter.isolation is not None and not converter.isolation.fell_back:
         return compiled[-1], converter
-    return Compiler.compile(converted), converter
+    return Compiler.compile(converted, options=compiling), converter
 
 
 def _dimension(executable: Executable, facts: TextFacts) -> int:

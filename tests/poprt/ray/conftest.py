@@ -13,12 +13,12 @@ pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install '.[
 
 @pytest.fixture(scope="package")
 def local_ray() -> Iterator[None]:
-    """Four CPUs by Ray's count: two for actors, and some for tasks that read and write."""
+    """Three CPUs by Ray's count: two for actors, and one for tasks that read and write."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patched.setenv("PYTHONPATH", os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]))
         try:
-            ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
+            ray.init(num_cpus=3, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
             ray.data.DataContext.get_current().enable_progress_bars = False
             yield
         finally:

@@ -116,8 +116,8 @@ def test_what_cannot_work_is_said_before_anything_runs(caplog: pytest.LogCapture
         with pytest.raises(PoprtError, match=complaint):
             poprt.ray.embed(dataset, model(), **options)
     assert not caplog.records
-    poprt.ray.embed(dataset, model(), error_column="why", actors=4)
-    assert "the actors take 4 of the 4 CPUs" in caplog.text
+    poprt.ray.embed(dataset, model(), error_column="why", actors=3)
+    assert "the actors take 3 of the 3 CPUs" in caplog.text
 
 
 @pytest.fixture

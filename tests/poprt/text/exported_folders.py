@@ -10,7 +10,7 @@ import transformers
 
 from tests.exports import VOCAB, Family
 from tests.text_folders import byte_pairs, wordpiece
-from tests.torch_export import WithHead, quiet, _torch_onnx
+from tests.torch_export import WithHead, _torch_onnx, quiet
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
