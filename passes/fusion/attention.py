@@ -10,14 +10,15 @@ import onnx_graphsurgeon as gs
 from passes.arithmetic import rank_of, scalar
 from passes.cleanup.rewiring import is_op
 from passes.node_values import constant
+from passes.operators import Family, members
 from passes.ops.common import DOMAIN
 from passes.refusal import refused
 from passes.rewriting import Site
 
 #: Between the scores and their softmax, and between it and the product with the values.
-_AROUND = ("Add", "Cast", "Clip", "Div", "Dropout", "Identity", "Max", "Mul", "Reshape", "Sub", "Where")
+_AROUND = members(Family.ARITHMETIC, Family.CLAMP, Family.CONVERSION, Family.ORDER) | {"Dropout", "Where"}
 #: Between a projection and the product that reads it, besides scaling.
-_LAYOUT = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+_LAYOUT = members(Family.ORDER, Family.AXES, Family.CONVERSION)
 _LONGEST = 8
 
 
