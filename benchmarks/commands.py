@@ -55,7 +55,7 @@ def _add_throughput(parser: argparse.ArgumentParser) -> None:
     default = Budget()
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["minilm", "bert-base"])
     parser.add_argument("--lengths", nargs="+", choices=list(DISTRIBUTIONS), default=list(DISTRIBUTIONS))
-    parser.add_argument("--precision", nargs="+", choices=["fp32", "int8"], default=["fp32", "int8"])
+    parser.add_argument("--precision", nargs="+", choices=list(PRECISIONS), default=list(PRECISIONS))
     add_pairs(parser, default.seconds)
     parser.add_argument(
         "--minutes",

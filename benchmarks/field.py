@@ -10,9 +10,9 @@ from benchmarks.contenders import Contender, Engine, OnnxRuntime, Padded, Result
 from benchmarks.quantise import quantise
 from benchmarks.rounds import Report, WrongNumbersError, check_numbers, fastest
 from benchmarks.workloads import ROWS, Lengths, Requests, build, compile_packed, config_of
+from poprt.engine.choice import AUTO, is_installed
 from poprt.engine.cpu import usable_cores
 
-_PACKED_OPENVINO = "OpenVINO: poprt's packed graph, sorted"
 CHECKED = 8  # requests whose numbers are compared before anything is timed
 SEARCH_TOKENS = 4096  # of the requests that batch sizes are tried on, at most
 SEARCH_SECONDS = 1.0  # of a batch size's trial, about
@@ -74,7 +74,8 @@ class Field:
         self._config = config_of(case.size)
         self._searched = max(ROWS, round(SEARCH_TOKENS / case.lengths.mean))
         self._reference = self._run_reference()
-        self._executable = compile_packed(self._model, case.lengths.longest, case.precision)
+        self._executable = compile_packed(self._model, case.lengths.longest, case.precision, AUTO)
+        self._ours = self._executable.manifest.engine
 
     def ours(self) -> Entry:
         """The pack runner, which each other contender is timed against.
@@ -82,7 +83,9 @@ class Field:
         Raises:
             WrongNumbersError: its numbers are wrong.
         """
-        return self._entry(ours.runner_contender(self._executable), "poprt")
+        contender = ours.runner_contender(self._executable, AUTO)
+        self._ours = contender.runner.executable.manifest.engine
+        return self._entry(contender, "poprt")
 
     def others(self) -> Iterator[Entry]:
         """Make, tune, check and yield every other contender. None is made before the one before it is asked for."""
@@ -90,8 +93,7 @@ class Field:
             ("onnxruntime", "", self._baselines),
             ("CTranslate2", peer_ctranslate2.HOW_TO, self._ctranslate2),
             ("OpenVINO", peer_openvino.HOW_TO, self._openvino),
-            ("poprt", "", self._laid_offline),
-            (_PACKED_OPENVINO, peer_openvino.HOW_TO, self._packed_openvino),
+            ("poprt", "", self._others_of_ours),
         ):
             yield from self._present(name, how_to, contenders())
 
@@ -138,16 +140,20 @@ class Field:
 
     def _openvino(self) -> Iterator[tuple[Contender, str, bool]]:
         def engine(streams: int) -> Engine:
-            return peer_openvino.OpenVINO(self._plain, streams)
+            return peer_openvino.OpenVINO(self._plain, streams, "bf16" if self.case.precision == "bf16" else "f32")
 
         yield self._fastest_peer("OpenVINO: order of arrival", engine(1), engine), "peer", False
 
-    def _laid_offline(self) -> Iterator[tuple[Contender, str, bool]]:
-        yield ours.OfflinePacks(self._executable), "poprt", True
-
-    def _packed_openvino(self) -> Iterator[tuple[Contender, str, bool]]:
-        session = peer_openvino.OpenVINO(peer_openvino.engine_model(self._executable))
-        yield ours.OfflinePacks(self._executable, _PACKED_OPENVINO, session), "poprt", True
+    def _others_of_ours(self) -> Iterator[tuple[Contender, str, bool]]:
+        """The pack runner on the engine that was not taken, in float32, and packs that are laid before."""
+        for engine in self._executable.manifest.engines:
+            if engine != self._ours and is_installed(engine):
+                yield ours.runner_contender(self._executable, engine, f"poprt on {engine}"), "poprt", False
+        if self.case.precision != "fp32":
+            plain = compile_packed(self._model, self.case.lengths.longest)
+            yield ours.runner_contender(plain, name="poprt in float32"), "poprt", False
+        engine = self._ours
+        yield ours.OfflinePacks(self._executable.for_engine(engine), engine=engine), "poprt", True
 
     def _fastest_peer(self, name: str, together: Engine, engine: Callable[[int], Engine]) -> Contender:
         """A peer at its best batch size, with all cores at one batch or a batch on each core."""

@@ -11,19 +11,27 @@ import numpy as np
 
 from benchmarks.contenders import Packed, Result, Sample, sample_length
 from poprt import runtime
-from poprt.engine.lanes import choose_lanes
 from poprt.engine.protocol import Session
-from poprt.engine.session import EngineSession
 from poprt.executable import Executable
+from poprt.manifest import ONNXRUNTIME
 from poprt.runtime.across_rows_session import AcrossRowsSession
+from poprt.runtime.opening import Opening, open_executable
 
 OFFLINE_TOKENS = 512  # of an offline pack, at most
 
 
-def runner_contender(executable: Executable) -> Packed:
-    """The pack runner, fed in order of arrival."""
-    config = runtime.PackRunnerConfig(timeout_microseconds=2000, queue_limit=1 << 16)
-    return Packed("poprt: pack runner, order of arrival", runtime.PackRunner(executable, config))
+def runner_contender(executable: Executable, engine: str | None = None, name: str = "poprt: pack runner") -> Packed:
+    """The pack runner, fed in order of arrival.
+
+    Args:
+        executable: packed.
+        engine: as in its configuration.
+        name: of the contender; the engine that runs is added where it is not onnxruntime.
+    """
+    config = runtime.PackRunnerConfig(timeout_microseconds=2000, queue_limit=1 << 16, engine=engine)
+    runner = runtime.PackRunner(executable, config)
+    ran = runner.executable.manifest.engine
+    return Packed(f"{name}{'' if ran == ONNXRUNTIME else f' ({ran})'}, order of arrival", runner)
 
 
 class OfflinePacks:
@@ -32,8 +40,9 @@ class OfflinePacks:
     Args:
         executable: packed across rows.
         name: of the contender.
-        session: runs the executable's graph, one pack at a time; None opens one of onnxruntime, and packs run side by
-            side as the pack runner's do.
+        session: runs the executable's graph, one pack at a time; None opens one, and packs run side by side as the
+            pack runner's do.
+        engine: what is opened.
     """
 
     def __init__(
@@ -41,6 +50,7 @@ class OfflinePacks:
         executable: Executable,
         name: str = "poprt: packs laid offline, sorted",
         session: Session | None = None,
+        engine: str = ONNXRUNTIME,
     ) -> None:
         self.name = name
         packing = executable.packing
@@ -48,11 +58,12 @@ class OfflinePacks:
         assert packing.neighbours == "any", "samples of different lengths may not share a run"
         self._packing = packing
         self._outputs = list(packing.outputs)
-        lanes = choose_lanes(any_size=session is None)
-        session = session or EngineSession(executable, threads=lanes.threads)
-        self._across_rows = AcrossRowsSession(session, executable.manifest, packing)
         #: Packs that run at the same time.
-        self.lanes = lanes.count
+        self.lanes = 1
+        if session is None:
+            opened = open_executable(executable, Opening(engine))
+            session, self.lanes = opened.session, opened.lanes.count
+        self._across_rows = AcrossRowsSession(session, executable.manifest, packing)
         self._seconds = 0.0
 
     def run(self, samples: Sequence[Sample]) -> list[Result]:

@@ -23,11 +23,12 @@ class CTranslate2:
     Args:
         model: the question-answering model of :mod:`models.bert`, whose weights are taken.
         config: its sizes.
-        precision: "fp32" or "int8".
+        precision: "fp32", "bf16" or "int8".
         workers: batches that run at the same time; the cores are shared among them.
 
     Raises:
         ImportError: CTranslate2 is not installed.
+        RuntimeError: it does not compute in this precision on this CPU.
     """
 
     token_outputs = frozenset({"start_logits", "end_logits"})
@@ -35,6 +36,9 @@ class CTranslate2:
     def __init__(self, model: onnx.ModelProto, config: BertConfig, precision: str = "fp32", workers: int = 1) -> None:
         import ctranslate2
 
+        kind = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}[precision]
+        if kind not in ctranslate2.get_supported_compute_types("cpu"):
+            raise RuntimeError(f"it has no products of {kind} for this CPU")
         self._ct2 = ctranslate2
         # CTranslate2 quantises in place, so each array is a copy.
         weights = {tensor.name: np.array(numpy_helper.to_array(tensor)) for tensor in model.graph.initializer}
@@ -42,14 +46,14 @@ class CTranslate2:
         with tempfile.TemporaryDirectory() as folder:
             spec = _encoder_spec(config, weights)
             spec.validate()
-            spec.optimize(quantization="int8" if precision == "int8" else None)
+            spec.optimize(quantization=None if precision == "fp32" else kind)
             spec.save(folder)
             self._encoder = ctranslate2.Encoder(
                 folder,
                 device="cpu",
                 inter_threads=workers,
                 intra_threads=max(1, usable_cores() // workers),
-                compute_type="int8" if precision == "int8" else "float32",
+                compute_type=kind,
             )
 
     def __call__(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,6 @@ HOW_TO = "pip install openvino"
 
 class OpenVINO:
     """An OpenVINO model that computes in one precision (where the model itself leaves it open), on all usable cores.
-
-    It is also a session over an executable's graph, for packs.
 
     Args:
         model: the ONNX model, serialised.
@@ -68,11 +66,6 @@ class OpenVINO:
             return {name: np.array(tensor.data) for name, tensor in zip(self._names, tensors, strict=True)}
         finally:
             self._idle.put(request)
-
-    def run(self, feeds: Mapping[str, Array], output_names: Sequence[str] | None = None) -> list[Array]:
-        """Run once; the outputs in the order asked for."""
-        outputs = self(feeds)
-        return [outputs[name] for name in output_names or self._names]
 
 
 def engine_model(executable: Executable) -> bytes:

@@ -11,9 +11,10 @@ import onnx
 
 from benchmarks.contenders import Sample
 from models.bert import SIZES, BertConfig, build_bert
-from poprt.compiler import Compiler
+from poprt.compiler import Compiler, CompilerOptions
 from poprt.converter import Converter
 from poprt.executable import Executable
+from poprt.manifest import ONNXRUNTIME
 
 ROWS = 16
 
@@ -86,9 +87,12 @@ def build(size: str, seed: int = 0) -> onnx.ModelProto:
     return build_bert(config_of(size), seed)
 
 
-def compile_packed(model: onnx.ModelProto, longest: int, precision: str = "fp32") -> Executable:
-    """Convert ``model`` packed across 16 rows of ``longest`` tokens, and compile it."""
-    return Compiler.compile(convert_packed(model, longest, precision))
+def compile_packed(
+    model: onnx.ModelProto, longest: int, precision: str = "fp32", engine: str = ONNXRUNTIME
+) -> Executable:
+    """Convert ``model`` packed across 16 rows of ``longest`` tokens, and compile it for an engine or "auto"."""
+    options = CompilerOptions(engine=engine, show_compilation_progress_bar=False)
+    return Compiler.compile(convert_packed(model, longest, precision), options=options)
 
 
 def compile_padded(model: onnx.ModelProto, longest: int) -> Executable:

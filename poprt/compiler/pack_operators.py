@@ -7,11 +7,12 @@ from typing import Any
 import onnx
 from onnx import helper
 
+from passes.operators import KEEPS_VALUES
 from passes.ops import DOMAIN
 from poprt.executable import PackOperators
 
 #: What may stand between the mask input and AttentionMask: it shapes numbers and casts them.
-_CARRIERS = frozenset({"Cast", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+_CARRIERS = KEEPS_VALUES | {"Expand"}
 
 
 def pack_operators(model: onnx.ModelProto) -> PackOperators | None:

@@ -126,12 +126,18 @@ def _blaming_the_graph() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if missing := _MISSING.search(str(error)):
+        if missing := missing_operators(error):
             raise UnsupportedOperatorError(
-                f"OpenVINO {version()} lacks an operator that this executable needs: {missing[1].strip()}; use "
+                f"OpenVINO {version()} lacks an operator that this executable needs: {missing}; use "
                 "engine='onnxruntime'"
             ) from error
         raise ExecutableError(f"OpenVINO {version()} cannot load the graph: {_last_line(error)}") from error
+
+
+def missing_operators(error: RuntimeError) -> str:
+    """The operators that OpenVINO's ``error`` says it has not; "" where it says something else."""
+    match = _MISSING.search(str(error))
+    return match[1].strip() if match else ""
 
 
 def _last_line(error: Exception) -> str:

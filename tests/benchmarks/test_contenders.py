@@ -99,11 +99,13 @@ def test_ctranslate2_computes_the_same_numbers() -> None:
 
 def test_openvino_computes_the_same_numbers_on_the_model_and_on_the_packed_graph() -> None:
     pytest.importorskip("openvino", reason="not installed: pip install '.[bench]'")
-    from benchmarks.peer_openvino import OpenVINO, engine_model
+    from benchmarks.peer_openvino import OpenVINO
 
     assert_right(Padded("peer", OpenVINO(model().SerializeToString()), 3).run(SAMPLES))
     assert_right(Padded("peer", OpenVINO(model().SerializeToString(), streams=2), 2, workers=2).run(SAMPLES))
-    assert_right(OfflinePacks(executable(), "packed", OpenVINO(engine_model(executable()))).run(SAMPLES))
+    packed = compile_packed(model(), 64, engine="openvino")
+    assert_right(OfflinePacks(packed, engine="openvino").run(SAMPLES))
+    assert_right(runner_contender(packed, "openvino").run(SAMPLES))
 
 
 def test_the_quantised_baseline_is_near_the_original_and_not_equal() -> None:
