@@ -1,4 +1,4 @@
-"""What a GPU changes: asked in one module (``poprt/engine/providers.py``), with a device that is only said to be there."""
+"""What a GPU changes, which one module is asked for; with a device that is only said to be there."""
 
 from __future__ import annotations
 
