@@ -87,7 +87,7 @@ def _sources() -> set[str]:
         path
         for folder in folders
         for path in folder.rglob("*")
-        if path.suffix in (".py", ".proto", ".binpb", ".html") or path.name == "py.typed"
+        if path.suffix in (".py", ".proto", ".binpb", ".html", ".txt") or path.name == "py.typed"
     )
     return {path.relative_to(ROOT).as_posix() for path in files}
 
