@@ -15,15 +15,26 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import ml_dtypes  # noqa: F401  numpy knows "bfloat16" from then on
 import numpy as np
 import numpy.typing as npt
 
-from poprt.container import ALIGNMENT, FORMAT_VERSION, ONE_MODEL, SEVERAL_MODELS, Payload, write_container
+from poprt.container import FORMAT_VERSION, ONE_MODEL, SEVERAL_MODELS, Payload, write_container
 from poprt.container_reader import MANIFEST_LIMIT, Container, read_container
-from poprt.errors import DamagedExecutableError, ExecutableError
+from poprt.errors import ExecutableError
+from poprt.executable_members import (
+    GRAPH,
+    TEXT,
+    TEXT_LIMITS,
+    TOKENIZER,
+    WEIGHTS,
+    check_folders,
+    check_graphs,
+    check_names,
+    check_text_size,
+    other_graph,
+    read_text,
+)
 from poprt.fused_names import prefix_of
-from poprt.graph_check import check_graph
 from poprt.manifest import (
     WEIGHT_DTYPES,
     FusedManifest,
@@ -35,7 +46,7 @@ from poprt.manifest import (
 )
 from poprt.manifest_rules import check_manifest
 from poprt.manifest_schema import is_fused, read_fused_manifest, read_manifest
-from poprt.opened_file import Bytes
+from poprt.stored_weights import little_endian, place_weights, read_only, weight_view
 
 __all__ = [
     "FORMAT_VERSION",
@@ -51,24 +62,7 @@ __all__ = [
     "place_weights",
 ]
 
-_GRAPH = "model.onnx"
-_OTHER_GRAPH = "model.{engine}.onnx"
-_WEIGHTS = "weights.bin"
-#: What a text model says of itself, and its tokenizer. Both are there, or neither.
-TEXT, TOKENIZER = "text.json", "tokenizer.json"
-#: The most bytes of each that are read. Large vocabularies have tokenizers of some 35 MB.
-TEXT_LIMITS = {TEXT: 1 << 20, TOKENIZER: 64 << 20}
 _HEAD_ROOM = 1024  # what the container adds to a manifest
-
-
-def place_weights(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, tuple[int, int]]:
-    """Offset and length in bytes of each array in the weights member, each aligned to 64 bytes."""
-    places, end = {}, 0
-    for name, array in arrays.items():
-        start = end + -end % ALIGNMENT
-        end = start + array.nbytes
-        places[name] = (start, array.nbytes)
-    return places
 
 
 class Executable:
@@ -97,24 +91,24 @@ class Executable:
                 self._read_models(container)
                 return
             manifest = read_manifest(container.manifest)
-            _check_names(container.names, manifest)
+            check_names(container.names, manifest)
             self._read(container, manifest)
-            self._texts = {name: _text(container, name) for name in TEXT_LIMITS if name in container.names}
+            self._texts = {name: read_text(container, name) for name in TEXT_LIMITS if name in container.names}
         except ExecutableError as error:
             raise type(error)(f"{path}: {error}") from None
 
     def _read(self, container: Container, manifest: Manifest, folder: str = "") -> None:
         """Become the model whose graphs and weights are in ``folder``."""
-        data, graph = container.view(folder + _WEIGHTS), container.read(folder + _GRAPH)
-        others = {engine: container.read(folder + _other_graph(engine)) for engine in manifest.other_graphs}
+        data, graph = container.view(folder + WEIGHTS), container.read(folder + GRAPH)
+        others = {engine: container.read(folder + other_graph(engine)) for engine in manifest.other_graphs}
         check_manifest(manifest, file_bytes=container.size, weight_bytes=len(data))
-        _check_graphs(manifest, graph, others)
-        self._set(manifest, graph, {spec.name: _weight_view(spec, data) for spec in manifest.weights}, others)
+        check_graphs(manifest, graph, others)
+        self._set(manifest, graph, {spec.name: weight_view(spec, data) for spec in manifest.weights}, others)
         self._container = container
 
     def _read_models(self, container: Container) -> None:
         manifest = read_fused_manifest(container.manifest)
-        _check_folders(container.names, manifest.models)
+        check_folders(container.names, manifest.models)
         models = []
         for index, said in enumerate(manifest.models):
             models.append(Executable.__new__(Executable))
@@ -153,7 +147,7 @@ class Executable:
             if (spec.offset, spec.nbytes) != places[spec.name]:
                 raise ValueError(f"weight {spec.name!r}: the manifest gives another place than place_weights")
         executable = cls.__new__(cls)
-        executable._set(manifest, graph, {name: _read_only(array) for name, array in weights.items()}, others)
+        executable._set(manifest, graph, {name: read_only(array) for name, array in weights.items()}, others)
         return executable
 
     @classmethod
@@ -334,9 +328,9 @@ class Executable:
 
     def _payloads(self, folder: str = "") -> dict[str, Payload]:
         payloads = {
-            _GRAPH: Payload(len(self._graph), [self._graph]),
-            **{_other_graph(engine): Payload(len(graph), [graph]) for engine, graph in self._other_graphs.items()},
-            _WEIGHTS: Payload(self._weight_bytes(), self._weight_chunks()),
+            GRAPH: Payload(len(self._graph), [self._graph]),
+            **{other_graph(engine): Payload(len(graph), [graph]) for engine, graph in self._other_graphs.items()},
+            WEIGHTS: Payload(self._weight_bytes(), self._weight_chunks()),
             **{name: Payload(len(data), [data]) for name, data in self._texts.items()},
         }
         return {folder + name: payload for name, payload in payloads.items()}
@@ -357,9 +351,9 @@ class Executable:
                 raise ExecutableError(f"its manifest has {len(manifest)} bytes, at most {MANIFEST_LIMIT} are read")
             (read_fused_manifest if is_fused(body) else read_manifest)(json.loads(manifest))
             check_manifest(self._manifest, file_bytes=len(self._graph) + size, weight_bytes=size)
-            _check_graphs(self._manifest, self._graph, self._other_graphs)
+            check_graphs(self._manifest, self._graph, self._other_graphs)
             for name, data in self._texts.items():
-                _check_text_size(name, len(data))
+                check_text_size(name, len(data))
         except ExecutableError as error:
             raise ExecutableError(f"the executable is not written, it could not be loaded: {error}") from error
 
@@ -367,62 +361,5 @@ class Executable:
         position = 0
         for spec in self._manifest.weights:
             yield bytes(spec.offset - position)
-            yield _little_endian(self._weights[spec.name]).reshape(-1).view(np.uint8).data
+            yield little_endian(self._weights[spec.name]).reshape(-1).view(np.uint8).data
             position = spec.offset + spec.nbytes
-
-
-def _other_graph(engine: str) -> str:
-    return _OTHER_GRAPH.format(engine=engine)
-
-
-def _graphs(manifest: Manifest) -> set[str]:
-    return {_GRAPH, *map(_other_graph, manifest.other_graphs)}
-
-
-def _check_names(names: Sequence[str], manifest: Manifest) -> None:
-    """Graphs and weights; a text model has its two members as well."""
-    graphs = _graphs(manifest)
-    if set(names) not in ({*graphs, _WEIGHTS}, {*graphs, _WEIGHTS, *TEXT_LIMITS}):
-        raise DamagedExecutableError(
-            f"its members are {sorted(names)}, not {', '.join(sorted(graphs))} and {_WEIGHTS}, with {TEXT} and "
-            f"{TOKENIZER} or without"
-        )
-
-
-def _check_folders(names: Sequence[str], models: Sequence[Manifest]) -> None:
-    """Graphs and weights of each of the models."""
-    expected = {prefix_of(index) + name for index, said in enumerate(models) for name in (*_graphs(said), _WEIGHTS)}
-    if set(names) != expected:
-        raise DamagedExecutableError(f"its members are {sorted(names)}, not {sorted(expected)}")
-
-
-def _check_graphs(manifest: Manifest, graph: bytes, others: Mapping[str, bytes]) -> None:
-    """Check each graph against the weights that it may read."""
-    for engine, each in {manifest.engine: graph, **others}.items():
-        check_graph(each, manifest.for_engine(engine).weights)
-
-
-def _text(container: Container, name: str) -> bytes:
-    _check_text_size(name, len(container.view(name)))
-    return container.read(name)
-
-
-def _check_text_size(name: str, size: int) -> None:
-    if size > TEXT_LIMITS[name]:
-        raise DamagedExecutableError(f"member {name!r} has {size} bytes, at most {TEXT_LIMITS[name]} are read")
-
-
-def _little_endian(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-
-
-def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    view = array.view()
-    view.flags.writeable = False
-    return view
-
-
-def _weight_view(spec: WeightSpec, data: Bytes) -> npt.NDArray[Any]:
-    dtype = np.dtype(spec.dtype).newbyteorder("<")
-    view: npt.NDArray[Any] = data[spec.offset : spec.offset + spec.nbytes].view(dtype).reshape(spec.shape)
-    return view
