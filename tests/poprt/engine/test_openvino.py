@@ -162,3 +162,12 @@ def test_a_session_refuses_wrong_feeds_by_name() -> None:
 def test_a_graph_for_another_engine_is_refused() -> None:
     with pytest.raises(PoprtError, match="lowered for onnxruntime"):
         OpenVinoSession(executable("fp32").for_engine(ONNXRUNTIME))
+
+
+def test_attention_is_one_kernel_that_keeps_no_scores() -> None:
+    """OpenVINO makes it of the standard operators, mask and all: the graph that it runs has no softmax of its own."""
+    session = OpenVinoSession(executable("fp32").for_engine(OPENVINO))
+    ran = session._idle.get().get_compiled_model().get_runtime_model()
+    kinds = [op.get_rt_info()["layerType"].astype(str) for op in ran.get_ops()]
+    assert "Softmax" not in kinds
+    assert kinds.count("Subgraph") >= SIZES["tiny"]["layers"]
