@@ -198,9 +198,9 @@ def describe(model: ServedModel) -> str:
         what = "tensors (it has no tokenizer)"
     else:
         what = f"{model.text.task}, texts of up to {model.text.max_length} tokens"
-    parts = [what, runner.executable.manifest.engine, _counted(runner.lanes, "lane")]
+    parts = [what, _counted(runner.lanes, "lane")]
     if isinstance(runner, PackRunner):
-        parts.append(f"{runner.token_budget} tokens a pack")
+        parts.append(f"{runner.token_budget} tokens a pack, {runner.executable.manifest.engine}")
     return f"{model.name}: {', '.join(parts)}"
 
 

@@ -18,6 +18,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXCEPTIONS = {
     "make demo     # pack a real sentence encoder, search with it, time it against padding, serve it": "runs make",
     "pip install .": "installs",
+    "pip install '.[openvino]'": "installs",
     "poprt serve minilm=minilm.popef": "serves until it is stopped",
     "docker build -f deploy/Dockerfile -t poprt .": "needs Docker",
     'make bench                        # all of this page but "Over HTTP", in at most 30 minutes': "takes long",

@@ -122,7 +122,7 @@ def test_a_full_pack_makes_no_scores_and_no_mask(dialect: str) -> None:
 
 def test_other_packs_run_the_nodes_that_there_were(monkeypatch: pytest.MonkeyPatch) -> None:
     with_branches = EngineSession(compiled(), threads=1)
-    monkeypatch.setattr("poprt.compiler.compiler.has_fast_half", lambda: True)
+    monkeypatch.setattr("poprt.compiler.lowering.has_fast_half", lambda: True)
     without = Compiler.compile(converted(original()), None)
     assert not with_operator(engine_graph(without), "MultiHeadAttention")
     for lengths in MIXED:

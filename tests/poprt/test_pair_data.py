@@ -98,8 +98,8 @@ def test_poprt_exec_times_both_runners(name: str, tmp_path: Path) -> None:
     executable(name).save(path)
     assert Executable(path).packing == executable(name).packing
     options: dict[str, Any] = {"iteration": 1, "threads": 1, "pack_timeout": 0, "dynamic_input": "", "mask": ""}
-    assert run_packed(path, max_valid_num=4, **options).seconds
-    assert run_model(path, batch_size=None, **options).seconds
+    assert run_packed(Executable(path), max_valid_num=4, **options).seconds
+    assert run_model(Executable(path), batch_size=None, **options).seconds
 
 
 def test_triton_refuses_it_by_name() -> None:

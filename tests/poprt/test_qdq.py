@@ -121,7 +121,7 @@ def test_the_engine_rounds_no_activations_beside_weights_of_four_bits() -> None:
 def test_a_cpu_without_dot_products_gets_the_weights_of_qdq_models_unsigned(
     monkeypatch: pytest.MonkeyPatch, shared: bool
 ) -> None:
-    monkeypatch.setattr("poprt.compiler.compiler.lacks_int8_dot_products", lambda: True)
+    monkeypatch.setattr("poprt.compiler.lowering.lacks_int8_dot_products", lambda: True)
     model = quantised("products, a scale for each column")
     executable = Compiler.compile(Converter().convert(model) if shared else model)  # the passes merge equal zero points
     types = {spec.dtype for spec in executable.manifest.weights}

@@ -248,7 +248,7 @@ def test_an_embedding_for_each_token_where_the_graph_has_them(tmp_path: Path) ->
     hidden = files.model().graph.output[0]
     model, facts = packing._prepared(files, options)
     model.graph.output.append(hidden)
-    compiled, _ = packing._compiled(model, facts, options)
+    compiled, _ = packing._compiled(model, facts, options, None)
     members = packing.pack(tmp_path, options=options).executable.texts
     with server({"m": compiled.with_texts(members)}) as running:
         url = f"http://{running.http}"
