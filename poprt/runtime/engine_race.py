@@ -22,8 +22,8 @@ logger = logging.getLogger("poprt")
 #: Seconds that the race takes, about.
 PATIENCE = 2.0
 _LEAST_ROUNDS, _MOST_ROUNDS = 3, 8
-#: Samples of the packs that are timed: queries, and passages.
-_PACKS = ((16,) * 24, (128,) * 4)
+#: Samples of the packs that are timed: queries, and passages, of lengths that differ as they do in use.
+_PACKS = (tuple(range(4, 28)), (96, 160, 112, 144))
 #: An open extent of a model that is not packed.
 _EXTENT = 8
 
@@ -107,9 +107,12 @@ def _packs(executable: Executable, packing: PackingSpec, session: Session, lanes
     longest, capacity = packing.segment_max_size[0], packing.rows * packing.columns
     most = packing.max_valid_num if packing.neighbours != "none" else 1
     packs = []
-    for pack in _PACKS:
-        length = min(packing.tokens(pack[0]), longest, capacity)
-        packs.append((length,) * max(1, min(len(pack), most, capacity // length)))
+    for lengths in _PACKS:
+        if packing.neighbours != "any":  # such packs are of one length
+            lengths = (sum(lengths) // len(lengths),) * len(lengths)
+        fitting = [min(packing.tokens(length), longest, capacity) for length in lengths]
+        count = max(1, min(len(fitting), most, capacity // max(fitting)))
+        packs.append(tuple(fitting[:count]))
     tokens = lanes * sum(map(sum, packs))
     return _Work(lambda: sum(map(timer, packs)), tokens, "tokens/s")
 
