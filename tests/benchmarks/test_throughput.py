@@ -66,9 +66,8 @@ def test_the_command_prints_a_table_and_writes_json_and_a_picture(
     rows = body["results"][0]["rows"]
     kinds = [row["kind"] for row in rows]  # the peers, too, where they are installed
     assert kinds.count("baseline") == BASELINES
-    assert {"poprt: pack runner, order of arrival", "poprt: packs laid offline, sorted"} <= {
-        row["name"] for row in rows
-    }
+    names = {row["name"].replace(" (openvino)", "") for row in rows}  # whichever engine was the faster one
+    assert {"poprt: pack runner, order of arrival", "poprt: packs laid offline, sorted"} <= names
     assert all(row["name"] in printed for row in rows)
     (runner,) = [row for row in rows if row["paired"] is None]
     assert runner["name"].startswith("poprt: pack runner")
