@@ -25,6 +25,8 @@ from passes.shapes.dtypes import infer_dtypes
 Array = np.ndarray[Any, Any]
 
 _LONGEST_CHAIN = 12
+#: Of what a constant is rounded by, relative to the largest element; bfloat16 rounds by half as much.
+_LARGEST_ERROR = 2.0**-8
 
 
 class NodeRewrite(GraphPass):
@@ -110,10 +112,14 @@ class Site:
         return id(node) in self._gone
 
     def finish(self) -> None:
-        """Bring the nodes of the graph in order, new ones among them."""
+        """Bring the nodes of the graph in order, new ones among them, and those that were put before new ones."""
         nodes: list[gs.Node] = []
-        for node in self.scope.nodes:
-            nodes += [*self._before.pop(id(node), ()), node]
+        waiting = list(reversed(self.scope.nodes))
+        while waiting:
+            new = self._before.pop(id(waiting[-1]), ())
+            if not new:
+                nodes.append(waiting.pop())
+            waiting += reversed(new)
         if len(nodes) != len(self.scope.nodes):
             self.scope.nodes = nodes
         drop_nodes(self.scope, [node for node in nodes if self.is_gone(node)])
@@ -166,6 +172,22 @@ class Site:
             ids = {id(node) for node in inside}
             if not any(self.is_output(t) or any(id(node) not in ids for node in t.outputs) for t in between):
                 yield last
+
+
+def narrowed(values: Array, dtype: np.dtype[Any], what: str) -> Array:
+    """``values`` [..., N] of a new constant, in the type of the one that it takes the place of.
+
+    Raises:
+        RefusedError: they are too large or too small for it: 60000 * 2 in float16.
+    """
+    exact = np.asarray(values, np.float64)
+    finite = np.isfinite(exact)
+    with np.errstate(over="ignore"):
+        result = exact.astype(dtype)
+    error = np.abs(result[finite] - exact[finite])
+    if error.max(initial=0) > _LARGEST_ERROR * np.abs(exact[finite]).max(initial=0):
+        raise refused(f"its new {what} is out of the range of {dtype}")
+    return result
 
 
 def _leading_to(last: gs.Node, nodes: list[gs.Node]) -> list[gs.Node]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.arithmetic import rank_of
+from passes.arithmetic import has_type_of, rank_of
 from passes.fusion.attention_ops import input_at
 from passes.node_values import constant
 from passes.refusal import refused
 from passes.registry import register
-from passes.rewriting import Array, NodeRewrite, Site
+from passes.rewriting import Array, NodeRewrite, Site, narrowed
 
 _EPSILON = 1e-5
 _FIRST_OPSET = 9  # before it, an attribute said whether there is one value a channel or one a place
@@ -90,8 +90,8 @@ class FuseBnIntoConv(_IntoProduct):
         make, attrs, data = site.builder(conv), dict(conv.attrs), conv.inputs[0]
         inputs = [
             data,
-            make.constant("weight", weight * factor, weight.dtype),
-            make.constant("bias", bias * affine.factor + affine.shift, weight.dtype),
+            make.constant("weight", narrowed(weight * factor, weight.dtype, "weight"), weight.dtype),
+            make.constant("bias", narrowed(bias * affine.factor + affine.shift, weight.dtype, "bias"), weight.dtype),
         ]
         site.release(conv)
         make.add("Conv", "normalised", inputs, into=site.release(node), **attrs)
@@ -128,8 +128,8 @@ class FuseBnIntoGemm(_IntoProduct):
         shifted = bias.reshape(-1) * float(attrs.pop("beta", 1.0)) * affine.factor + affine.shift
         inputs = [
             data,
-            make.constant("weight", weight * factor, weight.dtype),
-            make.constant("bias", shifted, weight.dtype),
+            make.constant("weight", narrowed(weight * factor, weight.dtype, "weight"), weight.dtype),
+            make.constant("bias", narrowed(shifted, weight.dtype, "bias"), weight.dtype),
         ]
         site.release(gemm)
         make.add("Gemm", "normalised", inputs, into=site.release(node), **attrs)
@@ -139,8 +139,8 @@ class FuseBnIntoGemm(_IntoProduct):
         if rank_of(matmul.inputs[0]) != 2 or weight.ndim != 2:
             raise refused("its MatMul is not known to be one of two matrices")
         make, data = site.builder(matmul), matmul.inputs[0]
-        scaled = make.constant("weight", weight * affine.factor, weight.dtype)
-        shift = make.constant("shift", affine.shift, weight.dtype)
+        scaled = make.constant("weight", narrowed(weight * affine.factor, weight.dtype, "weight"), weight.dtype)
+        shift = make.constant("shift", narrowed(affine.shift, weight.dtype, "shift"), weight.dtype)
         site.release(matmul)
         product = make.add("MatMul", "scaled", [data, scaled], weight.dtype)
         make.add("Add", "normalised", [product, shift], into=site.release(node))
@@ -151,8 +151,8 @@ class ReplaceBnWithMulAdd(NodeRewrite):
     """Replaces BatchNormalization by a Mul and an Add with constants [C, 1, 1].
 
     [N, C, H, W] -> BatchNormalization becomes [N, C, H, W] -> Mul by [C, 1, 1] -> Add of [C, 1, 1]. Leaves alone, with
-    a reason: parameters that are computed, an input of unknown rank, batch norms of training. Local functions are left
-    alone.
+    a reason: parameters that are computed or of another type than the input, an input of unknown rank, batch norms of
+    training. Local functions are left alone.
     """
 
     operators = ("BatchNormalization",)
@@ -165,6 +165,8 @@ class ReplaceBnWithMulAdd(NodeRewrite):
             raise refused(f"how many axes {node.inputs[0].name!r} has is not known")
         values = constant(node.inputs[1])
         assert values is not None, "_Affine.of read it"
+        if not has_type_of(node.inputs[0], node.inputs[1]):
+            raise refused(f"its parameters are {values.dtype}, and {node.inputs[0].name!r} is not")
         shape, dtype = (-1, *[1] * (rank - 2)), values.dtype
         make, data = site.builder(node), node.inputs[0]
         factor = make.constant("factor", affine.factor.reshape(shape), dtype)

@@ -9,7 +9,7 @@ from passes.arithmetic import rank_of
 from passes.node_values import constant
 from passes.refusal import refused
 from passes.registry import register
-from passes.rewriting import Array, NodeRewrite, Site
+from passes.rewriting import Array, NodeRewrite, Site, narrowed
 
 
 @register("fuse_mul_into_matmul")
@@ -18,7 +18,8 @@ class FuseMulIntoMatmul(NodeRewrite):
 
     [B, S, K] -> MatMul by [K, N] -> Mul by a number or [N] becomes [B, S, K] -> MatMul by a scaled [K, N]. Leaves
     alone, with a reason: factors and matrices that are computed, that the result is broadcast to, or that another node
-    reads, too (the matrix alone), and products whose result is read elsewhere. Local functions are left alone.
+    reads, too (the matrix alone), products whose result is read elsewhere, and a matrix that would leave its type's
+    range. Local functions are left alone.
     """
 
     operators = ("Mul", "Div")
@@ -55,7 +56,8 @@ def scaled_columns(weight: Array, factor: Array, rank: int | None, *, divide: bo
     """``weight`` [..., K, N] whose columns are scaled by ``factor``, a number or [N]; in its own type.
 
     Raises:
-        RefusedError: the factor is no such thing, or not of floats, or adds axes to a result of ``rank``.
+        RefusedError: the factor is no such thing, or not of floats, or adds axes to a result of ``rank``, or leaves the
+            range of the type.
     """
     if weight.dtype.kind != "f" or factor.dtype.kind != "f":
         raise refused("it is not one of floats")
@@ -66,4 +68,4 @@ def scaled_columns(weight: Array, factor: Array, rank: int | None, *, divide: bo
     flat = factor.reshape(-1).astype(np.float64)
     if divide and not flat.all():
         raise refused("it divides by zero")
-    return (weight / flat if divide else weight * flat).astype(weight.dtype)
+    return narrowed(weight / flat if divide else weight * flat, weight.dtype, "matrix")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from passes.arithmetic import agrees, evaluate, has_type_of, variables
+from passes.arithmetic import agrees, evaluate, has_type_of, rank_of, variables
 from passes.building import import_domain
 from passes.operators import CONTRIB, lookup
 from passes.refusal import refused
@@ -42,6 +42,8 @@ class GeluFusion(NodeRewrite):
         """Fuse; see the class."""
         x, last = self._find(node, site)
         standard = site.opset >= lookup("Gelu").since
+        if not standard and rank_of(x) == 0:
+            raise refused(f"{self.contrib} takes no scalar, as {x.name!r} is")
         if not standard:
             import_domain(site.root, CONTRIB, 1)
         op, attributes = ("Gelu", self.attributes) if standard else (self.contrib, {})

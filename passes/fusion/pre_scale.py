@@ -37,7 +37,7 @@ class PreScale(NodeRewrite):
             raise refused(f"its scores {scores.outputs[0].name!r} are read elsewhere too")
         query, key = scores.inputs
         projection = projection_of(query, site)
-        if projection is not None and _is_free(projection, site):
+        if query is not key and projection is not None and _is_free(projection, site):
             _scale_projection(projection, scale, site)
         else:
             make = site.builder(scores)

@@ -110,3 +110,21 @@ def test_it_is_a_product_and_a_sum_where_the_rank_is_known() -> None:
     after = rewrite("replace_bn_with_mul_add", model, {"c": random(2, C, 3, 3)})
     assert after.ops == ["Mul", "Add"]
     assert sorted(values.shape for values in after.weights.values()) == [(C, 1, 1)] * 2
+
+
+def test_two_in_a_row_go_into_one_convolution() -> None:
+    body = f"c0 = Conv (x, W) c = {NORM[4:].replace('(c', '(c0')} {NORM}"
+    assert rewrite("fuse_bn_into_conv", image(body), IMAGE).ops == ["Conv"]
+
+
+def test_a_weight_of_float16_that_would_be_infinite_stays() -> None:
+    ones = {name: np.ones(2, np.float16) for name in ("scale", "bias", "mean")}
+    weights = {**ones, "W": np.full((2, 1, 1), 100, np.float16), "variance": np.full(2, 6e-8, np.float16)}
+    model = model_of(f"g (float16[1,1,4] x) => (float16[1,2,4] y) {{ c = Conv (x, W) {NORM} }}", weights)
+    model.graph.node[1].attribute.append(onnx.helper.make_attribute("epsilon", 0.0))
+    refuse("fuse_bn_into_conv", model, "out of the range of float16")
+
+
+def test_parameters_of_another_type_than_the_input_stay() -> None:
+    model = model_of(f"g (float16[2,{C},3] c) => (float16[2,{C},3] y) {{ {NORM} }}", WEIGHTS)
+    refuse("replace_bn_with_mul_add", model, "its parameters are float32")

@@ -93,3 +93,10 @@ def test_what_stays_float_in_a_model_of_float16_is_no_obstacle(opset: int, op: s
     assert ops(converter.convert(gelu(SPELLINGS["x * half last"], opset=opset))) == [op]
     assert converter.verification is not None
     assert converter.verification.passed
+
+
+def test_a_scalar_stays_where_the_operator_takes_none() -> None:
+    model = gelu(SPELLINGS["x * half last"])
+    for value in (*model.graph.input, *model.graph.output):
+        del value.type.tensor_type.shape.dim[:]
+    refuse("gelu_pattern", model, "takes no scalar")

@@ -152,6 +152,13 @@ def test_queries_are_scaled_where_they_are_an_output() -> None:
     assert after.ops.count("Mul") == 1
 
 
+def test_queries_are_scaled_where_they_are_the_keys_too() -> None:
+    body = attention().replace("MatMul (q3, k3)", "MatMul (q3, q3)")
+    model = model_of(f"g (float[2,4,{H}] x) => (float[2,4,{H}] y) {{ {body} }}", WEIGHTS)
+    after = rewrite("pre_scale", model, {"x": random(2, 4, H)})
+    assert after.ops.count("Mul") == 1
+
+
 @pytest.mark.parametrize(
     ("scaled", "outputs", "reason"),
     [
@@ -184,3 +191,15 @@ def test_a_factor_goes_into_the_matrix(factor: str) -> None:
 def test_factors_that_stay_say_why(body: str, reason: str) -> None:
     prefix = "z1 = Abs (Q) " if "z1" in body else ""
     refuse("fuse_mul_into_matmul", graph(prefix + body), reason)
+
+
+def test_factors_behind_factors_go_into_the_matrix() -> None:
+    body = "a = MatMul (x, Q) b = Mul (a, scale) c = Mul (b, columns) y = Div (c, root)"
+    assert rewrite("fuse_mul_into_matmul", graph(body), FEEDS).ops == ["MatMul"]
+
+
+@pytest.mark.parametrize(("weight", "factor"), [(3e4, 4.0), (1e-3, 1e-4)])
+def test_a_factor_that_the_type_of_the_matrix_has_no_room_for_stays(weight: float, factor: float) -> None:
+    weights = {"W": np.full((3, 2), weight, np.float16), "f": np.float16(factor)}
+    model = model_of("g (float16[4,3] x) => (float16[4,2] y) { a = MatMul (x, W) y = Mul (a, f) }", weights)
+    refuse("fuse_mul_into_matmul", model, "out of the range of float16")
