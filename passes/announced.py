@@ -24,7 +24,7 @@ ANNOUNCED: Final[dict[str, str]] = {
     "eight_bits_io": "it moves a normalisation onto the IPU; inputs of uint8 stay uint8 here anyway",
     "final_check": _CHECKED,
     "float_ops_workaround": _WORKAROUND,
-    "float_to_fp8": "FP8 needs hardware that onnxruntime does not drive; --precision int8 is the thing to use",
+    "float_to_fp8": "FP8 needs hardware that onnxruntime does not drive; --precision int8 or bf16 is the thing to use",
     "float_to_mixed": "float_to_half keeps float32 wherever float16 would lose, and --fp16_skip_op_types where you say",
     "fold_periodic_initializer": "it saves memory of the chip; here weights are mapped from the executable's file",
     "fuse_cast_into_onehot": "onnxruntime has OneHot for few types, and the Cast behind it costs next to nothing",

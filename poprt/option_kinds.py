@@ -134,11 +134,9 @@ def _is_extent(value: Any) -> bool:
 def _precision(name: str, value: Any) -> None:
     word = value.lower() if isinstance(value, str) else value
     if word in _FP8_WORDS:
-        raise RewriteError(
-            f"{name} {value!r}: {NO_FP8}; int8 is the thing to use, or a model that was exported in bf16"
-        )
+        raise RewriteError(f"{name} {value!r}: {NO_FP8}; int8 or bf16 is the thing to use")
     if word not in _PRECISIONS:
-        raise _wrong(name, value, "fp32, fp16 or int8")
+        raise _wrong(name, value, ", ".join(_PRECISIONS[:-1]) + f" or {_PRECISIONS[-1]}")
 
 
 FLAG = Kind(_flag)

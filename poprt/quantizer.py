@@ -16,7 +16,10 @@ def quantize(*_: Any, **__: Any) -> NoReturn:
     Raises:
         PoprtError: always; the message says what there is instead.
     """
-    raise PoprtError(f"quantize: {NO_FP8}; Converter(precision='int8') quantises, and measures on sample data itself")
+    raise PoprtError(
+        f"quantize: {NO_FP8}; Converter(precision='int8') quantises and measures on sample data itself, and 'bf16' "
+        "halves the weights"
+    )
 
 
 def layer_precision_compare(*_: Any, **__: Any) -> NoReturn:

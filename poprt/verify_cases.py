@@ -14,6 +14,7 @@ from passes.packed_model import PackedModel
 from poprt.branch_sizes import named_extents, sizes_for_other_branches
 from poprt.errors import PoprtError
 from poprt.sample_data import InputInfo, model_inputs, sample_feeds, sample_shapes
+from poprt.verify_joined import join_feeds, joined_of, separate_inputs
 from poprt.verify_packed import PackedCase, pack_samples
 
 #: Sizes of some open extents, by name; lists of them hold alternatives, the likeliest first.
@@ -28,13 +29,16 @@ def sample_case(originals: list[InputInfo], converted: onnx.ModelProto, seed: in
     packed = PackedModel.read(converted)
     if packed is not None:
         return pack_samples(packed, originals, model_inputs(converted), rng)
-    return _plain_case(originals, model_inputs(converted), rng)
+    case = _plain_case(originals, separate_inputs(converted), rng)
+    return replace(case, converted_feeds=join_feeds(case.converted_feeds, joined_of(converted)))
 
 
 def other_sizes(original: onnx.ModelProto, converted: onnx.ModelProto) -> list[list[dict[str, int]]]:
     """For each comparison of an open extent in ``original``, sizes for which it comes out otherwise."""
     originals = model_inputs(original)
-    infos = originals if PackedModel.read(converted) is not None else _fixed_as_in(originals, model_inputs(converted))
+    infos = (
+        originals if PackedModel.read(converted) is not None else _fixed_as_in(originals, separate_inputs(converted))
+    )
     return sizes_for_other_branches(original, named_extents(infos))
 
 
@@ -54,13 +58,13 @@ def cases_of_sizes(
         tries: of :func:`other_sizes`.
         seed: of the data.
     """
-    inputs, packed = model_inputs(converted), PackedModel.read(converted)
+    inputs, packed, joined = separate_inputs(converted), PackedModel.read(converted), joined_of(converted)
     for alternatives in tries:
         for sizes in alternatives:
             case = _case_of_sizes(originals, inputs, packed, sizes, seed)
             if case is not None and _runs(session, case):
                 logger.debug("the check tries %s too, for another branch", sizes)
-                yield case
+                yield replace(case, converted_feeds=join_feeds(case.converted_feeds, joined))
                 break
 
 

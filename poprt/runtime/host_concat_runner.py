@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from poprt.errors import DamagedExecutableError, InputError, PoprtError
+from poprt.errors import InputError, PoprtError
 from poprt.executable import Executable, TensorSpec
+from poprt.joined_inputs import read_joined
 from poprt.manifest import Manifest
-from poprt.manifest_schema import read_record
 from poprt.runtime.buffers import Array, InputNames, as_array, check_dtype
 from poprt.runtime.checks import check_int, check_text
 from poprt.runtime.config import RuntimeConfig, WatchedOptions
@@ -22,7 +21,7 @@ from poprt.runtime.model_runner import ModelRunner
 from poprt.runtime.runner import Outputs, refuse_several
 from poprt.runtime.served_model import Rows, ServedModel
 from poprt.runtime.shapes import fits
-from poprt_format.host_concat import HOST_CONCAT_KEY, JoinedInputs
+from poprt_format.host_concat import JoinedInputs
 
 
 @dataclass
@@ -98,7 +97,8 @@ class HostConcatRunner(ModelRunner, configured_by=HostConcatRunnerConfig):
     def _serve(self, **options: Any) -> list[ServedModel]:
         refuse_several(self.executable, type(self).__name__)
         manifest = self.executable.manifest
-        stated = [one.checked() for one in self._config.host_concat_config.values()] or _stated(manifest)
+        stated = [one.checked() for one in self._config.host_concat_config.values()]
+        stated = stated or read_joined(manifest.opaque_blobs) or read_joined(manifest.metadata)
         self._joined = [_Joined(one, manifest) for one in stated]
         parts = {joined.spec.name: joined.parts for joined in self._joined}
         self._specs = [spec for own in manifest.inputs for spec in parts.get(own.name, [own])]
@@ -176,17 +176,3 @@ class _Joined:
         if not fits(array.shape, spec, free):
             raise InputError(f"input {spec.name!r}: expected shape {list(spec.shape)}, got {list(array.shape)}")
         return array
-
-
-def _stated(manifest: Manifest) -> list[JoinedInputs]:
-    """What the executable says: among the texts that its maker kept with it, or in the model's metadata."""
-    text = manifest.opaque_blobs.get(HOST_CONCAT_KEY) or manifest.metadata.get(HOST_CONCAT_KEY)
-    if not text:
-        return []
-    try:
-        entries = json.loads(text)
-    except ValueError:
-        entries = None
-    if not isinstance(entries, dict):
-        raise DamagedExecutableError(f"{HOST_CONCAT_KEY} of the executable is damaged; apply the pass again")
-    return [read_record(JoinedInputs, entry, HOST_CONCAT_KEY) for entry in entries.values()]

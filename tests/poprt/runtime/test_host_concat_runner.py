@@ -136,6 +136,14 @@ def test_the_converter_joins_by_a_keyword() -> None:
     assert len(listed.graph.input) == NARROW + 1
 
 
+@pytest.mark.parametrize(("precision", "joined"), [("fp32", "[('float32', (4, 1))]"), ("fp16", True)])
+def test_a_model_with_joined_inputs_is_checked_against_its_original(precision: str, joined: bool | str) -> None:
+    converter = Converter(apply_hcsr=joined, precision=precision, check=True, disable_progress_bar=True)
+    converter.convert(many_inputs())
+    assert converter.verification is not None
+    assert converter.verification.passed
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
