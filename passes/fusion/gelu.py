@@ -32,6 +32,8 @@ class GeluFusion(NodeRewrite):
     formula: ClassVar[str]
     #: The operator of com.microsoft, and the attributes of the standard one.
     contrib: ClassVar[str] = "Gelu"
+    #: Whether that of com.microsoft takes a tensor without axes.
+    contrib_takes_scalars: ClassVar[bool] = True
     attributes: ClassVar[dict[str, Any]] = {}
 
     @abstractmethod
@@ -42,7 +44,7 @@ class GeluFusion(NodeRewrite):
         """Fuse; see the class."""
         x, last = self._find(node, site)
         standard = site.opset >= lookup("Gelu").since
-        if not standard and rank_of(x) == 0:
+        if not standard and not self.contrib_takes_scalars and rank_of(x) == 0:
             raise refused(f"{self.contrib} takes no scalar, as {x.name!r} is")
         if not standard:
             import_domain(site.root, CONTRIB, 1)

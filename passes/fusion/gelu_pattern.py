@@ -21,6 +21,7 @@ class GeluPattern(GeluFusion):
     operators = ("Tanh",)
     formula = "x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) / 2"
     contrib = "FastGelu"
+    contrib_takes_scalars = False
     attributes: ClassVar[dict[str, Any]] = {"approximate": "tanh"}
 
     def argument(self, x: Array) -> Array:

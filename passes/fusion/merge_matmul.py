@@ -24,8 +24,8 @@ class MergeMatmul(GraphPass):
     """Makes one MatMul of several that multiply one tensor by constant matrices.
 
     [B, S, K] -> MatMul by [K, N] and by [K, M] becomes [B, S, K] -> MatMul by [K, N + M] -> Split. Leaves alone, with a
-    reason: matrices that are computed, that another node reads, or of other rows; names that read different tensors;
-    models below opset 13. Works on the main graph and its subgraphs; functions are left alone.
+    reason: matrices that are computed, that another node reads, or of other rows; names that read different tensors, or
+    of a single product; models below opset 13. Works on the main graph and its subgraphs; functions are left alone.
 
     Args:
         merge_str: names of the MatMuls to merge, separated by commas; None merges all that read one tensor.
@@ -56,6 +56,8 @@ class MergeMatmul(GraphPass):
                 else:
                     result.count("products merged", len(group))
             site.finish()
+        if self.names and not result.modified and not result.refusals:
+            result.refuse(self.names[0], "no two of the named nodes are products that can be one")
         return result
 
     def _groups(self, scope: gs.Graph) -> list[list[Member]]:

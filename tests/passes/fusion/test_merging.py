@@ -80,6 +80,13 @@ def test_a_name_that_there_is_not_is_an_error() -> None:
         PassManager([get_pass("merge_matmul", "nine")]).run(graph(TWO))
 
 
+@pytest.mark.parametrize(("name", "words"), [("merge_matmul", "first"), ("merge_matmul_add", "first,second")])
+def test_names_of_fewer_than_two_products_are_told(name: str, words: str) -> None:
+    model = graph(TWO)
+    model.graph.node[0].name, model.graph.node[1].name = "first", "second"
+    refuse(name, model, "no two of the named nodes", words)
+
+
 def test_names_of_different_tensors_are_refused() -> None:
     model = graph("a = MatMul (x, Q) b = MatMul (z, K) y = Add (a, b)")
     model.graph.node[0].name, model.graph.node[1].name = "one", "two"
