@@ -20,15 +20,16 @@ from passes.precision.float_to_bfloat16 import COMPUTE_KEY
 from passes.precision.float_to_int8 import METADATA_KEY as INT8_KEY
 from passes.precision.unsign_dequantised import UnsignDequantised
 from passes.precision.unsign_weights import UnsignWeights
-from poprt.compiler.bfloat16_range import ClampToBfloat16
 from poprt.compiler.dequantise_products import DequantiseProducts, activation_group
 from poprt.compiler.full_packs.fuse import FuseFullPacks, with_full_packs
 from poprt.compiler.fuse_int8 import FuseInt8
 from poprt.compiler.head_gathers import GatherHeads
 from poprt.compiler.interface import ReadInterface
 from poprt.compiler.key_flips import FlipKeys
+from poprt.compiler.large_constants import ClampLargeConstants
 from poprt.compiler.lower_bfloat16 import LowerBfloat16
 from poprt.compiler.lower_half import LowerHalf
+from poprt.compiler.mask_products import KeepMaskProducts
 from poprt.compiler.mend_types import MendTypes
 from poprt.compiler.normalise import KeepOutputs, NameNodes, WidenNarrowArithmetic
 from poprt.compiler.options import CompilerOptions
@@ -118,16 +119,11 @@ def _lowerings(
     if packing is not None and packing.ragged:
         steps += [FlipKeys(), GatherHeads()]  # in this order: the first looks at reshapes that the second takes out
     steps.append(ErfGeluPattern())  # the engine knows GELU in fewer spellings than exporters have
-    return [*steps, *(_for_openvino(source) if engine == OPENVINO else _for_onnxruntime(source, packing))]
+    return [*steps, *(_for_openvino() if engine == OPENVINO else _for_onnxruntime(source, packing))]
 
 
-def _for_openvino(source: Source) -> list[PassLike]:
-    computed_in = compute_type({item.key: item.value for item in source.model.metadata_props})
-    return [
-        inline_functions,
-        *([ClampToBfloat16()] if computed_in == "bfloat16" else []),
-        DequantiseProducts(),
-    ]
+def _for_openvino() -> list[PassLike]:
+    return [inline_functions, ClampLargeConstants(), KeepMaskProducts(), DequantiseProducts()]
 
 
 def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -191,6 +191,20 @@ def test_angles_of_large_positions_stay_exact_in_bfloat16() -> None:
     assert np.abs(y - expected).max() <= 2e-2 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("factor", [-1e4, np.finfo(np.float32).min])
+def test_a_constant_bias_beside_a_mask_is_kept(factor: float) -> None:
+    """T5 of fixed shape: OpenVINO takes the mask's factor out of the sum, and the bias is lost beside the 1."""
+    proto = parsed(
+        "(float[2, 1, 4] mask) => (float[2, 4, 4] y) { a = Sub(one, mask) m = Mul(a, factor) y = Add(bias, m) }",
+        bias=np.linspace(-1, 1, 16, dtype=np.float32).reshape(1, 4, 4),
+        one=np.array(1, np.float32),
+        factor=np.array(factor, np.float32),
+    )
+    session = OpenVinoSession(Compiler.compile(proto, options=CompilerOptions(engine=OPENVINO)))
+    feeds = {"mask": np.ones((2, 1, 4), np.float32)}
+    np.testing.assert_allclose(session.run(feeds)[0], numerics.run(proto, feeds)["y"], rtol=1e-5)
+
+
 def test_whole_numbers_that_it_would_cut_off_are_refused() -> None:
     compiled = Compiler.compile(
         parsed("(int64[2] x) => (int64[2] y) { y = Add(x, x) }"), options=CompilerOptions(engine="auto")

@@ -1,4 +1,4 @@
-"""Constants beyond bfloat16 where a graph may be computed in it."""
+"""Constants near the end of float32, in OpenVINO's graph."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ import onnx_graphsurgeon as gs
 from passes.base import GraphPass, PassResult, walk_graphs
 from passes.placeholders import is_placeholder
 
-#: The largest bfloat16: the upper half of a float32's bits.
-_MOST = np.uint32(0x7F7F0000).view(np.float32)
+_MOST = np.float32(1e30)
 
 
-class ClampToBfloat16(GraphPass):
-    """Brings finite float32 constants into the reach of bfloat16, in the main graph and what is in it.
+class ClampLargeConstants(GraphPass):
+    """Brings finite float32 constants to 1e30 at most, in the main graph and what is in it.
 
-    Exporters mask with the least float32: ``Where(present, scores, -3.4028e38)``. Rounded to bfloat16 it is -inf, and a
-    Softmax over nothing else gives NaN; -3.3895e38 masks as well. Weights that lie elsewhere stay as they are.
+    Exporters mask with the least float32, -3.4028e38; -1e30 masks as well. In bfloat16 the former is -inf, and a
+    Softmax over nothing else gives NaN. Weights that lie elsewhere stay as they are.
     """
 
-    name = "clamp_to_bfloat16"
+    name = "clamp_large_constants"
 
     def apply(self, graph: gs.Graph) -> PassResult:
         """Clamp them, in place."""
