@@ -8,7 +8,7 @@ from poprt.container_reader import Container
 from poprt.errors import DamagedExecutableError
 from poprt.fused_names import prefix_of
 from poprt.graph_check import check_graph
-from poprt.manifest import Manifest
+from poprt.manifest import ONNXRUNTIME, Manifest
 
 GRAPH = "model.onnx"
 OTHER_GRAPH = "model.{engine}.onnx"
@@ -47,9 +47,9 @@ def check_folders(names: Sequence[str], models: Sequence[Manifest]) -> None:
 
 
 def check_graphs(manifest: Manifest, graph: bytes, others: Mapping[str, bytes]) -> None:
-    """Check each graph against the weights that it may read."""
+    """Check each graph against the weights that it may read from beside it. OpenVINO takes them as inputs."""
     for engine, each in {manifest.engine: graph, **others}.items():
-        check_graph(each, manifest.for_engine(engine).weights)
+        check_graph(each, manifest.for_engine(engine).weights if engine == ONNXRUNTIME else ())
 
 
 def read_text(container: Container, name: str) -> bytes:

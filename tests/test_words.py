@@ -29,6 +29,7 @@ _PATTERNS = {"fullmatch", "match", "search"}
 _ALLOWED = {
     "is_missing_operator": "onnxruntime's errors have no codes",
     "missing_operators": "nor have OpenVINO's, and all of them are RuntimeErrors",
+    "_reason": "they name the operator and the reason in the midst of others' lines",
 }
 #: Names that say how a value came about, and leave open what it is.
 _NO_THINGS = {"found", "given", "held", "known", "made", "wanted"}

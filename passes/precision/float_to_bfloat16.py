@@ -6,6 +6,7 @@ import math
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -35,7 +36,8 @@ class FloatToBfloat16(GraphPass):
     can: 8 bits of a product's factors count, and its sums are of float32. Inputs, outputs, biases, the weights of norms
     and everything below 1,024 elements or of one axis stay float32.
 
-    Subgraphs and local functions keep their weights, as does a constant with a value beyond bfloat16.
+    Subgraphs and local functions keep their weights, as does a constant with a value beyond bfloat16, or one of whole
+    numbers that bfloat16 would round.
     """
 
     def apply(self, graph: gs.Graph) -> PassResult:
@@ -49,6 +51,9 @@ class FloatToBfloat16(GraphPass):
             if np.isfinite(weight.values).all() and not np.isfinite(rounded.astype(np.float32)).all():
                 result.refuse(weight.name, "it has a value that bfloat16 does not reach")
                 continue
+            if _counts(weight.values) and (rounded != weight.values).any():
+                result.refuse(weight.name, "its whole numbers may be positions, and bfloat16 has no 257")
+                continue
             stored = gs.Constant(unique_name(f"{weight.name}_bfloat16", taken), rounded)
             name = unique_name(f"{weight.name}_float", taken)
             widened = add_node(casts, "Cast", name, [stored], np.float32, to=int(onnx.TensorProto.FLOAT))
@@ -58,6 +63,10 @@ class FloatToBfloat16(GraphPass):
         if result.modified:
             header(graph).metadata[COMPUTE_KEY] = "bfloat16"
         return result
+
+
+def _counts(values: npt.NDArray[np.float32]) -> bool:
+    return bool(np.isfinite(values).all() and (values == np.rint(values)).all())
 
 
 def _is_weight(tensor: gs.Tensor) -> bool:

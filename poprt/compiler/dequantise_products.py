@@ -82,13 +82,17 @@ def _rewrite(
 def _quantised_by_rows(levels: gs.Tensor) -> tuple[gs.Tensor, gs.Tensor] | None:
     """The values and the steps of their rows, where ``levels`` is ``QuantizeLinear(values / steps, 1, point)``."""
     quantise = maker(levels)
-    if quantise is None or not is_op(quantise, "QuantizeLinear") or not is_scalar(quantise.inputs[1]):
+    if quantise is None or not is_op(quantise, "QuantizeLinear") or not _is_one(quantise.inputs[1]):
         return None
     divide = maker(quantise.inputs[0])
     if divide is None or not is_op(divide, "Div"):
         return None
     values, steps = divide.inputs
     return (values, steps) if is_step_of_rows(steps, values) else None
+
+
+def _is_one(scale: gs.Tensor) -> bool:
+    return is_scalar(scale) and isinstance(scale, gs.Constant) and bool((scale.values == 1).all())
 
 
 def _other(node: gs.Node, tensor: gs.Tensor) -> gs.Tensor:

@@ -24,15 +24,15 @@ class LowerBfloat16(GraphPass):
         casts = [node for node in graph.nodes if is_op(node, "Cast") and node.attrs.get("to") == _FLOAT]
         for node in casts:
             weight, widened = node.inputs[0], node.outputs[0]
-            if not is_placeholder(weight) or widened in graph.outputs:
+            if not is_placeholder(weight):
                 continue
             if onnx_dtype(weight) == _HALF:
                 retype(weight, _FLOAT)
                 widened_here.add(id(weight))
-            if id(weight) not in widened_here:
-                continue
+            if id(weight) not in widened_here or widened in graph.outputs:
+                continue  # a Cast that makes an output stays, from float32
             replace_uses(widened, weight)
             dropped.append(node)
         drop_nodes(graph, dropped)
-        result.count("weights widened", len(dropped))
+        result.count("weights widened", len(widened_here))
         return result

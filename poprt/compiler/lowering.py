@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy.typing as npt
 import onnx
+from onnx.inliner import inline_local_functions
 
 from passes.base import GraphPass
 from passes.batch.open_batch import OpenBatch
 from passes.fusion.erf_gelu_pattern import ErfGeluPattern
 from passes.ipu_operators import AttachBodies
-from passes.manager import PassManager
+from passes.manager import PassLike, PassManager
 from passes.precision.float_to_bfloat16 import COMPUTE_KEY
 from passes.precision.float_to_int8 import METADATA_KEY as INT8_KEY
 from passes.precision.unsign_dequantised import UnsignDequantised
@@ -25,8 +26,10 @@ from poprt.compiler.fuse_int8 import FuseInt8
 from poprt.compiler.head_gathers import GatherHeads
 from poprt.compiler.interface import ReadInterface
 from poprt.compiler.key_flips import FlipKeys
+from poprt.compiler.large_constants import ClampLargeConstants
 from poprt.compiler.lower_bfloat16 import LowerBfloat16
 from poprt.compiler.lower_half import LowerHalf
+from poprt.compiler.mask_products import KeepMaskProducts
 from poprt.compiler.mend_types import MendTypes
 from poprt.compiler.normalise import KeepOutputs, NameNodes, WidenNarrowArithmetic
 from poprt.compiler.options import CompilerOptions
@@ -99,9 +102,16 @@ def _lowerings(
     interface: ReadInterface,
     opening: OpenBatch | None,
     engine: str,
-) -> list[GraphPass]:
+) -> list[PassLike]:
     """The passes from a converted model to the engine's graph, in order."""
-    steps = [KeepOutputs(list(outputs)), AttachBodies(), NameNodes(), WidenNarrowArithmetic(), MendTypes(), interface]
+    steps: list[GraphPass] = [
+        KeepOutputs(list(outputs)),
+        AttachBodies(),
+        NameNodes(),
+        WidenNarrowArithmetic(),
+        MendTypes(),
+        interface,
+    ]
     steps += [opening] if opening is not None else []
     steps += [LowerPacking(packing), LowerBfloat16()]
     if engine == OPENVINO or not has_fast_half():
@@ -109,11 +119,16 @@ def _lowerings(
     if packing is not None and packing.ragged:
         steps += [FlipKeys(), GatherHeads()]  # in this order: the first looks at reshapes that the second takes out
     steps.append(ErfGeluPattern())  # the engine knows GELU in fewer spellings than exporters have
-    return steps + (_for_openvino() if engine == OPENVINO else _for_onnxruntime(source, packing))
+    return [*steps, *(_for_openvino() if engine == OPENVINO else _for_onnxruntime(source, packing))]
 
 
-def _for_openvino() -> list[GraphPass]:
-    return [DequantiseProducts()]
+def _for_openvino() -> list[PassLike]:
+    return [inline_functions, ClampLargeConstants(), KeepMaskProducts(), DequantiseProducts()]
+
+
+def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The bodies of local functions in the place of their calls: OpenVINO knows none, and AttentionMask is one."""
+    return inline_local_functions(model) if model.functions else model
 
 
 def _for_onnxruntime(source: Source, packing: PackingSpec | None) -> list[GraphPass]:
@@ -130,6 +145,9 @@ def why_onnxruntime_alone(source: Source) -> str:
     """Why no other engine can run a model; "" where another may."""
     if source.variable:
         return "replaceable weights (constant_weights=False) are onnxruntime's"
+    values = (*source.model.graph.input, *source.model.graph.output)
+    if any(value.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE for value in values):
+        return "it takes or gives float64, and OpenVINO computes in float32 at most"
     foreign = custom_operators(source.model)
     return f"its operators {', '.join(foreign)} come from a library for onnxruntime" if foreign else ""
 

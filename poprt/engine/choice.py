@@ -55,6 +55,7 @@ def engines_to_try(manifest: Manifest, asked: str | None, providers: Sequence[st
             raise PoprtError(
                 f"engine {asked!r}: this executable was compiled for {' and '.join(there)} alone; compile it with "
                 f"engine='{asked}' or 'auto' (--compiler_options engine=auto)"
+                + (", by name to see why 'auto' left it out" if manifest.options.get("engine") == AUTO else "")
             )
         if not is_installed(asked):
             raise PoprtError(f"engine {asked!r} is not installed: {HOW_TO_INSTALL}")

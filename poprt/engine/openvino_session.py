@@ -15,15 +15,25 @@ from openvino import opset13
 
 from poprt.engine.cpu import usable_cores
 from poprt.engine.feeds import chosen_outputs, prepared_feeds
+from poprt.engine.openvino_positions import keep_positions_exact
 from poprt.engine.weights import engine_arrays
-from poprt.errors import ExecutableError, PoprtError, UnsupportedOperatorError
-from poprt.executable import Executable, TensorSpec
+from poprt.errors import DamagedExecutableError, ExecutableError, InputError, PoprtError, UnsupportedOperatorError
+from poprt.executable import Executable, Manifest, TensorSpec
 from poprt.manifest import OPENVINO
 
 Array = npt.NDArray[Any]
 
 _DEVICE = "CPU"
+#: How OpenVINO names the types that executables have.
+_DTYPES = {
+    "boolean": "bool",
+    **{f"{kind[0]}{bits}": f"{kind}{bits}" for kind in ("float", "int", "uint") for bits in (8, 16, 32, 64)},
+}
+#: OpenVINO computes whole numbers of 64 bits in 32.
+_LEAST, _MOST = np.iinfo(np.int32).min, np.iinfo(np.int32).max
 _MISSING = re.compile(r"No conversion rule found for operations: ([^\n]*)")
+#: The operator that a conversion failed at, and what is wrong with it, in the last line.
+_FAILED = re.compile(r"^-- (\S+) with a message:\n(.*?)\n\s*\nSummary", re.DOTALL | re.MULTILINE)
 
 
 class OpenVinoSession:
@@ -39,6 +49,7 @@ class OpenVinoSession:
 
     Raises:
         UnsupportedOperatorError: the graph needs an operator that the installed OpenVINO lacks.
+        DamagedExecutableError: its graph takes or gives other tensors than its manifest says.
         ExecutableError: the executable has no graph for OpenVINO, or OpenVINO refuses it.
     """
 
@@ -57,7 +68,11 @@ class OpenVinoSession:
         }
         executable.check_unchanged()
         with _blaming_the_graph():
-            model = _with_weights(core, executable)
+            model = core.read_model(executable.graph)
+            _check_interface(executable.manifest, model)
+            _put_weights(model, executable)
+            if self.computes_in == "bfloat16":
+                keep_positions_exact(model)
             names = [parameter.get_friendly_name() for parameter in model.get_parameters()]
             compiled = core.compile_model(model, _DEVICE, settings)
         executable.check_unchanged()
@@ -80,6 +95,8 @@ class OpenVinoSession:
         """Run the graph once; as :meth:`poprt.engine.session.EngineSession.run`."""
         names = chosen_outputs(output_names, list(self._outputs))
         prepared = prepared_feeds({n: a for n, a in feeds.items() if n not in self._unread}, self._inputs)
+        for name, array in prepared.items():
+            _check_whole(name, array)
         arrays = {number: _writeable(prepared[name]) for number, name in enumerate(self._inputs)}
         request = self._idle.get()
         try:
@@ -103,21 +120,47 @@ def _compute_type(core: openvino.Core, allowed: str) -> str:
     return allowed if allowed != "bfloat16" or has_bfloat16 else "float32"
 
 
-def _with_weights(core: openvino.Core, executable: Executable) -> openvino.Model:
-    """The executable's graph with its weights as constants.
+def _check_interface(manifest: Manifest, model: openvino.Model) -> None:
+    """Raise DamagedExecutableError unless the graph takes and gives what the manifest says.
 
-    The graph has inputs in their places.
+    What nothing reads is no parameter of ``model``.
     """
+    fed = {spec.name: spec.engine_dtype for spec in manifest.inputs}
+    fed |= {weight.name: weight.engine_dtype for weight in manifest.weights}
+    shapes = {weight.name: list(weight.shape) for weight in manifest.weights}
+    for parameter in model.get_parameters():
+        name, shape = parameter.get_friendly_name(), _shape(parameter.get_partial_shape())
+        if fed.get(name) != _dtype(parameter) or shapes.get(name, shape) != shape:
+            raise _damaged("inputs and weights", f"{name!r} {_dtype(parameter)}{shape}")
+    if len(model.outputs) != len(manifest.outputs):
+        raise _damaged("outputs", f"{len(model.outputs)} of them")
+    for spec, port in zip(manifest.outputs, model.outputs, strict=True):
+        if spec.name not in port.get_names() or spec.engine_dtype != _dtype(port):
+            raise _damaged("outputs", f"{port.get_any_name()!r} {_dtype(port)} in the place of {spec.name!r}")
+
+
+def _damaged(kind: str, in_graph: str) -> DamagedExecutableError:
+    return DamagedExecutableError(
+        f"the manifest's {kind} are not those of the graph for OpenVINO, which has {in_graph}"
+    )
+
+
+def _dtype(port: openvino.Output | openvino.Node) -> str:
+    name = str(port.get_element_type().get_type_name())
+    return _DTYPES.get(name, name)
+
+
+def _put_weights(model: openvino.Model, executable: Executable) -> None:
+    """The weights as constants in the place of the inputs that the graph has for them."""
     specs = executable.manifest.weights
-    model = core.read_model(executable.graph)
     parameters = {parameter.get_friendly_name(): parameter for parameter in model.get_parameters()}
     for spec, array in zip(specs, engine_arrays(executable, specs), strict=True):
         # What is mapped from a file is read-only, and OpenVINO shares no such array.
         constant = opset13.constant(array, shared_memory=bool(array.flags.writeable))
         constant.set_friendly_name(spec.name)
-        parameters[spec.name].output(0).replace(constant.output(0))
-        model.remove_parameter(parameters[spec.name])
-    return model
+        if parameter := parameters.get(spec.name):  # else nothing reads it
+            parameter.output(0).replace(constant.output(0))
+            model.remove_parameter(parameter)
 
 
 @contextmanager
@@ -131,7 +174,7 @@ def _blaming_the_graph() -> Iterator[None]:
                 f"OpenVINO {version()} lacks an operator that this executable needs: {missing}; use "
                 "engine='onnxruntime'"
             ) from error
-        raise ExecutableError(f"OpenVINO {version()} cannot load the graph: {_last_line(error)}") from error
+        raise ExecutableError(f"OpenVINO {version()} cannot load the graph: {_reason(error)}") from error
 
 
 def missing_operators(error: RuntimeError) -> str:
@@ -140,7 +183,13 @@ def missing_operators(error: RuntimeError) -> str:
     return match[1].strip() if match else ""
 
 
-def _last_line(error: Exception) -> str:
+def _reason(error: RuntimeError) -> str:
+    """What is wrong with the graph: the first operator that is not understood, and why."""
+    failed = _FAILED.search(str(error))
+    return f"{failed[1]}: {_last_line(failed[2])}" if failed else _last_line(error)
+
+
+def _last_line(error: Exception | str) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
@@ -148,6 +197,15 @@ def _last_line(error: Exception) -> str:
 def _shape(shape: openvino.PartialShape) -> list[int | None]:
     """Extents; None where one is open."""
     return [None if dimension.is_dynamic else dimension.get_length() for dimension in shape]
+
+
+def _check_whole(name: str, array: Array) -> None:
+    """Raise InputError for whole numbers that OpenVINO would cut off."""
+    if array.dtype in (np.int64, np.uint64) and array.size and not _LEAST <= array.min() <= array.max() <= _MOST:
+        raise InputError(
+            f"input {name!r} has values from {array.min()} to {array.max()}, and OpenVINO computes whole numbers in 32 "
+            "bits; use engine='onnxruntime'"
+        )
 
 
 def _writeable(array: Array) -> Array:
