@@ -156,8 +156,9 @@ class CompiledBackend(PoprtBackend):
         lazy_load: bool = False,
         logger: logging.Logger | None = None,
     ) -> None:
-        model = path_or_bytes if isinstance(path_or_bytes, (str, bytes, os.PathLike, onnx.ModelProto)) else None
-        super().__init__(path_or_bytes.read() if model is None else model, compiler_options, export_popef)  # type: ignore[union-attr]
+        if not isinstance(path_or_bytes, (str, bytes, os.PathLike, onnx.ModelProto)):
+            path_or_bytes = path_or_bytes.read()
+        super().__init__(path_or_bytes, compiler_options, export_popef)
         self.logger = logger or logging.getLogger("poprt")
         if runtime_options is not None:
             self.logger.warning("runtime_options has no effect on a backend; runtime.Runner takes such options")

@@ -60,7 +60,7 @@ def load_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
     spelling = {name: name for name in (*params, FUSION)}
     where = f"--{OPTION}: {str(path)!r}"
     values = by_name(where, read_mapping(f"--{OPTION}", path), spelling)
-    models = _models(where, values.pop(FUSION, []), params)
+    models = _models(where, values.pop(FUSION), params) if FUSION in values else []
     of_all = {name: _as_words(where, params[name], value) for name, value in values.items()}
     ctx.default_map = {**of_all, **(ctx.obj or {})}
     ctx.meta[_MODELS] = models
@@ -90,6 +90,8 @@ def _options(ctx: click.Context, index: int, values: Values) -> Values:
 
 
 def _models(where: str, entries: Any, params: Mapping[str, click.Parameter]) -> list[Values]:
+    if entries == []:
+        raise click.UsageError(f"{where}: {FUSION} has no models; list some, or leave it out and say input_model")
     if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
         raise click.UsageError(f"{where}: {FUSION} is a list of models, each with keys such as `input_model: m.onnx`")
     of_models = {name: name for name in params if name not in _OF_THE_RUN}

@@ -197,6 +197,7 @@ IPU_OPTIONS: dict[str, dict[str, Any]] = {
 #: Option -> why it does nothing here.
 WITHOUT_EFFECT: dict[str, str] = {
     **dict.fromkeys(IPU_OPTIONS, "it steers the IPU"),
+    "perf_tuner": "it did nothing in PopRT either",
     **dict.fromkeys(FP8_OPTIONS, f"it goes with FP8, and {NO_FP8}"),
 }
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from passes import PassRecord
 from passes.graph_io import import_graph
 from passes.node_protos import opset_of
+from passes.precision.float_to_bfloat16 import LEAST_ELEMENTS, WEIGHTS
 from passes.precision.float_to_int8 import KINDS, PRODUCTS, TABLES
 from passes.precision.lift_dynamic_int8 import LIFTED
 from passes.reports.model_io_info_stat import ModelIoInfoStat
@@ -111,7 +112,15 @@ def print_summary(before: ModelSize, after: ModelSize, converter: Converter, man
         console = Console(width=160)  # a file has no width; do not fold its lines
     console.print(table)
     _say_where_int8_did_nothing(records)
+    _say_where_bf16_did_nothing(records)
     _say_where_nothing_was_requantised(records)
+
+
+def _say_where_bf16_did_nothing(records: Sequence[PassRecord]) -> None:
+    """One last line where bf16 was asked for and no weight was stored in it."""
+    asked = [record.result for record in records if record.name == "float_to_bfloat16"]
+    if asked and not any(WEIGHTS in result.counts for result in asked):
+        click.echo(f"bf16: no weight was stored in bfloat16; matrices of {LEAST_ELEMENTS} elements and more are")
 
 
 def _say_where_int8_did_nothing(records: Sequence[PassRecord]) -> None:

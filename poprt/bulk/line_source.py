@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import reprlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -65,7 +66,7 @@ def _skip_line(file: IO[bytes]) -> None:
         pass
 
 
-class _Lines:
+class _Lines(ABC):
     """What both kinds of files share."""
 
     schema: pa.Schema
@@ -79,8 +80,9 @@ class _Lines:
         with self._path.open("rb") as file:
             return self._table(list(lines(file, piece * PIECE, (piece + 1) * PIECE)))
 
+    @abstractmethod
     def _table(self, rows: list[Line]) -> tuple[pa.Table, list[str | None]]:
-        raise NotImplementedError
+        """The rows that lines stand for, and why a line is none."""
 
 
 class TextSource(_Lines):

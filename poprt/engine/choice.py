@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from poprt.engine.cpu import has_bfloat16, usable_cores
 from poprt.engine.lanes import Lanes
-from poprt.engine.protocol import EngineOwn
+from poprt.engine.protocol import OwnSession
 from poprt.engine.providers import runs_on_cpu
 from poprt.engine.turns import Turns
 from poprt.errors import PoprtError
@@ -76,7 +76,7 @@ def open_engine(
     providers: Sequence[str] | None = None,
     spin_between_runs: bool = True,
     turns: Turns | None = None,
-) -> EngineOwn:
+) -> OwnSession:
     """Open an engine on its graph of an executable.
 
     Args:
@@ -100,7 +100,7 @@ def open_engine(
     )
 
 
-def open_main_graph(executable: Executable) -> EngineOwn:
+def open_main_graph(executable: Executable) -> OwnSession:
     """Open the main graph of an executable by itself, on all cores, to see what it answers.
 
     A graph for an engine that is not installed runs in onnxruntime, which has all of its operators.
@@ -114,7 +114,7 @@ def open_main_graph(executable: Executable) -> EngineOwn:
     return EngineSession(own.variant(weights_as_inputs=True))
 
 
-def announce_compute_type(executable: Executable, session: EngineOwn) -> None:
+def announce_compute_type(executable: Executable, session: OwnSession) -> None:
     """Warn where an executable that was stored in bfloat16 is not computed in it."""
     stored = any(spec.dtype == "bfloat16" for spec in executable.manifest.weights)
     if stored and session.computes_in != "bfloat16":

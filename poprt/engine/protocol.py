@@ -17,7 +17,7 @@ class Session(Protocol):
         """Run the graph once and return the named outputs in order."""
 
 
-class EngineOwn(Session, Protocol):
+class OwnSession(Session, Protocol):
     """A session that an engine of this project opens."""
 
     @property

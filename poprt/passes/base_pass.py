@@ -29,7 +29,7 @@ def get_all_named_subclasses(cls: type) -> dict[str, type]:
     named: dict[str, type] = {}
     subclasses: list[type] = cls.__subclasses__()
     for subclass in subclasses:
-        if getattr(subclass, "name", ""):
-            named[subclass.name] = subclass  # type: ignore[attr-defined]  # asked for above
+        if name := getattr(subclass, "name", ""):
+            named[name] = subclass
         named |= get_all_named_subclasses(subclass)
     return named

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +15,6 @@ from poprt.executable import Executable, PackingSpec, TensorSpec
 from poprt.runtime.across_rows_session import AcrossRowsSession
 from poprt.runtime.budget import pack_timer
 from poprt.runtime.buffers import Array
-
-logger = logging.getLogger("poprt")
 
 #: Seconds that the race takes, about.
 PATIENCE = 2.0
@@ -60,11 +57,14 @@ class _Work:
     unit: str
 
 
-def race(engines: Mapping[str, tuple[Executable, Session, int]]) -> dict[str, Pace]:
+def race(
+    engines: Mapping[str, tuple[Executable, Session, int]], left_out: Callable[[str, PoprtError], None]
+) -> dict[str, Pace]:
     """Time engines in turn, each several times; the fastest time of each counts.
 
     Args:
         engines: by name, an executable of one graph, a session over it, and how many runs go on at the same time.
+        left_out: is told of an engine that fails, and why.
 
     Returns:
         The pace of each engine that ran, in their order.
@@ -75,7 +75,7 @@ def race(engines: Mapping[str, tuple[Executable, Session, int]]) -> dict[str, Pa
         try:
             work.seconds()  # the first run allocates
         except PoprtError as error:
-            logger.warning("engine %s is left out: %s", name, error)
+            left_out(name, error)
             continue
         works[name], least[name] = work, float("inf")
     started = time.perf_counter()

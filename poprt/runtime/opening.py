@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from poprt.engine.choice import announce_compute_type, engines_to_try, open_engine
 from poprt.engine.lanes import Lanes, choose_lanes
-from poprt.engine.protocol import EngineOwn
+from poprt.engine.protocol import OwnSession
 from poprt.engine.turns import Turns
 from poprt.errors import PoprtError
 from poprt.executable import Executable
@@ -55,7 +55,7 @@ class Opened:
     """
 
     executable: Executable
-    session: EngineOwn
+    session: OwnSession
     lanes: Lanes
 
     @property
@@ -113,17 +113,19 @@ def _fastest(engines: Sequence[str], opens: Callable[[str], Opened]) -> tuple[Op
     """The first engine, or another that is faster by more than noise. All are open while they are timed."""
     there: dict[str, Opened] = {}
     refusals: dict[str, str] = {}
+
+    def leave_out(engine: str, error: PoprtError) -> None:
+        logger.warning("engine %s is left out: %s", engine, error)
+        refusals[engine] = str(error)
+
     for engine in engines:
         try:
             there[engine] = opens(engine)
         except PoprtError as error:
-            logger.warning("engine %s is left out: %s", engine, error)
-            refusals[engine] = str(error)
+            leave_out(engine, error)
     if not there:
         raise PoprtError(f"no engine runs this executable: {'; '.join(f'{n}: {r}' for n, r in refusals.items())}")
-    paces = race({engine: (one.executable, one.session, one.lanes.count) for engine, one in there.items()})
-    for engine in there.keys() - paces.keys():
-        refusals[engine] = "it failed on the packs that it was timed with"
+    paces = race({engine: (one.executable, one.session, one.lanes.count) for engine, one in there.items()}, leave_out)
     best = next(iter(paces), next(iter(there)))
     for engine, pace in paces.items():
         if pace.a_second > WORTHWHILE * paces[best].a_second:

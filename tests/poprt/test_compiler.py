@@ -266,24 +266,6 @@ def test_tensors_of_types_that_numpy_lacks_stay_in_the_graph() -> None:
     )
 
 
-@pytest.mark.parametrize("reader", ["Cast", "Shape"])
-def test_weights_in_bfloat16_are_stored_so_and_widened_where_a_cast_alone_reads_them(reader: str) -> None:
-    weight = helper.make_tensor("w", TensorProto.BFLOAT16, [1024], [0.5] * 1024)
-    nodes = [
-        helper.make_node("Cast", ["w"], ["f"], to=TensorProto.FLOAT),
-        helper.make_node("Add", ["x", "f"], ["y"]),
-        helper.make_node("Shape", ["w" if reader == "Shape" else "x"], ["s"]),
-    ]
-    outputs = [value("y", TensorProto.FLOAT, [1024]), value("s", TensorProto.INT64, [1])]
-    model = make_model(nodes, [value("x", TensorProto.FLOAT, [1024])], outputs)
-    model.graph.initializer.append(weight)
-    executable = Compiler.compile(model)
-    stored = [(spec.dtype, spec.engine_dtype, spec.nbytes) for spec in executable.manifest.weights]
-    assert stored == ([("bfloat16", "float32", 2048)] if reader == "Cast" else [])
-    y, _ = EngineSession(executable).run({"x": np.ones(1024, np.float32)})
-    np.testing.assert_array_equal(y, np.full(1024, 1.5))
-
-
 def test_a_wrongly_declared_output_type_is_inferred_again(caplog: pytest.LogCaptureFixture) -> None:
     model = make_model(
         [helper.make_node("Mul", ["x", "x"], ["y"])],

@@ -54,6 +54,17 @@ def test_a_weight_that_is_an_output_as_well_keeps_its_cast() -> None:
     np.testing.assert_allclose(y, FEEDS["x"] @ f, rtol=1e-5, atol=1e-4)
 
 
+def test_a_weight_that_something_else_reads_stays_in_the_graph() -> None:
+    executable = Compiler.compile(
+        model(
+            "{ f = Cast <to = 1> (w) p = MatMul (x, f) s = Shape (w) n = CastLike (s, p) r = ReduceSum (n) y = Add (p, r) }"
+        )
+    )
+    assert executable.manifest.weights == ()
+    (y,) = DeclaredSession(executable, threads=1).run(FEEDS)
+    np.testing.assert_allclose(y, FEEDS["x"] @ W.astype(np.float32) + 128, atol=1e-4)
+
+
 def test_a_float32_weight_is_none_of_its_business() -> None:
     proto = model("{ f = Cast<to = 1>(w) h = MatMul(x, f) y = MatMul(h, v) }")
     proto.graph.initializer.append(numpy_helper.from_array(W.astype(np.float32), "v"))

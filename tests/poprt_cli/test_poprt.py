@@ -85,6 +85,19 @@ def test_an_int8_model_says_what_stayed_float_and_what_it_cost(poprt: Poprt, mod
     assert ("reduce_range=True" in result.stderr) == lacks_int8_dot_products()
 
 
+def test_bf16_that_stored_nothing_is_said_on_the_last_line(poprt: Poprt, tmp_path: Path) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> m (float[2] x) => (float[2] y) { y = Relu (x) }'
+    onnx.save(onnx.parser.parse_model(text), str(tmp_path / "small.onnx"))
+    result = poprt("-i", tmp_path / "small.onnx", "--precision", "bf16")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1].startswith("bf16: no weight was stored in bfloat16")
+
+
+def test_an_option_that_did_nothing_in_poprt_either_says_so(poprt: Poprt, model_path: Path) -> None:
+    result = poprt("-i", model_path, "--perf_tuner")
+    assert "--perf_tuner has no effect here: it did nothing in PopRT either" in result.stderr
+
+
 def test_int8_that_quantised_nothing_is_said_on_the_last_line(poprt: Poprt, model_path: Path) -> None:
     last = "int8: no product was quantised; products by constant matrices: "
     done = poprt("-i", model_path, "--precision", "int8", "--output_model", "int8.onnx")

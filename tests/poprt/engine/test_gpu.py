@@ -43,7 +43,8 @@ def test_a_graph_for_a_gpu_keeps_float16_and_has_no_branches(gpu: None) -> None:
     executable = compiled()
     assert "If" not in operators(executable)
     assert {spec.engine_dtype for spec in executable.outputs} == {"float16"}
-    assert not executable.manifest.packing.equal_lengths_cheaper  # type: ignore[union-attr]
+    assert executable.packing is not None
+    assert not executable.packing.equal_lengths_cheaper
 
 
 def test_a_graph_for_a_cpu_is_of_float32_and_has_branches() -> None:

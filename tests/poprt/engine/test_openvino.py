@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper, parser
 
 pytest.importorskip("openvino", reason="the other engine is an extra: pip install 'poprt[openvino]'")
 
-from benchmarks.contenders import Packed, Result
+from benchmarks.contenders import Array, Packed, Result
 from benchmarks.workloads import convert_packed
 from models.bert import SIZES, BertConfig, build_bert
 from passes.placeholders import placeholder
@@ -54,11 +54,11 @@ def executable(precision: str) -> Executable:
 
 
 @cache
-def reference() -> list[dict[str, np.ndarray]]:  # type: ignore[type-arg]
+def reference() -> list[dict[str, Array]]:
     return one_by_one(model(), SAMPLES)
 
 
-def answers(precision: str, samples: list[dict[str, np.ndarray]], **config: object) -> list[Result]:  # type: ignore[type-arg]
+def answers(precision: str, samples: list[dict[str, Array]], **config: object) -> list[Result]:
     options = runtime.PackRunnerConfig(engine=OPENVINO, **config)  # type: ignore[arg-type]
     with runtime.PackRunner(executable(precision), options) as runner:
         return Packed("openvino", runner).run(samples)
@@ -78,7 +78,7 @@ def test_other_tokens_beside_a_sample_change_no_bit_of_its_answer(precision: str
     own = SAMPLES[1]["input_ids"]
     rng = np.random.default_rng(3)
 
-    def first(neighbours: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def first(neighbours: Array) -> Array:
         tokens = np.concatenate([own, neighbours])[None].astype(np.int32)
         feeds = {
             "input_ids": tokens,
@@ -152,7 +152,7 @@ def test_samples_that_share_a_row_answer_as_alone() -> None:
             assert np.abs(mine[name] - values).max() <= 1e-5 * max(1, np.abs(values).max())
 
 
-def parsed(text: str, **weights: np.ndarray) -> onnx.ModelProto:  # type: ignore[type-arg]
+def parsed(text: str, **weights: Array) -> onnx.ModelProto:
     proto = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g {text}')
     proto.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
     return proto

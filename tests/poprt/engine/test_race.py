@@ -61,16 +61,17 @@ def taken(monkeypatch: pytest.MonkeyPatch, sessions: Mapping[str, Sleeper]) -> O
 
 def test_each_engine_is_timed() -> None:
     one = executable()
-    paces = race({"slow": (one, Sleeper(0.02), 1), "fast": (one, Sleeper(0.002), 1)})
+    paces = race({"slow": (one, Sleeper(0.02), 1), "fast": (one, Sleeper(0.002), 1)}, lambda *_: None)
     assert paces["fast"].a_second > 3 * paces["slow"].a_second
     assert paces["slow"].unit == "runs/s"
 
 
-def test_an_engine_that_fails_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    one = executable()
-    paces = race({"sound": (one, Sleeper(0.001), 1), "broken": (one, Sleeper(0, PoprtError("out of memory")), 1)})
+def test_an_engine_that_fails_is_left_out_and_told_of() -> None:
+    one, told = executable(), {}
+    broken = Sleeper(0, PoprtError("out of memory"))
+    paces = race({"sound": (one, Sleeper(0.001), 1), "broken": (one, broken, 1)}, told.__setitem__)
     assert list(paces) == ["sound"]
-    assert "engine broken is left out: out of memory" in caplog.text
+    assert told == {"broken": broken.error}
 
 
 @pytest.mark.parametrize(("pace", "engine"), [(104.0, ONNXRUNTIME), (106.0, OPENVINO), (50.0, ONNXRUNTIME)])
@@ -78,10 +79,13 @@ def test_another_engine_is_taken_where_it_is_faster_by_more_than_noise(
     monkeypatch: pytest.MonkeyPatch, pace: float, engine: str
 ) -> None:
     paces = {ONNXRUNTIME: Pace(100.0, "runs/s"), OPENVINO: Pace(pace, "runs/s")}
-    monkeypatch.setattr(opening, "race", lambda _: paces)
+    monkeypatch.setattr(opening, "race", lambda *_: paces)
     assert taken(monkeypatch, {ONNXRUNTIME: Sleeper(0), OPENVINO: Sleeper(0)}).engine == engine
 
 
-def test_the_engine_that_is_left_runs_where_the_other_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_that_is_left_runs_where_the_other_fails(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     broken = Sleeper(0, PoprtError("out of memory"))
     assert taken(monkeypatch, {ONNXRUNTIME: broken, OPENVINO: Sleeper(0.001)}).engine == OPENVINO
+    assert "engine onnxruntime is left out: out of memory" in caplog.text
