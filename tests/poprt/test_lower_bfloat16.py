@@ -55,11 +55,8 @@ def test_a_weight_that_is_an_output_as_well_keeps_its_cast() -> None:
 
 
 def test_a_weight_that_something_else_reads_stays_in_the_graph() -> None:
-    executable = Compiler.compile(
-        model(
-            "{ f = Cast <to = 1> (w) p = MatMul (x, f) s = Shape (w) n = CastLike (s, p) r = ReduceSum (n) y = Add (p, r) }"
-        )
-    )
+    rest = "p = MatMul (x, f) s = Shape (w) n = CastLike (s, p) r = ReduceSum (n) y = Add (p, r)"
+    executable = Compiler.compile(model(f"{{ f = Cast <to = 1> (w) {rest} }}"))
     assert executable.manifest.weights == ()
     (y,) = DeclaredSession(executable, threads=1).run(FEEDS)
     np.testing.assert_allclose(y, FEEDS["x"] @ W.astype(np.float32) + 128, atol=1e-4)
