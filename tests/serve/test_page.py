@@ -202,7 +202,7 @@ def test_the_line_for_curl_is_what_the_page_asks(opened: Any, url: str) -> None:
     panel = choose(page, "moods")
     panel.locator("textarea").fill("it's slow")
     panel.locator("summary").click()
-    line = panel.locator("details pre").inner_text()
+    line = panel.locator("details pre", has_text="curl").inner_text()  # waits: it is written when the summary opens
     assert line.startswith(f"curl '{url}/predict?model=moods'")
     assert r"it'\''s slow" in line
 
