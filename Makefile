@@ -51,7 +51,7 @@ format: $(VENV)/.lint  ## Rewrite the sources in the project's style
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-bench: $(VENV)/.bench  ## Measure, in pairs, all that docs/performance.md tells: baselines, peers, the roof, load, memory (30 minutes)
+bench: $(VENV)/.bench  ## Measure, in pairs, all that docs/performance.md tells: baselines, peers, the roof, load, memory (50 minutes)
 	$(BIN)/python -m benchmarks all
 
 bench-serve: $(VENV)/.bench-serve $(INFINITY)/.installed  ## Measure the server, and encode, against others: the section Over HTTP (30 minutes)
