@@ -21,7 +21,7 @@ EXCEPTIONS = {
     "pip install '.[openvino]'": "installs",
     "poprt serve minilm=minilm.popef": "serves until it is stopped",
     "docker build -f deploy/Dockerfile -t poprt .": "needs Docker",
-    'make bench                        # all of this page but "Over HTTP", in at most 30 minutes': "takes long",
+    'make bench                        # all of this page but "Over HTTP", in about 50 minutes': "takes long",
     "poprt_exec poprt_run_popef --popef unknown.popef --isolated": "stands for a stranger's file",
     "# asks a running server": "needs one",
     "pip install 'poprt[serve]'": "installs, and serves until it is stopped",
