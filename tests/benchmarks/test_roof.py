@@ -14,7 +14,6 @@ from benchmarks.peak import Peak
 from benchmarks.products import Chain
 from benchmarks.roof import PRECISIONS, ROWS, Rate, Roof, Way, fastest, higher, measure_products, ways
 from benchmarks.workloads import config_of
-from poprt.engine.cpu import lacks_int8_dot_products
 
 CONFIG = config_of("tiny")
 #: Largest root mean square of the differences, relative to that of the values.
@@ -39,8 +38,6 @@ def test_operations_are_those_of_the_products_of_a_whole_encoder() -> None:
     ids=lambda value: value.name if isinstance(value, Way) else value,
 )
 def test_every_way_computes_the_products(precision: str, way: Way, streams: int) -> None:
-    if precision == "int8" and "OpenVINO" in way.name and lacks_int8_dot_products():
-        pytest.skip("this CPU has no 8-bit dot products: not seen")
     chain = Chain(CONFIG)
     try:
         run = way.open(chain, streams)
