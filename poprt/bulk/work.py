@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from poprt.bulk.columns import Columns
+from poprt.bulk.loop_thread import run_in_thread
 from poprt.bulk.parts import Parts
 from poprt.bulk.rows import RowAnswerer
 from poprt.bulk.source import open_source
@@ -95,7 +96,7 @@ def here(config: PackRunnerConfig | None = None, **options: Any) -> Execute:
 
     def execute(job: Job, pieces: list[int], advance: Callable[[PieceDone], None]) -> None:
         with _closed_at_once(TextModel(job.model, config, **options)) as model:
-            asyncio.run(_all(Worker(job, model), pieces, advance))
+            run_in_thread(_all(Worker(job, model), pieces, advance))
 
     return execute
 

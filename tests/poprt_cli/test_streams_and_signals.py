@@ -181,6 +181,47 @@ def test_a_signal_ends_a_command_cleanly(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["cleaned"]
 
 
+#: A command whose destructor gets the signal: what is raised there is dropped by Python.
+_DROPPED = """
+import os, signal, sys, time
+from pathlib import Path
+
+import click
+
+from poprt_cli.commands import CONTEXT_SETTINGS, KeyValueCommand
+
+number = signal.Signals[sys.argv.pop()]
+
+
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), number)
+        time.sleep(0.2)
+
+
+@click.command(cls=KeyValueCommand, context_settings=CONTEXT_SETTINGS)
+def command():
+    try:
+        Dying()
+        time.sleep(60)
+    finally:
+        os.kill(os.getpid(), number)
+        Path("cleaned").touch()
+
+
+command(prog_name="poprt")
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_that_strikes_in_a_destructor_is_not_lost(tmp_path: Path, name: str) -> None:
+    words = [sys.executable, "-c", _DROPPED, name]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 128 + signal.Signals[name]
+    assert done.stderr == f"\npoprt: error: stopped by {name}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["cleaned"]
+
+
 def test_signals_that_others_handle_or_that_are_ignored_stay_so() -> None:
     def mine(*_: Any) -> None:
         pass
