@@ -27,8 +27,12 @@ def test_it_returns_and_raises_what_the_coroutine_does() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_a_signal_in_the_step_of_a_task_ends_all_tasks(caplog: pytest.LogCaptureFixture) -> None:
-    """In the main thread it would be the failure of the task that has the turn, which nobody asks for."""
+@pytest.mark.parametrize("turn", [*range(1, 20), 500])
+def test_a_signal_in_the_step_of_a_task_ends_all_tasks(caplog: pytest.LogCaptureFixture, turn: int) -> None:
+    """In the main thread it would be the failure of the task that has the turn, which nobody asks for.
+
+    In the first turns the caller is still starting the thread.
+    """
     ended: list[int] = []
     turns: list[int] = []
 
@@ -37,7 +41,7 @@ def test_a_signal_in_the_step_of_a_task_ends_all_tasks(caplog: pytest.LogCapture
             while True:
                 await asyncio.sleep(0)
                 turns.append(number)
-                if len(turns) == 50:
+                if len(turns) == turn:
                     os.kill(os.getpid(), signal.SIGUSR1)
         finally:
             ended.append(number)
