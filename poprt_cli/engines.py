@@ -13,13 +13,13 @@ from poprt.manifest import ENGINES
 from poprt.runtime.opening import Opening, Trial, try_engines
 
 
-def show_engines(executable: Executable, custom_ops: Sequence[str] = ()) -> None:
+def show_engines(executable: Executable, custom_ops: Sequence[str] = (), typical_lengths: Sequence[int] = ()) -> None:
     """Print a line for each engine there is: what it was timed at, or why it was not.
 
     Raises:
         PoprtError: none of them runs the executable.
     """
-    _, trials = try_engines(executable, Opening(AUTO, custom_ops=custom_ops))
+    _, trials = try_engines(executable, Opening(AUTO, custom_ops=custom_ops, typical_lengths=typical_lengths))
     seen = {trial.engine: trial for trial in trials}
     table = Table("engine", "pace", "")
     for engine in ENGINES:

@@ -14,7 +14,7 @@ from poprt.engine.choice import CHOICES
 from poprt.errors import PoprtError
 from poprt.executable import Executable
 from poprt.runtime import HostConcatRunnerConfig, LightRunnerConfig
-from poprt_cli.commands import CONTEXT_SETTINGS, CommandGroup
+from poprt_cli.commands import CONTEXT_SETTINGS, CommandGroup, as_sizes
 from poprt_cli.engines import show_engines
 from poprt_cli.isolated import LEAST_MEGABYTES, run_isolated
 from poprt_cli.logs import configure_logging
@@ -95,11 +95,14 @@ def run_popef(
 @click.option("--popef", required=True, type=click.Path(path_type=Path), help="The executable.")
 @click.option("--index", type=click.IntRange(0), default=0, help="Which model of an executable of several.")
 @click.option("--custom_ops", multiple=True, metavar="LIB", help="A library of operators that onnxruntime lacks.")
-def engines(popef: Path, index: int, custom_ops: tuple[str, ...]) -> None:
+@click.option(
+    "--typical_lengths", callback=as_sizes, metavar="N,N,...", help="Tokens of samples in use, which are timed."
+)
+def engines(popef: Path, index: int, custom_ops: tuple[str, ...], typical_lengths: tuple[int, ...] | None) -> None:
     """Time the engines that can run an executable, and say which one `engine=auto` takes here."""
     if not os.path.isfile(popef):
         raise PoprtError(f"--popef {str(popef)!r} does not exist or is no file")
-    show_engines(one_model(Executable(popef), index), custom_ops)
+    show_engines(one_model(Executable(popef), index), custom_ops, typical_lengths or ())
 
 
 def _words(popef: Path, runner: str, index: int, options: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ import click
 
 from poprt.engine.choice import CHOICES
 from poprt.errors import PoprtError
-from poprt_cli.commands import CONTEXT_SETTINGS
+from poprt_cli.commands import CONTEXT_SETTINGS, as_sizes
 from poprt_cli.serve_config import read_config
 
 KEY_VARIABLE = "POPRT_API_KEY"
@@ -103,6 +103,9 @@ _FILE = click.Path(dir_okay=False)
 @click.option("--lanes", type=_COUNT, help="Runs at the same time, of each model [default: auto].")
 @click.option("--token-budget", type=_COUNT, help="Tokens that a pack aims at [default: auto].")
 @click.option("--engine", type=click.Choice(CHOICES), help="Of each model [default: what it was compiled for].")
+@click.option(
+    "--typical-lengths", callback=as_sizes, metavar="N,N,...", help="Tokens of texts, where engines are timed."
+)
 @click.option("--tokenizer-threads", type=_COUNT, help="That tokenise, of each model [default: auto].")
 @click.option("--workers", type=_COUNT, default=1, show_default=True, help="Processes that share port and cores.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of stderr.")
@@ -133,6 +136,7 @@ def serve_command(
         **options,
         "api_key": _api_key(api_key_file),
         "cors_origins": tuple(cors_origin),
+        "typical_lengths": options["typical_lengths"] or (),
         "ssl_keyfile_password": os.environ.get(PASSWORD_VARIABLE) or None,
     }
     serve(named_models(models), ServeOptions(**options))

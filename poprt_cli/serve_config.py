@@ -34,6 +34,8 @@ def _as_words(path: Path, name: str, value: Any) -> Any:
         return [f"{model}={file}" for model, file in value.items()]
     if name in ("models", "cors_origin"):
         return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+    if name == "typical_lengths" and isinstance(value, list):
+        return ",".join(map(str, value))
     if isinstance(value, (list, Mapping)):
         raise click.UsageError(
             f"{_OPTION}: {str(path)!r}: {name.replace('_', '-')} is one value, not {type(value).__name__}"

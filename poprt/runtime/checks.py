@@ -59,6 +59,14 @@ def check_libraries(name: str, value: object) -> None:
         raise PoprtError(f"{name}: expected a list of paths of libraries, got {value!r}")
 
 
+def check_lengths(name: str, value: object) -> None:
+    """Refuse what is no list of numbers of tokens."""
+    if isinstance(value, str) or not isinstance(value, (Sequence, np.ndarray)):
+        raise PoprtError(f"{name}: expected a list of whole numbers, got {value!r}")
+    for length in value:
+        check_int(name, length, 1)
+
+
 def check_seconds(name: str, value: object, unit: float, what: str) -> float:
     """Return a duration in seconds, ``LONGEST_WAIT`` where it is longer.
 

@@ -13,7 +13,15 @@ from typing import Any, ClassVar
 
 from poprt.engine.choice import check_engine
 from poprt.errors import PoprtError
-from poprt.runtime.checks import check_callable, check_flag, check_int, check_libraries, check_seconds, check_text
+from poprt.runtime.checks import (
+    check_callable,
+    check_flag,
+    check_int,
+    check_lengths,
+    check_libraries,
+    check_seconds,
+    check_text,
+)
 from poprt.runtime.observation import Observer
 
 logger = logging.getLogger("poprt")
@@ -188,6 +196,8 @@ class PackRunnerConfig(WatchedOptions):
             queue.
         send_when_idle: send what is there whenever the engine is free; off, wait for company up to the timeout.
         custom_ops, engine: as for ``RuntimeConfig``.
+        typical_lengths: tokens of samples as they come in use, say of a hundred. Where the runner chooses the engine,
+            it times each on packs of such samples; empty takes queries and passages.
         observer: a function that is called with a ``PackObservation`` for each pack that has run, by the thread of its
             lane, when the answers are out. The lane's next pack waits for it. What it raises is logged once. The
             runner's threads keep it alive until they end.
@@ -213,6 +223,7 @@ class PackRunnerConfig(WatchedOptions):
     padding_remove_mode: PaddingRemoveMode | None = field(default=None, repr=False)
     custom_ops: Sequence[str | os.PathLike[str]] = ()
     engine: str | None = None
+    typical_lengths: Sequence[int] = ()
     observer: Observer | None = field(default=None, repr=False)
 
     no_effect: ClassVar[frozenset[str]] = frozenset({"device_wait_config"})
@@ -267,6 +278,7 @@ class PackRunnerConfig(WatchedOptions):
         check_libraries("custom_ops", self.custom_ops)
         if self.engine is not None:
             check_engine("engine", self.engine)
+        check_lengths("typical_lengths", self.typical_lengths)
         _check_queue(self)
         self._check_modes()
         return self

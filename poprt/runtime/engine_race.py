@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -21,8 +21,10 @@ PATIENCE = 2.0
 _LEAST_ROUNDS, _MOST_ROUNDS = 3, 8
 #: Seconds before each turn: onnxruntime's threads keep the cores busy for some 50 ms after a run, whoever runs next.
 _REST = 0.1
-#: Samples of the packs that are timed: queries, and passages, of lengths that differ as they do in use.
+#: Samples of the packs that are timed where nobody says how long samples are: queries, and passages.
 _PACKS = (tuple(range(4, 28)), (96, 160, 112, 144))
+#: Where somebody does: tokens of a pack at most, and of all packs together.
+_PACK_TOKENS, _TOKENS = 512, 1024
 #: An open extent of a model that is not packed.
 _EXTENT = 8
 
@@ -58,20 +60,23 @@ class _Work:
 
 
 def race(
-    engines: Mapping[str, tuple[Executable, Session, int]], left_out: Callable[[str, PoprtError], None]
+    engines: Mapping[str, tuple[Executable, Session, int]],
+    left_out: Callable[[str, PoprtError], None],
+    typical_lengths: Sequence[int] = (),
 ) -> dict[str, Pace]:
     """Time engines in turn, each several times; the fastest time of each counts.
 
     Args:
         engines: by name, an executable of one graph, a session over it, and how many runs go on at the same time.
         left_out: is told of an engine that fails, and why.
+        typical_lengths: tokens of samples as they come in use; none take queries and passages alike.
 
     Returns:
         The pace of each engine that ran, in their order.
     """
     works, least = {}, {}
     for name, (executable, session, lanes) in engines.items():
-        work = _work(executable, session, lanes)
+        work = _work(executable, session, lanes, typical_lengths)
         try:
             work.seconds()  # the first run allocates
         except PoprtError as error:
@@ -88,10 +93,29 @@ def race(
     return {name: Pace(work.amount / max(least[name], 1e-9), work.unit) for name, work in works.items()}
 
 
-def _work(executable: Executable, session: Session, lanes: int) -> _Work:
+def typical_packs(lengths: Sequence[int]) -> list[tuple[int, ...]]:
+    """Packs as a runner makes them of samples of these lengths: those of similar length go together.
+
+    The lengths are thinned out evenly, so that the packs have about ``_TOKENS`` tokens::
+
+        16 samples of 300 tokens and 16 of 20 -> (20, 20, 20, 300), (300,), (300,)
+    """
+    count = min(len(lengths), max(2, round(_TOKENS * len(lengths) / sum(lengths))))
+    ordered = sorted(lengths)
+    packs: list[tuple[int, ...]] = []
+    for number in range(count):
+        length = ordered[(2 * number + 1) * len(ordered) // (2 * count)]
+        if packs and sum(packs[-1]) + length <= _PACK_TOKENS:
+            packs[-1] += (length,)
+        else:
+            packs.append((length,))
+    return packs
+
+
+def _work(executable: Executable, session: Session, lanes: int, lengths: Sequence[int]) -> _Work:
     packing = executable.manifest.packing
     if packing is not None and packing.ragged:
-        return _packs(executable, packing, session, lanes)
+        return _packs(executable, packing, session, lanes, typical_packs(lengths) if lengths else _PACKS)
     feeds = {spec.name: _fill(spec) for spec in executable.inputs}
 
     def run() -> float:
@@ -104,13 +128,15 @@ def _work(executable: Executable, session: Session, lanes: int) -> _Work:
     return _Work(run, lanes, "runs/s")
 
 
-def _packs(executable: Executable, packing: PackingSpec, session: Session, lanes: int) -> _Work:
-    """Packs of short and of long samples, as far as the executable takes them."""
+def _packs(
+    executable: Executable, packing: PackingSpec, session: Session, lanes: int, wished: Sequence[tuple[int, ...]]
+) -> _Work:
+    """Packs of samples of these lengths, as far as the executable takes them."""
     timer = pack_timer(AcrossRowsSession(session, executable.manifest, packing), executable.manifest, packing, lanes)
     longest, capacity = packing.segment_max_size[0], packing.rows * packing.columns
     most = packing.max_valid_num if packing.neighbours != "none" else 1
     packs = []
-    for lengths in _PACKS:
+    for lengths in wished:
         if packing.neighbours != "any":  # such packs are of one length
             lengths = (sum(lengths) // len(lengths),) * len(lengths)
         fitting = [min(packing.tokens(length), longest, capacity) for length in lengths]

@@ -32,6 +32,7 @@ class Opening:
         lanes: runs that go on at the same time; None: a lane a core where the engine is a CPU's.
         any_size: whether the runner has use for several lanes; see ``choose_lanes``.
         threads, providers, custom_ops, spin_between_runs, turns: as for the engines' sessions.
+        typical_lengths: what several engines are timed on; see ``race``.
     """
 
     engine: str | None = None
@@ -42,6 +43,7 @@ class Opening:
     custom_ops: Sequence[str | os.PathLike[str]] = ()
     spin_between_runs: bool = True
     turns: Turns | None = None
+    typical_lengths: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,20 @@ def try_engines(executable: Executable, how: Opening) -> tuple[Opened, list[Tria
     """Open an engine, and tell what was seen of each that may run the executable; :func:`open_executable`."""
     engines = engines_to_try(executable.manifest, how.engine, how.providers)
     opens = functools.partial(_open, executable, how=how)
+    if how.typical_lengths:
+        _announce_lengths(executable, engines)
     if len(engines) == 1:
         return opens(engines[0]), [Trial(engines[0], chosen=True)]
-    return _fastest(engines, opens)
+    return _fastest(engines, opens, how.typical_lengths)
+
+
+def _announce_lengths(executable: Executable, engines: Sequence[str]) -> None:
+    """Say where lengths that are told have no effect."""
+    packing = executable.manifest.packing
+    if len(engines) == 1:
+        logger.warning("typical_lengths has no effect: %s is the only engine for this executable here", engines[0])
+    elif packing is None or not packing.ragged:
+        logger.warning("typical_lengths has no effect: every run of this executable is of the same size")
 
 
 def _open(executable: Executable, engine: str, *, how: Opening) -> Opened:
@@ -109,7 +122,9 @@ def _open(executable: Executable, engine: str, *, how: Opening) -> Opened:
     return Opened(executable.for_engine(engine), session, lanes)
 
 
-def _fastest(engines: Sequence[str], opens: Callable[[str], Opened]) -> tuple[Opened, list[Trial]]:
+def _fastest(
+    engines: Sequence[str], opens: Callable[[str], Opened], typical_lengths: Sequence[int]
+) -> tuple[Opened, list[Trial]]:
     """The first engine, or another that is faster by more than noise. All are open while they are timed."""
     there: dict[str, Opened] = {}
     refusals: dict[str, str] = {}
@@ -125,7 +140,8 @@ def _fastest(engines: Sequence[str], opens: Callable[[str], Opened]) -> tuple[Op
             leave_out(engine, error)
     if not there:
         raise PoprtError(f"no engine runs this executable: {'; '.join(f'{n}: {r}' for n, r in refusals.items())}")
-    paces = race({engine: (one.executable, one.session, one.lanes.count) for engine, one in there.items()}, leave_out)
+    racers = {engine: (one.executable, one.session, one.lanes.count) for engine, one in there.items()}
+    paces = race(racers, leave_out, typical_lengths)
     best = next(iter(paces), next(iter(there)))
     for engine, pace in paces.items():
         if pace.a_second > WORTHWHILE * paces[best].a_second:

@@ -112,7 +112,14 @@ class PackRunner(Runner, configured_by=PackRunnerConfig):
         config = self._config
         if session is not None:
             return config.lanes or 1, session
-        opening = Opening(config.engine, config.lanes, self._any_size, custom_ops=config.custom_ops, **options)
+        opening = Opening(
+            config.engine,
+            config.lanes,
+            self._any_size,
+            custom_ops=config.custom_ops,
+            typical_lengths=[int(length) for length in config.typical_lengths],
+            **options,
+        )
         opened = open_executable(self.executable, opening)
         self.executable = opened.executable
         return opened.lanes.count, opened.session

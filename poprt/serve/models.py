@@ -276,6 +276,7 @@ def _opened(source: Source, options: ServeOptions, observer: Any) -> tuple[TextM
         lanes=options.lanes,
         token_budget=options.token_budget,
         engine=options.engine,
+        typical_lengths=options.typical_lengths,
         observer=observer,
     )
     if not executable.texts:

@@ -46,7 +46,7 @@ class ServeOptions:
         auto_truncate: cut texts that are too long; off, they are refused.
         api_key: what clients must send; None lets everybody in.
         cors_origins: origins of web pages that may call; "*" is all.
-        lanes, token_budget, engine: of each model's runner.
+        lanes, token_budget, engine, typical_lengths: of each model's runner.
         tokenizer_threads: of each model.
         threads: of the engine, for each model; None takes the usable cores.
         log_format: "text" or "json".
@@ -74,6 +74,7 @@ class ServeOptions:
     lanes: int | None = None
     token_budget: int | None = None
     engine: str | None = None
+    typical_lengths: tuple[int, ...] = ()
     tokenizer_threads: int | None = None
     threads: int | None = None
     log_format: str = "text"
@@ -98,6 +99,10 @@ class ServeOptions:
             if not isinstance(getattr(self, name), bool):
                 raise PoprtError(f"{name}: expected True or False, got {getattr(self, name)!r}")
         _check_text("host", self.host, optional=False)
+        if not isinstance(self.typical_lengths, tuple):
+            raise PoprtError(f"typical_lengths: expected a tuple of whole numbers, got {self.typical_lengths!r}")
+        for length in self.typical_lengths:
+            _check_whole("typical_lengths", length, 1, None, optional=False)
         self._check_combinations()
 
     def _check_combinations(self) -> None:

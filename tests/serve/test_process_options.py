@@ -65,13 +65,13 @@ def test_flags_are_read(serve: Any, model: Path) -> None:
     words = "--host 0.0.0.0 --port 0 --grpc-port 9000 --max-queue-requests 5 --max-queue-tokens 50 --max-client-batch 0"
     more = "--payload-limit 512KB --request-timeout 1.5 --receive_timeout 500ms --drain-timeout 2m --auto-truncate"
     rest = "--cors-origin https://a --cors-origin https://b --lanes 2 --token-budget 64 --tokenizer-threads 1"
-    last = "--workers 3 --log-format json --no-access-log"
+    last = "--workers 3 --log-format json --no-access-log --typical-lengths 12,20"
     _, _, options = serve(f"m={model}", *words.split(), *more.split(), *rest.split(), *last.split())
     assert options == ServeOptions(
         host="0.0.0.0", port=0, grpc_port=9000, max_queue_requests=5, max_queue_tokens=50, max_client_batch=0,
         payload_limit=512_000, request_timeout=1.5, receive_timeout=0.5, drain_timeout=120.0, auto_truncate=True,
         cors_origins=("https://a", "https://b"), lanes=2, token_budget=64, tokenizer_threads=1, workers=3,
-        log_format="json", access_log=False,
+        log_format="json", access_log=False, typical_lengths=(12, 20),
     )  # fmt: skip
 
 
@@ -95,6 +95,7 @@ def test_sizes(serve: Any, model: Path, size: str, count: int) -> None:
         ("--port", "65536"),
         ("--workers", "0"),
         ("--lanes", "many"),
+        ("--typical-lengths", "12,none"),
         ("--log-format", "xml"),
         ("--grpc-port", "8000"),
         ("--ssl-keyfile", "key.pem"),
@@ -144,12 +145,13 @@ def test_a_file_has_the_same_keys_and_the_command_line_comes_first(serve: Any, m
     file.write_text(
         f"models:\n  first: {model}\n  second: {model}\nport: 9001\nmax-queue-tokens: 100\npayload_limit: 1MB\n"
         "request-timeout: 2\nauto-truncate: true\ncors-origin: [https://a, https://b]\naccess-log: false\nlanes:\n"
+        "typical-lengths: [12, 20]\n"
     )
     _, models, options = serve("--config", file, "--port", "9002")
     assert models == {"first": str(model), "second": str(model)}
     assert options == ServeOptions(
         port=9002, max_queue_tokens=100, payload_limit=1_000_000, request_timeout=2.0, auto_truncate=True,
-        cors_origins=("https://a", "https://b"), access_log=False,
+        cors_origins=("https://a", "https://b"), access_log=False, typical_lengths=(12, 20),
     )  # fmt: skip
     assert serve(f"other={model}", "--config", file)[1] == {"other": str(model)}
 
@@ -259,6 +261,8 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         {"api_key": "a\nb"},
         {"ssl_cert_reqs": 3},
         {"lanes": 0},
+        {"typical_lengths": [12]},
+        {"typical_lengths": (12, 0)},
         {"workers": 0},
     ],
 )
