@@ -53,11 +53,13 @@ class PackingSpec(Packing):
             many samples, tokens and places: its attention keeps no scores, so its memory grows with the tokens, that
             of another pack with samples times longest squared. A sample alone is such a pack.
         full_pair_bytes: what ``pair_bytes`` is for such a pack: 0 where no attention keeps scores.
+        width_multiple: the multiples to which the graph unpacks; see :meth:`unpacked_width`.
     """
 
     ragged: bool = field(kw_only=True)
     equal_lengths_cheaper: bool = field(default=False, kw_only=True)
     full_pair_bytes: int = field(default=0, kw_only=True)
+    width_multiple: int = field(default=1, kw_only=True)
 
     def request_shape(self, spec: TensorSpec, length: int) -> tuple[int, ...]:
         """The shape in which a request of ``length`` tokens gives an input: [L, ...], [L, L], a row, or whole."""
@@ -67,6 +69,15 @@ class PackingSpec(Packing):
             return self.pair_shape(spec.name, spec.shape, length)[1:]
         return spec.shape[1:] if spec.name in self.sample_inputs else spec.shape
 
+    def unpacked_width(self, longest: int) -> int:
+        """Places to which a ragged graph unpacks each sample of a pack whose longest has ``longest`` tokens.
+
+        That is the longest itself, or the next of ``width_multiple`` where it is half way there: by 16, 23 stays 23
+        and 24 becomes 32. It is never beyond the longest sample that the executable takes.
+        """
+        nearest = (longest + self.width_multiple // 2) // self.width_multiple * self.width_multiple
+        return max(longest, min(nearest, self.segment_max_size[0]))
+
     def padded_bytes(self, samples: int, longest: int, full: bool = False) -> int:
         """What a pack of samples padded to ``longest`` tokens holds in memory at once, beside the packed side.
 
@@ -74,6 +85,7 @@ class PackingSpec(Packing):
             full: whether all samples are of that length and mask nothing.
         """
         full = full and self.equal_lengths_cheaper
+        longest = self.unpacked_width(longest)
         pairs = self.places(longest) ** 2
         return samples * (longest * self.cell_bytes + pairs * (self.full_pair_bytes if full else self.pair_bytes))
 
@@ -123,12 +135,13 @@ class OtherGraph:
     """A further graph of an executable: the same model, lowered for another engine.
 
     Attributes:
-        equal_lengths_cheaper, full_pair_bytes, pair_bytes: as for ``PackingSpec``, of this graph.
+        equal_lengths_cheaper, full_pair_bytes, pair_bytes, width_multiple: as for ``PackingSpec``, of this graph.
     """
 
     equal_lengths_cheaper: bool = False
     full_pair_bytes: int = 0
     pair_bytes: int = 0
+    width_multiple: int = 1
 
 
 @dataclass(frozen=True)

@@ -186,6 +186,12 @@ def _check_packing(manifest: Manifest, packing: PackingSpec) -> None:
         raise wrong("packing.ragged", packing.ragged, "false where a sample has several segments")
     if packing.equal_lengths_cheaper and not packing.ragged:
         raise wrong("packing.equal_lengths_cheaper", True, "false where it is not ragged")
+    for name, multiple in {
+        "packing": packing.width_multiple,
+        **{f"other_graphs.{engine}": other.width_multiple for engine, other in manifest.other_graphs.items()},
+    }.items():
+        if multiple < 1 or (multiple > 1 and not packing.ragged):
+            raise wrong(f"{name}.width_multiple", multiple, "1 or more, and 1 where it is not ragged")
     _check_subsampling(packing)
     _check_packed_inputs(packing, {spec.name: spec for spec in manifest.inputs})
     outputs = {spec.name: spec for spec in manifest.outputs}

@@ -26,3 +26,9 @@ def read_packing(model: onnx.ModelProto) -> PackingSpec | None:
         return None
     fields = [field.name for field in dataclasses.fields(PackingSpec) if hasattr(packed, field.name)]
     return PackingSpec(**{name: getattr(packed, name) for name in fields})
+
+
+def widened(packing: PackingSpec, multiple: int) -> PackingSpec:
+    """The packing of a graph that unpacks to multiples, where more padding shows in no answer and in no shape fed."""
+    shows = packing.neighbours != "any" or bool(packing.pair_inputs) or packing.subsampled
+    return packing if shows or not packing.ragged else dataclasses.replace(packing, width_multiple=multiple)

@@ -35,7 +35,7 @@ _INDEX = """
     flat = Constant <value_ints = [-1]> ()
     one = Constant <value_int = 1> ()
     lengths = Cast <to = 7> (unpack_info)
-    width = ReduceMax <keepdims = 0> (lengths)
+    %s
     columns = Range (axis0, width, one)
     occupied = Less (columns, lengths)
     occupied_flat = Reshape (occupied, flat)
@@ -49,6 +49,19 @@ _INDEX = """
 """
 
 
+#: The width is the longest sample, or where that pays more (``PackingSpec.unpacked_width``).
+_LONGEST = "width = ReduceMax <keepdims = 0> (lengths)"
+_RAISED = """longest = ReduceMax <keepdims = 0> (lengths)
+    multiple = Constant <value_int = {multiple}> ()
+    half = Constant <value_int = {half}> ()
+    most = Constant <value_int = {most}> ()
+    halfway = Add (longest, half)
+    multiples = Div (halfway, multiple)
+    nearest = Mul (multiples, multiple)
+    bounded = Min (nearest, most)
+    width = Max (longest, bounded)"""
+
+
 class LowerPacking(GraphPass):
     """Relaxes a packed model for an engine that takes any extent.
 
@@ -56,7 +69,8 @@ class LowerPacking(GraphPass):
     declared shapes, as does one that is not packed.
 
     Args:
-        packing: how the model says that it is packed (:func:`poprt.compiler.packing_spec.read_packing`).
+        packing: how the model says that it is packed (:func:`poprt.compiler.packing_spec.read_packing`), and which
+            widths the engine likes.
     """
 
     name = "lower_packing"
@@ -82,7 +96,8 @@ class LowerPacking(GraphPass):
             lengths = node.inputs[-1]
             if lengths.name not in indices:
                 in_front = self.packing.subsampled and lengths.name == self.packing.unpack_info
-                indices[lengths.name] = _index(graph, lengths, lowered, _FRONT if in_front else _PREFIX)
+                width = _width(self.packing)
+                indices[lengths.name] = _index(graph, lengths, lowered, _FRONT if in_front else _PREFIX, width)
             own = indices[lengths.name]
             lowered += gathers.unpack(node, own.index) if ours == "Unpack" else gathers.repack(node, own.places)
             result.count(f"{ours}s lowered")
@@ -158,9 +173,16 @@ class _Index:
     places: gs.Tensor
 
 
-def _index(graph: gs.Graph, lengths: gs.Tensor, nodes: list[gs.Node], prefix: str) -> _Index:
+def _width(packing: PackingSpec) -> str:
+    """The lines that make the width of the lengths."""
+    multiple, most = packing.width_multiple, packing.segment_max_size[0]
+    return _LONGEST if multiple == 1 else _RAISED.format(multiple=multiple, half=multiple // 2, most=most)
+
+
+def _index(graph: gs.Graph, lengths: gs.Tensor, nodes: list[gs.Node], prefix: str, width: str) -> _Index:
     """Append to ``nodes`` what makes the index of ``lengths``, [n, 1]; names begin with ``prefix``."""
-    text = f'<domain: "{DOMAIN}", opset_import: ["" : {graph.opset}]> Index (unpack_info) => (index) {{{_INDEX}}}'
+    body = _INDEX % width
+    text = f'<domain: "{DOMAIN}", opset_import: ["" : {graph.opset}]> Index (unpack_info) => (index) {{{body}}}'
     function = OnnxImporter.import_function(onnx.parser.parse_function(text))
     replace_uses(function.inputs[0], lengths)
     results = {}

@@ -86,7 +86,7 @@ class AcrossRowsSession:
         if not self._packing.ragged or longest == sum(sizes):
             return False
         if declared == self._packing.places(sum(sizes)):
-            return extent == self._packing.places(longest)
+            return extent == self._packing.unpacked_width(self._packing.places(longest))
         in_graph = self._in_graph.get(name, ())
         return extent < declared and axis < len(in_graph) and not isinstance(in_graph[axis], int)
 

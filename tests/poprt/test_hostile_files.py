@@ -107,6 +107,7 @@ def put(field: str, value: object) -> Callable[[dict[str, Any]], object]:
         ("packing.position_ids", "z"),
         ("packing.ragged", None),
         *(("packing.equal_lengths_cheaper", value) for value in (None, 1)),
+        *(("packing.width_multiple", value) for value in (None, 0, -16, 2.0, "16")),
         *(("batch_axis", value) for value in (-1, 99, None)),
         *(("passes", value) for value in (None, [1], "x")),
         *(("metadata", value) for value in (None, {"a": 1})),
@@ -178,9 +179,18 @@ def test_only_a_ragged_pack_may_say_that_equal_lengths_cost_less(tmp_path: Path)
         load(tmp_path, sealed(fields, GRAPH, WEIGHTS))
 
 
+def test_only_a_ragged_pack_may_be_unpacked_to_multiples(tmp_path: Path) -> None:
+    fields = body(lambda fields: fields["packing"].update(ragged=False, width_multiple=16))
+    with pytest.raises(DamagedExecutableError, match=r"packing\.width_multiple"):
+        load(tmp_path, sealed(fields, GRAPH, WEIGHTS))
+
+
 def test_fields_that_came_later_may_be_missing(tmp_path: Path) -> None:
     fields = body(
-        lambda fields: [fields["packing"].pop(name) for name in ("neighbours", "isolation", "equal_lengths_cheaper")]
+        lambda fields: [
+            fields["packing"].pop(name)
+            for name in ("neighbours", "isolation", "equal_lengths_cheaper", "width_multiple")
+        ]
     )
     assert load(tmp_path, sealed(fields, GRAPH, WEIGHTS)).packing == MANIFEST.packing
 
