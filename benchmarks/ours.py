@@ -20,15 +20,22 @@ from poprt.runtime.opening import Opening, open_executable
 OFFLINE_TOKENS = 512  # of an offline pack, at most
 
 
-def runner_contender(executable: Executable, engine: str | None = None, name: str = "poprt: pack runner") -> Packed:
+def runner_contender(
+    executable: Executable,
+    engine: str | None = None,
+    name: str = "poprt: pack runner",
+    typical_lengths: Sequence[int] = (),
+) -> Packed:
     """The pack runner, fed in order of arrival.
 
     Args:
         executable: packed.
-        engine: as in its configuration.
+        engine, typical_lengths: as in its configuration.
         name: of the contender; the engine that runs is added where it is not onnxruntime.
     """
-    config = runtime.PackRunnerConfig(timeout_microseconds=2000, queue_limit=1 << 16, engine=engine)
+    config = runtime.PackRunnerConfig(
+        timeout_microseconds=2000, queue_limit=1 << 16, engine=engine, typical_lengths=typical_lengths
+    )
     runner = runtime.PackRunner(executable, config)
     ran = runner.executable.manifest.engine
     return Packed(f"{name}{'' if ran == ONNXRUNTIME else f' ({ran})'}, order of arrival", runner)
