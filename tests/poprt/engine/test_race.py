@@ -172,6 +172,10 @@ def test_lengths_reach_the_race_from_the_configuration(monkeypatch: pytest.Monke
 def test_lengths_without_effect_are_announced(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, make: Callable[[], Executable], why: str
 ) -> None:
+    def opens(of: Executable, engine: str, *, how: Opening) -> Opened:
+        return Opened(of.for_engine(engine), Sleeper(0), Lanes(1, 1))
+
     monkeypatch.setattr(opening, "engines_to_try", lambda manifest, *_: manifest.engines)
+    monkeypatch.setattr(opening, "_open", opens)
     try_engines(make(), Opening("auto", typical_lengths=[8]))
     assert f"typical_lengths has no effect: {why}" in caplog.messages
