@@ -14,8 +14,10 @@ from benchmarks.workloads import build, convert_packed
 from poprt.compiler import Compiler, CompilerOptions
 from poprt.compiler.packing_spec import widened
 from poprt.engine.session import EngineSession
+from poprt.errors import DamagedExecutableError
 from poprt.executable import Executable, PackingSpec
 from poprt.manifest import ONNXRUNTIME, OPENVINO
+from poprt.manifest_rules import check_manifest
 from poprt.runtime import PackRunner, PackRunnerConfig
 from poprt.runtime.across_rows_session import AcrossRowsSession
 from tests.numerics import one_by_one, random_samples
@@ -93,3 +95,12 @@ def test_where_more_padding_would_show_there_is_none(said: dict[str, Any]) -> No
     packing = packing_of(compiled(ONNXRUNTIME))
     assert widened(packing, 16).width_multiple == 16
     assert widened(replace(packing, **said), 16).width_multiple == 1
+
+
+def test_the_other_graph_may_not_say_nonsense() -> None:
+    manifest = compiled("auto").manifest
+    weights = max(spec.offset + spec.nbytes for spec in manifest.weights)
+    check_manifest(manifest, file_bytes=1 << 30, weight_bytes=weights)
+    lies = replace(manifest, other_graphs={OPENVINO: replace(manifest.other_graphs[OPENVINO], width_multiple=0)})
+    with pytest.raises(DamagedExecutableError, match=r"other_graphs\.openvino\.width_multiple"):
+        check_manifest(lies, file_bytes=1 << 30, weight_bytes=weights)
