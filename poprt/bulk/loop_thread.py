@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from threading import Thread
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+#: Seconds after which the waiting thread looks up: a signal that comes as it lies down does not wake it.
+_LOOK_UP = 0.5
 
 
 def run_in_thread(main: Coroutine[Any, Any, T]) -> T:
@@ -37,6 +40,8 @@ def run_in_thread(main: Coroutine[Any, Any, T]) -> T:
     task = loop.create_task(main)
     try:
         thread.start()
+        while not wait([outcome], timeout=_LOOK_UP).done:
+            pass
         return outcome.result()
     finally:
         if outcome.cancel():  # struck in start(): the thread has not begun to run, if there is one, and will not
