@@ -30,6 +30,7 @@ def signals_interrupt() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         previous = {}
     unraisable = sys.unraisablehook
+    again: list[threading.Timer] = []
 
     def stop(number: int, frame: Any) -> None:
         for other in previous:
@@ -42,16 +43,21 @@ def signals_interrupt() -> Iterator[list[int]]:
             number = received.pop()
             for other in previous:
                 signal.signal(other, stop)
-            threading.Timer(_AGAIN, os.kill, (os.getpid(), number)).start()
+            again.append(threading.Timer(_AGAIN, os.kill, (os.getpid(), number)))
+            again[-1].start()
         else:
             unraisable(dropped)
 
     try:
-        sys.unraisablehook = strike_again
+        if previous:
+            sys.unraisablehook = strike_again
         for number in previous:
             signal.signal(number, stop)
         yield received
     finally:
+        for timer in again:
+            timer.cancel()  # the block has ended before it: there is nothing left to interrupt
         for number, handler in previous.items():
             signal.signal(number, handler)
-        sys.unraisablehook = unraisable
+        if previous:
+            sys.unraisablehook = unraisable

@@ -108,7 +108,7 @@ def _announce_lengths(executable: Executable, engines: Sequence[str]) -> None:
     """Say where lengths that are told have no effect."""
     packing = executable.manifest.packing
     if len(engines) == 1:
-        logger.warning("typical_lengths has no effect: %s is the only engine for this executable here", engines[0])
+        logger.warning("typical_lengths has no effect: the engine is %s, and no other is tried", engines[0])
     elif packing is None or not packing.ragged:
         logger.warning("typical_lengths has no effect: every run of this executable is of the same size")
 

@@ -222,6 +222,18 @@ def test_a_signal_that_strikes_in_a_destructor_is_not_lost(tmp_path: Path, name:
     assert [path.name for path in tmp_path.iterdir()] == ["cleaned"]
 
 
+def test_a_signal_that_strikes_in_the_last_destructor_of_a_command_changes_nothing(tmp_path: Path) -> None:
+    """The command has done its work before the signal could strike again."""
+    script = _DROPPED.replace("        time.sleep(60)\n", "").replace(
+        "    finally:\n        os.kill(os.getpid(), number)\n", "    finally:\n"
+    )
+    script = script.replace("        time.sleep(0.2)\n", "")
+    words = [sys.executable, "-c", script, "SIGTERM"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["cleaned"]
+
+
 def test_signals_that_others_handle_or_that_are_ignored_stay_so() -> None:
     def mine(*_: Any) -> None:
         pass
